@@ -1,0 +1,166 @@
+"""`python -m app [INPUTS] [OUTPUTS]`: segment every case of a folder."""
+
+import argparse
+import functools
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from app import __version__
+from app.case import CaseError, is_case_name, read_case, write_labels
+from app.intensity import DEFAULT_WINDOW, WINDOWS, Window, parse_window
+from app.network import DEFAULT_PRECISION, PRECISIONS, Network, WeightsError, load
+from app.segment import Clock, Progress, segment
+
+INPUTS = Path("/workspace/inputs")
+OUTPUTS = Path("/workspace/outputs")
+STEPS = ("read", "encode", "decode", "write")
+BAR_WIDTH = 24
+
+log = logging.getLogger("app")
+
+
+def _window(text: str) -> Window:
+    try:
+        return parse_window(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m app",
+        description="Segment every 2DBox_*.npz and 3DBox_*.npz of a folder.",
+        epilog="Exit status: 0 when every case was written, 1 when one was not, 2 on wrong usage.",
+    )
+    parser.add_argument("inputs", nargs="?", type=Path, default=INPUTS, help=f"default {INPUTS}")
+    parser.add_argument("outputs", nargs="?", type=Path, default=OUTPUTS, help=f"default {OUTPUTS}")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="a folder with a manifest.json")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default=DEFAULT_PRECISION,
+        help=f"type of the arithmetic (default {DEFAULT_PRECISION})",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=_positive, help="default: all this process may use")
+    parser.add_argument("--only", metavar="GLOB", default="*", help="file names to segment")
+    parser.add_argument(
+        "--window", type=_window, default=DEFAULT_WINDOW,
+        help=f"for CT in Hounsfield units: {', '.join(WINDOWS)} or LEVEL,WIDTH (default soft)",
+    )  # fmt: skip
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace outputs (the default)")
+    existing.add_argument("--skip-existing", action="store_true", help="keep outputs that are there")
+    words = parser.add_mutually_exclusive_group()
+    words.add_argument("--verbose", action="store_true", help="also say what each file holds")
+    words.add_argument("--quiet", action="store_true", help="only warnings and errors")
+    parser.add_argument("--version", action="version", version=f"SwiftMedSAM {__version__}")
+    return parser
+
+
+class ProgressBar:
+    """One line on a terminal; nothing at all elsewhere."""
+
+    def __init__(self, cases: int, *, enabled: bool) -> None:
+        self._cases, self._enabled = cases, enabled
+
+    def show(self, case: int, name: str, done: int, total: int) -> None:
+        """Draw the state: `done` of `total` slices of the `case`-th case."""
+        if self._enabled:
+            part = (case - 1 + done / total) / self._cases
+            bar = ("#" * round(part * BAR_WIDTH)).ljust(BAR_WIDTH, ".")
+            sys.stderr.write(f"\r\033[K[{bar}] {case}/{self._cases} {name} {done}/{total}")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Make room for a line of the log."""
+        if self._enabled:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+
+def find_cases(inputs: Path, only: str) -> list[Path]:
+    """Files of `inputs` to segment, by name; the others are left alone and named once.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    files = sorted(path for path in inputs.iterdir() if not path.name.startswith("."))
+    others = [path.name for path in files if not is_case_name(path.name)]
+    if others:
+        log.warning("left alone (not [23]DBox_*.npz): %s", ", ".join(others))
+    return [path for path in files if is_case_name(path.name) and path.match(only)]
+
+
+def run_case(
+    path: Path, outputs: Path, network: Network, window: Window, progress: Progress
+) -> str:
+    """Segment one file; return the line to log about it.
+
+    Raises:
+        CaseError: the input is not a case.
+        OSError: the output cannot be written.
+    """
+    clock = Clock()
+    began = time.perf_counter()
+    with clock.measure("read"):
+        case = read_case(path, window)
+    labels = segment(case, network, clock=clock, progress=progress)
+    with clock.measure("write"):
+        write_labels(outputs / path.name, labels)
+    seconds = time.perf_counter() - began
+    split = ", ".join(f"{step} {clock.seconds[step]:.2f}" for step in STEPS)
+    shape = "x".join(map(str, case.image.shape))
+    return f"{path.name}  {shape}  {len(case.boxes)} boxes  {seconds:.2f} s ({split})"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit status."""
+    options = _parser().parse_args(argv)
+    level = logging.WARNING if options.quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("app.intensity").setLevel(level if options.verbose else logging.WARNING)
+    began = time.perf_counter()
+    try:
+        paths = find_cases(options.inputs, options.only)
+        if not paths:
+            log.error("%s: no file named 2DBox_*.npz or 3DBox_*.npz", options.inputs)
+            return 1
+        options.outputs.mkdir(parents=True, exist_ok=True)
+        network = load(options.weights, precision=options.precision, threads=options.threads)
+    except (OSError, WeightsError) as error:
+        log.error("%s", error)
+        return 1
+
+    bar = ProgressBar(len(paths), enabled=sys.stderr.isatty() and not options.quiet)
+    written = skipped = failed = 0
+    for number, path in enumerate(paths, start=1):
+        if options.skip_existing and (options.outputs / path.name).exists():
+            skipped += 1
+            continue
+        try:
+            show = functools.partial(bar.show, number, path.name)
+            show(0, 1)
+            line = run_case(path, options.outputs, network, options.window, show)
+            bar.clear()
+            log.info("%s", line)
+            written += 1
+        except (CaseError, OSError) as error:
+            bar.clear()
+            log.error("%s", error)
+            failed += 1
+    log.info(
+        "%d written, %d skipped, %d failed, %.1f s", written, skipped, failed,
+        time.perf_counter() - began,
+    )  # fmt: skip
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

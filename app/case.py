@@ -1,0 +1,229 @@
+"""The border: npz files to checked cases, labels to npz files.
+
+Whatever is wrong with a file is found here and said in one line; the rest of the program trusts a
+`Case`. Arrays are never unpickled, and what a file declares is checked before it is allocated.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import tempfile
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+
+from app.intensity import DEFAULT_WINDOW, UNKNOWN, Window, find_modality, to_display
+
+log = logging.getLogger(__name__)
+
+CASE_NAME = re.compile(r"(?P<dim>[23])DBox_(?P<modality>[^_]*)_?.*\.npz", re.DOTALL)
+MAX_MEMBER_BYTES = 4 << 30  # a declared array above this is refused, not allocated
+
+_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+
+
+class CaseError(ValueError):
+    """A case that cannot be segmented; the message names file, key, expected and found."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One image or volume with its boxes; made by `read_case` or `make_case`, already checked."""
+
+    name: str
+    image: npt.NDArray[np.uint8]  # (H, W) or (H, W, 3); a volume is (D, H, W)
+    boxes: npt.NDArray[np.float64]  # (N, 4) x_min, y_min, x_max, y_max; volume: (N, 6) with z
+    is_volume: bool
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Shape of the labels: (H, W) or (D, H, W)."""
+        return self.image.shape if self.is_volume else self.image.shape[:2]
+
+
+def is_case_name(name: str) -> bool:
+    """Whether a file of this name is for us: `2DBox_*.npz` or `3DBox_*.npz`."""
+    return CASE_NAME.fullmatch(name) is not None
+
+
+def _read_member(archive: zipfile.ZipFile, file: str, key: str) -> npt.NDArray[np.generic]:
+    """One array of an npz, its header checked before its data is read."""
+
+    def refuse(wrong: str) -> NoReturn:
+        raise CaseError(f"{file}: '{key}' {wrong}")
+
+    try:
+        with archive.open(f"{key}.npy") as stream:
+            version = npy.read_magic(stream)  # type: ignore[no-untyped-call]
+            if version not in ((1, 0), (2, 0)):
+                refuse(f"should be npy format 1 or 2, got {version}")
+            read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = read_header(stream)  # type: ignore[no-untyped-call]
+    except KeyError:
+        keys = sorted(name.removesuffix(".npy") for name in archive.namelist())
+        raise CaseError(f"{file}: key '{key}' is missing, found {keys}") from None
+    except ValueError as error:
+        if isinstance(error, CaseError):
+            raise
+        refuse(f"has a broken npy header ({error})")
+    if dtype.hasobject or dtype.kind not in "biuf":
+        refuse(f"should hold real numbers, got dtype {dtype}")
+    declared = dtype.itemsize * int(np.prod(shape, dtype=object))
+    if declared > MAX_MEMBER_BYTES:
+        refuse(f"declares {declared} bytes, more than the limit of {MAX_MEMBER_BYTES}")
+    try:
+        with archive.open(f"{key}.npy") as stream:
+            return npy.read_array(stream, allow_pickle=False)  # type: ignore[no-untyped-call, no-any-return]
+    except ValueError as error:
+        refuse(f"ends before its {declared} bytes ({error})")
+
+
+def _check_image(image: npt.NDArray[np.generic], name: str, *, is_volume: bool) -> None:
+    wanted = "(D, H, W)" if is_volume else "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+    right_rank = image.ndim == 3 if is_volume else image.ndim in (2, 3)
+    if not is_volume and image.ndim == 3 and image.shape[2] not in (1, 3, 4):
+        right_rank = False
+    if not right_rank or 0 in image.shape:
+        raise CaseError(f"{name}: 'imgs' should be {wanted}, got {image.shape}")
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise CaseError(f"{name}: 'imgs' should be finite, found NaN or infinity")
+
+
+def _check_boxes(
+    boxes: npt.NDArray[np.generic], name: str, shape: tuple[int, ...], *, is_volume: bool
+) -> npt.NDArray[np.float64]:
+    """Boxes (N, 4) or (N, 6) as float64, brought inside the case where they overlap it.
+
+    `shape` is (H, W) or (D, H, W).
+    """
+    corners = 6 if is_volume else 4
+    kind = "volume" if is_volume else "image"
+    if boxes.size == 0:
+        return np.zeros((0, corners))
+    if boxes.ndim != 2 or boxes.shape[1] != corners:
+        raise CaseError(
+            f"{name}: 'boxes' should be (N, {corners}) for an {kind}, got {boxes.shape}".replace(
+                "an volume", "a volume"
+            )
+        )
+    checked = boxes.astype(np.float64)
+    if not np.isfinite(checked).all():
+        raise CaseError(f"{name}: 'boxes' should be finite, found NaN or infinity")
+    low, high = checked[:, : corners // 2], checked[:, corners // 2 :]
+    sizes = np.array(shape[::-1], np.float64)  # (W, H[, D]), the order of a box
+    for wrong, problem in (
+        ((low > high).any(axis=1), "has a minimum above its maximum"),
+        (((high < 0) | (low >= sizes)).any(axis=1), f"lies outside the image of {shape}"),
+    ):
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise CaseError(f"{name}: 'boxes' row {row} {problem}: {boxes[row].tolist()}")
+    # The organisers clip moved boxes to 0..W, so a maximum of W is theirs; along z a slice must be.
+    last = sizes.copy()
+    if is_volume:
+        checked[:, 2::3] = np.trunc(checked[:, 2::3])
+        last[2] -= 1
+    inside = np.concatenate([low.clip(0, last), high.clip(0, last)], axis=1)
+    moved = np.flatnonzero((inside != checked).any(axis=1))
+    if moved.size:
+        log.warning("%s: %d boxes reached outside the image and were cut to it", name, moved.size)
+    return inside
+
+
+def make_case(
+    image: npt.ArrayLike,
+    boxes: npt.ArrayLike,
+    *,
+    is_volume: bool | None = None,
+    modality: str = "",
+    window: Window = DEFAULT_WINDOW,
+    name: str = "array",
+) -> Case:
+    """A checked case of arrays.
+
+    Args:
+        image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); a volume is (D, H, W). Any real dtype.
+        boxes: (N, 4) x_min, y_min, x_max, y_max, or (N, 6) x_min, y_min, z_min, x_max, y_max,
+            z_max; inclusive, in pixels.
+        is_volume: None takes it from the width of `boxes`.
+        modality: as in the challenge's file names; raw values are displayed by its rule.
+        window: for CT in Hounsfield units.
+        name: for messages.
+
+    Raises:
+        CaseError: something does not fit; the message names the key.
+    """
+    raw, raw_boxes = np.asarray(image), np.asarray(boxes)
+    if is_volume is None:
+        is_volume = raw_boxes.ndim == 2 and raw_boxes.shape[1] == 6
+    for key, array in (("imgs", raw), ("boxes", raw_boxes)):
+        if array.dtype.kind not in "biuf":
+            raise CaseError(f"{name}: '{key}' should hold real numbers, got dtype {array.dtype}")
+    _check_image(raw, name, is_volume=is_volume)
+    if not is_volume and raw.ndim == 3:
+        raw = raw[:, :, 0] if raw.shape[2] == 1 else raw[:, :, :3]  # alpha is not anatomy
+    shape = raw.shape if is_volume else raw.shape[:2]
+    checked = _check_boxes(raw_boxes, name, shape, is_volume=is_volume)
+    kind = find_modality(modality)
+    if kind is UNKNOWN:
+        log.warning("%s: unknown modality '%s', the general rule is used", name, modality)
+    return Case(name, to_display(raw, kind, window, name=name), checked, is_volume)
+
+
+def read_case(path: Path, window: Window = DEFAULT_WINDOW) -> Case:
+    """The case of an npz file in the challenge's format (docs/data.md).
+
+    Raises:
+        CaseError: the file is broken or not what its name says.
+    """
+    match = CASE_NAME.fullmatch(path.name)
+    if match is None:
+        raise CaseError(f"{path.name}: expected a name like 2DBox_*.npz or 3DBox_*.npz")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            image = _read_member(archive, path.name, "imgs")
+            boxes = _read_member(archive, path.name, "boxes")
+    except _UNREADABLE as error:
+        raise CaseError(f"{path.name}: not a readable npz file ({error})") from error
+    return make_case(
+        image,
+        boxes,
+        is_volume=match["dim"] == "3",
+        modality=match["modality"],
+        window=window,
+        name=path.name,
+    )
+
+
+def label_dtype(count: int) -> npt.DTypeLike:
+    """The smallest unsigned type for labels 0..count: uint8 up to 255 boxes, then uint16."""
+    return np.min_scalar_type(count)
+
+
+def write_labels(path: Path, labels: npt.NDArray[np.unsignedinteger]) -> None:
+    """Write `labels` under the key 'segs'; under `path` there is the whole file or none.
+
+    Raises:
+        OSError: the folder cannot be written to; nothing is left behind.
+    """
+    handle, partial = tempfile.mkstemp(".partial", ".segs-", path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez_compressed(stream, segs=labels)
+            stream.flush()
+            os.fsync(stream.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(partial).chmod(0o666 & ~mask)  # mkstemp's 0600 would lock the organisers out
+        Path(partial).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(partial).unlink()
+        raise

@@ -1,0 +1,77 @@
+"""The letterbox between a slice and the square the network sees, in both directions.
+
+A slice (H, W) is shrunk or enlarged so that its longer side is 256, and padded with zeros at the
+bottom and the right. Everything that crosses this border goes through `Frame`: pixels and boxes on
+the way in, logits and masks on the way out. The rules are LiteMedSAM's (docs/data.md).
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+INPUT_SIZE = 256  # pixels per side of the network's input
+PROPAGATION_MARGIN = 3  # input pixels added around the neighbour's mask; LiteMedSAM's bbox_shift
+MIN_RANGE = 1e-8  # a constant slice becomes zeros instead of a division by zero
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Geometry of slices of one size (height, width), in pixels of the stored image."""
+
+    height: int
+    width: int
+
+    @property
+    def scale(self) -> float:
+        """Input pixels per slice pixel."""
+        return INPUT_SIZE / max(self.height, self.width)
+
+    @property
+    def inner(self) -> tuple[int, int]:
+        """Height and width of the slice inside the input; the rest is padding."""
+        return (
+            max(1, int(self.height * self.scale + 0.5)),
+            max(1, int(self.width * self.scale + 0.5)),
+        )
+
+    def pixels(self, image: npt.NDArray[np.uint8]) -> FloatArray:
+        """Network input (1, 3, 256, 256) of a slice (H, W) or (H, W, 3), its range made 0..1."""
+        height, width = self.inner
+        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+        low = small.min()
+        small = (small - low) / max(float(small.max() - low), MIN_RANGE)
+        if small.ndim == 2:
+            small = small[:, :, np.newaxis]
+        pixels = np.zeros((1, 3, INPUT_SIZE, INPUT_SIZE), np.float32)
+        pixels[0, :, :height, :width] = small.transpose(2, 0, 1)  # a grey slice fills all three
+        return pixels
+
+    def prompts(self, boxes: npt.NDArray[np.float64]) -> FloatArray:
+        """Prompts (N, 4) in input pixels of `boxes` (N, 4) in slice pixels; truncated to whole."""
+        return np.trunc(boxes * self.scale).astype(np.float32)
+
+    def mask(self, logits: FloatArray) -> BoolArray:
+        """Mask (H, W) of one object's `logits` (256, 256): bilinear, then above 0."""
+        height, width = self.inner
+        inside = np.ascontiguousarray(logits[:height, :width])
+        size = (self.width, self.height)
+        return cv2.resize(inside, size, interpolation=cv2.INTER_LINEAR) > 0
+
+    def prompt_around(self, mask: BoolArray) -> FloatArray | None:
+        """Prompt (4,) in input pixels around a neighbour's `mask` (H, W), or None if it is empty.
+
+        The inputs pixels that the mask touches, however little, widened by `PROPAGATION_MARGIN`.
+        """
+        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if ys.size == 0:
+            return None
+        first = np.array([xs[0], ys[0]]) * self.scale
+        last = np.array([xs[-1] + 1, ys[-1] + 1]) * self.scale
+        low = np.floor(first) - PROPAGATION_MARGIN
+        high = np.ceil(last) - 1 + PROPAGATION_MARGIN
+        return np.concatenate([low, high]).clip(0, INPUT_SIZE).astype(np.float32)

@@ -1,0 +1,147 @@
+"""Raw scanner values to 0..255, by modality.
+
+Challenge files hold 0..255 already and pass unchanged; the network's own min-max (`frame`) does the
+rest. Everything else is recognised here and not crushed: a CT in Hounsfield units squeezed from
+-1024..3071 into 0..255 would leave the abdomen with a dozen grey levels.
+"""
+
+import enum
+import logging
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+log = logging.getLogger(__name__)
+
+PERCENTILES = (0.5, 99.5)  # of the non-zero pixels; the organisers' rule for all but CT
+CHALLENGE_MAX = 255
+MIN_HOUNSFIELD_SPAN = 100  # a signed CT of a smaller span was normalised, not left in HU
+
+
+class RawRule(enum.Enum):
+    """What is done to values outside 0..255."""
+
+    WINDOW = "a window of Hounsfield units (level, width), --window"
+    PERCENTILES = "0.5 to 99.5 percentiles of the non-zero pixels, over the whole case"
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One row of the table: how a modality is written in file names, what raw values get."""
+
+    name: str
+    aliases: tuple[str, ...]
+    raw: RawRule
+
+
+MODALITIES = (
+    Modality("CT", (), RawRule.WINDOW),
+    Modality("MR", ("MRI",), RawRule.PERCENTILES),
+    Modality("PET", ("PT",), RawRule.PERCENTILES),
+    Modality("US", ("Ultrasound",), RawRule.PERCENTILES),
+    Modality("X-Ray", ("XRay", "CXR", "XR", "DX", "CR"), RawRule.PERCENTILES),
+    Modality("Dermoscopy", ("Derm",), RawRule.PERCENTILES),
+    Modality("Endoscopy", ("Endo",), RawRule.PERCENTILES),
+    Modality("Fundus", (), RawRule.PERCENTILES),
+    Modality("Microscopy", ("Microscope", "Micro"), RawRule.PERCENTILES),
+    Modality("Mammography", ("Mamm", "Mammo", "MG"), RawRule.PERCENTILES),
+    Modality("OCT", (), RawRule.PERCENTILES),
+)
+UNKNOWN = Modality("unknown", (), RawRule.PERCENTILES)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A range of Hounsfield units, by its middle and its width."""
+
+    level: float
+    width: float
+
+
+# The organisers' windows (their pre-processing of CT); soft tissue is the default.
+WINDOWS = {
+    "soft": Window(40, 400),
+    "lung": Window(-600, 1500),
+    "bone": Window(300, 1500),
+    "brain": Window(40, 80),
+}
+DEFAULT_WINDOW = WINDOWS["soft"]
+
+
+def parse_window(text: str) -> Window:
+    """The window named `text`, or 'LEVEL,WIDTH' in Hounsfield units.
+
+    Raises:
+        ValueError: neither a known name nor two numbers, the second above 0.
+    """
+    if text in WINDOWS:
+        return WINDOWS[text]
+    try:
+        level, width = (float(part) for part in text.split(","))
+        if width > 0 and np.isfinite(level) and np.isfinite(width):
+            return Window(level, width)
+    except ValueError:
+        pass
+    raise ValueError(f"expected {', '.join(WINDOWS)} or LEVEL,WIDTH with WIDTH > 0, got '{text}'")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+_BY_NAME = {_plain(n): m for m in MODALITIES for n in (m.name, *m.aliases)}
+
+
+def find_modality(name: str) -> Modality:
+    """The modality of that name or alias, however it is spelt; `UNKNOWN` for any other."""
+    return _BY_NAME.get(_plain(name), UNKNOWN)
+
+
+def _stretch(image: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Clip to low..high and spread over 0..255; slice by slice, so that a volume is not copied."""
+    gain = CHALLENGE_MAX / max(high - low, 1e-8)
+    out = np.empty(image.shape, np.uint8)
+    for plane, target in zip(image, out, strict=True):
+        scaled = (plane.astype(np.float32) - np.float32(low)) * np.float32(gain)
+        target[...] = np.round(scaled.clip(0, CHALLENGE_MAX))
+    return out
+
+
+def to_display(
+    image: npt.NDArray[np.generic],
+    modality: Modality,
+    window: Window = DEFAULT_WINDOW,
+    *,
+    name: str = "image",
+) -> npt.NDArray[np.uint8]:
+    """Image of the same shape in uint8; what is already 0..255 keeps its values.
+
+    `image` is any real array without NaN or infinities, of at least one pixel; `name` is for the
+    log. Fractions between 0 and 1 and raw values outside 0..255 follow the modality's raw rule.
+    """
+    if image.dtype == np.uint8:
+        return image.astype(np.uint8, copy=False)
+    if image.dtype == np.bool_:
+        return image.astype(np.uint8) * np.uint8(CHALLENGE_MAX)
+    low, high = float(image.min()), float(image.max())
+    fractions = image.dtype.kind == "f" and high <= 1
+    if low >= 0 and high <= CHALLENGE_MAX and not fractions:
+        return np.round(image).astype(np.uint8)  # type: ignore[call-overload, no-any-return]
+    if modality.raw is RawRule.WINDOW:
+        if low < 0 and high - low >= MIN_HOUNSFIELD_SPAN:
+            half = window.width / 2
+            log.info("%s: Hounsfield units, window %g/%g", name, window.level, window.width)
+            return _stretch(image, window.level - half, window.level + half)
+        log.warning(
+            "%s: %s of %g..%g is not in Hounsfield units; percentiles are used",
+            name, modality.name, low, high,
+        )  # fmt: skip
+    visible = image[image != 0]
+    if visible.size:
+        low, high = (float(v) for v in np.percentile(visible, PERCENTILES))
+    if high <= low:  # one value and background, or a constant
+        low, high = float(image.min()), float(image.max())
+    log.info("%s: raw values, percentiles %g..%g", name, low, high)
+    return _stretch(image, low, high)

@@ -1,0 +1,163 @@
+"""The network on this CPU: an IR pair loaded by its manifest. The only file that names OpenVINO."""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+DEFAULT_FILE = "DEFAULT"  # in WEIGHTS: the name of the folder that is used when none is named
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
+
+# --precision: the IR it needs (first one the manifest has), and the type OpenVINO computes in.
+PRECISIONS = {
+    "f32": (("fp32", "fp16"), "f32"),
+    "bf16": (("fp16", "fp32"), "bf16"),
+    "int8": (("int8",), "f32"),  # what is not quantized is computed in f32
+}
+DEFAULT_PRECISION = "f32"
+CGROUP_QUOTAS = (  # (file with the quota, file with the period or None if both are in the first)
+    ("/sys/fs/cgroup/cpu.max", None),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class WeightsError(ValueError):
+    """A weights folder that cannot be used; the message names the file and what is wrong."""
+
+
+def available_threads() -> int:
+    """Threads this process may keep busy: its affinity, cut to the container's CPU quota."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    for quota_file, period_file in CGROUP_QUOTAS:
+        try:
+            words = Path(quota_file).read_text().split()
+            if period_file:
+                words.append(Path(period_file).read_text().strip())
+            quota, period = float(words[0]), float(words[1])
+        except (OSError, ValueError, IndexError):  # no such cgroup, or "max": no limit
+            continue
+        if quota > 0:
+            return max(1, min(threads or 1, round(quota / period)))
+    return threads or 1
+
+
+def default_weights() -> Path:
+    """The folder that `weights/DEFAULT` names."""
+    try:
+        return WEIGHTS / (WEIGHTS / DEFAULT_FILE).read_text().strip()
+    except OSError as error:
+        raise WeightsError(f"{WEIGHTS}: no default weights ({error.strerror})") from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a weights folder.
+
+    Raises:
+        WeightsError: it is missing, not JSON, or of another format.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except OSError as error:
+        raise WeightsError(f"{path}: no weights here ({error.strerror})") from error
+    except ValueError as error:
+        raise WeightsError(f"{path}: not JSON ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
+        raise WeightsError(f"{path}: expected a manifest of format {MANIFEST_FORMAT}")
+    return manifest
+
+
+def _verified(folder: Path, name: str, sha256: str) -> Path:
+    path = folder / name
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
+                hashlib, "file_digest"
+            ) else hashlib.sha256(file.read()).hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    if found != sha256:
+        raise WeightsError(f"{path}: sha256 is {found}, the manifest says {sha256}")
+    return path
+
+
+class Network:
+    """Encoder and decoder, compiled for this machine. Made by `load`."""
+
+    def __init__(self, folder: Path, precision: str, threads: int) -> None:
+        manifest = read_manifest(folder)
+        stored, computed = PRECISIONS[precision]
+        models = manifest["models"]
+        kind = next((k for k in stored if k in models), None)
+        if kind is None:
+            raise WeightsError(
+                f"{folder}: precision {precision} needs a model in {' or '.join(stored)}, "
+                f"found {', '.join(models)}"
+            )
+        self.variant: str = manifest["variant"]
+        self.precision = precision
+        self.threads = threads
+        core = ov.Core()
+        settings = {
+            "INFERENCE_PRECISION_HINT": computed,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        requests = {}
+        for part, files in models[kind].items():
+            paths = [_verified(folder, name, sha256) for name, sha256 in files.items()]
+            xml = next(p for p in paths if p.suffix == ".xml")
+            requests[part] = core.compile_model(xml, "CPU", settings).create_infer_request()
+        self._encoder, self._decoder = requests["encoder"], requests["decoder"]
+
+    def encode(self, pixels: FloatArray) -> FloatArray:
+        """Embedding (1, C, 64, 64) of `pixels` (1, 3, 256, 256), values 0..1."""
+        self._encoder.infer([pixels], share_inputs=True)
+        return self._encoder.get_output_tensor(0).data.copy()  # the next inference overwrites it
+
+    def decode(self, embedding: FloatArray, prompts: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Logits (N, 256, 256) and predicted IoU (N,) of `prompts` (N, 4) in one slice.
+
+        `embedding` is what `encode` returned; prompts are boxes in input pixels.
+        """
+        self._decoder.infer([embedding, prompts], share_inputs=True)
+        logits, iou = (self._decoder.get_output_tensor(i).data.copy() for i in range(2))
+        return logits, iou
+
+
+def load(
+    weights: Path | str | None = None,
+    *,
+    precision: str = DEFAULT_PRECISION,
+    threads: int | None = None,
+) -> Network:
+    """The network of a weights folder, ready to run.
+
+    Args:
+        weights: a folder with a manifest; None is the default that comes with the program.
+        precision: "f32" (exact), "bf16" or "int8".
+        threads: None uses what affinity and container quota allow.
+
+    Raises:
+        WeightsError: the folder is missing, incomplete, altered, or has no such precision.
+        ValueError: there is no precision of that name.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision should be one of {', '.join(PRECISIONS)}, got '{precision}'")
+    folder = default_weights() if weights is None else Path(weights)
+    network = Network(folder, precision, threads or available_threads())
+    log.info("%s, %s, %d threads", network.variant, network.precision, network.threads)
+    return network

@@ -1,0 +1,109 @@
+"""`python -m convert CHECKPOINT --variant v2 --out weights/NAME`, `python -m convert --fetch-lite`."""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from app.network import MANIFEST, MANIFEST_FORMAT, WEIGHTS, WeightsError, load
+from convert.export import export, save
+from convert.fetch import FetchError, fetch_lite
+from convert.verify import ParityError, verify
+from swiftmedsam import VARIANTS, CheckpointError, load_model
+
+LITE_CHECKPOINT = WEIGHTS / "checkpoints" / "lite_medsam.pth"
+PARITY_CASES = WEIGHTS.parent / "examples" / "inputs"
+PACKAGES = ("torch", "openvino", "numpy")
+
+log = logging.getLogger(__name__)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def convert(checkpoint: Path, variant: str, out: Path, stored: str, cases: Path) -> None:
+    """Write the weights folder `out`, or leave it as it was.
+
+    Raises:
+        CheckpointError, ParityError, FileNotFoundError: and `out` is untouched.
+    """
+    model = load_model(checkpoint, VARIANTS[variant])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as temporary:
+        folder = Path(temporary)
+        files = save(export(model), folder, stored)
+        manifest = {
+            "format": MANIFEST_FORMAT,
+            "variant": variant,
+            "source": {"file": checkpoint.name, "sha256": _sha256(checkpoint)},
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "models": {
+                stored: {
+                    part: {path.name: _sha256(path) for path in paths}
+                    for part, paths in files.items()
+                }
+            },
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+        parity = verify(model, load(folder), cases, stored)
+        manifest["parity"] = {stored: asdict(parity)}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        out.mkdir(exist_ok=True)
+        for path in sorted(folder.iterdir(), key=lambda p: p.name == MANIFEST):  # manifest last
+            shutil.copy(path, out / path.name)
+    log.info(
+        "%s: %s, %s; %d slices, logits within %.2g, DSC at least %.4f",
+        out, variant, stored, parity.slices, parity.max_logit_difference, parity.min_dsc,
+    )  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m convert", description="Checkpoint to OpenVINO IR.")
+    parser.add_argument("checkpoint", nargs="?", type=Path, help=".pth or .safetensors")
+    parser.add_argument("--variant", choices=sorted(VARIANTS))
+    parser.add_argument("--out", type=Path, help="weights folder to write, e.g. weights/mine")
+    parser.add_argument("--precision", choices=("fp16", "fp32"), default="fp16", help="as stored")
+    parser.add_argument(
+        "--parity", type=Path, default=PARITY_CASES, metavar="DIR",
+        help="cases (npz) on which torch and OpenVINO are compared",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fetch-lite", action="store_true",
+        help="get the official LiteMedSAM checkpoint; convert it if --out is given",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        if options.fetch_lite:
+            options.checkpoint = fetch_lite(options.checkpoint or LITE_CHECKPOINT)
+            options.variant = "lite"
+            log.info("%s: official LiteMedSAM, sha256 checked", options.checkpoint)
+            if options.out is None:
+                return 0
+        if not (options.checkpoint and options.variant and options.out):
+            parser.error("CHECKPOINT, --variant and --out are needed, or --fetch-lite")
+        convert(
+            options.checkpoint, options.variant, options.out, options.precision, options.parity
+        )
+    except (CheckpointError, ParityError, FetchError, WeightsError, OSError) as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

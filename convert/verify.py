@@ -1,0 +1,91 @@
+"""Torch against OpenVINO on real slices: the same masks, or no manifest."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from app.case import Case, read_case
+from app.frame import FloatArray, Frame
+from app.network import Network
+from app.segment import middle_slices
+from swiftmedsam import SwiftMedSAM
+
+MIN_SLICES = 8
+SLICES_PER_VOLUME = 3  # of the middle slices of its boxes
+MIN_DSC = 0.99  # of any slice's masks, all boxes together
+# Rounding differs between two orders of summation: logits up to 40, 7 digits, some hundred sums.
+MAX_LOGIT_DIFFERENCE = {"fp32": 1e-2, "fp16": 1.0}
+
+
+class ParityError(ValueError):
+    """The converted network does not do what the checkpoint does."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of both networks over the slices compared."""
+
+    slices: int
+    cases: list[str]
+    max_logit_difference: float
+    mean_logit_difference: float
+    min_dsc: float
+    mean_dsc: float
+
+
+def _slices(case: Case) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Pixels and prompts of a case: an image whole, a volume at the middle slices of its boxes."""
+    frame = Frame(*case.label_shape[-2:])
+    if not case.is_volume:
+        yield frame.pixels(case.image), frame.prompts(case.boxes)
+        return
+    middles = middle_slices(case.boxes)
+    for z in np.unique(middles)[:SLICES_PER_VOLUME]:
+        boxes = case.boxes[middles == z][:, [0, 1, 3, 4]]
+        yield frame.pixels(case.image[z]), frame.prompts(boxes)
+
+
+def _dsc(a: np.ndarray, b: np.ndarray) -> float:
+    total = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / total if total else 1.0
+
+
+def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Parity:
+    """Compare `model` (torch) with `network` (OpenVINO, f32) on the cases of a folder.
+
+    Raises:
+        ParityError: too few slices to tell, or too large a difference.
+    """
+    names, differences, means, agreements = [], [], [], []
+    for path in sorted(cases.glob("[23]DBox_*.npz")):
+        case = read_case(path)
+        for pixels, prompts in _slices(case):
+            if len(prompts) == 0:
+                continue
+            with torch.inference_mode():
+                wanted, _ = model.decode(
+                    model.encode(torch.from_numpy(pixels)), torch.from_numpy(prompts)
+                )
+            found, _ = network.decode(network.encode(pixels), prompts)
+            difference = np.abs(found - wanted.numpy())
+            names.append(case.name)
+            differences.append(float(difference.max()))
+            means.append(float(difference.mean()))
+            agreements.append(_dsc(found > 0, wanted.numpy() > 0))
+    if len(names) < MIN_SLICES:
+        raise ParityError(f"{cases}: {len(names)} slices to compare, at least {MIN_SLICES} wanted")
+    parity = Parity(
+        slices=len(names),
+        cases=sorted(set(names)),
+        max_logit_difference=max(differences),
+        mean_logit_difference=float(np.mean(means)),
+        min_dsc=min(agreements),
+        mean_dsc=float(np.mean(agreements)),
+    )
+    limit = MAX_LOGIT_DIFFERENCE[stored]
+    if not parity.max_logit_difference <= limit or not parity.min_dsc >= MIN_DSC:
+        raise ParityError(f"logits within {limit} and DSC >= {MIN_DSC} wanted, got {asdict(parity)}")
+    return parity

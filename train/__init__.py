@@ -1,0 +1,7 @@
+"""From a trained LiteMedSAM to a trained SwiftMedSAM, in steps that grow dearer.
+
+`initialise` copies what fits; `features` caches what the teacher computes; `blockwise` repairs each
+shortened stage of the encoder on its own, against the teacher's features at that point; `loop`
+trains decoder and encoder on truth and teacher. `data`, `augment` and `losses` serve all of them.
+Preprocessing is the program's own, `app.frame`.
+"""

@@ -1,0 +1,113 @@
+"""Changes of a training picture that a scanner or a user could have made.
+
+Geometry acts on the picture before it is framed, intensity on the framed pixels. Each change is a
+function of its own; `Augmentation` says how often each is applied, 0 switches it off.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Image = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.integer]
+Random = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Probability of each change."""
+
+    flip: float = 0.5  # left-right and, separately, up-down
+    turn: float = 0.5  # by 90, 180 or 270 degrees
+    crop: float = 0.4  # a window around one object, from its box to the whole picture
+    brightness_contrast: float = 0.4
+    gamma: float = 0.3
+    noise: float = 0.15
+    blur: float = 0.1
+    low_resolution: float = 0.1
+    invert: float = 0.05  # grey pictures only: not where colour carries meaning
+
+
+CROP_MIN_OVERSIZE = 1.3  # a window is at least this many times the object's box
+
+
+def flip_and_turn(
+    image: Image, labels: Labels, options: Augmentation, random: Random
+) -> tuple[Image, Labels]:
+    """Mirror and rotate by right angles; (H, W[, 3]) and (H, W) alike."""
+    if random.random() < options.flip:
+        image, labels = image[:, ::-1], labels[:, ::-1]
+    if random.random() < options.flip:
+        image, labels = image[::-1], labels[::-1]
+    if random.random() < options.turn:
+        quarters = int(random.integers(1, 4))
+        image, labels = np.rot90(image, quarters), np.rot90(labels, quarters)
+    return np.ascontiguousarray(image), np.ascontiguousarray(labels)
+
+
+def crop_around(
+    image: Image, labels: Labels, label: int, random: Random
+) -> tuple[Image, Labels]:
+    """A window that holds the object `label` whole, log-uniform between its size and the picture.
+
+    What the program shows the network for a small box (a window around it, enlarged), and a view of
+    the same anatomy at another scale.
+    """
+    ys, xs = np.nonzero(labels == label)
+    spans = []
+    side = max(np.ptp(ys), np.ptp(xs)) + 1
+    zoom = np.exp(random.uniform(np.log(CROP_MIN_OVERSIZE), np.log(max(labels.shape) / side + 1)))
+    for values, length in ((ys, labels.shape[0]), (xs, labels.shape[1])):
+        first, last = int(values.min()), int(values.max()) + 1
+        size = min(length, max(int(side * zoom), last - first + 2))
+        low, high = max(0, last - size), min(first, length - size)
+        start = int(random.integers(low, high + 1)) if high >= low else max(0, min(low, high))
+        spans.append(slice(start, start + size))
+    return image[spans[0], spans[1]], labels[spans[0], spans[1]]
+
+
+def _chance(probability: float, batch: int, random: torch.Generator) -> Tensor:
+    return (torch.rand(batch, generator=random) < probability).view(-1, 1, 1, 1)
+
+
+def _uniform(low: float, high: float, batch: int, random: torch.Generator) -> Tensor:
+    return (low + (high - low) * torch.rand(batch, generator=random)).view(-1, 1, 1, 1)
+
+
+def change_intensity(pixels: Tensor, options: Augmentation, random: torch.Generator) -> Tensor:
+    """Pixels (B, 3, 256, 256) in 0..1 as another device might have shown them.
+
+    Padding stays 0. The result is brought back to 0..1 per picture as `app.frame` does.
+    """
+    n = pixels.shape[0]
+    inside = (pixels.amax(dim=1, keepdim=True) > 0) | (pixels.flatten(2).sum(1) > 0).view(
+        n, 1, *pixels.shape[2:]
+    )
+    grey = ((pixels[:, :1] - pixels).abs().amax(dim=(1, 2, 3)) < 1e-6).view(-1, 1, 1, 1)
+
+    def apply(x: Tensor, probability: float, changed: Tensor) -> Tensor:
+        return torch.where(_chance(probability, n, random), changed, x)
+
+    x = pixels
+    mean = x.mean(dim=(2, 3), keepdim=True)
+    contrast = _uniform(0.6, 1.5, n, random)
+    x = apply(
+        x,
+        options.brightness_contrast,
+        ((x - mean) * contrast + mean + _uniform(-0.2, 0.2, n, random)).clamp(0, 1),
+    )
+    x = apply(x, options.gamma, x.clamp(1e-4, 1) ** _uniform(0.6, 1.6, n, random))
+    x = apply(x, options.blur, F.avg_pool2d(x, 3, 1, 1))
+    coarse = F.interpolate(F.avg_pool2d(x, 3, 3, ceil_mode=True), x.shape[2:], mode="bilinear")
+    x = apply(x, options.low_resolution, coarse)
+    noise = torch.randn(n, 1, *x.shape[2:], generator=random) * _uniform(0.01, 0.08, n, random)
+    x = apply(x, options.noise, x + noise)
+    x = torch.where(grey & _chance(options.invert, n, random), 1 - x, x)
+    x = torch.where(inside, x, torch.zeros(()))
+    low = x.amin(dim=(1, 2, 3), keepdim=True)
+    high = x.amax(dim=(1, 2, 3), keepdim=True)
+    return torch.where(inside, (x - low) / (high - low).clamp_min(1e-4), torch.zeros(()))

@@ -1,0 +1,145 @@
+"""Training pictures: the corpus' tar shards, or folders of the challenge's own training files.
+
+A shard `<Modality>_<Dataset>.tar` holds pairs KEY.jpg (8-bit, longest side at most 288) and
+KEY.png (label map). A folder holds npz with `imgs` and `gts`, 2D or 3D, whose names begin with
+`2DBox_<Modality>_` or `<Modality>_`. Both become `Picture`s: lazy, so that a corpus costs memory
+only as it is used. No OpenCV is needed where torchvision is there to decode JPEG and PNG.
+"""
+
+import re
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+MIN_OBJECT_AREA = 20  # pixels; smaller objects are noise of the annotation
+
+
+class Picture(Protocol):
+    """One slice with its label map."""
+
+    modality: str
+    dataset: str
+
+    def read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]:
+        """Return the image (H, W) or (H, W, 3), RGB, and the labels (H, W)."""
+
+
+def _decode(data: bytes) -> npt.NDArray[np.integer]:
+    """Array (H, W) or (H, W, 3), RGB, of an encoded picture; 16 bit are kept."""
+    encoded = np.frombuffer(data, np.uint8)
+    try:
+        import cv2
+    except ImportError:  # an accelerator machine
+        import torch
+        import torchvision
+
+        array = torchvision.io.decode_image(torch.from_numpy(encoded.copy())).permute(1, 2, 0)
+        return array.numpy()[:, :, 0] if array.shape[2] == 1 else array.numpy()
+    array = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    return array if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
+
+
+@dataclass(frozen=True)
+class ShardPicture:
+    """A pair of members of a tar file, found by offset and size."""
+
+    modality: str
+    dataset: str
+    key: str
+    path: Path
+    image_span: tuple[int, int]
+    labels_span: tuple[int, int]
+
+    def read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]:
+        """Return the image (H, W) or (H, W, 3), RGB, and the labels (H, W)."""
+        with self.path.open("rb") as file:
+            parts = []
+            for offset, size in (self.image_span, self.labels_span):
+                file.seek(offset)
+                parts.append(_decode(file.read(size)))
+        return parts[0].astype(np.uint8), parts[1]
+
+
+@dataclass(frozen=True)
+class NpzPicture:
+    """A slice of a challenge training file; `z` is None for a 2D image."""
+
+    modality: str
+    dataset: str
+    key: str
+    path: Path
+    z: int | None
+
+    def read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]:
+        """Return the image (H, W) or (H, W, 3), RGB, and the labels (H, W)."""
+        with np.load(self.path, allow_pickle=False) as file:
+            image, labels = file["imgs"], file["gts"]
+        if self.z is not None:
+            image, labels = image[self.z], labels[self.z]
+        return image.astype(np.uint8), labels
+
+
+def _shard(path: Path) -> Iterator[ShardPicture]:
+    modality = path.stem.split("_")[0]
+    spans: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
+    with tarfile.open(path) as tar:
+        for member in tar:
+            key, _, kind = member.name.rpartition(".")
+            spans[key][kind] = (member.offset_data, member.size)
+    for key, found in sorted(spans.items()):
+        if {"jpg", "png"} <= found.keys():
+            yield ShardPicture(modality, path.stem, key, path, found["jpg"], found["png"])
+
+
+def _npz(path: Path) -> Iterator[NpzPicture]:
+    modality = re.sub(r"^[23]DBox_", "", path.stem).split("_")[0]
+    dataset = path.parent.name
+    with np.load(path, allow_pickle=False) as file:
+        labels = file["gts"]
+    if labels.ndim == 2:
+        yield NpzPicture(modality, dataset, path.stem, path, None)
+    for z in np.flatnonzero(labels.any(axis=(1, 2))) if labels.ndim == 3 else ():
+        yield NpzPicture(modality, dataset, f"{path.stem}__z{z:03d}", path, int(z))
+
+
+def read_corpus(folder: Path) -> list[Picture]:
+    """Every picture of the shards and npz files below `folder`, in a fixed order.
+
+    Raises:
+        ValueError: the folder holds neither.
+    """
+    pictures: list[Picture] = []
+    for path in sorted(folder.rglob("*.tar")):
+        pictures.extend(_shard(path))
+    for path in sorted(folder.rglob("*.npz")):
+        pictures.extend(_npz(path))
+    if not pictures:
+        raise ValueError(f"{folder}: no .tar shard and no .npz file with 'imgs' and 'gts'")
+    return pictures
+
+
+class BalancedSampler:
+    """Draws modality, then data set, then picture, each evenly: MR is half of the corpus."""
+
+    def __init__(self, pictures: list[Picture]) -> None:
+        self._tree: dict[str, dict[str, list[Picture]]] = defaultdict(lambda: defaultdict(list))
+        for picture in pictures:
+            self._tree[picture.modality][picture.dataset].append(picture)
+
+    def draw(self, random: np.random.Generator) -> Picture:
+        """One picture."""
+        datasets = self._tree[str(random.choice(sorted(self._tree)))]
+        pictures = datasets[str(random.choice(sorted(datasets)))]
+        return pictures[random.integers(len(pictures))]
+
+
+def objects_of(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """The labels of a map that are large enough to learn from."""
+    ids, areas = np.unique(labels, return_counts=True)
+    return ids[(ids != 0) & (areas >= MIN_OBJECT_AREA)]
