@@ -104,6 +104,6 @@ def repair(student: SwiftMedSAM, part: Part, cache: Path, options: BlockwiseOpti
             seconds = (time.monotonic() - began) / step
             log.info(
                 "step %d/%d: train %.3f, held back %.3f, %.2f s a step",
-                step, options.steps, float(loss), evaluate(), seconds,
+                step, options.steps, loss.item(), evaluate(), seconds,
             )  # fmt: skip
     return evaluate()

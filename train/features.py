@@ -1,32 +1,38 @@
 """What the teacher computes, kept on disk: targets for block-wise repair.
 
-A cache is a folder of memory-mapped arrays, one row a picture: the input as uint8 and, as float16,
-the features after each encoder stage that a student shortens. About 10 MB a picture.
+A cache is a folder of memory-mapped arrays, one row a picture: the input as uint8, its label map,
+and, as float16, the features after each encoder stage that a student shortens. About 10 MB a row.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from app.frame import Frame
+from app.frame import INPUT_SIZE, Frame
 from swiftmedsam import SwiftMedSAM
 from train.augment import Augmentation, crop_around, flip_and_turn
 from train.data import BalancedSampler, objects_of, read_corpus
 
-# Name of the array, shape of a row. `after_K` is the output of stage K, its patch merge included.
-ROWS = {
-    "after_0": (128, 128, 128),
-    "after_1": (160, 64, 64),
-    "after_2": (320, 64, 64),
-    "embedding": (256, 64, 64),
+# Name of the array, type and shape of a row.
+INPUTS = {
+    "pixels": (np.uint8, (3, INPUT_SIZE, INPUT_SIZE)),
+    "labels": (np.uint16, (INPUT_SIZE, INPUT_SIZE)),
 }
+FEATURES = {  # `after_K` is the output of stage K, its patch merge included
+    "after_0": (np.float16, (128, 128, 128)),
+    "after_1": (np.float16, (160, 64, 64)),
+    "after_2": (np.float16, (320, 64, 64)),
+    "embedding": (np.float16, (256, 64, 64)),
+}
+ROWS = INPUTS | FEATURES
 
 
 def encoder_features(model: SwiftMedSAM, pixels: Tensor) -> dict[str, Tensor]:
-    """Features by the names of `ROWS`, each (B, C, H, W), of `pixels` (B, 3, 256, 256)."""
+    """Features by the names of `FEATURES`, each (B, C, H, W), of `pixels` (B, 3, 256, 256)."""
     encoder = model.image_encoder
     features = {}
     x = encoder.patch_embed(pixels)
@@ -34,11 +40,21 @@ def encoder_features(model: SwiftMedSAM, pixels: Tensor) -> dict[str, Tensor]:
         x = stage(x)
         features[f"after_{i}"] = x
     features["embedding"] = encoder.neck(x)
-    return {name: features[name] for name in ROWS}
+    return {name: features[name] for name in FEATURES}
 
 
-def _pictures(corpus: Path, seed: int) -> Iterator[np.ndarray]:
-    """Framed pixels (3, 256, 256) uint8 without end, geometry augmented."""
+def frame_labels(labels: np.ndarray) -> np.ndarray:
+    """Label map (H, W) in the frame of the input, (256, 256) uint16, 0 in the padding."""
+    height, width = Frame(*labels.shape).inner
+    framed = np.zeros((INPUT_SIZE, INPUT_SIZE), np.uint16)
+    framed[:height, :width] = cv2.resize(
+        labels.astype(np.uint16), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+    )
+    return framed
+
+
+def pictures(corpus: Path, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Framed pixels (3, 256, 256) uint8 and labels (256, 256), geometry augmented, without end."""
     sampler = BalancedSampler(read_corpus(corpus))
     random = np.random.default_rng(seed)
     options = Augmentation()
@@ -51,24 +67,19 @@ def _pictures(corpus: Path, seed: int) -> Iterator[np.ndarray]:
             image, labels = crop_around(image, labels, int(random.choice(ids)), random)
         image, labels = flip_and_turn(image, labels, options, random)
         pixels = Frame(*image.shape[:2]).pixels(image)[0]
-        yield np.round(pixels * 255).astype(np.uint8)
+        yield np.round(pixels * 255).astype(np.uint8), frame_labels(labels)
 
 
 def write_cache(teacher: SwiftMedSAM, corpus: Path, folder: Path, count: int, seed: int) -> None:
     """Make a cache of `count` pictures in `folder`; `folder/done` tells how many rows are filled."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {
-        "pixels": np.lib.format.open_memmap(
-            folder / "pixels.npy", "w+", np.uint8, (count, 3, 256, 256)
-        )
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (count, *shape))
+        for name, (dtype, shape) in ROWS.items()
     }
-    for name, shape in ROWS.items():
-        arrays[name] = np.lib.format.open_memmap(
-            folder / f"{name}.npy", "w+", np.float16, (count, *shape)
-        )
     teacher = teacher.to(memory_format=torch.channels_last)
-    for row, pixels in zip(range(count), _pictures(corpus, seed), strict=False):
-        arrays["pixels"][row] = pixels
+    for row, (pixels, labels) in zip(range(count), pictures(corpus, seed), strict=False):
+        arrays["pixels"][row], arrays["labels"][row] = pixels, labels
         batch = torch.from_numpy(pixels).unsqueeze(0).float() / 255
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             features = encoder_features(teacher, batch.to(memory_format=torch.channels_last))
@@ -80,6 +91,4 @@ def write_cache(teacher: SwiftMedSAM, corpus: Path, folder: Path, count: int, se
 def read_cache(folder: Path) -> dict[str, np.ndarray]:
     """The arrays of a cache, memory-mapped, cut to the rows that are filled."""
     done = int((folder / "done").read_text())
-    return {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r")[:done] for name in ("pixels", *ROWS)
-    }
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r")[:done] for name in ROWS}

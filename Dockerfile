@@ -1,0 +1,27 @@
+# The challenge's image: sh predict.sh in /workspace, no network, any user, read-only root.
+FROM debian:bookworm-slim AS build
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev python3 python3-pip \
+    && rm -rf /var/lib/apt/lists/*
+COPY requirements.txt scripts/prune_site.py /build/
+RUN pip3 install --no-cache-dir --no-compile --target /site -r /build/requirements.txt \
+    && python3 /build/prune_site.py /site
+COPY app /workspace/app
+COPY weights /workspace/weights
+COPY predict.sh /workspace/
+# unchecked-hash: the image never changes, so no source file needs to be looked at again
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /site /workspace/app \
+    && mkdir /workspace/inputs /workspace/outputs \
+    && chmod 777 /workspace/outputs
+
+FROM debian:bookworm-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends python3 \
+    && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/* \
+    && useradd --uid 1000 --no-create-home swiftmedsam
+COPY --from=build /site /site
+COPY --from=build /workspace /workspace
+ENV PYTHONPATH=/site PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 SWIFTMEDSAM_PYTHON=/usr/bin/python3
+USER swiftmedsam
+WORKDIR /workspace
+CMD ["sh", "predict.sh"]

@@ -1,0 +1,144 @@
+"""LiteMedSAM's inference rules, transcribed to torch: slow, direct, and nothing shared with `app`.
+
+`python -m benchmarks.baseline INPUTS OUTPUTS --checkpoint lite_medsam.pth [--share-encodings]`
+
+The oracle of the parity test and the yardstick of speed. Rules: docs/data.md, from the organisers'
+`CVPR24_LiteMedSAM_infer.py`, with two faults mended, since with them the rules are no rules: boxes
+of the neighbour's mask come from a boolean mask (the original resizes a mask that holds the object
+number, so that the result depends on it), and labels above 255 do not overflow. Object by object
+and slice by slice, each encoded anew, as the organisers do; `--share-encodings` remembers a case's
+encodings, which changes the time and no mask.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swiftmedsam import LITE, SwiftMedSAM, load_model
+
+SIZE = 256
+BBOX_SHIFT = 3
+
+
+class Baseline:
+    """The organisers' program for one case."""
+
+    def __init__(self, model: SwiftMedSAM, *, share_encodings: bool) -> None:
+        self._model = model.to(memory_format=torch.channels_last)
+        self._share = share_encodings
+        self._encodings: dict[int, Tensor] = {}
+
+    def _encode(self, image: np.ndarray, z: int) -> Tensor:
+        """Embedding of a slice (H, W, 3): resize the longest side, min-max, pad."""
+        if z in self._encodings:
+            return self._encodings[z]
+        height, width = self._new_size(image)
+        x = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        x = (x - x.min()) / np.clip(x.max() - x.min(), a_min=1e-8, a_max=None)
+        x = np.pad(x, ((0, SIZE - height), (0, SIZE - width), (0, 0)))
+        tensor = torch.tensor(x).float().permute(2, 0, 1).unsqueeze(0)
+        with torch.inference_mode():
+            embedding = self._model.encode(tensor.contiguous(memory_format=torch.channels_last))
+        if self._share:
+            self._encodings[z] = embedding
+        return embedding
+
+    @staticmethod
+    def _new_size(image: np.ndarray) -> tuple[int, int]:
+        scale = SIZE / max(image.shape[:2])
+        return tuple(int(side * scale + 0.5) for side in image.shape[:2])  # type: ignore[return-value]
+
+    def _mask(self, embedding: Tensor, box_256: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Mask (H, W) bool of one box."""
+        with torch.inference_mode():
+            logits, _ = self._model.decode(embedding, torch.as_tensor(box_256).float()[None])
+        height, width = self._new_size(image)
+        logits = F.interpolate(
+            logits[None, :, :height, :width], size=image.shape[:2], mode="bilinear"
+        )
+        return (torch.sigmoid(logits)[0, 0] > 0.5).numpy()
+
+    def _box_of(self, mask: np.ndarray, image: np.ndarray) -> np.ndarray | None:
+        """Bounding box in the 256 frame of a mask (H, W), widened and clipped; None if empty."""
+        height, width = self._new_size(image)
+        small = cv2.resize(
+            mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA
+        )
+        ys, xs = np.where(small > 0)
+        if len(ys) == 0:
+            return None
+        return np.array([
+            max(0, xs.min() - BBOX_SHIFT), max(0, ys.min() - BBOX_SHIFT),
+            min(SIZE, xs.max() + BBOX_SHIFT), min(SIZE, ys.max() + BBOX_SHIFT),
+        ])  # fmt: skip
+
+    def image(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Labels (H, W) of an image (H, W, 3) and boxes (N, 4)."""
+        self._encodings.clear()
+        labels = np.zeros(image.shape[:2], np.uint16)
+        embedding = self._encode(image, 0)  # the organisers encode an image once, too
+        for number, box in enumerate(boxes, start=1):
+            box_256 = (box * (SIZE / max(image.shape[:2]))).astype(int)
+            labels[self._mask(embedding, box_256, image)] = number
+        return labels
+
+    def volume(self, volume: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Labels (D, H, W) of a volume and boxes (N, 6)."""
+        self._encodings.clear()
+        labels = np.zeros(volume.shape, np.uint16)
+        for number, box in enumerate(boxes, start=1):
+            x_min, y_min, z_min, x_max, y_max, z_max = box
+            given = (
+                np.array([x_min, y_min, x_max, y_max]) * (SIZE / max(volume.shape[1:]))
+            ).astype(int)
+            z_min, z_max = int(z_min), int(min(z_max, len(volume) - 1))
+            z_mid = int((z_max - z_min) / 2 + z_min)
+            masks: dict[int, np.ndarray] = {}
+            for z in [*range(z_mid, z_max + 1), *range(z_mid - 1, z_min - 1, -1)]:
+                image = np.repeat(volume[z][:, :, None], 3, axis=2)
+                box_256 = given
+                if z != z_mid:
+                    neighbour = masks[z - 1 if z > z_mid else z + 1]
+                    around = self._box_of(neighbour, image)
+                    box_256 = given if around is None else around
+                masks[z] = self._mask(self._encode(image, z), box_256, image)
+                labels[z][masks[z]] = number
+        return labels
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Segment a folder; print seconds per case."""
+    parser = argparse.ArgumentParser("python -m benchmarks.baseline")
+    parser.add_argument("inputs", type=Path)
+    parser.add_argument("outputs", type=Path)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--only", default="[23]DBox_*.npz")
+    parser.add_argument("--share-encodings", action="store_true")
+    options = parser.parse_args(argv)
+    baseline = Baseline(
+        load_model(options.checkpoint, LITE), share_encodings=options.share_encodings
+    )
+    options.outputs.mkdir(parents=True, exist_ok=True)
+    for path in sorted(options.inputs.glob(options.only)):
+        target = options.outputs / path.name
+        if target.exists():
+            continue
+        began = time.perf_counter()
+        with np.load(path) as case:
+            run = baseline.volume if path.name.startswith("3D") else baseline.image
+            labels = run(case["imgs"], case["boxes"])
+        np.savez_compressed(target, segs=labels)
+        print(f"{path.name} {time.perf_counter() - began:.2f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

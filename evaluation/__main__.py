@@ -1,0 +1,162 @@
+"""`python -m evaluation SEGS GTS`: DSC and NSD by modality, as in the paper's Table 4."""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, fields
+from pathlib import Path
+
+from evaluation.compare import CONFIDENCE, Change, Difference, compare
+from evaluation.metrics import MIN_DSC_FOR_NSD, TOLERANCE_MM
+from evaluation.score import CaseScore, ScoreError, Summary, score, summarise
+
+CLEAR_LINE = "\r\033[K"
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m evaluation",
+        description="Score outputs (npz, key 'segs') against truth (npz, keys 'gts', 'spacing'). "
+        "A missing output counts as 0.",
+        epilog="Exit status: 0, or 1 when the folders cannot be scored, 2 on wrong usage.",
+    )
+    parser.add_argument("segs", type=Path, metavar="SEGS", help="folder of outputs")
+    parser.add_argument("gts", type=Path, metavar="GTS", help="folder of truth")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row per case")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write cases, data sets, modalities, average"
+    )
+    parser.add_argument(
+        "--official", action="store_true",
+        help="use spacing (x, y, z) for arrays (z, y, x), as the organisers' script does; "
+        "default: spacing in the order of the array's axes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--compare", type=Path, metavar="OTHER_SEGS",
+        help="also print the paired difference OTHER_SEGS minus SEGS",
+    )  # fmt: skip
+    parser.add_argument(
+        "--processes", type=_positive, default=os.cpu_count() or 1,
+        help="cases scored at a time (default: one per CPU)",
+    )  # fmt: skip
+    return parser
+
+
+def _show_count(done: int, total: int) -> None:
+    sys.stderr.write(CLEAR_LINE + (f"{done}/{total} cases" if done < total else ""))
+    sys.stderr.flush()
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first one the header, as aligned columns: words left, numbers right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]))
+    return "\n".join(lines)
+
+
+def score_table(summary: Summary) -> str:
+    """Modality, cases, DSC and NSD in percent; the average of the modalities last."""
+    rows = [("Modality", "Cases", "DSC %", "NSD %")]
+    for group in (*summary.modalities, summary.average):
+        rows.append(
+            (group.name, str(group.cases), f"{100 * group.dsc:.2f}", f"{100 * group.nsd:.2f}")
+        )
+    return _table(rows)
+
+
+def _change(change: Change) -> tuple[str, str]:
+    mean, low, high = (f"{100 * value:+.2f}" for value in (change.mean, change.low, change.high))
+    return f"{mean} [{low}, {high}]", f"{change.wins}/{change.losses}"
+
+
+def difference_table(differences: Sequence[Difference]) -> str:
+    """Modality, cases, and by score the difference with its interval, and wins/losses."""
+    rows = [("Modality", "Cases", "DSC % points", "w/l", "NSD % points", "w/l")]
+    for line in differences:
+        rows.append((line.name, str(line.cases), *_change(line.dsc), *_change(line.nsd)))
+    return _table(rows)
+
+
+def _print_missing(folder: Path, rows: Sequence[CaseScore]) -> None:
+    missing = [row.name for row in rows if row.missing]
+    if missing:
+        print(f"\n{len(missing)} of {len(rows)} outputs missing in {folder}, counted as 0:")
+        print("\n".join(f"  {name}" for name in missing))
+
+
+def write_csv(path: Path, rows: Sequence[CaseScore]) -> None:
+    """One line per case, scores 0..1."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([field.name for field in fields(CaseScore)])
+        writer.writerows(astuple(row) for row in rows)
+
+
+def _as_document(rows: Sequence[CaseScore]) -> dict[str, object]:
+    return {**asdict(summarise(rows)), "cases": [asdict(row) for row in rows]}
+
+
+def _report(options: argparse.Namespace, scored: Sequence[Sequence[CaseScore]]) -> None:
+    """Print the tables and write the files that were asked for.
+
+    `scored` are the rows of SEGS and, if given, of OTHER_SEGS.
+    """
+    rows = scored[0]
+    document = {
+        "rules": {
+            "spacing": "official" if options.official else "array order",
+            "tolerance_mm": TOLERANCE_MM,
+            "min_dsc_for_nsd": MIN_DSC_FOR_NSD,
+        },
+        **_as_document(rows),
+    }
+    print(score_table(summarise(rows)))
+    if options.compare:
+        differences = compare(*scored)
+        names = f"{options.compare} minus {options.segs}"
+        print(f"\n{names}, {CONFIDENCE:.0%} intervals, wins/losses")
+        print(difference_table(differences))
+        document["other"] = _as_document(scored[1])
+        document["differences"] = [asdict(difference) for difference in differences]
+    for folder, of_folder in zip((options.segs, options.compare), scored, strict=False):
+        _print_missing(folder, of_folder)
+    if options.csv:
+        write_csv(options.csv, rows)
+    if options.json:
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = _parser().parse_args(argv)
+    on_terminal = sys.stderr.isatty()
+    folders = [options.segs] + ([options.compare] if options.compare else [])
+    try:
+        scored = [
+            score(
+                folder, options.gts, official=options.official, processes=options.processes,
+                progress=_show_count if on_terminal else None,
+            )
+            for folder in folders
+        ]  # fmt: skip
+        _report(options, scored)
+    except (ScoreError, OSError) as error:
+        print(f"{CLEAR_LINE if on_terminal else ''}{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

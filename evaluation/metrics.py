@@ -1,0 +1,118 @@
+"""DSC and NSD of two masks, and of two label maps by the challenge's rules.
+
+NSD (normalised surface distance, "surface dice") is that of the surface-distance package. The
+rules are those of the organisers' `evaluation/compute_metrics.py` (bowang-lab/MedSAM, branch
+LiteMedSAM), with three differences where that script has no number: it counts labels 1 to the
+largest one and answers NaN where one of them is not in the truth, here such labels are left out;
+it answers NaN for a truth without labels, here see `score_labels`; it divides by zero where a
+surface is missing on both sides, here see `nsd`.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
+
+TOLERANCE_MM = 2.0  # pixels for an image
+MIN_DSC_FOR_NSD = 0.2  # a case whose DSC is not above this has NSD 0
+# The organisers score an image (H, W) as a volume (H, W, 1). Every voxel of such a plate lies on
+# its surface, so that its NSD is about areas, not contours, and far higher than that of contours.
+IMAGE_SPACING = (1.0, 1.0, 1.0)
+CROP_MARGIN = 1  # voxels around an object; none is needed, the package itself looks no farther
+
+Mask = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.integer]
+Region = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a case's labels are worth; DSC and NSD are means over its objects, 0..1."""
+
+    objects: int
+    dsc: float
+    nsd: float
+
+
+def dsc(a: Mask, b: Mask) -> float:
+    """Dice similarity, 0..1, of two masks of one shape.
+
+    1 when both are empty, 0 when one is.
+    """
+    total = np.count_nonzero(a) + np.count_nonzero(b)
+    return float(2 * np.count_nonzero(a & b) / total) if total else 1.0
+
+
+def nsd(a: Mask, b: Mask, spacing_mm: Sequence[float], tolerance_mm: float = TOLERANCE_MM) -> float:
+    """Part, 0..1, of the surfaces of two masks that lies within the tolerance of the other one.
+
+    1 when both are empty, 0 when one is. `spacing_mm` is in the order of the axes of the masks;
+    masks (H, W) are compared by their contours, masks (D, H, W) by their surfaces.
+    """
+    if not a.any() or not b.any():  # the package would divide by 0, or need the np.Inf of NumPy 1
+        return float(a.any() == b.any())
+    with warnings.catch_warnings():
+        # scipy.ndimage.filters and .morphology, which SciPy 2 will not have
+        warnings.filterwarnings("ignore", "Please import `", DeprecationWarning)
+        distances = compute_surface_distances(a, b, spacing_mm)
+    return float(compute_surface_dice_at_tolerance(distances, tolerance_mm))
+
+
+def array_spacing_mm(
+    spacing_xyz_mm: Sequence[float], *, official: bool
+) -> tuple[float, float, float]:
+    """Spacing of a volume as it is used for its axes (z, y, x).
+
+    The files have it in the order (x, y, z). The organisers' script hands that to arrays
+    (z, y, x) as it is; `official` does so, too. The default turns it round.
+    """
+    x, y, z = (float(length) for length in spacing_xyz_mm)
+    return (x, y, z) if official else (z, y, x)
+
+
+def _region(boxes: Sequence[Region | None], shape: tuple[int, ...]) -> Region:
+    """Smallest part of an array that holds all `boxes` and a margin; None is no box."""
+    sides = zip(*(box for box in boxes if box is not None), strict=True)
+    return tuple(
+        slice(
+            max(min(side.start for side in axis) - CROP_MARGIN, 0),
+            min(max(side.stop for side in axis) + CROP_MARGIN, size),
+        )
+        for axis, size in zip(sides, shape, strict=True)
+    )
+
+
+def score_labels(
+    truth: Labels, found: Labels, spacing_mm: Sequence[float] = IMAGE_SPACING
+) -> Scores:
+    """Scores of the labels `found` in one case: means over the labels that `truth` has.
+
+    Where the truth has no label, both scores are 1 if nothing was found, else 0.
+
+    Args:
+        truth: (H, W) or (D, H, W), 0 is background.
+        found: of the same shape.
+        spacing_mm: of the axes of a volume; an image is always measured in pixels.
+    """
+    if truth.ndim == 2:
+        truth, found = truth[:, :, np.newaxis], found[:, :, np.newaxis]  # (H, W, 1)
+        spacing_mm = IMAGE_SPACING
+    largest = int(truth.max())
+    if largest == 0:
+        score = float(not found.any())
+        return Scores(0, score, score)
+    pairs = []  # of masks, cut to where either is
+    found_boxes = ndimage.find_objects(found, largest)
+    for label, box in enumerate(ndimage.find_objects(truth, largest), start=1):
+        if box is not None:
+            region = _region((box, found_boxes[label - 1]), truth.shape)
+            pairs.append((truth[region] == label, found[region] == label))
+    case_dsc = float(np.mean([dsc(a, b) for a, b in pairs]))
+    if case_dsc <= MIN_DSC_FOR_NSD:
+        return Scores(len(pairs), case_dsc, 0.0)
+    case_nsd = float(np.mean([nsd(a, b, spacing_mm) for a, b in pairs]))
+    return Scores(len(pairs), case_dsc, case_nsd)

@@ -1,0 +1,273 @@
+"""Scores of a folder of outputs against a folder of truth, and their averages.
+
+A case is a file of the same name in both folders: outputs have the key 'segs', truth has 'gts'
+and, for a volume, 'spacing'. Modality and data set come from the file name, as in
+`2DBox_X-Ray_COVID_lungs-SARS.npz`: X-Ray, COVID_lungs.
+"""
+
+import multiprocessing
+import re
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.metrics import IMAGE_SPACING, Labels, Scores, array_spacing_mm, score_labels
+
+CASE_NAME = re.compile(r"(?P<dim>[23])DBox_(?P<modality>[^_]+)_(?P<rest>.+)\.npz", re.DOTALL)
+MAX_LABEL = 2**16 - 1  # of outputs, docs/data.md; bounds the list of objects
+
+# Spellings in the challenge's file names, and the order of the paper's Table 4.
+MODALITIES = {
+    "CT": (),
+    "MR": (),
+    "PET": (),
+    "US": (),
+    "X-Ray": ("XRay", "CXR"),
+    "Dermoscopy": (),
+    "Endoscopy": (),
+    "Fundus": (),
+    "Microscopy": ("Microscope",),
+    "Mammography": ("Mamm",),
+    "OCT": (),
+}
+_BY_SPELLING = {
+    spelling.lower(): name for name, others in MODALITIES.items() for spelling in (name, *others)
+}
+_ORDER = {name: position for position, name in enumerate(MODALITIES)}
+
+Progress = Callable[[int, int], None]
+
+
+class ScoreError(ValueError):
+    """Folders that cannot be scored; the message names the file."""
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """One row of the result; a missing output has scores of 0."""
+
+    name: str  # of the file
+    modality: str
+    dataset: str  # "" where the name has none
+    objects: int
+    dsc: float
+    nsd: float
+    missing: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Means of the cases of a modality or a data set, or of the modalities' means."""
+
+    name: str
+    cases: int
+    missing: int
+    dsc: float
+    nsd: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All averages of a folder of outputs."""
+
+    modalities: list[Group]
+    datasets: list[Group]  # named Modality_Dataset; cases without a data set are in none
+    average: Group  # of the modalities, each counted once
+
+
+@dataclass(frozen=True)
+class _Job:
+    truth: Path
+    found: Path | None
+    official: bool
+
+
+def parse_name(name: str) -> tuple[str, str]:
+    """Modality, in one spelling, and data set of a file name.
+
+    The data set is what stands between the modality and the first '-'; "" where there is no '-'.
+
+    Raises:
+        ScoreError: the name is not that of a case.
+    """
+    match = CASE_NAME.fullmatch(name)
+    if match is None:
+        raise ScoreError(f"{name}: should be named [23]DBox_<modality>_<id>.npz")
+    dataset, dash, _ = match["rest"].partition("-")
+    return _BY_SPELLING.get(match["modality"].lower(), match["modality"]), dataset if dash else ""
+
+
+@contextmanager
+def _open(path: Path) -> Iterator["np.lib.npyio.NpzFile"]:
+    """The npz file; whatever cannot be read of it is a ScoreError."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ScoreError(f"{path}: is not an npz file")
+        with np.load(path, allow_pickle=False) as archive:
+            yield archive
+    except KeyError as error:
+        raise ScoreError(f"{path}: {error.args[0]}") from error
+    except ScoreError:
+        raise
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ScoreError(f"{path}: cannot be read ({error})") from error
+
+
+def _as_labels(array: npt.NDArray[np.generic], path: Path, key: str) -> Labels:
+    """Check that the array holds whole numbers, of whatever dtype, and make them integers."""
+    if np.issubdtype(array.dtype, np.integer):
+        return cast(Labels, array)
+    if array.dtype.kind in "bf":
+        with np.errstate(invalid="ignore"):  # NaN differs from whatever it becomes
+            whole = array.astype(np.int64)
+        if (whole == array).all():
+            return whole
+    raise ScoreError(f"{path}: '{key}' should hold whole numbers, got others of {array.dtype}")
+
+
+def _read_truth(path: Path, *, official: bool) -> tuple[Labels, tuple[float, float, float]]:
+    """Labels of a truth file and their spacing in mm in the order of the axes."""
+    is_volume = path.name.startswith("3")
+    with _open(path) as archive:
+        truth = _as_labels(archive["gts"], path, "gts")
+        spacing = np.asarray(archive["spacing"] if is_volume else IMAGE_SPACING, np.float64)
+    wanted = "(D, H, W)" if is_volume else "(H, W)"
+    if truth.ndim != (3 if is_volume else 2) or truth.size == 0:
+        raise ScoreError(f"{path}: 'gts' should be {wanted}, got {truth.shape}")
+    if truth.min() < 0 or truth.max() > MAX_LABEL:
+        raise ScoreError(
+            f"{path}: 'gts' should hold 0..{MAX_LABEL}, got {truth.min()}..{truth.max()}"
+        )
+    if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise ScoreError(f"{path}: 'spacing' should be three lengths above 0, got {spacing}")
+    return truth, array_spacing_mm(spacing.tolist(), official=official)
+
+
+def _score_case(job: _Job) -> CaseScore:
+    modality, dataset = parse_name(job.truth.name)
+    truth, spacing_mm = _read_truth(job.truth, official=job.official)
+    if job.found is None:
+        scores = Scores(np.count_nonzero(np.unique(truth)), dsc=0.0, nsd=0.0)
+    else:
+        with _open(job.found) as archive:
+            found = _as_labels(archive["segs"], job.found, "segs")
+        if found.shape != truth.shape:
+            raise ScoreError(
+                f"{job.found}: 'segs' should be {truth.shape} like the truth, got {found.shape}"
+            )
+        scores = score_labels(truth, found, spacing_mm)
+    return CaseScore(
+        job.truth.name, modality, dataset, scores.objects, scores.dsc, scores.nsd,
+        missing=job.found is None,
+    )  # fmt: skip
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Every npz file of a folder, by name."""
+    if not folder.is_dir():
+        raise ScoreError(f"{folder}: is not a folder")
+    return {path.name: path for path in sorted(folder.glob("*.npz")) if path.name[0] != "."}
+
+
+def _jobs(segs: Path, gts: Path, *, official: bool) -> list[_Job]:
+    truths, outputs = _files(gts), _files(segs)
+    if not truths:
+        raise ScoreError(f"{gts}: has no npz file")
+    surplus = [name for name in outputs if name not in truths]
+    if surplus:
+        raise ScoreError(f"{segs}: no truth in {gts} for {', '.join(surplus)}")
+    for name in truths:
+        parse_name(name)  # wrong ones are told before the work begins
+    return [_Job(path, outputs.get(name), official) for name, path in truths.items()]
+
+
+def score(
+    segs: Path,
+    gts: Path,
+    *,
+    official: bool = False,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> list[CaseScore]:
+    """One row per file of `gts`, by name; one without an output in `segs` is missing.
+
+    Args:
+        segs: folder of outputs.
+        gts: folder of truth.
+        official: use the spacing of volumes in the order (x, y, z) for arrays (z, y, x), as the
+            organisers' script does. Of use only to compare with numbers from that script.
+        processes: how many cases are scored at a time.
+        progress: called with cases done and cases in all.
+
+    Raises:
+        ScoreError: an output has no truth or another shape, or a file cannot be read.
+    """
+    jobs = _jobs(segs, gts, official=official)
+
+    def collect(results: Iterable[CaseScore]) -> list[CaseScore]:
+        rows = []
+        for row in results:
+            rows.append(row)
+            if progress is not None:
+                progress(len(rows), len(jobs))
+        return rows
+
+    if min(processes, len(jobs)) == 1:
+        return collect(map(_score_case, jobs))
+    # spawn: a fork of a process that has threads, as pytest with torch loaded, may hang
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
+            return collect(pool.map(_score_case, jobs))
+    except BrokenProcessPool as error:
+        raise ScoreError(f"{gts}: a process died; is there memory for {processes}?") from error
+
+
+def by_modality(rows: Sequence[CaseScore]) -> dict[str, list[CaseScore]]:
+    """Rows of each modality, in the order of the paper's Table 4, others by name behind."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row.modality].append(row)
+    ordered = sorted(groups, key=lambda name: (_ORDER.get(name, len(_ORDER)), name))
+    return {name: groups[name] for name in ordered}
+
+
+def _mean(name: str, rows: Sequence[CaseScore]) -> Group:
+    return Group(
+        name,
+        cases=len(rows),
+        missing=sum(row.missing for row in rows),
+        dsc=float(np.mean([row.dsc for row in rows])),
+        nsd=float(np.mean([row.nsd for row in rows])),
+    )
+
+
+def summarise(rows: Sequence[CaseScore]) -> Summary:
+    """Averages of at least one row: the mean of a modality is over cases, the last over modalities.
+
+    Nothing is rounded on the way (the organisers' table rounds the scores of a case to 4 digits).
+    """
+    modalities, datasets = [], []
+    for modality, members in by_modality(rows).items():
+        modalities.append(_mean(modality, members))
+        for dataset in sorted({row.dataset for row in members} - {""}):
+            of_dataset = [row for row in members if row.dataset == dataset]
+            datasets.append(_mean(f"{modality}_{dataset}", of_dataset))
+    average = Group(
+        "Average",
+        cases=len(rows),
+        missing=sum(group.missing for group in modalities),
+        dsc=float(np.mean([group.dsc for group in modalities])),
+        nsd=float(np.mean([group.nsd for group in modalities])),
+    )
+    return Summary(modalities, datasets, average)

@@ -1,0 +1,30 @@
+# Sourced by predict.sh and test.sh: makes $here/.venv and installs the requirements file $1 into it,
+# once per content of that file. Sets $python.
+
+find_python() {
+    for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2])' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "SwiftMedSAM needs Python 3.10 or newer, and found none on the PATH." >&2
+    exit 1
+}
+
+python=$here/.venv/bin/python
+requirements=$here/$1
+stamp=$here/.venv/installed-$1
+if ! cmp -s "$requirements" "$stamp"; then
+    if [ ! -x "$python" ]; then
+        base=$(find_python)
+        echo "Making a virtual environment in .venv ..." >&2
+        "$base" -m venv "$here/.venv" || {
+            echo "Could not make it; on Debian and Ubuntu: apt install python3-venv" >&2
+            exit 1
+        }
+    fi
+    echo "Installing the packages of $1 into .venv (once, some minutes) ..." >&2
+    "$python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    cp "$requirements" "$stamp"
+fi

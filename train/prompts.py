@@ -1,0 +1,37 @@
+"""Boxes as users and the walk through a volume give them."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from app.frame import INPUT_SIZE
+from train.data import objects_of
+
+MAX_SHIFT = 10  # input pixels each side of a box is moved outward (paper, section 4.1)
+LOOSE_SHARE = 0.2  # of the boxes: as the 3D box is in a slice near the object's end
+MAX_LOOSENESS = 1.0  # of the object's size, added to a loose box over all
+
+
+def boxes_around(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A box (4,) in input pixels around `mask` (256, 256), moved outward at random."""
+    ys, xs = np.nonzero(mask)
+    low, high = np.array([xs.min(), ys.min()]), np.array([xs.max(), ys.max()])
+    shifts = random.integers(0, MAX_SHIFT + 1, (2, 2)).astype(float)
+    if random.random() < LOOSE_SHARE:
+        shifts += random.uniform(0, MAX_LOOSENESS / 2, (2, 2)) * (high - low)
+    return np.concatenate([low - shifts[0], high + shifts[1]]).clip(0, INPUT_SIZE).round()
+
+
+def draw_prompts(
+    labels: np.ndarray, count: int, random: np.random.Generator
+) -> tuple[Tensor, Tensor] | None:
+    """Boxes (count, 4) and targets (count, 256, 256) of objects of `labels` (256, 256).
+
+    Objects are drawn with repetition; None where none is large enough.
+    """
+    ids = objects_of(labels)
+    if ids.size == 0:
+        return None
+    masks = [labels == label for label in random.choice(ids, count)]
+    boxes = np.stack([boxes_around(mask, random) for mask in masks])
+    return torch.from_numpy(boxes).float(), torch.from_numpy(np.stack(masks)).float()
