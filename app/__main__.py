@@ -55,8 +55,8 @@ def _parser() -> argparse.ArgumentParser:
         help=f"for CT in Hounsfield units: {', '.join(WINDOWS)} or LEVEL,WIDTH (default soft)",
     )  # fmt: skip
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--overwrite", action="store_true", help="replace outputs (the default)")
-    existing.add_argument("--skip-existing", action="store_true", help="keep outputs that are there")
+    existing.add_argument("--overwrite", action="store_true", help="replace outputs (default)")
+    existing.add_argument("--skip-existing", action="store_true", help="keep those that are there")
     words = parser.add_mutually_exclusive_group()
     words.add_argument("--verbose", action="store_true", help="also say what each file holds")
     words.add_argument("--quiet", action="store_true", help="only warnings and errors")

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 CASE_NAME = re.compile(r"(?P<dim>[23])DBox_(?P<modality>[^_]*)_?.*\.npz", re.DOTALL)
 MAX_MEMBER_BYTES = 4 << 30  # a declared array above this is refused, not allocated
 
+HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
 _UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 
 
@@ -62,10 +64,9 @@ def _read_member(archive: zipfile.ZipFile, file: str, key: str) -> npt.NDArray[n
     try:
         with archive.open(f"{key}.npy") as stream:
             version = npy.read_magic(stream)  # type: ignore[no-untyped-call]
-            if version not in ((1, 0), (2, 0)):
+            if version not in HEADER_READERS:
                 refuse(f"should be npy format 1 or 2, got {version}")
-            read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = read_header(stream)  # type: ignore[no-untyped-call]
+            shape, _, dtype = HEADER_READERS[version](stream)  # type: ignore[no-untyped-call]
     except KeyError:
         keys = sorted(name.removesuffix(".npy") for name in archive.namelist())
         raise CaseError(f"{file}: key '{key}' is missing, found {keys}") from None
@@ -104,15 +105,11 @@ def _check_boxes(
     `shape` is (H, W) or (D, H, W).
     """
     corners = 6 if is_volume else 4
-    kind = "volume" if is_volume else "image"
     if boxes.size == 0:
         return np.zeros((0, corners))
     if boxes.ndim != 2 or boxes.shape[1] != corners:
-        raise CaseError(
-            f"{name}: 'boxes' should be (N, {corners}) for an {kind}, got {boxes.shape}".replace(
-                "an volume", "a volume"
-            )
-        )
+        kind = "a volume" if is_volume else "an image"
+        raise CaseError(f"{name}: 'boxes' should be (N, {corners}) for {kind}, got {boxes.shape}")
     checked = boxes.astype(np.float64)
     if not np.isfinite(checked).all():
         raise CaseError(f"{name}: 'boxes' should be finite, found NaN or infinity")
@@ -130,7 +127,7 @@ def _check_boxes(
     if is_volume:
         checked[:, 2::3] = np.trunc(checked[:, 2::3])
         last[2] -= 1
-    inside = np.concatenate([low.clip(0, last), high.clip(0, last)], axis=1)
+    inside = np.concatenate([low.clip(0, last), high.clip(0, last)], axis=1, dtype=np.float64)
     moved = np.flatnonzero((inside != checked).any(axis=1))
     if moved.size:
         log.warning("%s: %d boxes reached outside the image and were cut to it", name, moved.size)

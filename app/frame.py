@@ -65,7 +65,7 @@ class Frame:
     def prompt_around(self, mask: BoolArray) -> FloatArray | None:
         """Prompt (4,) in input pixels around a neighbour's `mask` (H, W), or None if it is empty.
 
-        The inputs pixels that the mask touches, however little, widened by `PROPAGATION_MARGIN`.
+        The input pixels that the mask touches, however little, widened by `PROPAGATION_MARGIN`.
         """
         ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if ys.size == 0:
@@ -74,4 +74,5 @@ class Frame:
         last = np.array([xs[-1] + 1, ys[-1] + 1]) * self.scale
         low = np.floor(first) - PROPAGATION_MARGIN
         high = np.ceil(last) - 1 + PROPAGATION_MARGIN
-        return np.concatenate([low, high]).clip(0, INPUT_SIZE).astype(np.float32)
+        prompt: FloatArray = np.concatenate([low, high]).clip(0, INPUT_SIZE).astype(np.float32)
+        return prompt

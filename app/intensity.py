@@ -128,7 +128,7 @@ def to_display(
     low, high = float(image.min()), float(image.max())
     fractions = image.dtype.kind == "f" and high <= 1
     if low >= 0 and high <= CHALLENGE_MAX and not fractions:
-        return np.round(image).astype(np.uint8)  # type: ignore[call-overload, no-any-return]
+        return np.rint(image.astype(np.float32)).astype(np.uint8)
     if modality.raw is RawRule.WINDOW:
         if low < 0 and high - low >= MIN_HOUNSFIELD_SPAN:
             half = window.width / 2

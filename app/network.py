@@ -83,9 +83,7 @@ def _verified(folder: Path, name: str, sha256: str) -> Path:
     path = folder / name
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
-                hashlib, "file_digest"
-            ) else hashlib.sha256(file.read()).hexdigest()
+            found = hashlib.sha256(file.read()).hexdigest()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
     if found != sha256:
@@ -126,7 +124,9 @@ class Network:
     def encode(self, pixels: FloatArray) -> FloatArray:
         """Embedding (1, C, 64, 64) of `pixels` (1, 3, 256, 256), values 0..1."""
         self._encoder.infer([pixels], share_inputs=True)
-        return self._encoder.get_output_tensor(0).data.copy()  # the next inference overwrites it
+        # a copy: the next inference writes to the same memory
+        embedding: FloatArray = self._encoder.get_output_tensor(0).data.copy()
+        return embedding
 
     def decode(self, embedding: FloatArray, prompts: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Logits (N, 256, 256) and predicted IoU (N,) of `prompts` (N, 4) in one slice.

@@ -7,7 +7,8 @@ The oracle of the parity test and the yardstick of speed. Rules: docs/data.md, f
 of the neighbour's mask come from a boolean mask (the original resizes a mask that holds the object
 number, so that the result depends on it), and labels above 255 do not overflow. Object by object
 and slice by slice, each encoded anew, as the organisers do; `--share-encodings` remembers a case's
-encodings, which changes the time and no mask.
+encodings, which changes the time and no mask. `--numbered DIR` also writes what the first fault
+does to volumes, so that its effect can be scored.
 """
 
 import argparse
@@ -67,11 +68,12 @@ class Baseline:
         return (torch.sigmoid(logits)[0, 0] > 0.5).numpy()
 
     def _box_of(self, mask: np.ndarray, image: np.ndarray) -> np.ndarray | None:
-        """Bounding box in the 256 frame of a mask (H, W), widened and clipped; None if empty."""
+        """Bounding box in the 256 frame of a mask (H, W), widened and clipped; None if empty.
+
+        The mask is 0.0 and 1.0, or, as in the original, uint8 of 0 and the object's number.
+        """
         height, width = self._new_size(image)
-        small = cv2.resize(
-            mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA
-        )
+        small = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
         ys, xs = np.where(small > 0)
         if len(ys) == 0:
             return None
@@ -90,9 +92,12 @@ class Baseline:
             labels[self._mask(embedding, box_256, image)] = number
         return labels
 
-    def volume(self, volume: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """Labels (D, H, W) of a volume and boxes (N, 6)."""
-        self._encodings.clear()
+    def volume(
+        self, volume: np.ndarray, boxes: np.ndarray, *, numbered: bool = False
+    ) -> np.ndarray:
+        """Labels (D, H, W) of a volume and boxes (N, 6); `numbered`: with the original's fault."""
+        if not numbered:
+            self._encodings.clear()
         labels = np.zeros(volume.shape, np.uint16)
         for number, box in enumerate(boxes, start=1):
             x_min, y_min, z_min, x_max, y_max, z_max = box
@@ -107,7 +112,10 @@ class Baseline:
                 box_256 = given
                 if z != z_mid:
                     neighbour = masks[z - 1 if z > z_mid else z + 1]
-                    around = self._box_of(neighbour, image)
+                    marked = neighbour.astype(np.uint8) * np.uint8(number % 256)
+                    around = self._box_of(
+                        marked if numbered else neighbour.astype(np.float32), image
+                    )
                     box_256 = given if around is None else around
                 masks[z] = self._mask(self._encode(image, z), box_256, image)
                 labels[z][masks[z]] = number
@@ -122,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--only", default="[23]DBox_*.npz")
     parser.add_argument("--share-encodings", action="store_true")
+    parser.add_argument("--numbered", type=Path, metavar="DIR", help="the original's faulty walk")
     options = parser.parse_args(argv)
     baseline = Baseline(
         load_model(options.checkpoint, LITE), share_encodings=options.share_encodings
@@ -133,10 +142,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         began = time.perf_counter()
         with np.load(path) as case:
-            run = baseline.volume if path.name.startswith("3D") else baseline.image
-            labels = run(case["imgs"], case["boxes"])
-        np.savez_compressed(target, segs=labels)
+            images, boxes = case["imgs"], case["boxes"]
+        volume = path.name.startswith("3D")
+        labels = (baseline.volume if volume else baseline.image)(images, boxes)
         print(f"{path.name} {time.perf_counter() - began:.2f} s", flush=True)
+        if volume and options.numbered:
+            options.numbered.mkdir(parents=True, exist_ok=True)
+            faulty = baseline.volume(images, boxes, numbered=True)
+            np.savez_compressed(options.numbered / path.name, segs=faulty)
+        np.savez_compressed(target, segs=labels)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`python -m convert CHECKPOINT --variant v2 --out weights/NAME`, `python -m convert --fetch-lite`."""
+"""`python -m convert CHECKPOINT --variant v2 --out weights/NAME`, or `--fetch-lite`."""
 
 import argparse
 import hashlib

@@ -87,5 +87,5 @@ def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Pa
     )
     limit = MAX_LOGIT_DIFFERENCE[stored]
     if not parity.max_logit_difference <= limit or not parity.min_dsc >= MIN_DSC:
-        raise ParityError(f"logits within {limit} and DSC >= {MIN_DSC} wanted, got {asdict(parity)}")
+        raise ParityError(f"wanted logits within {limit}, DSC >= {MIN_DSC}; got {asdict(parity)}")
     return parity

@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         "--compare", type=Path, metavar="OTHER_SEGS",
         help="also print the paired difference OTHER_SEGS minus SEGS",
     )  # fmt: skip
+    parser.add_argument("--only", metavar="GLOB", default="*", help="score these files alone")
     parser.add_argument(
         "--processes", type=_positive, default=os.cpu_count() or 1,
         help="cases scored at a time (default: one per CPU)",
@@ -146,8 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         scored = [
             score(
-                folder, options.gts, official=options.official, processes=options.processes,
-                progress=_show_count if on_terminal else None,
+                folder, options.gts, official=options.official, only=options.only,
+                processes=options.processes, progress=_show_count if on_terminal else None,
             )
             for folder in folders
         ]  # fmt: skip

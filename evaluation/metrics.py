@@ -2,10 +2,9 @@
 
 NSD (normalised surface distance, "surface dice") is that of the surface-distance package. The
 rules are those of the organisers' `evaluation/compute_metrics.py` (bowang-lab/MedSAM, branch
-LiteMedSAM), with three differences where that script has no number: it counts labels 1 to the
-largest one and answers NaN where one of them is not in the truth, here such labels are left out;
-it answers NaN for a truth without labels, here see `score_labels`; it divides by zero where a
-surface is missing on both sides, here see `nsd`.
+LiteMedSAM) but for truth that the challenge does not have: that script counts labels 1 to the
+largest one, so that one which occurs nowhere makes the case NaN, and here only labels of the truth
+count; a truth without labels makes it NaN, too, and here see `score_labels`.
 """
 
 import warnings

@@ -172,15 +172,16 @@ def _score_case(job: _Job) -> CaseScore:
     )  # fmt: skip
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Every npz file of a folder, by name."""
+def _files(folder: Path, only: str) -> dict[str, Path]:
+    """Every npz file of a folder whose name matches `only`, by name."""
     if not folder.is_dir():
         raise ScoreError(f"{folder}: is not a folder")
-    return {path.name: path for path in sorted(folder.glob("*.npz")) if path.name[0] != "."}
+    paths = (path for path in sorted(folder.glob("*.npz")) if path.name[0] != ".")
+    return {path.name: path for path in paths if path.match(only)}
 
 
-def _jobs(segs: Path, gts: Path, *, official: bool) -> list[_Job]:
-    truths, outputs = _files(gts), _files(segs)
+def _jobs(segs: Path, gts: Path, *, official: bool, only: str) -> list[_Job]:
+    truths, outputs = _files(gts, only), _files(segs, only)
     if not truths:
         raise ScoreError(f"{gts}: has no npz file")
     surplus = [name for name in outputs if name not in truths]
@@ -196,6 +197,7 @@ def score(
     gts: Path,
     *,
     official: bool = False,
+    only: str = "*",
     processes: int = 1,
     progress: Progress | None = None,
 ) -> list[CaseScore]:
@@ -206,13 +208,14 @@ def score(
         gts: folder of truth.
         official: use the spacing of volumes in the order (x, y, z) for arrays (z, y, x), as the
             organisers' script does. Of use only to compare with numbers from that script.
+        only: files of both folders that take part, as a glob; others are as if not there.
         processes: how many cases are scored at a time.
         progress: called with cases done and cases in all.
 
     Raises:
         ScoreError: an output has no truth or another shape, or a file cannot be read.
     """
-    jobs = _jobs(segs, gts, official=official)
+    jobs = _jobs(segs, gts, official=official, only=only)
 
     def collect(results: Iterable[CaseScore]) -> list[CaseScore]:
         rows = []

@@ -46,7 +46,7 @@ def symbols(library: Path, which: str) -> Iterator[tuple[str, str, str]]:
 
 
 def write_stub(library: Path, users_symbols: set[str]) -> None:
-    """Replace `library` by one that has its name and, of its functions, those in `users_symbols`."""
+    """Replace `library` by one of its name that has only its functions in `users_symbols`."""
     by_version = defaultdict(list)
     for kind, name, version in symbols(library, "defined"):
         if name in users_symbols:
@@ -61,8 +61,8 @@ def write_stub(library: Path, users_symbols: set[str]) -> None:
         script.write_text("".join(f"{v} {{ global: {'; '.join(n)}; }};\n" for v, n in groups))
         versions = [f"-Wl,--version-script={script}"] if script.read_text() else []
         subprocess.run(
-            ["gcc", "-shared", "-fPIC", "-fno-builtin", "-s", f"-Wl,-soname,{library.name}", *versions,
-             "-o", str(library), str(source)],
+            ["gcc", "-shared", "-fPIC", "-fno-builtin", "-s", f"-Wl,-soname,{library.name}",
+             *versions, "-o", str(library), str(source)],
             check=True,
         )  # fmt: skip
 

@@ -4,7 +4,6 @@ A cache is a folder of memory-mapped arrays, one row a picture: the input as uin
 and, as float16, the features after each encoder stage that a student shortens. About 10 MB a row.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -53,32 +52,33 @@ def frame_labels(labels: np.ndarray) -> np.ndarray:
     return framed
 
 
-def pictures(corpus: Path, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Framed pixels (3, 256, 256) uint8 and labels (256, 256), geometry augmented, without end."""
-    sampler = BalancedSampler(read_corpus(corpus))
-    random = np.random.default_rng(seed)
-    options = Augmentation()
+def draw_picture(
+    sampler: BalancedSampler, options: Augmentation, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Framed pixels (3, 256, 256) uint8 and labels (256, 256) of a picture, geometry augmented."""
     while True:
         image, labels = sampler.draw(random).read()
         ids = objects_of(labels)
-        if ids.size == 0:
-            continue
-        if random.random() < options.crop:
-            image, labels = crop_around(image, labels, int(random.choice(ids)), random)
-        image, labels = flip_and_turn(image, labels, options, random)
-        pixels = Frame(*image.shape[:2]).pixels(image)[0]
-        yield np.round(pixels * 255).astype(np.uint8), frame_labels(labels)
+        if ids.size:
+            break
+    if random.random() < options.crop:
+        image, labels = crop_around(image, labels, int(random.choice(ids)), random)
+    image, labels = flip_and_turn(image, labels, options, random)
+    pixels = Frame(*image.shape[:2]).pixels(image)[0]
+    return np.round(pixels * 255).astype(np.uint8), frame_labels(labels)
 
 
 def write_cache(teacher: SwiftMedSAM, corpus: Path, folder: Path, count: int, seed: int) -> None:
-    """Make a cache of `count` pictures in `folder`; `folder/done` tells how many rows are filled."""
+    """Make a cache of `count` pictures in `folder`; its file `done` says how many are there."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (count, *shape))
         for name, (dtype, shape) in ROWS.items()
     }
     teacher = teacher.to(memory_format=torch.channels_last)
-    for row, (pixels, labels) in zip(range(count), pictures(corpus, seed), strict=False):
+    sampler, random = BalancedSampler(read_corpus(corpus)), np.random.default_rng(seed)
+    for row in range(count):
+        pixels, labels = draw_picture(sampler, Augmentation(), random)
         arrays["pixels"][row], arrays["labels"][row] = pixels, labels
         batch = torch.from_numpy(pixels).unsqueeze(0).float() / 255
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):

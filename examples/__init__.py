@@ -1,0 +1,1 @@
+"""Demo cases: how they were made, and a sheet of pictures of what came out."""

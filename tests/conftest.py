@@ -1,0 +1,161 @@
+"""What the tests share: pictures, case files, and a tiny network in torch and in OpenVINO."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import settings
+
+from app import Network, load
+from convert.__main__ import convert
+from swiftmedsam import TINY, SwiftMedSAM, save_model
+
+# The same examples on every machine and in every run; no time limits.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.load_profile("suite")
+
+torch.set_num_threads(1)  # the tiny network is too small to share among threads
+
+# A seed and two strengths for which the tiny network's masks depend on picture and box: about two
+# thirds of the frame, with a Dice coefficient near 0.9 between the masks of different boxes.
+TINY_SEED = 1
+TINY_BIASES = 0.3
+TINY_DECODER_GAIN = 3.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # OpenVINO's own converter calls it; nothing in this repository could call something newer.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:`torch.jit.trace(_method)?` is deprecated:DeprecationWarning"
+    )
+
+
+def ellipse(height: int, width: int, centre: tuple[int, int], radii: tuple[int, int]) -> np.ndarray:
+    """Mask (height, width) of an ellipse; `centre` and `radii` are (y, x)."""
+    y, x = np.ogrid[:height, :width]
+    return ((y - centre[0]) / radii[0]) ** 2 + ((x - centre[1]) / radii[1]) ** 2 <= 1
+
+
+def picture(height: int, width: int, *masks: np.ndarray, colour: bool = False) -> np.ndarray:
+    """A grey gradient (height, width) uint8 with bright `masks`; (height, width, 3) in colour."""
+    y, x = np.ogrid[:height, :width]
+    grey = (20 + 60 * x / width + 40 * y / height) * np.ones((height, width))
+    for i, mask in enumerate(masks):
+        grey[mask] = 160 + 30 * i + 20 * (x / width * np.ones((height, 1)))[mask]
+    image = grey.astype(np.uint8)
+    return np.stack([image, image // 2, 255 - image], axis=-1) if colour else image
+
+
+def image_case() -> dict[str, np.ndarray]:
+    """Arrays of an image (48, 80, 3) with two ellipses in their boxes."""
+    masks = ellipse(48, 80, (20, 25), (10, 18)), ellipse(48, 80, (32, 58), (8, 14))
+    boxes = np.array([[7, 10, 43, 30], [44, 24, 72, 40]])
+    return {"imgs": picture(48, 80, *masks, colour=True), "boxes": boxes}
+
+
+def volume_case() -> dict[str, np.ndarray]:
+    """Arrays of a volume (6, 40, 64), an ellipse that drifts, and boxes with middles 1, 2, 4."""
+    slices = [picture(40, 64, ellipse(40, 64, (16 + z, 24 + 2 * z), (9, 14))) for z in range(6)]
+    boxes = np.array([[8, 6, 0, 46, 30, 3], [10, 8, 1, 48, 30, 4], [14, 10, 3, 50, 32, 5]])
+    return {"imgs": np.stack(slices), "boxes": boxes, "spacing": np.array([1.0, 2.0, 3.0])}
+
+
+def make_case_file(folder: Path, name: str, **arrays: npt.ArrayLike | None) -> Path:
+    """Write folder/name: the image or volume case above, `arrays` replaced (None: left out)."""
+    content = {**(volume_case() if name.startswith("3D") else image_case()), **arrays}
+    path = folder / name
+    with path.open("wb") as stream:  # numpy would append .npz to other names
+        np.savez_compressed(stream, **{k: v for k, v in content.items() if v is not None})
+    return path
+
+
+def read_labels(path: Path) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as archive:
+        assert archive.files == ["segs"]
+        return archive["segs"]
+
+
+def inside(prompt: np.ndarray, height: int = 256, width: int = 256) -> np.ndarray:
+    """Mask (height, width) of a box x_min, y_min, x_max, y_max, all four inclusive."""
+    x_min, y_min, x_max, y_max = prompt
+    y, x = np.ogrid[:height, :width]
+    return (x_min <= x) & (x <= x_max) & (y_min <= y) & (y <= y_max)
+
+
+class BrightInBox:
+    """An `app.segment.Encoder` one can check on paper: mask = brightest pixels inside the prompt.
+
+    The embedding is a copy of the pixels; `encoded` counts how often each picture came by.
+    """
+
+    def __init__(self) -> None:
+        self.encoded: Counter[bytes] = Counter()
+        self.prompts: list[np.ndarray] = []  # (N, 4), one of each call
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        self.encoded[pixels.tobytes()] += 1
+        return pixels.copy()
+
+    def decode(self, embedding: np.ndarray, prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.prompts.append(prompts.copy())
+        bright = embedding[0, 0] > 0.5
+        masks = np.stack([bright & inside(prompt) for prompt in prompts])
+        return np.where(masks, 1, -1).astype(np.float32), np.ones(len(prompts), np.float32)
+
+
+class BoxesAsMasks(BrightInBox):
+    """An `app.segment.Encoder` whose masks are the prompts themselves."""
+
+    def decode(self, embedding: np.ndarray, prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return super().decode(np.ones_like(embedding), prompts)
+
+
+def dsc(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> SwiftMedSAM:
+    torch.manual_seed(TINY_SEED)
+    model = SwiftMedSAM(TINY).eval().requires_grad_(False)
+    for name, tensor in model.named_parameters():
+        if name.endswith("bias"):
+            tensor.normal_(0, TINY_BIASES)
+        elif tensor.ndim > 1 and name.startswith("mask_decoder"):
+            tensor.mul_(TINY_DECODER_GAIN)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_model: SwiftMedSAM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_model(tiny_model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def parity_cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of cases with 5 images and 3 middle slices: exactly as many as `verify` asks for."""
+    folder = tmp_path_factory.mktemp("parity")
+    image = image_case()["imgs"]
+    for i in range(5):
+        make_case_file(folder, f"2DBox_Endoscopy_{i}.npz", imgs=np.roll(image, 5 * i, axis=1))
+    make_case_file(folder, "3DBox_MR_0.npz")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(
+    tiny_checkpoint: Path, parity_cases: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    convert(tiny_checkpoint, "tiny", folder, "fp32", parity_cases)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_network(tiny_weights: Path) -> Network:
+    return load(tiny_weights, threads=1)

@@ -1,0 +1,106 @@
+"""The network in torch: sizes of the published variants, shapes, shared embeddings."""
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import image_case
+from app.frame import Frame
+from swiftmedsam import LITE, SWIFT_V1, SWIFT_V2, TINY, VARIANTS, SwiftMedSAM
+
+# Matrix products of N rows and of one add up in another order; logits here are up to about 10.
+BATCH_TOLERANCE = 1e-4
+POSITION_TOLERANCE = 1e-5  # sine of angles up to some 30 in float32
+BOXES = torch.tensor([[65.0, 55.0, 175.0, 125.0], [20.0, 20.0, 60.0, 70.0], [0.0, 3.0, 256.0, 9.0]])
+
+
+def on_paper(architecture):
+    """The network without memory: shapes only."""
+    with torch.device("meta"):
+        return SwiftMedSAM(architecture)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "parameters"),
+    [(LITE, 9_791_300), (SWIFT_V1, 6_996_636), (SWIFT_V2, 5_942_388)],
+)
+def test_variants_have_the_published_number_of_parameters(architecture, parameters):
+    assert sum(p.numel() for p in on_paper(architecture).parameters()) == parameters
+
+
+def test_lite_has_the_tensors_of_the_official_checkpoint():
+    names = on_paper(LITE).state_dict().keys()
+    assert len(names) == 435
+    assert {name.split(".")[0] for name in names} == {
+        "image_encoder", "prompt_encoder", "mask_decoder",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_shapes_are_the_same_in_every_variant_but_for_the_channels(variant):
+    model = on_paper(VARIANTS[variant]).eval()
+    embedding = model.encode(torch.empty(2, 3, 256, 256, device="meta"))
+    assert embedding.shape == (2, 32 if variant == "tiny" else 256, 64, 64)
+    logits, iou = model.decode(embedding[:1], torch.empty(5, 4, device="meta"))
+    assert logits.shape == (5, 256, 256)
+    assert iou.shape == (5,)
+    logits, iou = model(torch.empty(2, 3, 256, 256, device="meta"), BOXES[:2].to("meta"))
+    assert logits.shape == (2, 256, 256)
+    assert iou.shape == (2,)
+
+
+@pytest.fixture(scope="module")
+def embedding(tiny_model):
+    image = image_case()["imgs"]
+    return tiny_model.encode(torch.from_numpy(Frame(*image.shape[:2]).pixels(image)))
+
+
+def test_masks_of_the_tiny_network_are_not_trivial(tiny_model, embedding):
+    masks = (tiny_model.decode(embedding, BOXES)[0] > 0).numpy()
+    assert ((0.05 < masks.mean(axis=(1, 2))) & (masks.mean(axis=(1, 2)) < 0.95)).all()
+    assert (masks[0] != masks[1]).mean() > 0.01  # a box matters
+
+
+def test_boxes_that_share_an_embedding_are_decoded_as_one_by_one(tiny_model, embedding):
+    logits, iou = tiny_model.decode(embedding, BOXES)
+    for i in range(len(BOXES)):
+        one_logits, one_iou = tiny_model.decode(embedding, BOXES[i : i + 1])
+        torch.testing.assert_close(logits[i], one_logits[0], rtol=0, atol=BATCH_TOLERANCE)
+        torch.testing.assert_close(iou[i], one_iou[0], rtol=0, atol=BATCH_TOLERANCE)
+
+
+def test_a_batch_of_images_is_segmented_as_one_by_one(tiny_model):
+    torch.manual_seed(0)
+    pixels = torch.rand(2, 3, 256, 256)
+    logits, _ = tiny_model(pixels, BOXES[:2])
+    for i in range(2):
+        one, _ = tiny_model(pixels[i : i + 1], BOXES[i : i + 1])
+        torch.testing.assert_close(logits[i], one[0], rtol=0, atol=BATCH_TOLERANCE)
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (5, 40), (63, 2)])
+def test_a_corner_and_the_cell_under_it_have_the_same_position_code(tiny_model, row, column):
+    """Cells are 4 input pixels wide; x is the first coordinate of a corner, the last of a cell."""
+    encoder = tiny_model.prompt_encoder
+    x, y = 4 * column + 1.5, 4 * row + 1.5  # the centre of the cell, counted in pixel centres
+    top_left = encoder(torch.tensor([[x, y, 0.0, 0.0]]))[0, 0]
+    torch.testing.assert_close(
+        top_left - encoder.point_embeddings[2].weight[0],
+        encoder.dense_positions()[0, :, row, column],
+        rtol=0,
+        atol=POSITION_TOLERANCE,
+    )
+
+
+def test_tiny_has_every_kind_of_layer_that_lite_has():
+    def kinds(architecture):
+        return {type(module) for module in on_paper(architecture).modules()}
+
+    assert kinds(TINY) == kinds(LITE)
+
+
+def test_evaluation_does_not_change_the_network(tiny_model):
+    before = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
+    tiny_model(torch.ones(1, 3, 256, 256), BOXES[:1])
+    for name, tensor in tiny_model.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), before[name].numpy(), err_msg=name)

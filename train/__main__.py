@@ -1,0 +1,121 @@
+"""`python -m train --variant v2 --init lite_medsam.pth --data DIR --out runs/NAME [--resume]`.
+
+Four phases, each of which leaves its weights in the run folder and is skipped when they are there:
+
+    cache     the teacher's features of some hundred pictures       runs/NAME/cache/
+    blocks    stage 0 and stage 2 of the encoder, each on its own   runs/NAME/stage0.safetensors...
+    decoder   on the cached embeddings                              runs/NAME/decoder.safetensors
+    together  end to end, on truth and teacher                      runs/NAME/student.safetensors
+"""
+
+import argparse
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_fabric import Fabric
+
+from swiftmedsam import LITE, VARIANTS, CheckpointError, SwiftMedSAM, load_model, save_model
+from train.blockwise import PARTS, BlockwiseOptions, repair
+from train.decoder import DecoderOptions, repair_decoder
+from train.features import write_cache
+from train.initialise import student_of
+from train.loop import Run
+from train.options import RECIPES
+from train.stream import CacheSource, CorpusSource, Source
+
+log = logging.getLogger("train")
+
+# Steps by part. Stage 0 is whole in v1, and converges faster where it is not.
+REPAIRS = {"v1": {"stage2": 300}, "v2": {"stage2": 450, "stage0": 250}}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m train", description=__doc__.splitlines()[0])
+    parser.add_argument("--variant", choices=sorted(REPAIRS), required=True)
+    parser.add_argument("--init", type=Path, required=True, help="LiteMedSAM's checkpoint")
+    parser.add_argument("--data", type=Path, required=True, help="tar shards or npz with gts")
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--start", type=Path, help="weights of the variant: skip to 'together'")
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="ours")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--cached", action="store_true", help="'together' on the cached pictures")
+    parser.add_argument("--pictures", type=int, default=1000, help="rows of the cache")
+    parser.add_argument("--steps", type=int, help="of 'together'")
+    parser.add_argument("--learning-rate", type=float, help="of 'together'")
+    parser.add_argument("--freeze-encoder", action="store_true", default=None)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--accelerator", default="auto")
+    parser.add_argument("--devices", default="auto")
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--precision", default="bf16-mixed")
+    return parser
+
+
+def repaired(arguments: argparse.Namespace, teacher: SwiftMedSAM) -> SwiftMedSAM:
+    """The student after the phases cache, blocks and decoder, done or loaded."""
+    out: Path = arguments.out
+    architecture = VARIANTS[arguments.variant]
+    cache = out / "cache"
+    if not (cache / "done").exists() or int((cache / "done").read_text()) < arguments.pictures:
+        log.info("cache: features of %d pictures", arguments.pictures)
+        write_cache(teacher, arguments.data, cache, arguments.pictures, seed=1)
+    student = student_of(teacher, architecture)
+    for part, steps in REPAIRS[arguments.variant].items():
+        path = out / f"{part}.safetensors"
+        if path.exists():
+            student = load_model(path, architecture)
+            continue
+        log.info("blocks: %s", part)
+        repair(student, PARTS[part], cache, BlockwiseOptions(steps=steps))
+        save_model(student, path)
+    path = out / "decoder.safetensors"
+    if path.exists():
+        return load_model(path, architecture)
+    log.info("decoder")
+    repair_decoder(student, teacher, cache, DecoderOptions())
+    save_model(student, path)
+    return student
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    arguments = _parser().parse_args(argv)
+    chosen = {
+        "steps": arguments.steps,
+        "learning_rate": arguments.learning_rate,
+        "seed": arguments.seed,
+        "freeze_encoder": arguments.freeze_encoder,
+    }
+    options = dataclasses.replace(
+        RECIPES[arguments.recipe], **{k: v for k, v in chosen.items() if v is not None}
+    )
+    fabric = Fabric(
+        accelerator=arguments.accelerator, devices=arguments.devices, num_nodes=arguments.nodes,
+        precision=arguments.precision,
+    )  # fmt: skip
+    fabric.launch()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        teacher = load_model(arguments.init, LITE)
+        if arguments.start:
+            student = load_model(arguments.start, VARIANTS[arguments.variant])
+        else:
+            with fabric.rank_zero_first():
+                student = repaired(arguments, teacher)
+    except (CheckpointError, OSError) as error:
+        log.error("%s", error)
+        return 1
+    source: Source = CorpusSource(arguments.data, options.augmentation)
+    if arguments.cached:
+        source = CacheSource(arguments.out / "cache", BlockwiseOptions().held_back)
+    run = Run(arguments.out, options, fabric)
+    run.train(student, source, None if arguments.cached else teacher, resume=arguments.resume)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""End-to-end training on truth and teacher: one loop for a CPU, a GPU and many of them.
+
+Lightning Fabric does devices, precision and gradient exchange (Accelerate was weighed: it does the
+same, and wants its own configuration files). A run folder holds `log.csv`, `last.ckpt` to resume
+from, and `student.safetensors`, the averaged weights.
+"""
+
+import csv
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from swiftmedsam import SwiftMedSAM, save_model
+from train.blockwise import relative_error
+from train.losses import truth_loss
+from train.options import Options
+from train.stream import Batch, Batches, Source
+
+log = logging.getLogger(__name__)
+
+LAST = "last.ckpt"
+WEIGHTS = "student.safetensors"
+COLUMNS = ("step", "loss", "truth", "teacher", "learning_rate", "pictures_per_second")
+
+
+class Student(nn.Module):
+    """The network as it is trained: several boxes in each picture of a batch."""
+
+    def __init__(self, model: SwiftMedSAM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embedding (B, C, 64, 64), logits (B * K, 256, 256), IoU (B * K,) of boxes (B, K, 4)."""
+        embedding = self.model.encode(pixels)
+        each = embedding.repeat_interleave(boxes.shape[1], dim=0)
+        return embedding, *self.model.decode(each, boxes.flatten(0, 1))
+
+
+def batch_loss(
+    student: nn.Module, batch: Batch, teacher: SwiftMedSAM | None, options: Options
+) -> dict[str, Tensor]:
+    """Terms of the loss of one batch; "loss" is their weighted sum."""
+    embedding, logits, iou = student(batch["pixels"], batch["boxes"])
+    truth = truth_loss(logits.float(), iou.float(), batch["targets"].flatten(0, 1))
+    distance = truth.new_zeros(())
+    if options.teacher_weight:
+        wanted = batch.get("embedding")
+        if wanted is None:
+            if teacher is None:
+                raise ValueError("teacher_weight is set, but there is neither teacher nor cache")
+            with torch.no_grad():
+                wanted = teacher.encode(batch["clean"]).float()
+        distance = relative_error(embedding, wanted)
+    return {
+        "loss": truth + options.teacher_weight * distance, "truth": truth, "teacher": distance,
+    }  # fmt: skip
+
+
+def _schedule(optimizer: torch.optim.Optimizer, options: Options) -> Callable[[int, float], None]:
+    """A function of step and mean loss that sets the learning rate of the next step."""
+    if options.schedule == "plateau":
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return lambda step, loss: plateau.step(loss) if step % options.report_every == 0 else None
+
+    def cosine(step: int, loss: float) -> None:
+        progress = torch.tensor(step / options.steps)
+        factor = min(1.0, (step + 1) / max(1, options.warmup))
+        rate = options.learning_rate * factor * 0.5 * (1 + torch.cos(progress * torch.pi)).item()
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+    cosine(0, 0.0)
+    return cosine
+
+
+def set_trainable(model: SwiftMedSAM, options: Options) -> None:
+    """Training mode by `options`: what is frozen gets no gradient and keeps its statistics."""
+    model.train()
+    model.requires_grad_(True)
+    model.prompt_encoder.requires_grad_(False)  # shared with the teacher, and a box is a box
+    # the three masks for ambiguous prompts are not computed, so they cannot learn
+    model.mask_decoder.output_hypernetworks_mlps[1:].requires_grad_(False)
+    if options.freeze_encoder:
+        model.image_encoder.requires_grad_(False)
+    if options.freeze_statistics:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+
+@dataclass
+class Run:
+    """A training run in a folder."""
+
+    folder: Path
+    options: Options
+    fabric: Fabric
+
+    def train(
+        self,
+        model: SwiftMedSAM,
+        source: Source,
+        teacher: SwiftMedSAM | None = None,
+        *,
+        resume: bool = False,
+    ) -> SwiftMedSAM:
+        """Train `model`; return the averaged weights. With `resume`, go on from `last.ckpt`."""
+        fabric, options = self.fabric, self.options
+        set_trainable(model, options)
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trainable, lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+        average = AveragedModel(
+            model, multi_avg_fn=get_ema_multi_avg_fn(options.average_decay), use_buffers=True
+        )
+        model = model.to(memory_format=torch.channels_last)
+        student, optimizer = fabric.setup(Student(model), optimizer)
+        if teacher is not None:
+            teacher = fabric.to_device(teacher.eval().requires_grad_(False))
+        average = fabric.to_device(average)
+        next_rate = _schedule(optimizer, options)
+        state = {"student": student, "average": average, "optimizer": optimizer, "step": 0}
+        if resume and (self.folder / LAST).exists():
+            fabric.load(self.folder / LAST, state)
+            log.info("resumed at step %d", state["step"])
+            next_rate(state["step"], float("inf"))
+
+        batches = Batches(source, options, fabric.global_rank)
+        loader = fabric.setup_dataloaders(
+            DataLoader(
+                batches, None, sampler=range(state["step"], options.steps),
+                num_workers=options.workers,
+            ),
+            use_distributed_sampler=False,
+        )  # fmt: skip
+        sums: dict[str, float] = {}
+        began = time.monotonic()
+        for batch in loader:
+            terms = batch_loss(student, batch, teacher, options)
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(terms["loss"])
+            fabric.clip_gradients(student, optimizer, max_norm=options.clip_norm)
+            optimizer.step()
+            average.update_parameters(model)
+            state["step"] += 1
+            step = state["step"]
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value.item()
+            next_rate(step, terms["loss"].item())
+            if step % options.report_every == 0 or step == options.steps:
+                count = (step - 1) % options.report_every + 1
+                means = {name: value / count for name, value in sums.items()}
+                speed = count * options.batch_size * fabric.world_size / (time.monotonic() - began)
+                rate = optimizer.param_groups[0]["lr"]
+                self._report(step, means, rate, speed)
+                sums, began = {}, time.monotonic()
+            if step % options.save_every == 0 or step == options.steps:
+                self._save(state, average.module if options.average_decay else model)
+        return average.module if options.average_decay else model
+
+    def _report(self, step: int, means: dict[str, float], rate: float, speed: float) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        path = self.folder / "log.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(COLUMNS)
+            values = (*(f"{means[name]:.5f}" for name in COLUMNS[1:4]), f"{rate:.3g}")
+            writer.writerow((step, *values, f"{speed:.3f}"))
+        left = (self.options.steps - step) * self.options.batch_size / max(speed, 1e-9) / 60
+        log.info(
+            "step %d/%d: loss %.3f (truth %.3f, teacher %.3f), %.2f pictures/s, %.0f min left",
+            step, self.options.steps, means["loss"], means["truth"], means["teacher"], speed, left,
+        )  # fmt: skip
+
+    def _save(self, state: dict[str, object], best: SwiftMedSAM) -> None:
+        """A checkpoint that is whole at any instant, and the weights to use."""
+        partial = self.folder / (LAST + ".partial")
+        self.fabric.save(partial, state)
+        if self.fabric.is_global_zero:
+            partial.replace(self.folder / LAST)
+            metadata = {"options": self.options.to_json(), "step": str(state["step"])}
+            save_model(best, self.folder / WEIGHTS, metadata=metadata)
+        self.fabric.barrier()
