@@ -18,6 +18,7 @@ INPUTS = Path("/workspace/inputs")
 OUTPUTS = Path("/workspace/outputs")
 STEPS = ("read", "encode", "decode", "write")
 BAR_WIDTH = 24
+CLEAR_LINE = "\r\033[K"
 
 log = logging.getLogger("app")
 
@@ -75,13 +76,7 @@ class ProgressBar:
         if self._enabled:
             part = (case - 1 + done / total) / self._cases
             bar = ("#" * round(part * BAR_WIDTH)).ljust(BAR_WIDTH, ".")
-            sys.stderr.write(f"\r\033[K[{bar}] {case}/{self._cases} {name} {done}/{total}")
-            sys.stderr.flush()
-
-    def clear(self) -> None:
-        """Make room for a line of the log."""
-        if self._enabled:
-            sys.stderr.write("\r\033[K")
+            sys.stderr.write(f"{CLEAR_LINE}[{bar}] {case}/{self._cases} {name} {done}/{total}")
             sys.stderr.flush()
 
 
@@ -124,7 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
     options = _parser().parse_args(argv)
     level = logging.WARNING if options.quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    on_terminal = sys.stderr.isatty()
+    line_format = f"{CLEAR_LINE if on_terminal else ''}%(message)s"  # a line replaces the bar
+    logging.basicConfig(level=level, format=line_format, stream=sys.stderr)
     logging.getLogger("app.intensity").setLevel(level if options.verbose else logging.WARNING)
     began = time.perf_counter()
     try:
@@ -138,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error("%s", error)
         return 1
 
-    bar = ProgressBar(len(paths), enabled=sys.stderr.isatty() and not options.quiet)
+    bar = ProgressBar(len(paths), enabled=on_terminal and not options.quiet)
     written = skipped = failed = 0
     for number, path in enumerate(paths, start=1):
         if options.skip_existing and (options.outputs / path.name).exists():
@@ -148,11 +145,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             show = functools.partial(bar.show, number, path.name)
             show(0, 1)
             line = run_case(path, options.outputs, network, options.window, show)
-            bar.clear()
             log.info("%s", line)
             written += 1
         except (CaseError, OSError) as error:
-            bar.clear()
             log.error("%s", error)
             failed += 1
     log.info(

@@ -157,5 +157,14 @@ def tiny_weights(
 
 
 @pytest.fixture(scope="session")
+def tiny_weights_fp16(
+    tiny_checkpoint: Path, parity_cases: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("weights_fp16") / "tiny"
+    convert(tiny_checkpoint, "tiny", folder, "fp16", parity_cases)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_network(tiny_weights: Path) -> Network:
     return load(tiny_weights, threads=1)

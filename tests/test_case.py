@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import BoxesAsMasks, image_case, make_case_file, picture, read_labels, volume_case
 
 from app import CaseError, make_case, read_case, segment, write_labels
 from app.case import MAX_MEMBER_BYTES, is_case_name, label_dtype
 from app.intensity import Window
-from conftest import BoxesAsMasks, image_case, make_case_file, picture, read_labels, volume_case
 
 IMAGE, VOLUME = "2DBox_US_1.npz", "3DBox_MR_1.npz"
 REFUSAL_BYTES = 16 << 20  # a refusal needs far less; the arrays it refuses are gigabytes
@@ -82,7 +82,7 @@ def test_a_volume_is_read_as_it_is_stored_and_spacing_is_not_needed(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["2DBox_US_0525.npz", "3DBox_CT_1.npz", "2DBox_X-Ray_a b.npz", "2DBox_Fundus.npz", "2DBox_.npz"],
+    ["2DBox_US_05.npz", "3DBox_CT_1.npz", "2DBox_X-Ray_a b.npz", "2DBox_Fundus.npz", "2DBox_.npz"],
 )
 def test_names_of_cases(tmp_path, name):
     assert is_case_name(name)
@@ -337,14 +337,13 @@ def test_a_huge_array_is_refused_before_it_is_allocated(tmp_path, shape):
         header_of("(" + "1, " * 100 + ")"),
         header_of("(0, 1 << 62)"),
         header_of(f"(0, {2**62})"),
-        "-" * 9000 + "1",
+        "-" * 9000 + "1",  # MemoryError
         "x" * 20_000,  # numpy explains itself in several lines
         "{'descr': ",  # numpy: tokenize.TokenError
         "(" * 300,
         "{[]: 1}",  # TypeError
         header_of("(True, 3)"),
         header_of(f"(0, {2**70})"),  # OverflowError
-        header_of("(2L, 3)"),  # as Python 2 wrote it; numpy warns
     ],
     ids=lambda header: header[:40].strip() or "nothing",
 )

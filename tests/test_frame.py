@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import inside
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.frame import INPUT_SIZE, PROPAGATION_MARGIN, Frame
-from conftest import inside
 
 # Both interpolate in float32 from positions rounded differently: a logit may change its sign only
 # where it is 0 but for rounding.
@@ -63,7 +63,8 @@ def test_a_large_picture_is_averaged():
     numbers = np.array([[0, 100], [200, 100]], np.uint8)
     pixels = Frame(512, 256).pixels(np.tile(numbers, (256, 128)))  # every 2 x 2 averages 100
     assert not pixels.any()
-    pixels = Frame(512, 256).pixels(np.tile(np.array([[0], [0], [200], [200]], np.uint8), (128, 256)))
+    stripes = np.array([[0], [0], [200], [200]], np.uint8)
+    pixels = Frame(512, 256).pixels(np.tile(stripes, (128, 256)))
     np.testing.assert_array_equal(pixels[0, 0, :4, 127], [0, 1, 0, 1])
     assert not pixels[0, :, :, 128:].any()
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-
 from conftest import image_case
+
 from app.frame import Frame
 from swiftmedsam import LITE, SWIFT_V1, SWIFT_V2, TINY, VARIANTS, SwiftMedSAM
 
@@ -57,7 +57,9 @@ def embedding(tiny_model):
 
 def test_masks_of_the_tiny_network_are_not_trivial(tiny_model, embedding):
     masks = (tiny_model.decode(embedding, BOXES)[0] > 0).numpy()
-    assert ((0.05 < masks.mean(axis=(1, 2))) & (masks.mean(axis=(1, 2)) < 0.95)).all()
+    parts = masks.mean(axis=(1, 2))
+    assert parts.min() > 0.05
+    assert parts.max() < 0.95
     assert (masks[0] != masks[1]).mean() > 0.01  # a box matters
 
 

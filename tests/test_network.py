@@ -1,0 +1,200 @@
+"""OpenVINO does what torch does; weights folders that cannot be used are refused."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import dsc, image_case
+
+import app.network
+from app import WeightsError, load
+from app.frame import Frame
+from app.network import MANIFEST, available_threads
+
+# Two orders of summation of some hundred products in float32: logits up to about 10, 7 digits.
+FP32_TOLERANCE = 1e-4
+FP16_MIN_DSC = 0.99  # weights rounded to 11 bits move the edge of a mask by less
+PROMPTS = np.array([[65, 55, 175, 125], [20, 20, 60, 70], [0, 3, 256, 9]], np.float32)
+IMAGE = image_case()["imgs"]
+PIXELS = Frame(48, 80).pixels(IMAGE)
+OTHER_PIXELS = Frame(48, 80).pixels(np.ascontiguousarray(IMAGE[::-1]))
+
+
+@pytest.fixture(scope="module")
+def torch_embedding(tiny_model):
+    return tiny_model.encode(torch.from_numpy(PIXELS))
+
+
+@pytest.fixture(scope="module")
+def torch_logits(tiny_model, torch_embedding):
+    logits, iou = tiny_model.decode(torch_embedding, torch.from_numpy(PROMPTS))
+    return logits.numpy(), iou.numpy()
+
+
+@pytest.fixture
+def folder(tiny_weights, tmp_path):
+    """A copy of the tiny weights that a test may spoil."""
+    return shutil.copytree(tiny_weights, tmp_path / "weights")
+
+
+def manifest_without(folder, *keys, **replaced):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for key in keys:
+        del manifest[key]
+    (folder / MANIFEST).write_text(json.dumps({**manifest, **replaced}))
+
+
+# The same numbers
+
+
+def test_the_embedding_is_torchs(tiny_network, torch_embedding):
+    embedding = tiny_network.encode(PIXELS)
+    assert (embedding.shape, embedding.dtype) == ((1, 32, 64, 64), np.float32)
+    np.testing.assert_allclose(embedding, torch_embedding.numpy(), rtol=0, atol=FP32_TOLERANCE)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_logits_and_iou_are_torchs_for_any_number_of_boxes(tiny_network, torch_logits, count):
+    logits, iou = tiny_network.decode(tiny_network.encode(PIXELS), PROMPTS[:count])
+    assert (logits.shape, iou.shape) == ((count, 256, 256), (count,))
+    np.testing.assert_allclose(logits, torch_logits[0][:count], rtol=0, atol=FP32_TOLERANCE)
+    np.testing.assert_allclose(iou, torch_logits[1][:count], rtol=0, atol=FP32_TOLERANCE)
+
+
+def test_weights_stored_as_fp16_give_the_same_masks(tiny_weights_fp16, torch_logits):
+    network = load(tiny_weights_fp16, threads=1)
+    logits, _ = network.decode(network.encode(PIXELS), PROMPTS)
+    for found, wanted in zip(logits > 0, torch_logits[0] > 0, strict=True):
+        assert dsc(found, wanted) >= FP16_MIN_DSC
+
+
+def test_what_was_returned_is_not_overwritten_by_the_next_call(tiny_network):
+    first = tiny_network.encode(PIXELS)
+    kept = first.copy()
+    second = tiny_network.encode(OTHER_PIXELS)
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, kept)
+    logits, iou = tiny_network.decode(first, PROMPTS)
+    kept_logits, kept_iou = logits.copy(), iou.copy()
+    tiny_network.decode(second, PROMPTS[::-1])
+    np.testing.assert_array_equal(logits, kept_logits)
+    np.testing.assert_array_equal(iou, kept_iou)
+
+
+def test_the_inputs_are_not_changed(tiny_network):
+    pixels, prompts = PIXELS.copy(), PROMPTS.copy()
+    embedding = tiny_network.encode(pixels)
+    kept = embedding.copy()
+    tiny_network.decode(embedding, prompts)
+    np.testing.assert_array_equal(pixels, PIXELS)
+    np.testing.assert_array_equal(prompts, PROMPTS)
+    np.testing.assert_array_equal(embedding, kept)
+
+
+def test_an_embedding_that_was_kept_decodes_as_when_it_was_new(tiny_network):
+    embedding = tiny_network.encode(PIXELS)
+    wanted, _ = tiny_network.decode(embedding, PROMPTS)
+    other = tiny_network.encode(OTHER_PIXELS)
+    tiny_network.decode(other, PROMPTS)
+    np.testing.assert_array_equal(tiny_network.decode(embedding, PROMPTS)[0], wanted)
+
+
+# Which network
+
+
+def test_a_network_says_what_it_is(tiny_network):
+    assert (tiny_network.variant, tiny_network.precision, tiny_network.threads) == ("tiny", "f32", 1)
+
+
+def test_bf16_is_computed_with_whatever_weights_there_are(tiny_weights):
+    network = load(str(tiny_weights), precision="bf16", threads=1)
+    logits, _ = network.decode(network.encode(PIXELS), PROMPTS)
+    assert network.precision == "bf16"
+    assert logits.shape == (3, 256, 256)
+    assert np.isfinite(logits).all()
+
+
+def test_without_a_folder_the_default_is_used(folder, monkeypatch):
+    monkeypatch.setattr(app.network, "WEIGHTS", folder.parent)
+    with pytest.raises(WeightsError, match="no default weights"):
+        load()
+    (folder.parent / "DEFAULT").write_text(folder.name + "\n")
+    assert load(threads=1).variant == "tiny"
+
+
+def test_an_unknown_precision_is_refused_with_those_there_are(tiny_weights):
+    with pytest.raises(ValueError, match="one of f32, bf16, int8, got 'fp64'") as caught:
+        load(tiny_weights, precision="fp64")
+    assert not isinstance(caught.value, WeightsError)  # the caller's mistake, not the folder's
+
+
+def test_a_precision_that_was_not_converted_is_refused(tiny_weights):
+    with pytest.raises(WeightsError, match="precision int8 needs a model in int8, found fp32"):
+        load(tiny_weights, precision="int8")
+
+
+@pytest.mark.parametrize("name", ["encoder.xml", "encoder.bin", "decoder.xml", "decoder.bin"])
+def test_an_altered_or_missing_file_is_refused_and_named(folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=f"{name}: sha256 is [0-9a-f]{{64}}, the manifest says"):
+        load(folder)
+    (folder / name).unlink()
+    with pytest.raises(WeightsError, match=f"{name}: cannot be read .No such file"):
+        load(folder)
+
+
+def test_a_folder_without_a_readable_manifest_is_refused(folder):
+    with pytest.raises(WeightsError, match="no weights here"):
+        load(folder / "missing")
+    for content in ("", "{", "[]", "{}", '{"format": 2}', '"format"'):
+        (folder / MANIFEST).write_text(content)
+        with pytest.raises(WeightsError, match=f"{MANIFEST}: (not JSON|expected a manifest)"):
+            load(folder)
+
+
+@pytest.mark.parametrize("key", ["models", "variant"])
+def test_a_manifest_that_lacks_something_is_refused(folder, key):
+    manifest_without(folder, key)
+    with pytest.raises(WeightsError, match=MANIFEST):
+        load(folder)
+
+
+def test_a_manifest_that_lacks_the_decoder_is_refused(folder):
+    models = json.loads((folder / MANIFEST).read_text())["models"]
+    del models["fp32"]["decoder"]
+    manifest_without(folder, models=models)
+    with pytest.raises(WeightsError, match="decoder"):
+        load(folder)
+
+
+# How many threads
+
+
+@pytest.mark.parametrize(
+    ("quota", "threads"),
+    [("max 100000", 8), ("200000 100000", 2), ("250000 100000", 2), ("30000 100000", 1),
+     ("1600000 100000", 8), ("", 8), ("none of it", 8)],
+)  # fmt: skip
+def test_threads_are_cut_to_the_containers_quota(tmp_path, monkeypatch, quota, threads):
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    monkeypatch.setattr(app.network, "CGROUP_QUOTAS", ((str(tmp_path / "cpu.max"), None),))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert available_threads() == threads
+
+
+@pytest.mark.parametrize(("quota", "threads"), [("-1", 8), ("150000", 2), ("50000", 1)])
+def test_threads_are_cut_to_an_older_containers_quota(tmp_path, monkeypatch, quota, threads):
+    (tmp_path / "quota").write_text(quota + "\n")
+    (tmp_path / "period").write_text("100000\n")
+    quotas = (
+        (str(tmp_path / "missing"), None),
+        (str(tmp_path / "quota"), str(tmp_path / "period")),
+    )
+    monkeypatch.setattr(app.network, "CGROUP_QUOTAS", quotas)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert available_threads() == threads

@@ -1,0 +1,318 @@
+"""Which box wins where, and the walk through a volume, with networks one can check on paper."""
+
+import weakref
+
+import numpy as np
+import pytest
+from conftest import BoxesAsMasks, BrightInBox, ellipse, image_case, inside, picture, volume_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+import app.segment
+from app import Case, make_case, segment
+from app.segment import DECODE_BATCH, Clock, middle_slices, walk_plan
+
+# At a longer side of 256 the frame changes nothing: slice pixels are input pixels.
+HEIGHT, WIDTH = 64, 256
+
+
+def image_with(boxes, height=HEIGHT, width=WIDTH):
+    return make_case(picture(height, width), np.array(boxes), modality="US")
+
+
+def moving_volume(depth):
+    """A bright ellipse (depth, 64, 256) that moves 5 pixels a slice; no two slices are equal."""
+    masks = [ellipse(HEIGHT, WIDTH, (30, 40 + 5 * z), (12, 20)) for z in range(depth)]
+    return np.where(np.stack(masks), 255, 0).astype(np.uint8)
+
+
+def volume_with(boxes, image):
+    return make_case(image, np.array(boxes), is_volume=True, modality="MR")
+
+
+# Images
+
+
+def test_labels_are_the_numbers_of_the_boxes():
+    labels = segment(image_with([[10, 5, 12, 6], [20, 7, 21, 9]]), BoxesAsMasks())
+    wanted = np.zeros((HEIGHT, WIDTH), np.uint8)
+    wanted[5:7, 10:13] = 1
+    wanted[7:10, 20:22] = 2
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, wanted)
+
+
+def test_the_later_box_wins():
+    small_last = segment(image_with([[10, 10, 19, 19], [13, 12, 15, 14]]), BoxesAsMasks())
+    assert np.bincount(small_last.ravel())[1:].tolist() == [91, 9]
+    large_last = segment(image_with([[13, 12, 15, 14], [10, 10, 19, 19]]), BoxesAsMasks())
+    assert np.bincount(large_last.ravel())[1:].tolist() == [0, 100]
+
+
+def test_a_small_image_is_enlarged_for_the_network_and_its_labels_are_not():
+    labels = segment(image_with([[1, 0, 3, 1]], height=2, width=4), BoxesAsMasks())
+    np.testing.assert_array_equal(labels, [[0, 1, 1, 0], [0, 0, 0, 0]])  # the prompt ends at 192, 64
+
+
+def test_an_image_is_encoded_once_and_its_boxes_are_decoded_in_batches():
+    network = BoxesAsMasks()
+    boxes = [[x, 3, x + 4, 9] for x in range(0, 5 * (2 * DECODE_BATCH + 3), 5)]
+    labels = segment(image_with(boxes), network)
+    assert list(network.encoded.values()) == [1]
+    assert [len(prompts) for prompts in network.prompts] == [DECODE_BATCH, DECODE_BATCH, 3]
+    np.testing.assert_array_equal(np.concatenate(network.prompts), boxes)
+    np.testing.assert_array_equal(labels[6, : len(boxes) * 5], np.repeat(np.arange(35) + 1, 5))
+
+
+@pytest.mark.parametrize(("count", "dtype"), [(255, np.uint8), (256, np.uint16), (300, np.uint16)])
+def test_every_one_of_many_boxes_keeps_its_own_label(count, dtype):
+    corners = [(x, y) for y in range(0, 64, 4) for x in range(0, 256, 8)][:count]
+    labels = segment(image_with([[x, y, x + 5, y + 2] for x, y in corners]), BoxesAsMasks())
+    assert labels.dtype == dtype
+    wanted = np.zeros((HEIGHT, WIDTH), int)
+    for label, (x, y) in enumerate(corners, start=1):
+        wanted[y : y + 3, x : x + 6] = label
+    np.testing.assert_array_equal(labels, wanted)
+
+
+def test_many_boxes_of_a_volume_keep_their_labels():
+    corners = [(x, y) for y in range(0, 64, 4) for x in range(0, 256, 8)][:260]
+    boxes = [[x, y, 0, x + 5, y + 2, 0] for x, y in corners]
+    labels = segment(volume_with(boxes, moving_volume(2)), BoxesAsMasks())
+    assert labels.dtype == np.uint16
+    np.testing.assert_array_equal(np.unique(labels[0]), np.arange(261))
+    assert not labels[1].any()
+
+
+def test_a_case_without_boxes_needs_no_network():
+    case = Case("none", image_case()["imgs"], np.zeros((0, 4)), False)
+    labels = segment(case, None)
+    assert labels.shape == (48, 80)
+    assert not labels.any()
+
+
+# Volumes on paper
+
+
+@pytest.mark.parametrize(
+    ("z_min", "z_max", "middle"), [(0, 0, 0), (0, 1, 0), (2, 5, 3), (3, 7, 5), (1, 8, 4)]
+)
+def test_a_walk_starts_at_the_middle_rounded_down(z_min, z_max, middle):
+    boxes = np.array([[0, 0, z_min, 9, 9, z_max]], np.float64)
+    assert middle_slices(boxes).tolist() == [middle]
+
+
+def test_a_walk_goes_up_and_then_down_and_skips_slices_between_boxes():
+    boxes = np.array([[0, 0, 0, 9, 9, 3], [0, 0, 2, 9, 9, 3], [0, 0, 8, 9, 9, 9]], np.float64)
+    assert walk_plan(boxes) == [
+        (1, [0]), (2, [0, 1]), (3, [0, 1]), (8, [2]), (9, [2]), (0, [0]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("z_min", "z_max"), [(0, 0), (0, 6), (2, 4), (6, 6), (0, 1), (5, 6)])
+def test_the_first_and_the_last_slice_of_a_box_are_segmented_and_no_other(z_min, z_max):
+    case = volume_with([[0, 0, z_min, 255, 63, z_max]], moving_volume(7))
+    labels = segment(case, BrightInBox())
+    assert np.flatnonzero(labels.any(axis=(1, 2))).tolist() == list(range(z_min, z_max + 1))
+
+
+def test_an_object_that_moves_is_followed_and_the_prompt_is_three_pixels_wider():
+    """Slices 0..4 hold pixels 10z+20..10z+29 by 8..12: a margin of 3 reaches a third of the next."""
+    image = np.zeros((5, HEIGHT, WIDTH), np.uint8)
+    for z in range(5):
+        image[z, 8:13, 7 * z + 20 : 7 * z + 30] = 255
+    network = BrightInBox()
+    labels = segment(volume_with([[30, 6, 0, 47, 14, 4]], image), network)
+    # slice: the columns found there
+    found = {z: np.flatnonzero(labels[z].any(axis=0)).tolist() for z in range(5)}
+    assert found == {
+        2: list(range(34, 44)),  # all of it in the given box
+        3: list(range(41, 47)),  # 41..50, of which the prompt ends at 43 + 3
+        4: list(range(48, 50)),  # 48..57, of which the prompt ends at 46 + 3
+        1: list(range(31, 37)),  # 27..36, of which the prompt begins at 34 - 3
+        0: list(range(28, 30)),  # 20..29, of which the prompt begins at 31 - 3
+    }
+    np.testing.assert_array_equal(
+        np.concatenate(network.prompts),
+        [[30, 6, 47, 14], [31, 5, 46, 15], [38, 5, 49, 15], [31, 5, 46, 15], [28, 5, 39, 15]],
+    )
+
+
+def test_after_a_slice_without_the_object_the_given_box_is_used_again():
+    image = moving_volume(7)
+    image[2] = image[4] = 0
+    network = BrightInBox()
+    box = [30, 10, 0, 90, 50, 6]
+    labels = segment(volume_with([box], image), network)
+    assert labels.any(axis=(1, 2)).tolist() == [True, True, False, True, False, True, True]
+    prompts = np.concatenate(network.prompts)  # of slices 3, 4, 5, 6, 2, 1, 0
+    given_at = [(prompt == [30, 10, 90, 50]).all() for prompt in prompts]
+    assert given_at == [True, False, True, False, False, True, False]
+
+
+def test_objects_do_not_see_each_others_masks():
+    """The first box's object vanishes after slice 1; the second's goes on under it."""
+    image = np.zeros((3, HEIGHT, WIDTH), np.uint8)
+    image[:2, 10:20, 10:20] = 255
+    image[:, 40:50, 100:110] = 255
+    boxes = [[8, 8, 0, 22, 22, 2], [98, 38, 0, 112, 52, 2]]
+    labels = segment(volume_with(boxes, image), BrightInBox())
+    assert np.unique(labels[:2][image[:2] > 0]).tolist() == [1, 2]
+    assert np.unique(labels[2]).tolist() == [0, 2]
+
+
+def test_the_later_box_wins_although_the_earlier_meets_the_slice_later():
+    """Slice 0 belongs to box 1 on the way down, after box 2 was there on the way up."""
+    boxes = [[0, 0, 0, 50, 50, 5], [10, 10, 0, 20, 20, 0]]
+    labels = segment(volume_with(boxes, moving_volume(6)), BoxesAsMasks())
+    assert (labels[0, 10:21, 10:21] == 2).all()
+    assert (labels[0, 30:40, 30:40] == 1).all()
+
+
+def overlapping_boxes(depth):
+    return [
+        [20, 5, 0, 120, 60, depth - 1],
+        [30, 10, 1, 90, 50, depth - 2],
+        [25, 8, 2, 110, 55, depth - 1],
+        [40, 20, 0, 60, 40, 0],
+    ]
+
+
+def test_every_slice_is_encoded_once_however_many_objects_cross_it():
+    network = BrightInBox()
+    segment(volume_with(overlapping_boxes(9), moving_volume(9)), network)
+    assert len(network.encoded) == 9
+    assert set(network.encoded.values()) == {1}
+
+
+def test_slices_outside_all_boxes_are_not_encoded():
+    network = BrightInBox()
+    boxes = [[20, 5, 1, 120, 60, 2], [20, 5, 6, 120, 60, 6]]
+    segment(volume_with(boxes, moving_volume(9)), network)
+    assert sum(network.encoded.values()) == 3
+
+
+class Watched(BrightInBox):
+    """Counts the embeddings that are alive whenever something is decoded."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.alive = [], []
+
+    def encode(self, pixels):
+        embedding = super().encode(pixels)
+        self.made.append(weakref.ref(embedding))
+        return embedding
+
+    def decode(self, embedding, prompts):
+        self.alive.append(sum(ref() is not None for ref in self.made))
+        return super().decode(embedding, prompts)
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_no_more_embeddings_are_kept_than_allowed_and_labels_do_not_depend_on_it(kept, monkeypatch):
+    case = volume_with(overlapping_boxes(11), moving_volume(11))
+    free = Watched()
+    wanted = segment(case, free)
+    assert max(free.alive) > kept + 1  # else there is nothing to bound here
+    monkeypatch.setattr(app.segment, "EMBEDDINGS_KEPT", kept)
+    bound = Watched()
+    np.testing.assert_array_equal(segment(case, bound), wanted)
+    assert max(bound.alive) <= kept + 1  # and the one in use
+    assert max(bound.encoded.values()) == 2
+
+
+def test_embeddings_are_dropped_after_their_last_use():
+    network = Watched()
+    segment(volume_with([[0, 0, 3, 255, 63, 9]], moving_volume(10)), network)
+    assert max(network.alive) == 1  # one object meets no slice twice
+
+
+@pytest.mark.parametrize("arrays", [image_case(), volume_case()], ids=["image", "volume"])
+def test_progress_reaches_its_total_and_the_clock_knows_its_steps(arrays):
+    calls, clock = [], Clock()
+    case = make_case(arrays["imgs"], arrays["boxes"], modality="US")
+    segment(case, BrightInBox(), clock=clock, progress=lambda *call: calls.append(call))
+    total = calls[-1][1]
+    assert calls == [(done, total) for done in range(1, total + 1)]
+    assert set(clock.seconds) == {"encode", "decode"}
+    assert all(seconds > 0 for seconds in clock.seconds.values())
+
+
+def test_a_clock_adds_up_and_counts_what_fails():
+    clock = Clock()
+    for _ in range(2):
+        before = clock.seconds["step"]
+        with pytest.raises(ValueError, match="inside"), clock.measure("step"):
+            raise ValueError("inside")
+        assert clock.seconds["step"] > before
+
+
+# Against the baseline's walk
+
+
+def baseline_volume(image, boxes):
+    """LiteMedSAM object by object at scale 1, for a network that finds bright pixels in the box."""
+
+    def find(z, box):
+        bright = image[z] > image[z].min()
+        return bright & inside(box, HEIGHT, WIDTH)
+
+    def around(mask, otherwise):
+        if not mask.any():
+            return otherwise
+        ys, xs = np.where(mask)
+        return [
+            max(0, xs.min() - 3), max(0, ys.min() - 3),
+            min(256, xs.max() + 3), min(256, ys.max() + 3),
+        ]  # fmt: skip
+
+    labels = np.zeros(image.shape, int)
+    for label, (x_min, y_min, z_min, x_max, y_max, z_max) in enumerate(boxes, start=1):
+        given_box = [x_min, y_min, x_max, y_max]
+        z_mid = int((z_max - z_min) / 2 + z_min)
+        found = {}
+        for z in range(z_mid, z_max + 1):
+            box = given_box if z == z_mid else around(found[z - 1], given_box)
+            found[z] = find(z, box)
+        for z in range(z_mid - 1, z_min - 1, -1):
+            found[z] = find(z, around(found[z + 1], given_box))
+        for z, mask in found.items():
+            labels[z][mask] = label
+    return labels
+
+
+@st.composite
+def volumes_with_boxes(draw):
+    """Bright blocks of 8 x 8 in a volume (D, 64, 256), D up to 12, and up to 5 boxes (N, 6)."""
+    depth = draw(st.integers(1, 12))
+    blocks = draw(st_numpy.arrays(bool, (depth, HEIGHT // 8, WIDTH // 8)))
+    image = np.kron(blocks, np.ones((1, 8, 8), bool)).astype(np.uint8) * 255
+    corner = st.tuples(*[st.integers(0, n - 1) for n in (WIDTH, HEIGHT, depth)])
+    pairs = draw(st.lists(st.tuples(corner, corner), min_size=1, max_size=5))
+    return image, [[*map(min, *pair), *map(max, *pair)] for pair in pairs]
+
+
+@given(volumes_with_boxes())
+@settings(max_examples=100)
+def test_labels_are_those_of_the_baselines_walk_object_by_object(volume):
+    image, boxes = volume
+    network = BrightInBox()
+    labels = segment(volume_with(boxes, image), network)
+    np.testing.assert_array_equal(labels, baseline_volume(image, boxes))
+
+
+def test_many_random_walks_that_overlap_are_the_baselines():
+    """As above where examples made to be simple seldom go: full of blocks, objects and gaps."""
+    chance = np.random.default_rng(0)
+    for depth in range(1, 13):
+        blocks = chance.random((depth, HEIGHT // 8, WIDTH // 8)) < 0.3
+        blocks[chance.random(depth) < 0.2] = False
+        image = np.kron(blocks, np.ones((1, 8, 8), bool)).astype(np.uint8) * 255
+        corners = chance.integers(0, (WIDTH, HEIGHT, depth), (20, 2, 3))
+        boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1).tolist()
+        labels = segment(volume_with(boxes, image), BrightInBox())
+        wanted = baseline_volume(image, boxes)
+        assert len(np.unique(wanted)) > 2
+        np.testing.assert_array_equal(labels, wanted)
