@@ -1,6 +1,7 @@
 """`python -m app`: what is written, what is said, and the exit status."""
 
 import contextlib
+import io
 import logging
 import subprocess
 import sys
@@ -149,9 +150,35 @@ def test_the_window_is_used_and_verbose_says_so(program, inputs, outputs, tiny_n
     assert not any("Hounsfield" in line for line in program()[1])
     soft = read_labels(outputs / path.name)
     np.testing.assert_array_equal(soft, expected(path, tiny_network))
-    lines = program("--window", "-600,1500", "--verbose")[1]
+    lines = program("--window", "lung", "--verbose")[1]
     assert "2DBox_CT_1.npz: Hounsfield units, window -600/1500" in lines
     assert (read_labels(outputs / path.name) != soft).any()
+
+
+@pytest.mark.parametrize("options", [["--window=-600,1500"], ["--window", "-600,1500"]])
+def test_a_window_may_begin_with_a_minus(program, inputs, options):
+    make_case_file(inputs, "2DBox_CT_1.npz", imgs=np.tile(np.arange(-1000, 1000, 25), (48, 1)))
+    status, lines = program(*options, "--verbose")
+    assert status == 0
+    assert "2DBox_CT_1.npz: Hounsfield units, window -600/1500" in lines
+
+
+def test_a_terminal_gets_a_bar_that_every_line_of_the_log_wipes_out(
+    inputs, outputs, tiny_weights, monkeypatch
+):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    make_case_file(inputs, VOLUME)
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    with fresh_logging():
+        assert main([str(inputs), str(outputs), "--weights", str(tiny_weights)]) == 0
+    written = terminal.getvalue()
+    *_, last_bar, line, summary = written.split("\r\033[K")
+    assert last_bar == f"[{'#' * 24}] 1/1 {VOLUME} 8/8"  # up from 1 to 5, down 3, 1 and 0
+    assert line.startswith(f"{VOLUME}  6x40x64  3 boxes  ")
+    assert summary.startswith("1 written, ")
 
 
 def test_an_output_that_cannot_be_written_is_one_line_and_a_failure(program, inputs, outputs):
@@ -208,7 +235,7 @@ def test_the_version_is_said(capsys):
 
 
 def test_the_program_runs_as_a_process_of_its_own(inputs, outputs, tiny_weights, tiny_network):
-    """With warnings as errors, into a folder that is not there yet, one bad file among good ones."""
+    """With warnings as errors, into a folder that is not there, one bad file among good ones."""
     good = [make_case_file(inputs, IMAGE), make_case_file(inputs, VOLUME)]
     (inputs / "2DBox_US_1.npz").write_bytes(b"no zip")
     done = subprocess.run(

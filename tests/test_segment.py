@@ -1,5 +1,6 @@
 """Which box wins where, and the walk through a volume, with networks one can check on paper."""
 
+import importlib
 import weakref
 
 import numpy as np
@@ -9,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-import app.segment
 from app import Case, make_case, segment
 from app.segment import DECODE_BATCH, Clock, middle_slices, walk_plan
+
+segment_module = importlib.import_module("app.segment")  # the name in `app` is the function's
 
 # At a longer side of 256 the frame changes nothing: slice pixels are input pixels.
 HEIGHT, WIDTH = 64, 256
@@ -52,7 +54,7 @@ def test_the_later_box_wins():
 
 def test_a_small_image_is_enlarged_for_the_network_and_its_labels_are_not():
     labels = segment(image_with([[1, 0, 3, 1]], height=2, width=4), BoxesAsMasks())
-    np.testing.assert_array_equal(labels, [[0, 1, 1, 0], [0, 0, 0, 0]])  # the prompt ends at 192, 64
+    np.testing.assert_array_equal(labels, [[0, 1, 1, 0], [0, 0, 0, 0]])  # prompt 64, 0, 192, 64
 
 
 def test_an_image_is_encoded_once_and_its_boxes_are_decoded_in_batches():
@@ -118,9 +120,9 @@ def test_the_first_and_the_last_slice_of_a_box_are_segmented_and_no_other(z_min,
 
 
 def test_an_object_that_moves_is_followed_and_the_prompt_is_three_pixels_wider():
-    """Slices 0..4 hold pixels 10z+20..10z+29 by 8..12: a margin of 3 reaches a third of the next."""
+    """Ten columns that move by 7 a slice: of the next, the margin of 3 reaches a part."""
     image = np.zeros((5, HEIGHT, WIDTH), np.uint8)
-    for z in range(5):
+    for z in range(5):  # columns 20..29, 27..36, 34..43, 41..50, 48..57 of rows 8..12
         image[z, 8:13, 7 * z + 20 : 7 * z + 30] = 255
     network = BrightInBox()
     labels = segment(volume_with([[30, 6, 0, 47, 14, 4]], image), network)
@@ -173,8 +175,8 @@ def test_the_later_box_wins_although_the_earlier_meets_the_slice_later():
 def overlapping_boxes(depth):
     return [
         [20, 5, 0, 120, 60, depth - 1],
-        [30, 10, 1, 90, 50, depth - 2],
-        [25, 8, 2, 110, 55, depth - 1],
+        [30, 10, 1, 90, 50, 3],
+        [25, 8, 4, 110, 55, depth - 1],
         [40, 20, 0, 60, 40, 0],
     ]
 
@@ -216,7 +218,7 @@ def test_no_more_embeddings_are_kept_than_allowed_and_labels_do_not_depend_on_it
     free = Watched()
     wanted = segment(case, free)
     assert max(free.alive) > kept + 1  # else there is nothing to bound here
-    monkeypatch.setattr(app.segment, "EMBEDDINGS_KEPT", kept)
+    monkeypatch.setattr(segment_module, "EMBEDDINGS_KEPT", kept)
     bound = Watched()
     np.testing.assert_array_equal(segment(case, bound), wanted)
     assert max(bound.alive) <= kept + 1  # and the one in use

@@ -49,9 +49,7 @@ def flip_and_turn(
     return np.ascontiguousarray(image), np.ascontiguousarray(labels)
 
 
-def crop_around(
-    image: Image, labels: Labels, label: int, random: Random
-) -> tuple[Image, Labels]:
+def crop_around(image: Image, labels: Labels, label: int, random: Random) -> tuple[Image, Labels]:
     """A window that holds the object `label` whole, log-uniform between its size and the picture.
 
     What the program shows the network for a small box (a window around it, enlarged), and a view of
@@ -102,8 +100,8 @@ def change_intensity(pixels: Tensor, options: Augmentation, random: torch.Genera
     )
     x = apply(x, options.gamma, x.clamp(1e-4, 1) ** _uniform(0.6, 1.6, n, random))
     x = apply(x, options.blur, F.avg_pool2d(x, 3, 1, 1))
-    coarse = F.interpolate(F.avg_pool2d(x, 3, 3, ceil_mode=True), x.shape[2:], mode="bilinear")
-    x = apply(x, options.low_resolution, coarse)
+    coarse = F.interpolate(F.avg_pool2d(x, 3, 3, ceil_mode=True), scale_factor=3, mode="bilinear")
+    x = apply(x, options.low_resolution, coarse[..., : x.shape[2], : x.shape[3]])
     noise = torch.randn(n, 1, *x.shape[2:], generator=random) * _uniform(0.01, 0.08, n, random)
     x = apply(x, options.noise, x + noise)
     x = torch.where(grey & _chance(options.invert, n, random), 1 - x, x)

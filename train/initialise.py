@@ -43,7 +43,7 @@ def student_of(teacher: SwiftMedSAM, architecture: Architecture) -> SwiftMedSAM:
     """A network of `architecture` that starts from `teacher`, a LiteMedSAM.
 
     Heads need no surgery: 4 heads of 32 read the same projections as 8 heads of 16, so neighbouring
-    heads merge. The last layer of the IoU head is new where its depth differs.
+    heads merge. A shorter IoU head keeps the teacher's first and last layers.
     """
     if teacher.architecture != LITE or architecture not in KEPT_BLOCKS:
         raise ValueError("a student is v1 or v2, its teacher LiteMedSAM")

@@ -7,8 +7,10 @@ from, and `student.safetensors`, the averaged weights.
 
 import csv
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +68,7 @@ def batch_loss(
 
 
 def _schedule(optimizer: torch.optim.Optimizer, options: Options) -> Callable[[int, float], None]:
-    """A function of step and mean loss that sets the learning rate of the next step."""
+    """A function of step and a report's mean loss that sets the learning rate of the next step."""
     if options.schedule == "plateau":
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
         return lambda step, loss: plateau.step(loss) if step % options.report_every == 0 else None
@@ -82,6 +84,22 @@ def _schedule(optimizer: torch.optim.Optimizer, options: Options) -> Callable[[i
     return cosine
 
 
+def _average(decay: float) -> Callable[[list[Tensor], list[Tensor], int], None]:
+    """Exponential moving average of weights and statistics; counters and indices are copied.
+
+    torch's own averages integers too, and truncates: 0.9 * 3 + 0.1 * 3 became 2.
+    """
+    blend = get_ema_multi_avg_fn(decay)
+
+    def update(averages: list[Tensor], values: list[Tensor], count: int) -> None:
+        if averages[0].is_floating_point():
+            return blend(averages, values, count)
+        for average, value in zip(averages, values, strict=True):
+            average.copy_(value)
+
+    return update
+
+
 def set_trainable(model: SwiftMedSAM, options: Options) -> None:
     """Training mode by `options`: what is frozen gets no gradient and keeps its statistics."""
     model.train()
@@ -90,7 +108,7 @@ def set_trainable(model: SwiftMedSAM, options: Options) -> None:
     # the three masks for ambiguous prompts are not computed, so they cannot learn
     model.mask_decoder.output_hypernetworks_mlps[1:].requires_grad_(False)
     if options.freeze_encoder:
-        model.image_encoder.requires_grad_(False)
+        model.image_encoder.requires_grad_(False).eval()
     if options.freeze_statistics:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -120,9 +138,8 @@ class Run:
         optimizer = torch.optim.AdamW(
             trainable, lr=options.learning_rate, weight_decay=options.weight_decay
         )
-        average = AveragedModel(
-            model, multi_avg_fn=get_ema_multi_avg_fn(options.average_decay), use_buffers=True
-        )
+        blend = _average(options.average_decay)
+        average = AveragedModel(model, multi_avg_fn=blend, use_buffers=True)
         model = model.to(memory_format=torch.channels_last)
         student, optimizer = fabric.setup(Student(model), optimizer)
         if teacher is not None:
@@ -143,8 +160,8 @@ class Run:
             ),
             use_distributed_sampler=False,
         )  # fmt: skip
-        sums: dict[str, float] = {}
-        began = time.monotonic()
+        sums: dict[str, float] = defaultdict(float)
+        count, began = 0, time.monotonic()
         for batch in loader:
             terms = batch_loss(student, batch, teacher, options)
             optimizer.zero_grad(set_to_none=True)
@@ -155,18 +172,25 @@ class Run:
             state["step"] += 1
             step = state["step"]
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
-            next_rate(step, terms["loss"].item())
-            if step % options.report_every == 0 or step == options.steps:
-                count = (step - 1) % options.report_every + 1
-                means = {name: value / count for name, value in sums.items()}
+                sums[name] += value.item()
+            count += 1
+            report_is_due = step % options.report_every == 0 or step == options.steps
+            means = self._means(sums, count) if report_is_due else {}
+            next_rate(step, means.get("loss", math.nan))
+            if report_is_due:
                 speed = count * options.batch_size * fabric.world_size / (time.monotonic() - began)
                 rate = optimizer.param_groups[0]["lr"]
                 self._report(step, means, rate, speed)
-                sums, began = {}, time.monotonic()
+                sums, count, began = defaultdict(float), 0, time.monotonic()
             if step % options.save_every == 0 or step == options.steps:
                 self._save(state, average.module if options.average_decay else model)
         return average.module if options.average_decay else model
+
+    def _means(self, sums: Mapping[str, float], count: int) -> dict[str, float]:
+        """Means over `count` steps and all processes: each must set the same learning rate."""
+        device = self.fabric.device
+        means = {name: torch.tensor(total / count, device=device) for name, total in sums.items()}
+        return {name: mean.item() for name, mean in self.fabric.all_reduce(means).items()}
 
     def _report(self, step: int, means: dict[str, float], rate: float, speed: float) -> None:
         if not self.fabric.is_global_zero:
@@ -179,7 +203,8 @@ class Run:
                 writer.writerow(COLUMNS)
             values = (*(f"{means[name]:.5f}" for name in COLUMNS[1:4]), f"{rate:.3g}")
             writer.writerow((step, *values, f"{speed:.3f}"))
-        left = (self.options.steps - step) * self.options.batch_size / max(speed, 1e-9) / 60
+        pictures = (self.options.steps - step) * self.options.batch_size * self.fabric.world_size
+        left = pictures / max(speed, 1e-9) / 60  # minutes
         log.info(
             "step %d/%d: loss %.3f (truth %.3f, teacher %.3f), %.2f pictures/s, %.0f min left",
             step, self.options.steps, means["loss"], means["truth"], means["teacher"], speed, left,

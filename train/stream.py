@@ -73,7 +73,7 @@ class Batches(Dataset[Batch]):
             drawn = draw_prompts(labels, o.boxes, random)
             if drawn is None:
                 continue
-            pixels.append(torch.from_numpy(np.ascontiguousarray(picture)))
+            pixels.append(torch.from_numpy(np.array(picture)))
             boxes.append(drawn[0])
             targets.append(drawn[1])
             if embedding is not None:

@@ -1,0 +1,743 @@
+"""Training: losses on paper, first weights, repair on a cache, the loop in one and two processes.
+
+Everything trains the tiny network, but for the first weights, which exist for published variants
+only.
+"""
+
+import copy
+import csv
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ellipse, make_case_file, picture
+from lightning_fabric import Fabric
+from safetensors import safe_open
+from torch import nn
+
+from swiftmedsam import LITE, SWIFT_V1, SWIFT_V2, TINY, SwiftMedSAM, load_model
+from train import __main__ as command
+from train import features, loop, prompts
+from train.augment import Augmentation
+from train.blockwise import PARTS, BlockwiseOptions, relative_error, repair
+from train.decoder import DecoderOptions, repair_decoder
+from train.features import encoder_features, read_cache, write_cache
+from train.initialise import _keep_units, student_of
+from train.loop import COLUMNS, LAST, WEIGHTS, Run, batch_loss, set_trainable
+from train.losses import dice_loss, iou_of, teacher_loss, truth_loss
+from train.options import PAPER, Options
+from train.stream import Batches, CacheSource
+
+CERTAIN = 50.0  # a logit whose sigmoid is 0 or 1 in float32 but for 2e-22
+PAPER_TOLERANCE = 1e-6  # a few operations in float32 on numbers near 1
+LOG_TOLERANCE = 1e-5  # log.csv has five decimals; a mean of two of its numbers is as exact
+HALF_PRECISION = 0.03  # bfloat16 keeps 8 bits; relative, of sums over a dozen layers
+# Two processes add up the gradients of half batches, one those of the whole: the same sums over
+# 65536 pixels in another order (measured: 1e-5 of a tensor's largest gradient). The bias of a key
+# cancels in the softmax: its gradient is rounding, 5e-8 against 1e-3 and more of the others.
+GRADIENT_TOLERANCE, GRADIENT_FLOOR = 1e-4, 1e-6
+
+NOTHING = Augmentation(**dict.fromkeys(Augmentation.__dataclass_fields__, 0.0))
+SMALL = Options(
+    steps=2, batch_size=1, boxes=2, warmup=0, report_every=1, save_every=100, teacher_weight=0,
+    average_decay=0,
+)  # fmt: skip
+
+
+def cpu():
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    fabric.launch()
+    return fabric
+
+
+class Killed(Exception):
+    """What a power cut would be."""
+
+
+class Ellipses:
+    """A `Source` of bright ellipses on dark ground; breaks down after `lasts` pictures."""
+
+    def __init__(self, lasts: float = math.inf) -> None:
+        self.left = lasts
+
+    def draw(self, random):
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+        mask = ellipse(256, 256, random.integers(80, 170, 2), random.integers(40, 70, 2))
+        image = np.where(mask, 255, random.integers(20, 100)).astype(np.uint8)
+        image[0, 0] = 0  # from 0 to 255, as a framed picture is
+        return np.stack([image] * 3), mask.astype(np.uint16), None
+
+
+class OneEllipse(Ellipses):
+    """Always the same picture, with an object of half the frame."""
+
+    mask = ellipse(256, 256, (110, 140), (90, 105))
+
+    def draw(self, random):
+        return np.stack([np.where(self.mask, 255, 0).astype(np.uint8)] * 3), self.mask, None
+
+
+def trained(model, folder, options, source=None, **more):
+    """A copy of `model` after a run in `folder`."""
+    return Run(folder, options, cpu()).train(copy.deepcopy(model), source or Ellipses(), **more)
+
+
+def state_of(model):
+    """Every tensor, those that no checkpoint holds included."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def changed_names(model, before):
+    now = state_of(model)
+    return {name for name, tensor in state_of(before).items() if not torch.equal(tensor, now[name])}
+
+
+def rows_of(folder):
+    with (folder / "log.csv").open(newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+# Losses
+
+WANTED = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])
+FOUND = torch.tensor([[[CERTAIN, -CERTAIN], [CERTAIN, -CERTAIN]]])  # one hit, one miss, one false
+
+
+def test_dice_and_iou_of_2_by_2_pixels_on_paper():
+    assert dice_loss(FOUND, WANTED).item() == pytest.approx(1 - (2 * 1 + 1) / (2 + 2 + 1))
+    assert iou_of(FOUND, WANTED).tolist() == pytest.approx([1 / 3])
+    assert dice_loss(torch.zeros(1, 2, 2), WANTED).item() == pytest.approx(1 - (2 + 1) / (4 + 1))
+    assert iou_of(torch.zeros(1, 2, 2), WANTED).tolist() == [0]  # a logit of 0 is outside
+
+
+def test_an_empty_answer_to_an_empty_target_is_right():
+    nothing = torch.zeros(1, 2, 2)
+    assert dice_loss(nothing - CERTAIN, nothing).item() == pytest.approx(0, abs=PAPER_TOLERANCE)
+    assert iou_of(nothing - CERTAIN, nothing).tolist() == [1]
+    assert iou_of(nothing - CERTAIN, WANTED).tolist() == [0]
+
+
+def test_losses_are_means_over_masks():
+    both, wanted = torch.cat([FOUND, 2 * WANTED - 1]), torch.cat([WANTED, WANTED])
+    for loss in (dice_loss, teacher_loss, lambda a, b: truth_loss(a, a[:, 0, 0] * 0, b)):
+        one_by_one = (loss(both[:1], wanted[:1]) + loss(both[1:], wanted[1:])) / 2
+        assert loss(both, wanted).item() == pytest.approx(one_by_one.item())
+    assert iou_of(both, wanted).tolist() == pytest.approx([1 / 3, 1])
+
+
+def test_truth_is_dice_and_cross_entropy_and_error_of_the_iou():
+    logits, guess = torch.zeros(1, 2, 2), torch.tensor([0.5])
+    wanted = 0.4 + math.log(2) + 0.5**2  # the IoU of an empty mask is 0
+    assert truth_loss(logits, guess, WANTED).item() == pytest.approx(wanted)
+
+
+def test_truth_falls_as_logits_get_better():
+    right = 2 * WANTED - 1
+    losses = [
+        truth_loss(s * right, iou_of(s * right, WANTED), WANTED).item() for s in (-3, -1, 0, 1, 3)
+    ]
+    assert losses == sorted(losses, reverse=True)
+    perfect = truth_loss(CERTAIN * right, torch.ones(1), WANTED).item()
+    assert perfect == pytest.approx(0, abs=PAPER_TOLERANCE)
+
+
+def test_a_certain_teacher_is_as_good_as_the_truth():
+    certain, logits = CERTAIN * (2 * WANTED - 1), torch.tensor([[[0.3, -1.0], [2.0, 0.1]]])
+    truth = truth_loss(logits, iou_of(logits, WANTED), WANTED)
+    torch.testing.assert_close(teacher_loss(logits, certain), truth)
+    assert teacher_loss(certain, certain).item() == pytest.approx(0, abs=PAPER_TOLERANCE)
+
+
+# First weights
+
+
+@pytest.fixture(scope="module")
+def lite():
+    """LiteMedSAM in size; no two of its tensors are alike."""
+    model = SwiftMedSAM(LITE).requires_grad_(False)
+    random = torch.Generator().manual_seed(3)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.normal_(generator=random)
+        else:
+            tensor.random_(1, 1000, generator=random)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("architecture", "block_5_becomes", "surplus"),
+    [
+        # two attention blocks, decoder layer, layer of the IoU head
+        (SWIFT_V1, 3, 2 * 19 + 36 + 2),
+        # and two attention blocks more, one convolution block
+        (SWIFT_V2, 1, 4 * 19 + 18 + 36 + 2),
+    ],
+    ids=["v1", "v2"],
+)
+def test_every_first_weight_is_the_teachers(lite, architecture, block_5_becomes, surplus):
+    student = student_of(lite, architecture)
+    state, known = student.state_dict(), lite.state_dict()
+    moved = f"image_encoder.layers.2.blocks.{block_5_becomes}."
+    head = "mask_decoder.iou_prediction_head.layers."
+    cut = {f"mask_decoder.transformer.layers.0.mlp.{n}" for n in
+           ("lin1.weight", "lin1.bias", "lin2.weight")}  # fmt: skip
+    copied = 0
+    for name in state.keys() - cut:
+        source = name.replace(moved, "image_encoder.layers.2.blocks.5.")
+        source = source.replace(f"{head}1.", f"{head}2.")
+        if architecture is SWIFT_V1:  # blocks 0, 1, 4, 5
+            source = source.replace("layers.2.blocks.2.", "layers.2.blocks.4.")
+        assert torch.equal(state[name], known[source]), name
+        copied += 1
+    assert copied == 435 - surplus - len(cut)  # of the official checkpoint's 435 tensors
+    assert not student.training
+    ours, theirs = (m["mask_decoder.transformer.layers.0.mlp.lin1.bias"] for m in (state, known))
+    assert torch.isin(ours, theirs).all()
+    assert len(ours.unique()) == architecture.decoder_mlp_dim
+
+
+def test_the_first_weights_are_a_copy(lite):
+    student = student_of(lite, SWIFT_V2)
+    ours, theirs = (m.prompt_encoder.no_mask_embed.weight for m in (student, lite))
+    assert torch.equal(ours, theirs)
+    assert ours.data_ptr() != theirs.data_ptr()
+
+
+def test_of_three_hidden_units_the_two_that_can_say_most_are_kept():
+    lin = "mask_decoder.transformer.layers.0.mlp."
+    teacher = {
+        lin + "lin1.weight": torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]]),  # norms 5, 1, 2
+        lin + "lin1.bias": torch.tensor([7.0, 8.0, 9.0]),
+        lin + "lin2.weight": torch.tensor([[0.1, 6.0, 0.0], [0.0, 8.0, 1.0]]),  # norms 0.1, 10, 1
+    }
+    state = {}
+    _keep_units(state, teacher, hidden=2)  # products 0.5, 10, 2
+    assert state[lin + "lin1.weight"].tolist() == [[1, 0], [0, 2]]
+    assert state[lin + "lin1.bias"].tolist() == [8, 9]
+    assert state[lin + "lin2.weight"].tolist() == [[6, 0], [8, 1]]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student"), [(LITE, TINY), (LITE, LITE), (TINY, SWIFT_V2), (SWIFT_V1, SWIFT_V2)]
+)
+def test_only_litemedsam_teaches_and_only_its_reductions_learn(teacher, student):
+    with torch.device("meta"):
+        model = SwiftMedSAM(teacher)
+    with pytest.raises(ValueError, match="a student is v1 or v2, its teacher LiteMedSAM"):
+        student_of(model, student)
+
+
+# On a cache
+
+PICTURES = 6
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Two training files of the challenge: a large ellipse each, one in colour and one in grey."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for i, name in enumerate(("2DBox_Endoscopy_0.npz", "2DBox_US_1.npz")):
+        mask = ellipse(90, 120, (50, 55 + 10 * i), (35, 45))
+        image = picture(90, 120, mask, colour=i == 0)
+        make_case_file(folder, name, imgs=image, gts=mask.astype(np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_rows():
+    """The arrays of a cache, in the widths of the tiny network."""
+    widths = {"after_0": (8, 128, 128), "after_1": (8, 64, 64), "after_2": (16, 64, 64),
+              "embedding": (32, 64, 64)}  # fmt: skip
+    return features.INPUTS | {name: (np.float16, shape) for name, shape in widths.items()}
+
+
+@pytest.fixture(scope="module")
+def cache(tiny_model, corpus, tiny_rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "ROWS", tiny_rows)
+        write_cache(copy.deepcopy(tiny_model), corpus, folder, PICTURES, seed=1)
+    return folder
+
+
+def first_two(rows):
+    return torch.from_numpy(rows[:2].astype(np.float32))
+
+
+def test_a_cache_holds_what_the_teacher_computes(cache, tiny_model):
+    rows = read_cache(cache)
+    assert {len(array) for array in rows.values()} == {PICTURES}
+    pixels = first_two(rows["pixels"]) / 255
+    exact = encoder_features(tiny_model, pixels)
+    torch.testing.assert_close(exact["embedding"], tiny_model.encode(pixels), rtol=0, atol=0)
+    for name, tensor in exact.items():
+        assert (first_two(rows[name]) - tensor).norm() <= HALF_PRECISION * tensor.norm(), name
+    assert all(labels.any() for labels in rows["labels"])
+
+
+def test_an_unfinished_cache_is_read_as_far_as_it_goes(cache, tmp_path):
+    for path in cache.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "done").unlink()
+    (tmp_path / "done").write_text("4")
+    assert {len(array) for array in read_cache(tmp_path).values()} == {4}
+
+
+def error_of(model, part, cache):
+    """Relative error of a part of `model` on the first two pictures."""
+    rows = read_cache(cache)
+    source = first_two(rows[part.source]) / (255 if part.source == "pixels" else 1)
+    with torch.inference_mode():
+        output = nn.Sequential(*part.modules(model))(source)
+    return relative_error(output, first_two(rows[part.target])).item()
+
+
+def test_a_constant_has_a_relative_error_of_1():
+    target = torch.tensor([1.0, 2.0, 3.0, 6.0])  # mean 3, squares 4 + 1 + 0 + 9; unbiased: 14 / 3
+    assert relative_error(torch.full((4,), 3.0), target).item() == pytest.approx(14 / 4 / (14 / 3))
+    assert relative_error(target, target).item() == 0
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_parts_of_the_teacher_lead_from_their_source_to_their_target(part, cache, tiny_model):
+    assert error_of(tiny_model, part, cache) < HALF_PRECISION**2
+
+
+def test_repair_brings_a_disturbed_stage_back_and_touches_nothing_else(cache, tiny_model):
+    student = copy.deepcopy(tiny_model)
+    torch.manual_seed(0)
+    for tensor in student.image_encoder.layers[2].parameters():
+        tensor.add_(0.2 * torch.randn_like(tensor))
+    disturbed = copy.deepcopy(student)
+    before = error_of(student, PARTS["stage2"], cache)
+    options = BlockwiseOptions(
+        steps=30, batch_size=2, held_back=2, learning_rate=1e-2, report_every=15
+    )
+    after = repair(student, PARTS["stage2"], cache, options)
+    assert before > 0.3  # else there was nothing to repair
+    assert after < 0.5 * before
+    assert after == pytest.approx(error_of(student, PARTS["stage2"], cache), rel=0.1)  # bfloat16
+    changed = changed_names(student, disturbed)
+    assert all(name.startswith("image_encoder.layers.2.") for name in changed)
+    assert not any("running" in name or "tracked" in name for name in changed)
+
+
+def test_repair_of_the_decoder_finds_more_of_the_objects(cache, tiny_model):
+    student = copy.deepcopy(tiny_model)
+    torch.manual_seed(0)
+    for tensor in student.mask_decoder.parameters():
+        tensor.add_(0.2 * torch.randn_like(tensor))
+    disturbed = copy.deepcopy(student)
+    options = DecoderOptions(
+        steps=30,
+        batch_size=2,
+        boxes=2,
+        held_back=2,
+        learning_rate=1e-2,
+        report_every=15,
+        teacher_weight=0.1,
+    )
+    still = dataclasses.replace(options, steps=1, learning_rate=0.0)
+    before = repair_decoder(copy.deepcopy(student), tiny_model, cache, still)
+    after = repair_decoder(student, tiny_model, cache, options)
+    assert after > before + 0.05
+    assert all(name.startswith("mask_decoder.") for name in changed_names(student, disturbed))
+
+
+# Batches
+
+
+def test_a_batch_is_a_function_of_seed_process_and_step():
+    options = dataclasses.replace(SMALL, batch_size=2, boxes=3)
+    batches = Batches(Ellipses(), options)
+    batch = batches[1]
+    assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
+        "clean": (2, 3, 256, 256), "pixels": (2, 3, 256, 256), "boxes": (2, 3, 4),
+        "targets": (2, 3, 256, 256),
+    }  # fmt: skip
+    assert all(tensor.dtype == torch.float32 for tensor in batch.values())
+    again = Batches(Ellipses(), options)[1]
+    for name in batch:
+        assert torch.equal(batch[name], again[name]), name
+    others = [
+        batches[0], Batches(Ellipses(), options, rank=1)[1],
+        Batches(Ellipses(), dataclasses.replace(options, seed=1))[1],
+    ]  # fmt: skip
+    for other in others:
+        assert not torch.equal(batch["boxes"], other["boxes"])
+        assert not torch.equal(batch["clean"], other["clean"])
+
+
+def test_boxes_of_a_batch_enclose_their_targets():
+    batch = Batches(Ellipses(), dataclasses.replace(SMALL, batch_size=2))[0]
+    for box, target in zip(
+        batch["boxes"].flatten(0, 1), batch["targets"].flatten(0, 1), strict=True
+    ):
+        y, x = target.nonzero(as_tuple=True)
+        assert box[0] <= x.min() and box[1] <= y.min()
+        assert box[2] >= x.max() and box[3] >= y.max()
+
+
+def test_pictures_without_objects_are_replaced_in_a_batch():
+    class Speckled(Ellipses):
+        def draw(self, random):
+            pixels, labels, _ = super().draw(random)
+            return pixels, labels * (self.left % 2), None
+
+    source = Speckled(lasts=6)
+    batch = Batches(source, dataclasses.replace(SMALL, batch_size=3))[0]
+    assert batch["targets"].flatten(2).any(dim=2).all()
+    assert source.left == 1  # three of the five it drew were good
+
+
+def test_a_cache_gives_its_rows_with_the_teachers_embedding(cache):
+    rows = read_cache(cache)
+    options = dataclasses.replace(SMALL, augmentation=NOTHING, batch_size=8)
+    batch = Batches(CacheSource(cache, first=4), options)[0]
+    assert batch["embedding"].shape == (8, 32, 64, 64)
+    order = range(PICTURES)[::-1]  # two rows may be the same picture
+    seen = set()
+    for clean, embedding in zip(batch["clean"], batch["embedding"], strict=True):
+        row = next(i for i in order if np.array_equal(rows["pixels"][i], clean * 255))
+        np.testing.assert_array_equal(embedding, rows["embedding"][row])
+        seen.add(row)
+    assert seen == {4, 5}  # the rows before `first` are held back
+
+
+# The loop
+
+
+def test_one_batch_is_over_fitted(tmp_path, monkeypatch):
+    monkeypatch.setattr(prompts, "MAX_SHIFT", 0)
+    monkeypatch.setattr(prompts, "LOOSE_SHARE", 0)
+    torch.manual_seed(0)
+    options = dataclasses.replace(  # from nothing to something: as large a step as will do
+        PAPER, steps=25, batch_size=1, learning_rate=0.01, report_every=5, save_every=100,
+        augmentation=NOTHING,
+    )  # fmt: skip
+    model = trained(SwiftMedSAM(TINY), tmp_path, options, OneEllipse())
+    losses = [row["loss"] for row in rows_of(tmp_path)]
+    assert losses[0] > 1
+    assert losses[-1] < 0.2
+    batch = Batches(OneEllipse(), options)[0]
+    with torch.no_grad():
+        logits, iou = model(batch["pixels"], batch["boxes"][:, 0])
+    reached = iou_of(logits, batch["targets"][0])
+    assert reached.item() > 0.95
+    assert iou.item() == pytest.approx(reached.item(), abs=0.2)
+
+
+# decay 0.9 and live batch statistics: the more a checkpoint has to remember
+RESUMED = dataclasses.replace(
+    SMALL, steps=6, save_every=3, warmup=2, average_decay=0.9, freeze_statistics=False
+)
+
+
+@pytest.fixture(scope="module")
+def straight(tiny_model, tmp_path_factory):
+    """Folder and network of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("straight")
+    return folder, trained(tiny_model, folder, RESUMED)
+
+
+def assert_same(found, wanted, where=""):
+    """Equal to the last bit, through dictionaries and lists."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys(), where
+        for key in wanted:
+            assert_same(found[key], wanted[key], f"{where}/{key}")
+    elif isinstance(wanted, list):
+        assert_same(dict(enumerate(found)), dict(enumerate(wanted)), where)
+    elif isinstance(wanted, torch.Tensor):
+        assert torch.equal(found, wanted), where
+    else:
+        assert found == wanted, where
+
+
+def test_a_run_that_was_killed_and_resumed_ends_as_one_that_was_not(straight, tiny_model, tmp_path):
+    reference, _ = straight
+    options = dataclasses.replace(RESUMED, report_every=2)
+    with pytest.raises(Killed):
+        trained(tiny_model, tmp_path, options, Ellipses(lasts=3))
+    assert torch.load(tmp_path / LAST, weights_only=True)["step"] == 3
+    trained(tiny_model, tmp_path, options, resume=True)
+    ends = [torch.load(folder / LAST, weights_only=True) for folder in (tmp_path, reference)]
+    assert ends[0].keys() == {"student", "average", "optimizer", "step"}
+    assert_same(*ends)
+    weights = [load_model(folder / WEIGHTS, TINY).state_dict() for folder in (tmp_path, reference)]
+    assert_same(*weights)
+
+    each = [row["loss"] for row in rows_of(reference)]
+    rows = rows_of(tmp_path)
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    wanted = [(each[0] + each[1]) / 2, each[3], (each[4] + each[5]) / 2]  # step 3 was not reported
+    assert [row["loss"] for row in rows] == pytest.approx(wanted, abs=LOG_TOLERANCE)
+
+
+def test_a_finished_run_that_is_resumed_does_nothing(straight, tiny_model):
+    folder, model = straight
+    content = (folder / LAST).read_bytes()
+    again = trained(tiny_model, folder, RESUMED, Ellipses(lasts=0), resume=True)
+    assert (folder / LAST).read_bytes() == content
+    assert_same(again.state_dict(), model.state_dict())
+
+
+def test_a_log_has_a_row_for_each_report(straight):
+    folder, _ = straight
+    header, *rows = (folder / "log.csv").read_text().splitlines()
+    assert header == "step,loss,truth,teacher,learning_rate,pictures_per_second"
+    assert header == ",".join(COLUMNS)
+    assert [row.split(",")[0] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    for row in rows_of(folder):
+        assert row["loss"] == row["truth"]  # there is no teacher
+        assert row["pictures_per_second"] > 0
+    rates = [row["learning_rate"] / RESUMED.learning_rate for row in rows_of(folder)]
+    # of the next step: cosine over 6 steps; the two steps of the warm-up are over after one
+    wanted = [(1 + math.cos(math.pi * step / 6)) / 2 for step in range(1, 7)]
+    assert rates == pytest.approx(wanted, rel=5e-3, abs=1e-9)  # three digits
+
+
+def test_what_was_averaged_is_what_was_stored_and_its_indices_are_whole(straight, tiny_model):
+    folder, model = straight
+    stored = load_model(folder / WEIGHTS, TINY)
+    assert changed_names(model, stored) == set()
+    indices = {n: b for n, b in tiny_model.named_buffers() if n.endswith("bias_idxs")}
+    assert indices  # they are in no checkpoint, and were averaged like weights once
+    for name, buffer in indices.items():
+        assert torch.equal(state_of(model)[name], buffer)
+    end = torch.load(folder / LAST, weights_only=True)
+    name = "mask_decoder.iou_token.weight"
+    assert not torch.equal(end["student"][f"model.{name}"], stored.state_dict()[name])
+
+
+def test_weights_carry_the_options_they_were_trained_with(straight):
+    with safe_open(straight[0] / WEIGHTS, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["step"] == "6"
+    assert Options.from_json(metadata["options"]) == RESUMED
+
+
+def test_options_survive_json_and_unknown_ones_are_refused():
+    options = dataclasses.replace(PAPER, seed=7, augmentation=Augmentation(flip=0.25))
+    assert Options.from_json(options.to_json()) == options
+    with pytest.raises(TypeError, match="momentum"):
+        Options.from_json(json.dumps({**json.loads(options.to_json()), "momentum": 0.9}))
+
+
+def test_the_papers_recipe_has_the_papers_numbers():
+    """SwiftMedSAM paper, section 4.1."""
+    assert PAPER.learning_rate == 0.005
+    assert PAPER.batch_size == 32
+    assert PAPER.steps * PAPER.batch_size == 26 * 1_500_000  # epochs of so many pictures
+    assert PAPER.boxes == 1
+    assert PAPER.schedule == "plateau"
+    assert PAPER.augmentation == dataclasses.replace(NOTHING, flip=0.5)
+    assert prompts.MAX_SHIFT == 10
+    assert PAPER.teacher_weight == PAPER.average_decay == 0
+    assert not PAPER.freeze_statistics
+    assert not PAPER.freeze_encoder
+
+
+@pytest.mark.parametrize("freeze_statistics", [True, False])
+def test_batch_norm_statistics_move_only_where_they_may(freeze_statistics, tiny_model, tmp_path):
+    options = dataclasses.replace(SMALL, steps=1, freeze_statistics=freeze_statistics)
+    changed = changed_names(trained(tiny_model, tmp_path, options), tiny_model)
+    statistics = {name for name in changed if "running" in name or "tracked" in name}
+    assert bool(statistics) is not freeze_statistics
+    assert any(name.startswith("image_encoder.") for name in changed - statistics)
+    assert not any(name.startswith("prompt_encoder.") for name in changed)
+
+
+def test_a_frozen_encoder_keeps_weights_and_statistics(tiny_model, tmp_path):
+    options = dataclasses.replace(SMALL, steps=1, freeze_encoder=True, freeze_statistics=False)
+    changed = changed_names(trained(tiny_model, tmp_path, options), tiny_model)
+    assert changed
+    assert all(name.startswith("mask_decoder.") for name in changed)
+
+
+def test_the_rate_falls_on_a_plateau_of_means_not_of_single_batches(
+    tiny_model, tmp_path, monkeypatch
+):
+    losses = iter([5.0, 5.0, 9.0, 1.0, 1.0, 9.0])  # means of two: 5, 5, 5; last ones: 5, 1, 9
+    seen = []
+
+    class Plateau:
+        def __init__(self, optimizer):
+            pass
+
+        def step(self, loss):
+            seen.append(loss)
+
+    def made_up(student, batch, teacher, options):
+        loss = student(batch["pixels"], batch["boxes"])[1].mean() * 0 + next(losses)
+        return {"loss": loss, "truth": loss, "teacher": loss}
+
+    monkeypatch.setattr(torch.optim.lr_scheduler, "ReduceLROnPlateau", Plateau)
+    monkeypatch.setattr(loop, "batch_loss", made_up)
+    trained(
+        tiny_model, tmp_path,
+        dataclasses.replace(SMALL, steps=6, schedule="plateau", report_every=2),
+    )  # fmt: skip
+    assert seen == [5, 5, 5]
+
+
+def test_a_student_that_is_its_teacher_is_at_no_distance(tiny_model, tmp_path):
+    options = dataclasses.replace(SMALL, steps=1, teacher_weight=0.5, augmentation=NOTHING)
+    trained(tiny_model, tmp_path, options, teacher=copy.deepcopy(tiny_model))
+    (row,) = rows_of(tmp_path)
+    assert row["teacher"] == pytest.approx(0, abs=LOG_TOLERANCE)
+    assert row["loss"] == pytest.approx(row["truth"], abs=LOG_TOLERANCE)
+
+
+def test_a_cached_embedding_stands_in_for_the_teacher(cache, tiny_model):
+    options = dataclasses.replace(SMALL, teacher_weight=2.0)
+    other = copy.deepcopy(tiny_model)
+    for tensor in other.image_encoder.neck.parameters():
+        tensor.add_(0.5)
+    student = loop.Student(other)
+    batch = Batches(CacheSource(cache, first=0), options)[0]
+    with torch.no_grad():
+        cached = batch_loss(student, batch, None, options)
+        asked = batch_loss(student, batch | {"embedding": None}, tiny_model, options)
+        ignored = batch_loss(student, batch, other, options)
+    assert cached["teacher"].item() == pytest.approx(asked["teacher"].item(), rel=HALF_PRECISION)
+    assert ignored["teacher"].item() == cached["teacher"].item()
+    assert cached["loss"] == cached["truth"] + 2 * cached["teacher"]
+
+
+def test_a_teachers_weight_without_a_teacher_is_refused(tiny_model):
+    options = dataclasses.replace(SMALL, teacher_weight=0.5)
+    with pytest.raises(ValueError, match="neither teacher nor cache"):
+        batch_loss(loop.Student(tiny_model), Batches(Ellipses(), options)[0], None, options)
+
+
+# The command
+
+
+@pytest.fixture
+def tiny_command(corpus, tiny_rows, tiny_checkpoint, tmp_path, monkeypatch):
+    """`main` for the tiny network as teacher and student, a step or two a phase; its status."""
+    small = {"held_back": 1, "batch_size": 1}
+    for name, value in {
+        "LITE": TINY, "VARIANTS": {"v2": TINY}, "REPAIRS": {"v2": {"stage2": 2}},
+        "student_of": lambda teacher, architecture: copy.deepcopy(teacher),
+        "BlockwiseOptions": functools.partial(BlockwiseOptions, **small),
+        "DecoderOptions": functools.partial(DecoderOptions, steps=1, **small),
+        "RECIPES": {"ours": dataclasses.replace(SMALL, teacher_weight=0.5)},
+    }.items():  # fmt: skip
+        monkeypatch.setattr(command, name, value)
+    monkeypatch.setattr(features, "ROWS", tiny_rows)
+    given = {"--variant": "v2", "--init": tiny_checkpoint, "--data": corpus, "--pictures": 3,
+             "--out": tmp_path / "run", "--accelerator": "cpu", "--devices": 1}  # fmt: skip
+
+    def run(*flags, **options):
+        pairs = given | {f"--{name.replace('_', '-')}": v for name, v in options.items()}
+        return command.main([*(str(part) for pair in pairs.items() for part in pair), *flags])
+
+    return run
+
+
+def test_each_phase_leaves_its_weights_and_is_not_repeated(tiny_command, tmp_path):
+    folder = tmp_path / "run"
+    assert tiny_command(steps=1) == 0
+    left = ["cache/done", "stage2.safetensors", "decoder.safetensors"]
+    times = [(folder / name).stat().st_mtime_ns for name in left]
+    assert tiny_command("--cached", "--resume", steps=2) == 0
+    assert [(folder / name).stat().st_mtime_ns for name in left] == times
+    assert [row["step"] for row in rows_of(folder)] == [1, 2]
+    assert rows_of(folder)[1]["teacher"] > 0  # from the cache
+    load_model(folder / WEIGHTS, TINY)
+
+
+def test_training_starts_from_given_weights_with_given_options(
+    tiny_command, tiny_checkpoint, tmp_path
+):
+    flags = {"start": tiny_checkpoint, "learning_rate": 0.001, "seed": 5, "precision": "32-true"}
+    assert tiny_command("--freeze-encoder", steps=1, **flags) == 0
+    with safe_open(tmp_path / "run" / WEIGHTS, "pt") as file:
+        options = Options.from_json(file.metadata()["options"])
+    assert (options.steps, options.learning_rate, options.seed) == (1, 0.001, 5)
+    assert options.freeze_encoder
+    assert not (tmp_path / "run" / "cache").exists()
+
+
+def test_a_missing_teacher_ends_the_command_with_status_1(tiny_command, tmp_path):
+    assert tiny_command(init=tmp_path / "none.pth") == 1
+
+
+# Two processes
+
+# No teacher: the relative error divides by the variance of a batch, which differs between a half
+# and the whole. Frozen statistics, no clipping: neither is linear in the gradients either.
+SHARED = dataclasses.replace(SMALL, clip_norm=1e9)
+
+
+class GradientsKept(Fabric):
+    """Remembers the gradients of the first step."""
+
+    kept: dict[str, torch.Tensor] | None = None
+
+    def clip_gradients(self, module, optimizer, *args, **kwargs):
+        if self.kept is None:
+            named = module.module.named_parameters()
+            self.kept = {name: p.grad.clone() for name, p in named if p.grad is not None}
+        return super().clip_gradients(module, optimizer, *args, **kwargs)
+
+
+def train_one_of_two(fabric: GradientsKept, folder: Path, start: Path) -> None:
+    """What each of two processes does."""
+    torch.set_num_threads(1)
+    model = Run(folder, SHARED, fabric).train(load_model(start, TINY), Ellipses())
+    torch.save((fabric.kept, model.state_dict()), folder / f"{fabric.global_rank}.pt")
+
+
+class Doubled(Batches):
+    """The batches of two processes as one."""
+
+    def __getitem__(self, step):
+        halves = [Batches(self._source, self._options, rank)[step] for rank in (0, 1)]
+        return {name: torch.cat([half[name] for half in halves]) for name in halves[0]}
+
+
+def test_two_processes_learn_what_one_learns_from_both_their_batches(
+    tiny_model, tiny_checkpoint, tmp_path, monkeypatch
+):
+    two = GradientsKept(accelerator="cpu", devices=2, strategy="ddp_spawn", precision="32-true")
+    two.launch(train_one_of_two, tmp_path, tiny_checkpoint)
+    (first, weights), (second, other_weights) = (
+        torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    assert_same(second, first)
+    assert_same(other_weights, weights)
+    assert len(rows_of(tmp_path)) == 2 * 1  # one process writes
+
+    monkeypatch.setattr(loop, "Batches", Doubled)
+    one = GradientsKept(accelerator="cpu", devices=1, precision="32-true")
+    one.launch()
+    (tmp_path / "one").mkdir()
+    Run(tmp_path / "one", SHARED, one).train(copy.deepcopy(tiny_model), Ellipses())
+    assert first.keys() == one.kept.keys()
+    still = {name for name, tensor in one.kept.items() if tensor.abs().max() < GRADIENT_FLOOR}
+    assert all(name.endswith("k_proj.bias") for name in still)
+    for name, wanted in one.kept.items():
+        atol = max(GRADIENT_TOLERANCE * wanted.abs().max().item(), GRADIENT_FLOOR)
+        torch.testing.assert_close(first[name], wanted, rtol=0, atol=atol, msg=name)
+    losses = [[row["loss"] for row in rows_of(folder)] for folder in (tmp_path, tmp_path / "one")]
+    assert losses[0] == pytest.approx(losses[1], rel=GRADIENT_TOLERANCE)
+
+
+def test_what_cannot_learn_has_no_gradient(tiny_model):
+    """Else several processes would wait for gradients that never come."""
+    model = copy.deepcopy(tiny_model)
+    set_trainable(model, SHARED)
+    batch = Batches(Ellipses(), SHARED)[0]
+    batch_loss(loop.Student(model), batch, None, SHARED)["loss"].backward()
+    for name, tensor in model.named_parameters():
+        assert tensor.requires_grad == (tensor.grad is not None), name
