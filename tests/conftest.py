@@ -1,5 +1,6 @@
 """What the tests share: pictures, case files, and a tiny network in torch and in OpenVINO."""
 
+import copy
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import settings
 from app import Network, load
 from convert.__main__ import convert
 from swiftmedsam import TINY, SwiftMedSAM, save_model
+from train import features
 
 # The same examples on every machine and in every run; no time limits.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=60)
@@ -27,6 +29,9 @@ TINY_SEED = 12
 TINY_BIASES = 0.1
 TINY_ENCODER_GAIN = 1.0
 TINY_DECODER_GAIN = 1.4
+
+
+CACHE_PICTURES = 6  # rows of the cache that training is tested on
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -187,3 +192,41 @@ def tiny_weights_fp16(
 @pytest.fixture(scope="session")
 def tiny_network(tiny_weights: Path) -> Network:
     return load(tiny_weights, threads=1)
+
+
+def state_of(model):
+    """Every tensor, those that no checkpoint holds included."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def changed_names(model, before):
+    now = state_of(model)
+    return {name for name, tensor in state_of(before).items() if not torch.equal(tensor, now[name])}
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """Two training files of the challenge: a large ellipse each, one in colour and one in grey."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for i, name in enumerate(("2DBox_Endoscopy_0.npz", "2DBox_US_1.npz")):
+        mask = ellipse(90, 120, (50, 55 + 10 * i), (35, 45))
+        image = picture(90, 120, mask, colour=i == 0)
+        make_case_file(folder, name, imgs=image, gts=mask.astype(np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_rows():
+    """The arrays of a cache, in the widths of the tiny network."""
+    widths = {"after_0": (8, 128, 128), "after_1": (8, 64, 64), "after_2": (16, 64, 64),
+              "embedding": (32, 64, 64)}  # fmt: skip
+    return features.INPUTS | {name: (np.float16, shape) for name, shape in widths.items()}
+
+
+@pytest.fixture(scope="session")
+def cache(tiny_model, corpus, tiny_rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "ROWS", tiny_rows)
+        features.write_cache(copy.deepcopy(tiny_model), corpus, folder, CACHE_PICTURES, seed=1)
+    return folder

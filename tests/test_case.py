@@ -266,6 +266,13 @@ def test_boxes_that_reach_outside_are_cut_and_said(tmp_path, caplog):
     assert caplog.messages == [f"{IMAGE}: 1 boxes reached outside the image and were cut to it"]
 
 
+@pytest.mark.parametrize("box", [[0, 0, 0, 0], [79, 47, 79, 47], [79.5, 0, 80, 0.5]])
+def test_a_box_of_one_pixel_in_a_corner_is_a_box(tmp_path, box, caplog):
+    case = read_case(make_case_file(tmp_path, IMAGE, boxes=np.array([box])))
+    np.testing.assert_array_equal(case.boxes, [box])
+    assert not caplog.messages
+
+
 def test_a_volumes_box_ends_at_a_slice_that_exists(tmp_path):
     boxes = np.array([[1, 2, -3, 64, 40, 99], [1, 2, 1.9, 3, 4, 4.9], [1, 2, 5, 3, 4, 6]])
     case = read_case(make_case_file(tmp_path, VOLUME, boxes=boxes))

@@ -92,7 +92,9 @@ def test_safetensors_are_read_bare_and_prefixed(state, tmp_path):
 def test_half_precision_is_stored_and_comes_back_as_float32(tiny_model, state, tmp_path):
     path = tmp_path / "a.safetensors"
     save_model(tiny_model, path, dtype=torch.float16, metadata={"epoch": "3"})
-    assert read_state_dict(path)["mask_decoder.iou_token.weight"].dtype == torch.float16
+    stored = read_state_dict(path)
+    assert stored["mask_decoder.iou_token.weight"].dtype == torch.float16
+    assert stored["image_encoder.patch_embed.seq.0.bn.num_batches_tracked"].dtype == torch.int64
     for name, tensor in load_model(path, TINY).state_dict().items():
         assert tensor.dtype == state[name].dtype
         if tensor.is_floating_point():

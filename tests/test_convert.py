@@ -142,16 +142,25 @@ def test_both_networks_agree_with_themselves_and_not_with_each_other(
         verify(other_model, tiny_network, parity_cases, "fp32")
 
 
-def test_logits_that_are_no_numbers_are_refused(tiny_model, parity_cases):
-    class Broken:
+@pytest.mark.parametrize("broken", [0, MIN_SLICES - 1], ids=["first slice", "last slice"])
+def test_a_logit_that_is_no_number_is_refused_though_masks_agree(tiny_model, parity_cases, broken):
+    class OneLogitLost:
+        """The network in torch, but for one logit of the background in one slice."""
+
+        slices = 0
+
         def encode(self, pixels):
-            return pixels
+            return tiny_model.encode(torch.from_numpy(pixels))
 
         def decode(self, embedding, prompts):
-            return np.full((len(prompts), 256, 256), np.nan, np.float32), None
+            logits = tiny_model.decode(embedding, torch.from_numpy(prompts))[0].numpy()
+            if self.slices == broken:
+                logits[np.unravel_index(logits.argmin(), logits.shape)] = np.nan
+            self.slices += 1
+            return logits, None
 
     with pytest.raises(ParityError, match="'max_logit_difference': nan"):
-        verify(tiny_model, Broken(), parity_cases, "fp32")
+        verify(tiny_model, OneLogitLost(), parity_cases, "fp32")
 
 
 def test_too_few_slices_say_nothing(tiny_model, tiny_network, parity_cases, tmp_path):

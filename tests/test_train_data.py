@@ -21,6 +21,7 @@ from train.augment import (
     change_intensity,
     crop_around,
     flip_and_turn,
+    picture_area,
 )
 from train.data import MIN_OBJECT_AREA, BalancedSampler, ShardPicture, objects_of, read_corpus
 from train.features import draw_picture, frame_labels
@@ -280,7 +281,8 @@ def test_grey_is_inverted_on_paper_and_colour_never():
     changed = change_intensity(pixels, replace(NOTHING, invert=1), generator(0))
     inverted = torch.tensor([[0.75, 0.5, 0, 0], [0.5, 0, 0.75, 0]]) / 0.75  # and stretched to 1
     torch.testing.assert_close(changed[0], inverted.expand(3, 2, 4))
-    assert torch.equal(changed[1], pixels[1])
+    kept = (pixels[1] - 0.25) / 0.75 * (numbers > 0)  # stretched only, its padding left alone
+    torch.testing.assert_close(changed[1], kept)
 
 
 @pytest.mark.parametrize("change", ["blur", "low_resolution"])
@@ -439,3 +441,10 @@ def test_pictures_without_objects_are_passed_over():
     _, labels = draw_picture(Sampler(), NOTHING, np.random.default_rng(0))
     assert labels.any()
     assert Sampler.left == []
+
+
+def test_black_inside_a_picture_is_no_padding():
+    numbers = torch.tensor([[0.5, 0, 1, 0], [0, 0, 0.25, 0], [0, 0, 0, 0]])
+    area = picture_area(numbers.expand(1, 3, 3, 4))
+    wanted = [[True, True, True, False], [True, True, True, False], [False] * 4]
+    assert area[0, 0].tolist() == wanted

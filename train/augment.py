@@ -76,15 +76,23 @@ def _uniform(low: float, high: float, batch: int, random: torch.Generator) -> Te
     return (low + (high - low) * torch.rand(batch, generator=random)).view(-1, 1, 1, 1)
 
 
+def picture_area(pixels: Tensor) -> Tensor:
+    """True (B, 1, 256, 256) up to the last row and column of `pixels` that are not all zero.
+
+    What is beyond is the frame's padding, at the bottom and the right; black inside is not.
+    """
+    lit = pixels.amax(dim=1, keepdim=True) > 0
+    rows, columns = lit.any(dim=3, keepdim=True), lit.any(dim=2, keepdim=True)
+    return rows.flip(2).cummax(2).values.flip(2) & columns.flip(3).cummax(3).values.flip(3)
+
+
 def change_intensity(pixels: Tensor, options: Augmentation, random: torch.Generator) -> Tensor:
     """Pixels (B, 3, 256, 256) in 0..1 as another device might have shown them.
 
     Padding stays 0. The result is brought back to 0..1 per picture as `app.frame` does.
     """
     n = pixels.shape[0]
-    inside = (pixels.amax(dim=1, keepdim=True) > 0) | (pixels.flatten(2).sum(1) > 0).view(
-        n, 1, *pixels.shape[2:]
-    )
+    inside = picture_area(pixels)
     grey = ((pixels[:, :1] - pixels).abs().amax(dim=(1, 2, 3)) < 1e-6).view(-1, 1, 1, 1)
 
     def apply(x: Tensor, probability: float, changed: Tensor) -> Tensor:
@@ -106,6 +114,6 @@ def change_intensity(pixels: Tensor, options: Augmentation, random: torch.Genera
     x = apply(x, options.noise, x + noise)
     x = torch.where(grey & _chance(options.invert, n, random), 1 - x, x)
     x = torch.where(inside, x, torch.zeros(()))
-    low = x.amin(dim=(1, 2, 3), keepdim=True)
+    low = x.masked_fill(~inside, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
     high = x.amax(dim=(1, 2, 3), keepdim=True)
     return torch.where(inside, (x - low) / (high - low).clamp_min(1e-4), torch.zeros(()))

@@ -163,7 +163,8 @@ class Run:
         sums: dict[str, float] = defaultdict(float)
         count, began = 0, time.monotonic()
         for batch in loader:
-            terms = batch_loss(student, batch, teacher, options)
+            with fabric.autocast():  # for the teacher; the student brings its own
+                terms = batch_loss(student, batch, teacher, options)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(terms["loss"])
             fabric.clip_gradients(student, optimizer, max_norm=options.clip_norm)
