@@ -115,9 +115,21 @@ def run_case(
     return f"{path.name}  {shape}  {len(case.boxes)} boxes  {seconds:.2f} s ({split})"
 
 
+def _with_window_joined(argv: Sequence[str]) -> list[str]:
+    """`--window -600,1500` as one word: argparse would take the level for an option."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == "--window":
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
-    options = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    options = _parser().parse_args(_with_window_joined(words))
     level = logging.WARNING if options.quiet else logging.INFO
     on_terminal = sys.stderr.isatty()
     line_format = f"{CLEAR_LINE if on_terminal else ''}%(message)s"  # a line replaces the bar

@@ -6,9 +6,11 @@ Whatever is wrong with a file is found here and said in one line; the rest of th
 
 import contextlib
 import logging
+import lzma
 import os
 import re
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -28,7 +30,16 @@ MAX_MEMBER_BYTES = 4 << 30  # a declared array above this is refused, not alloca
 
 HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
-_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+# What zipfile and the decompressors raise for damaged or unsupported archives.
+UNREADABLE = (
+    OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError,
+    RuntimeError, UnicodeDecodeError,
+)  # fmt: skip
+# What numpy raises for headers that are no headers: it parses them as Python literals.
+BROKEN_HEADER = (
+    ValueError, TypeError, OverflowError, SyntaxError, MemoryError, RecursionError,
+    tokenize.TokenError,
+)  # fmt: skip
 
 
 class CaseError(ValueError):
@@ -55,6 +66,10 @@ def is_case_name(name: str) -> bool:
     return CASE_NAME.fullmatch(name) is not None
 
 
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
 def _read_member(archive: zipfile.ZipFile, file: str, key: str) -> npt.NDArray[np.generic]:
     """One array of an npz, its header checked before its data is read."""
 
@@ -70,10 +85,10 @@ def _read_member(archive: zipfile.ZipFile, file: str, key: str) -> npt.NDArray[n
     except KeyError:
         keys = sorted(name.removesuffix(".npy") for name in archive.namelist())
         raise CaseError(f"{file}: key '{key}' is missing, found {keys}") from None
-    except ValueError as error:
-        if isinstance(error, CaseError):
-            raise
-        refuse(f"has a broken npy header ({error})")
+    except CaseError:
+        raise
+    except BROKEN_HEADER as error:
+        refuse(f"has a broken npy header ({_one_line(error)})")
     if dtype.hasobject or dtype.kind not in "biuf":
         refuse(f"should hold real numbers, got dtype {dtype}")
     declared = dtype.itemsize * int(np.prod(shape, dtype=object))
@@ -83,7 +98,9 @@ def _read_member(archive: zipfile.ZipFile, file: str, key: str) -> npt.NDArray[n
         with archive.open(f"{key}.npy") as stream:
             return npy.read_array(stream, allow_pickle=False)  # type: ignore[no-untyped-call, no-any-return]
     except ValueError as error:
-        refuse(f"ends before its {declared} bytes ({error})")
+        refuse(f"ends before its {declared} bytes ({_one_line(error)})")
+    except BROKEN_HEADER as error:
+        refuse(f"has a broken npy header ({_one_line(error)})")
 
 
 def _check_image(image: npt.NDArray[np.generic], name: str, *, is_volume: bool) -> None:
@@ -187,8 +204,10 @@ def read_case(path: Path, window: Window = DEFAULT_WINDOW) -> Case:
         with zipfile.ZipFile(path) as archive:
             image = _read_member(archive, path.name, "imgs")
             boxes = _read_member(archive, path.name, "boxes")
-    except _UNREADABLE as error:
-        raise CaseError(f"{path.name}: not a readable npz file ({error})") from error
+    except CaseError:
+        raise
+    except UNREADABLE as error:
+        raise CaseError(f"{path.name}: not a readable npz file ({_one_line(error)})") from error
     return make_case(
         image,
         boxes,

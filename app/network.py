@@ -17,6 +17,7 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 DEFAULT_FILE = "DEFAULT"  # in WEIGHTS: the name of the folder that is used when none is named
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
+PARTS = ("encoder", "decoder")
 
 # --precision: the IR it needs (first one the manifest has), and the type OpenVINO computes in.
 PRECISIONS = {
@@ -65,7 +66,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a weights folder.
 
     Raises:
-        WeightsError: it is missing, not JSON, or of another format.
+        WeightsError: it is missing, not JSON, of another format, or incomplete.
     """
     path = folder / MANIFEST
     try:
@@ -76,6 +77,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: not JSON ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
         raise WeightsError(f"{path}: expected a manifest of format {MANIFEST_FORMAT}")
+    for key in ("variant", "models"):
+        if key not in manifest:
+            raise WeightsError(f"{path}: key '{key}' is missing")
+    for kind, parts in manifest["models"].items():
+        for part in PARTS:
+            if not any(name.endswith(".xml") for name in parts.get(part, ())):
+                raise WeightsError(f"{path}: 'models' has no {part} .xml for {kind}")
     return manifest
 
 
@@ -114,12 +122,12 @@ class Network:
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        requests = {}
-        for part, files in models[kind].items():
-            paths = [_verified(folder, name, sha256) for name, sha256 in files.items()]
+        requests = []
+        for part in PARTS:
+            paths = [_verified(folder, name, sha) for name, sha in models[kind][part].items()]
             xml = next(p for p in paths if p.suffix == ".xml")
-            requests[part] = core.compile_model(xml, "CPU", settings).create_infer_request()
-        self._encoder, self._decoder = requests["encoder"], requests["decoder"]
+            requests.append(core.compile_model(xml, "CPU", settings).create_infer_request())
+        self._encoder, self._decoder = requests
 
     def encode(self, pixels: FloatArray) -> FloatArray:
         """Embedding (1, C, 64, 64) of `pixels` (1, 3, 256, 256), values 0..1."""

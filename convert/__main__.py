@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from app.case import CaseError
 from app.network import MANIFEST, MANIFEST_FORMAT, WEIGHTS, WeightsError, load
 from convert.export import export, save
 from convert.fetch import FetchError, fetch_lite
@@ -33,7 +34,7 @@ def convert(checkpoint: Path, variant: str, out: Path, stored: str, cases: Path)
     """Write the weights folder `out`, or leave it as it was.
 
     Raises:
-        CheckpointError, ParityError, FileNotFoundError: and `out` is untouched.
+        CheckpointError, ParityError, CaseError, FileNotFoundError: and `out` is untouched.
     """
     model = load_model(checkpoint, VARIANTS[variant])
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         convert(
             options.checkpoint, options.variant, options.out, options.precision, options.parity
         )
-    except (CheckpointError, ParityError, FetchError, WeightsError, OSError) as error:
+    except (CheckpointError, ParityError, FetchError, WeightsError, CaseError, OSError) as error:
         log.error("%s", error)
         return 1
     return 0

@@ -80,7 +80,7 @@ def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Pa
     parity = Parity(
         slices=len(names),
         cases=sorted(set(names)),
-        max_logit_difference=max(differences),
+        max_logit_difference=float(np.max(differences)),
         mean_logit_difference=float(np.mean(means)),
         min_dsc=min(agreements),
         mean_dsc=float(np.mean(agreements)),
