@@ -19,11 +19,10 @@ from swiftmedsam import TINY, SwiftMedSAM, load_model
 from train import __main__ as command
 from train import features, loop, prompts
 from train.augment import Augmentation
-from train.blockwise import BlockwiseOptions
-from train.decoder import DecoderOptions
 from train.features import read_cache
 from train.loop import COLUMNS, LAST, WEIGHTS, Run, batch_loss, set_trainable
 from train.losses import iou_of
+from train.one_cycle import RepairOptions
 from train.options import PAPER, Options
 from train.stream import Batches, CacheSource
 
@@ -363,8 +362,8 @@ def tiny_command(corpus, tiny_rows, tiny_checkpoint, tmp_path, monkeypatch):
     for name, value in {
         "LITE": TINY, "VARIANTS": {"v2": TINY}, "REPAIRS": {"v2": {"stage2": 2}},
         "student_of": lambda teacher, architecture: copy.deepcopy(teacher),
-        "BlockwiseOptions": functools.partial(BlockwiseOptions, **small),
-        "DecoderOptions": functools.partial(DecoderOptions, steps=1, **small),
+        "RepairOptions": functools.partial(RepairOptions, **small),
+        "DECODER_REPAIR": RepairOptions(steps=1, **small),
         "RECIPES": {"ours": dataclasses.replace(SMALL, teacher_weight=0.5)},
     }.items():  # fmt: skip
         monkeypatch.setattr(command, name, value)

@@ -11,11 +11,12 @@ from conftest import CACHE_PICTURES, changed_names
 from torch import nn
 
 from swiftmedsam import LITE, SWIFT_V1, SWIFT_V2, TINY, SwiftMedSAM
-from train.blockwise import PARTS, BlockwiseOptions, relative_error, repair
-from train.decoder import DecoderOptions, repair_decoder
+from train.blockwise import PARTS, relative_error, repair
+from train.decoder import repair_decoder
 from train.features import encoder_features, read_cache
 from train.initialise import _keep_units, student_of
 from train.losses import dice_loss, iou_of, teacher_loss, truth_loss
+from train.one_cycle import RepairOptions
 
 CERTAIN = 50.0  # a logit whose sigmoid is 0 or 1 in float32 but for 2e-22
 PAPER_TOLERANCE = 1e-6  # a few operations in float32 on numbers near 1
@@ -205,7 +206,7 @@ def test_repair_brings_a_disturbed_stage_back_and_touches_nothing_else(cache, ti
         tensor.add_(0.2 * torch.randn_like(tensor))
     disturbed = copy.deepcopy(student)
     before = error_of(student, PARTS["stage2"], cache)
-    options = BlockwiseOptions(
+    options = RepairOptions(
         steps=30, batch_size=2, held_back=2, learning_rate=1e-2, report_every=15
     )
     after = repair(student, PARTS["stage2"], cache, options)
@@ -223,14 +224,8 @@ def test_repair_of_the_decoder_finds_more_of_the_objects(cache, tiny_model):
     for tensor in student.mask_decoder.parameters():
         tensor.add_(0.2 * torch.randn_like(tensor))
     disturbed = copy.deepcopy(student)
-    options = DecoderOptions(
-        steps=30,
-        batch_size=2,
-        boxes=2,
-        held_back=2,
-        learning_rate=1e-2,
-        report_every=15,
-        teacher_weight=0.1,
+    options = RepairOptions(
+        steps=30, batch_size=2, held_back=2, learning_rate=1e-2, report_every=15
     )
     still = dataclasses.replace(options, steps=1, learning_rate=0.0)
     before = repair_decoder(copy.deepcopy(student), tiny_model, cache, still)

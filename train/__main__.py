@@ -18,11 +18,12 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from swiftmedsam import LITE, VARIANTS, CheckpointError, SwiftMedSAM, load_model, save_model
-from train.blockwise import PARTS, BlockwiseOptions, repair
-from train.decoder import DecoderOptions, repair_decoder
+from train.blockwise import PARTS, repair
+from train.decoder import DECODER_REPAIR, repair_decoder
 from train.features import write_cache
 from train.initialise import student_of
 from train.loop import Run
+from train.one_cycle import RepairOptions
 from train.options import RECIPES
 from train.stream import CacheSource, CorpusSource, Source
 
@@ -69,13 +70,13 @@ def repaired(arguments: argparse.Namespace, teacher: SwiftMedSAM) -> SwiftMedSAM
             student = load_model(path, architecture)
             continue
         log.info("blocks: %s", part)
-        repair(student, PARTS[part], cache, BlockwiseOptions(steps=steps))
+        repair(student, PARTS[part], cache, RepairOptions(steps=steps))
         save_model(student, path)
     path = out / "decoder.safetensors"
     if path.exists():
         return load_model(path, architecture)
     log.info("decoder")
-    repair_decoder(student, teacher, cache, DecoderOptions())
+    repair_decoder(student, teacher, cache, DECODER_REPAIR)
     save_model(student, path)
     return student
 
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     source: Source = CorpusSource(arguments.data, options.augmentation)
     if arguments.cached:
-        source = CacheSource(arguments.out / "cache", BlockwiseOptions().held_back)
+        source = CacheSource(arguments.out / "cache", RepairOptions().held_back)
     run = Run(arguments.out, options, fabric)
     run.train(student, source, None if arguments.cached else teacher, resume=arguments.resume)
     return 0

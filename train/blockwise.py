@@ -4,8 +4,6 @@ Cheap because nothing before or after the stage is computed. The stages are inde
 trained on the teacher's input to it; small errors that then add up are left to `loop`.
 """
 
-import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,7 @@ from torch import Tensor, nn
 
 from swiftmedsam import SwiftMedSAM
 from train.features import read_cache
-
-log = logging.getLogger(__name__)
+from train.one_cycle import RepairOptions, fit
 
 
 @dataclass(frozen=True)
@@ -40,18 +37,6 @@ PARTS = {
 }
 
 
-@dataclass(frozen=True)
-class BlockwiseOptions:
-    """Recipe of one repair (docs: train/NOTES.md)."""
-
-    steps: int = 400
-    batch_size: int = 8
-    learning_rate: float = 1e-3
-    held_back: int = 32  # rows of the cache that measure, never train
-    report_every: int = 50
-    seed: int = 0
-
-
 def _batch(array: np.ndarray, rows: np.ndarray) -> Tensor:
     x = torch.from_numpy(np.ascontiguousarray(array[np.sort(rows)])).float()
     x = x / 255 if array.dtype == np.uint8 else x
@@ -63,7 +48,7 @@ def relative_error(output: Tensor, target: Tensor) -> Tensor:
     return (output.float() - target).square().mean() / target.var()
 
 
-def repair(student: SwiftMedSAM, part: Part, cache: Path, options: BlockwiseOptions) -> float:
+def repair(student: SwiftMedSAM, part: Part, cache: Path, options: RepairOptions) -> float:
     """Train `part` of `student` in place; return its relative error on the held-back rows.
 
     Batch-norm statistics stay the teacher's: with a batch of 8 new ones would be noise.
@@ -73,37 +58,16 @@ def repair(student: SwiftMedSAM, part: Part, cache: Path, options: BlockwiseOpti
     chain = nn.Sequential(*part.modules(student)).to(memory_format=torch.channels_last)
     student.requires_grad_(False)
     chain.requires_grad_(True)
-    optimizer = torch.optim.AdamW(chain.parameters(), lr=options.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, options.learning_rate, total_steps=options.steps, pct_start=0.2
-    )
-    random = np.random.default_rng(options.seed)
-    held = np.arange(options.held_back)
 
-    def evaluate() -> float:
-        errors = []
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            for start in range(0, held.size, options.batch_size):
-                batch = held[start : start + options.batch_size]
-                errors.append(relative_error(chain(_batch(source, batch)), _batch(target, batch)))
-        return float(torch.stack(errors).mean())
-
-    log.info("before: relative error %.3f", evaluate())
-    began = time.monotonic()
-    for step in range(1, options.steps + 1):
-        batch = random.integers(options.held_back, len(source), options.batch_size)
+    def loss_of(batch: np.ndarray) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             output = chain(_batch(source, batch))
-        loss = relative_error(output, _batch(target, batch))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(chain.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % options.report_every == 0 or step == options.steps:
-            seconds = (time.monotonic() - began) / step
-            log.info(
-                "step %d/%d: train %.3f, held back %.3f, %.2f s a step",
-                step, options.steps, loss.item(), evaluate(), seconds,
-            )  # fmt: skip
-    return evaluate()
+        return relative_error(output, _batch(target, batch))
+
+    def evaluate() -> float:
+        held, size = np.arange(options.held_back), options.batch_size
+        with torch.inference_mode():
+            errors = [loss_of(held[start : start + size]) for start in range(0, held.size, size)]
+        return float(torch.stack(errors).mean())
+
+    return fit(chain, loss_of, evaluate, len(source), options)
