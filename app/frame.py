@@ -65,14 +65,18 @@ class Frame:
     def prompt_around(self, mask: BoolArray) -> FloatArray | None:
         """Prompt (4,) in input pixels around a neighbour's `mask` (H, W), or None if it is empty.
 
-        The input pixels that the mask touches, however little, widened by `PROPAGATION_MARGIN`.
+        The input pixels that are not 0 in the resized mask, widened by `PROPAGATION_MARGIN`. Area
+        resizing treats the axes one after the other, so that the shadows of the mask on them do.
         """
-        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if ys.size == 0:
+        if not mask.any():
             return None
-        first = np.array([xs[0], ys[0]]) * self.scale
-        last = np.array([xs[-1] + 1, ys[-1] + 1]) * self.scale
-        low = np.floor(first) - PROPAGATION_MARGIN
-        high = np.ceil(last) - 1 + PROPAGATION_MARGIN
-        prompt: FloatArray = np.concatenate([low, high]).clip(0, INPUT_SIZE).astype(np.float32)
-        return prompt
+        height, width = self.inner
+        sides = []
+        for axis, size in ((0, width), (1, height)):
+            line = mask.any(axis=axis, keepdims=True).reshape(1, -1).astype(np.float32)
+            touched = cv2.resize(line, (size, 1), interpolation=cv2.INTER_AREA)[0] > 0
+            sides.append(np.flatnonzero(touched)[[0, -1]])
+        (x_min, x_max), (y_min, y_max) = sides
+        box = np.array([x_min, y_min, x_max, y_max], np.float32)
+        box += np.array([-1, -1, 1, 1], np.float32) * PROPAGATION_MARGIN
+        return box.clip(0, INPUT_SIZE)
