@@ -390,6 +390,16 @@ def test_each_phase_leaves_its_weights_and_is_not_repeated(tiny_command, tmp_pat
     load_model(folder / WEIGHTS, TINY)
 
 
+def test_the_last_phase_alone_is_enough_to_go_on(tiny_command, tmp_path):
+    folder = tmp_path / "run"
+    assert tiny_command(steps=1) == 0
+    (folder / "stage2.safetensors").unlink()  # the decoder's weights hold it
+    (folder / WEIGHTS).unlink()
+    assert tiny_command(steps=1) == 0
+    assert not (folder / "stage2.safetensors").exists()
+    assert (folder / WEIGHTS).exists()
+
+
 def test_training_starts_from_given_weights_with_given_options(
     tiny_command, tiny_checkpoint, tmp_path
 ):

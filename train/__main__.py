@@ -63,21 +63,21 @@ def repaired(arguments: argparse.Namespace, teacher: SwiftMedSAM) -> SwiftMedSAM
     if not (cache / "done").exists() or int((cache / "done").read_text()) < arguments.pictures:
         log.info("cache: features of %d pictures", arguments.pictures)
         write_cache(teacher, arguments.data, cache, arguments.pictures, seed=1)
-    student = student_of(teacher, architecture)
-    for part, steps in REPAIRS[arguments.variant].items():
-        path = out / f"{part}.safetensors"
-        if path.exists():
-            student = load_model(path, architecture)
-            continue
-        log.info("blocks: %s", part)
-        repair(student, PARTS[part], cache, RepairOptions(steps=steps))
+    phases = [*REPAIRS[arguments.variant], "decoder"]  # each starts from the one before
+    paths = [out / f"{phase}.safetensors" for phase in phases]
+    done = max((i for i, path in enumerate(paths) if path.exists()), default=-1)
+    if done < 0:
+        student = student_of(teacher, architecture)
+    else:
+        student = load_model(paths[done], architecture)
+    for phase, path in list(zip(phases, paths, strict=True))[done + 1 :]:
+        log.info("repair of %s", phase)
+        if phase == "decoder":
+            repair_decoder(student, teacher, cache, DECODER_REPAIR)
+        else:
+            steps = REPAIRS[arguments.variant][phase]
+            repair(student, PARTS[phase], cache, RepairOptions(steps=steps))
         save_model(student, path)
-    path = out / "decoder.safetensors"
-    if path.exists():
-        return load_model(path, architecture)
-    log.info("decoder")
-    repair_decoder(student, teacher, cache, DECODER_REPAIR)
-    save_model(student, path)
     return student
 
 
