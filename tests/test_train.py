@@ -149,7 +149,7 @@ def test_a_cache_gives_its_rows_with_the_teachers_embedding(cache):
 
 
 def test_one_batch_is_over_fitted(tmp_path, monkeypatch):
-    monkeypatch.setattr(prompts, "MAX_SHIFT", 0)
+    monkeypatch.setattr(prompts, "MAX_SHIFTS", (0,))
     monkeypatch.setattr(prompts, "LOOSE_SHARE", 0)
     torch.manual_seed(0)
     options = dataclasses.replace(  # from nothing to something: as large a step as will do
@@ -273,10 +273,10 @@ def test_the_papers_recipe_has_the_papers_numbers():
     assert PAPER.boxes == 1
     assert PAPER.schedule == "plateau"
     assert PAPER.augmentation == dataclasses.replace(NOTHING, flip=0.5)
-    assert prompts.MAX_SHIFT == 10
+    assert max(prompts.MAX_SHIFTS) == 10
     assert PAPER.teacher_weight == PAPER.average_decay == 0
     assert not PAPER.freeze_statistics
-    assert not PAPER.freeze_encoder
+    assert not PAPER.frozen_stages
 
 
 @pytest.mark.parametrize("freeze_statistics", [True, False])
@@ -290,7 +290,7 @@ def test_batch_norm_statistics_move_only_where_they_may(freeze_statistics, tiny_
 
 
 def test_a_frozen_encoder_keeps_weights_and_statistics(tiny_model, tmp_path):
-    options = dataclasses.replace(SMALL, steps=1, freeze_encoder=True, freeze_statistics=False)
+    options = dataclasses.replace(SMALL, steps=1, frozen_stages=4, freeze_statistics=False)
     changed = changed_names(trained(tiny_model, tmp_path, options), tiny_model)
     assert changed
     assert all(name.startswith("mask_decoder.") for name in changed)
@@ -404,11 +404,11 @@ def test_training_starts_from_given_weights_with_given_options(
     tiny_command, tiny_checkpoint, tmp_path
 ):
     flags = {"start": tiny_checkpoint, "learning_rate": 0.001, "seed": 5, "precision": "32-true"}
-    assert tiny_command("--freeze-encoder", steps=1, **flags) == 0
+    assert tiny_command(steps=1, frozen_stages=2, **flags) == 0
     with safe_open(tmp_path / "run" / WEIGHTS, "pt") as file:
         options = Options.from_json(file.metadata()["options"])
     assert (options.steps, options.learning_rate, options.seed) == (1, 0.001, 5)
-    assert options.freeze_encoder
+    assert options.frozen_stages == 2
     assert not (tmp_path / "run" / "cache").exists()
 
 

@@ -25,7 +25,7 @@ from train.augment import (
 )
 from train.data import MIN_OBJECT_AREA, BalancedSampler, ShardPicture, objects_of, read_corpus
 from train.features import draw_picture, frame_labels
-from train.prompts import MAX_LOOSENESS, MAX_SHIFT, boxes_around, draw_prompts
+from train.prompts import MAX_LOOSENESS, MAX_SHIFTS, boxes_around, draw_prompts
 
 JPEG_TOLERANCE = 2  # grey levels; JPEG rounds coefficients, at quality 100 by at most a level or so
 # 2000 draws of an even choice: the standard deviation of a share is 0.011, this is 4 of them.
@@ -302,7 +302,7 @@ def test_a_picture_that_loses_detail_does_not_move_from_under_its_labels(change,
 
 @pytest.fixture
 def exact_shifts(monkeypatch):
-    """No loose boxes: sides move by whole pixels, at most MAX_SHIFT."""
+    """No loose boxes: sides move by whole pixels, at most MAX_SHIFTS."""
     monkeypatch.setattr(prompts, "LOOSE_SHARE", 0)
 
 
@@ -319,13 +319,13 @@ BOXES = [(100, 10, 140, 20), (0, 0, 8, 2), (247, 205, 255, 255), (0, 0, 255, 255
 
 @pytest.mark.parametrize("box", BOXES)
 def test_a_box_that_does_not_move_is_the_inclusive_box_of_the_mask(box, exact_shifts, monkeypatch):
-    monkeypatch.setattr(prompts, "MAX_SHIFT", 0)
+    monkeypatch.setattr(prompts, "MAX_SHIFTS", (0,))
     assert tuple(boxes_around(mask_of(*box), np.random.default_rng(0))) == box
 
 
 @pytest.mark.parametrize("box", BOXES)
 def test_sides_move_outward_by_0_to_10_pixels_and_stay_in_the_input(box, exact_shifts):
-    assert MAX_SHIFT == 10
+    assert max(MAX_SHIFTS) == 10
     random = np.random.default_rng(0)
     found = np.array([boxes_around(mask_of(*box), random) for _ in range(300)])
     box = np.array(box)
@@ -343,7 +343,7 @@ def test_loose_boxes_are_larger_but_enclose_the_mask_all_the_same(monkeypatch):
     assert (found[:, :2] <= box[:2]).all()
     assert (found[:, 2:] >= box[2:]).all()
     added = np.concatenate([box[:2] - found[:, :2], found[:, 2:] - box[2:]], axis=1)
-    largest = MAX_SHIFT + MAX_LOOSENESS / 2 * np.array([40, 80, 40, 80])
+    largest = max(MAX_SHIFTS) + MAX_LOOSENESS / 2 * np.array([40, 80, 40, 80])
     assert (added <= largest).all()
     assert (added.max(axis=0) > 0.8 * largest).all()
 

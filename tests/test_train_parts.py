@@ -66,10 +66,13 @@ def test_truth_falls_as_logits_get_better():
     assert perfect == pytest.approx(0, abs=PAPER_TOLERANCE)
 
 
-def test_a_certain_teacher_is_as_good_as_the_truth():
-    certain, logits = CERTAIN * (2 * WANTED - 1), torch.tensor([[[0.3, -1.0], [2.0, 0.1]]])
-    truth = truth_loss(logits, iou_of(logits, WANTED), WANTED)
-    torch.testing.assert_close(teacher_loss(logits, certain), truth)
+def test_nothing_matches_a_teacher_better_than_its_own_answer():
+    teacher = torch.tensor([[[0.3, -1.0], [2.0, 0.1]]])
+    logits = teacher.clone().requires_grad_()
+    teacher_loss(logits, teacher).backward()
+    assert logits.grad.abs().max().item() == pytest.approx(0, abs=PAPER_TOLERANCE)
+    assert teacher_loss(teacher + 0.5, teacher) > teacher_loss(teacher, teacher)
+    certain = CERTAIN * (2 * WANTED - 1)
     assert teacher_loss(certain, certain).item() == pytest.approx(0, abs=PAPER_TOLERANCE)
 
 

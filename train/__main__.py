@@ -23,6 +23,7 @@ from train.decoder import DECODER_REPAIR, repair_decoder
 from train.features import write_cache
 from train.initialise import student_of
 from train.loop import Run
+from train.memory import keep_freed_memory
 from train.one_cycle import RepairOptions
 from train.options import RECIPES
 from train.stream import CacheSource, CorpusSource, Source
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pictures", type=int, default=1000, help="rows of the cache")
     parser.add_argument("--steps", type=int, help="of 'together'")
     parser.add_argument("--learning-rate", type=float, help="of 'together'")
-    parser.add_argument("--freeze-encoder", action="store_true", default=None)
+    parser.add_argument("--frozen-stages", type=int, help="of the encoder in 'together', 0 to 4")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--devices", default="auto")
@@ -89,11 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "steps": arguments.steps,
         "learning_rate": arguments.learning_rate,
         "seed": arguments.seed,
-        "freeze_encoder": arguments.freeze_encoder,
+        "frozen_stages": arguments.frozen_stages,
     }
     options = dataclasses.replace(
         RECIPES[arguments.recipe], **{k: v for k, v in chosen.items() if v is not None}
     )
+    keep_freed_memory()
     fabric = Fabric(
         accelerator=arguments.accelerator, devices=arguments.devices, num_nodes=arguments.nodes,
         precision=arguments.precision,

@@ -20,7 +20,7 @@ from train.prompts import draw_prompts
 log = logging.getLogger(__name__)
 
 BOXES = 4  # per picture
-DECODER_REPAIR = RepairOptions(steps=800, batch_size=4, learning_rate=3e-4)
+DECODER_REPAIR = RepairOptions(steps=250, batch_size=4, learning_rate=5e-4)
 
 
 def _prompted(

@@ -60,8 +60,8 @@ def batch_loss(
             if teacher is None:
                 raise ValueError("teacher_weight is set, but there is neither teacher nor cache")
             with torch.no_grad():
-                wanted = teacher.encode(batch["clean"]).float()
-        distance = relative_error(embedding, wanted)
+                wanted = teacher.encode(batch["clean"][: options.taught]).float()
+        distance = relative_error(embedding[: options.taught], wanted[: options.taught])
     return {
         "loss": truth + options.teacher_weight * distance, "truth": truth, "teacher": distance,
     }  # fmt: skip
@@ -107,8 +107,10 @@ def set_trainable(model: SwiftMedSAM, options: Options) -> None:
     model.prompt_encoder.requires_grad_(False)  # shared with the teacher, and a box is a box
     # the three masks for ambiguous prompts are not computed, so they cannot learn
     model.mask_decoder.output_hypernetworks_mlps[1:].requires_grad_(False)
-    if options.freeze_encoder:
-        model.image_encoder.requires_grad_(False).eval()
+    encoder, frozen = model.image_encoder, options.frozen_stages
+    parts = [encoder.patch_embed, *encoder.layers, encoder.neck]
+    for part in parts if frozen == len(encoder.layers) else parts[: frozen + 1] if frozen else ():
+        part.requires_grad_(False).eval()
     if options.freeze_statistics:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -35,6 +35,8 @@ def truth_loss(logits: Tensor, iou: Tensor, target: Tensor) -> Tensor:
 
 
 def teacher_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Dice and cross entropy with the teacher's probabilities; both (N, 256, 256)."""
-    target = teacher_logits.sigmoid()
-    return dice_loss(logits, target) + F.binary_cross_entropy_with_logits(logits, target)
+    """Cross entropy with the teacher's probabilities; both (N, 256, 256).
+
+    No Dice: with probabilities for a target it is not smallest where the two agree.
+    """
+    return F.binary_cross_entropy_with_logits(logits, teacher_logits.sigmoid())

@@ -18,16 +18,17 @@ class Options:
 
     steps: int = 4000
     batch_size: int = 8  # pictures per process and step
-    boxes: int = 4  # per picture
+    boxes: int = 3  # per picture
     learning_rate: float = 2e-4
     weight_decay: float = 0.01
     warmup: int = 50  # steps
     schedule: str = "cosine"  # or "plateau": ReduceLROnPlateau on the mean loss of a report
     clip_norm: float = 1.0
     teacher_weight: float = 0.5  # of the relative error of the embedding; 0: no teacher
-    average_decay: float = 0.998  # of the exponential moving average of the weights; 0: none
+    taught: int = 2  # pictures of a batch that the teacher looks at, too: it costs half a step
+    average_decay: float = 0.996  # of the exponential moving average of the weights; 0: none
     freeze_statistics: bool = True  # batch norm keeps the running mean and variance
-    freeze_encoder: bool = False
+    frozen_stages: int = 0  # first stages of the encoder that keep their weights; 4: all of it
     augmentation: Augmentation = field(default_factory=Augmentation)
     report_every: int = 25  # steps: a line of the log
     save_every: int = 50  # steps: a checkpoint to resume from

@@ -7,7 +7,9 @@ from torch import Tensor
 from app.frame import INPUT_SIZE
 from train.data import objects_of
 
-MAX_SHIFT = 10  # input pixels each side of a box is moved outward (paper, section 4.1)
+# Input pixels each side of a box is moved outward at most, drawn per box: the paper's training
+# (section 4.1) and the challenge's own cases.
+MAX_SHIFTS = (10, 5)
 LOOSE_SHARE = 0.2  # of the boxes: as the 3D box is in a slice near the object's end
 MAX_LOOSENESS = 1.0  # of the object's size, added to a loose box over all
 
@@ -16,7 +18,7 @@ def boxes_around(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A box (4,) in input pixels around `mask` (256, 256), moved outward at random."""
     ys, xs = np.nonzero(mask)
     low, high = np.array([xs.min(), ys.min()]), np.array([xs.max(), ys.max()])
-    shifts = random.integers(0, MAX_SHIFT + 1, (2, 2)).astype(float)
+    shifts = random.integers(0, random.choice(MAX_SHIFTS) + 1, (2, 2)).astype(float)
     if random.random() < LOOSE_SHARE:
         shifts += random.uniform(0, MAX_LOOSENESS / 2, (2, 2)) * (high - low)
     return np.concatenate([low - shifts[0], high + shifts[1]]).clip(0, INPUT_SIZE).round()
@@ -27,11 +29,12 @@ def draw_prompts(
 ) -> tuple[Tensor, Tensor] | None:
     """Boxes (count, 4) and targets (count, 256, 256) of objects of `labels` (256, 256).
 
-    Objects are drawn with repetition; None where none is large enough.
+    Objects are drawn with repetition only where there are fewer than `count`; None where none is
+    large enough.
     """
     ids = objects_of(labels)
     if ids.size == 0:
         return None
-    masks = [labels == label for label in random.choice(ids, count)]
+    masks = [labels == label for label in random.choice(ids, count, ids.size < count)]
     boxes = np.stack([boxes_around(mask, random) for mask in masks])
     return torch.from_numpy(boxes).float(), torch.from_numpy(np.stack(masks)).float()
