@@ -12,7 +12,7 @@ from app import __version__
 from app.case import CaseError, is_case_name, read_case, write_labels
 from app.intensity import DEFAULT_WINDOW, WINDOWS, Window, parse_window
 from app.network import DEFAULT_PRECISION, PRECISIONS, Network, WeightsError, load
-from app.segment import Clock, Progress, segment
+from app.segment import DEFAULT_MODE, MODES, Clock, Progress, segment
 
 INPUTS = Path("/workspace/inputs")
 OUTPUTS = Path("/workspace/outputs")
@@ -48,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision", choices=PRECISIONS, default=DEFAULT_PRECISION,
         help=f"type of the arithmetic (default {DEFAULT_PRECISION})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mode", choices=MODES, default=DEFAULT_MODE,
+        help=f"of volumes: exact follows LiteMedSAM's rules (default {DEFAULT_MODE})",
     )  # fmt: skip
     parser.add_argument("--threads", type=_positive, help="default: all this process may use")
     parser.add_argument("--only", metavar="GLOB", default="*", help="file names to segment")
@@ -94,7 +98,7 @@ def find_cases(inputs: Path, only: str) -> list[Path]:
 
 
 def run_case(
-    path: Path, outputs: Path, network: Network, window: Window, progress: Progress
+    path: Path, outputs: Path, network: Network, window: Window, mode: str, progress: Progress
 ) -> str:
     """Segment one file; return the line to log about it.
 
@@ -106,7 +110,7 @@ def run_case(
     began = time.perf_counter()
     with clock.measure("read"):
         case = read_case(path, window)
-    labels = segment(case, network, clock=clock, progress=progress)
+    labels = segment(case, network, mode=mode, clock=clock, progress=progress)
     with clock.measure("write"):
         write_labels(outputs / path.name, labels)
     seconds = time.perf_counter() - began
@@ -156,7 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             show = functools.partial(bar.show, number, path.name)
             show(0, 1)
-            line = run_case(path, options.outputs, network, options.window, show)
+            line = run_case(
+                path, options.outputs, network, options.window, options.mode, show
+            )
             log.info("%s", line)
             written += 1
         except (CaseError, OSError) as error:

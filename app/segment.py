@@ -1,11 +1,17 @@
 """Labels of a case: all boxes of an image at once, the boxes of a volume slice by slice.
 
-LiteMedSAM's rules (docs/data.md): in a volume each box is followed from its middle slice outwards,
-the prompt of a slice being the bounding box of the neighbour's mask. The original walks object by
-object and encodes a slice again for each; here all objects are walked together, upwards and then
-downwards, so that a slice is encoded once and its boxes are decoded in one call.
+A volume is segmented in one of two modes (docs/decisions.md has their figures):
+
+    best    every slice on its own, the given box its prompt and its limit
+    exact   LiteMedSAM's rules (docs/data.md): each box is followed from its middle slice outwards,
+            the prompt of a slice being the bounding box of the neighbour's mask
+
+The original walks object by object and encodes a slice again for each; here all objects are walked
+together, upwards and then downwards, so that a slice is encoded once and its boxes are decoded in
+one call.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -18,6 +24,8 @@ import numpy.typing as npt
 from app.case import Case, label_dtype
 from app.frame import FloatArray, Frame
 
+MODES = ("best", "exact")
+DEFAULT_MODE = "best"
 DECODE_BATCH = 16  # boxes per call: bounds memory (some 30 MB a box); larger is no faster
 EMBEDDINGS_KEPT = 256  # of 4 MiB each, so 1 GiB: slices that both directions of the walk visit
 
@@ -52,18 +60,30 @@ class Clock:
 
 
 def segment(
-    case: Case, network: Encoder, *, clock: Clock | None = None, progress: Progress | None = None
+    case: Case,
+    network: Encoder,
+    *,
+    mode: str = DEFAULT_MODE,
+    clock: Clock | None = None,
+    progress: Progress | None = None,
 ) -> Labels:
     """Labels (H, W) or (D, H, W) of a case: i + 1 where box i is, 0 elsewhere, later boxes on top.
 
     The dtype is the smallest that holds the number of boxes. `progress` is called with slices done
     and slices in all.
+
+    Raises:
+        ValueError: `mode` is none of `MODES`.
     """
+    if mode not in MODES:
+        raise ValueError(f"mode should be one of {', '.join(MODES)}, got '{mode}'")
     clock = clock or Clock()
     labels = np.zeros(case.label_shape, label_dtype(len(case.boxes)))
     if len(case.boxes) == 0:
         return labels
-    paint = _segment_volume if case.is_volume else _segment_image
+    paint = _segment_image
+    if case.is_volume:
+        paint = _walk_volume if mode == "exact" else _segment_slices
     paint(case, network, labels, clock, progress or (lambda done, total: None))
     return labels
 
@@ -88,6 +108,28 @@ def _segment_image(
     for label, logits in enumerate(all_logits, start=1):
         labels[frame.mask(logits)] = label
     progress(1, 1)
+
+
+def _segment_slices(
+    case: Case, network: Encoder, labels: Labels, clock: Clock, progress: Progress
+) -> None:
+    """Mode "best": no slice hears of another, so errors cannot add up along the volume."""
+    frame = Frame(*labels.shape[1:])
+    boxes = case.boxes[:, [0, 1, 3, 4]]
+    prompts = frame.prompts(boxes)
+    firsts, lasts = case.boxes[:, 2].astype(int), case.boxes[:, 5].astype(int)
+    depth = np.arange(len(labels))[:, np.newaxis]
+    crossing = (firsts <= depth) & (depth <= lasts)  # (D, N)
+    slices = np.flatnonzero(crossing.any(axis=1))
+    for done, z in enumerate(slices, start=1):
+        which = np.flatnonzero(crossing[z])
+        with clock.measure("encode"):
+            embedding = network.encode(frame.pixels(case.image[z]))
+        all_logits = _decode(network, embedding, prompts[which], clock)
+        for i, logits in zip(which, all_logits, strict=True):
+            inside = box_pixels(boxes[i])
+            labels[z][inside][frame.mask(logits)[inside]] = i + 1
+        progress(done, len(slices))
 
 
 class SliceEmbeddings:
@@ -115,6 +157,15 @@ class SliceEmbeddings:
         return embedding
 
 
+def box_pixels(box: npt.NDArray[np.float64]) -> tuple[slice, slice]:
+    """Rows and columns of the pixels that a box (4,) touches, its ends inclusive."""
+    x_min, y_min, x_max, y_max = box
+    return (
+        slice(math.floor(y_min), math.ceil(y_max) + 1),
+        slice(math.floor(x_min), math.ceil(x_max) + 1),
+    )
+
+
 def middle_slices(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Slice (N,) at which the walk of each box (N, 6) starts, rounded down."""
     return ((boxes[:, 5] - boxes[:, 2]) / 2 + boxes[:, 2]).astype(np.int64)
@@ -137,9 +188,10 @@ def walk_plan(boxes: npt.NDArray[np.float64]) -> list[tuple[int, list[int]]]:
     return [(z, which) for z, which in plan if which]
 
 
-def _segment_volume(
+def _walk_volume(
     case: Case, network: Encoder, labels: Labels, clock: Clock, progress: Progress
 ) -> None:
+    """Mode "exact"."""
     frame = Frame(*labels.shape[1:])
     plan = walk_plan(case.boxes)
     visits: dict[int, int] = defaultdict(int)

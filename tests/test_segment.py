@@ -1,5 +1,6 @@
 """Which box wins where, and the walk through a volume, with networks one can check on paper."""
 
+import functools
 import importlib
 import weakref
 
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from app import Case, make_case, segment
-from app.segment import DECODE_BATCH, Clock, middle_slices, walk_plan
+from app.segment import DECODE_BATCH, MODES, Clock, middle_slices, walk_plan
 
 segment_module = importlib.import_module("app.segment")  # the name in `app` is the function's
+
+walk = functools.partial(segment, mode="exact")
 
 # At a longer side of 256 the frame changes nothing: slice pixels are input pixels.
 HEIGHT, WIDTH = 64, 256
@@ -31,6 +34,14 @@ def moving_volume(depth):
 
 def volume_with(boxes, image):
     return make_case(image, np.array(boxes), is_volume=True, modality="MR")
+
+
+class Everywhere(BrightInBox):
+    """A network whose masks fill the frame."""
+
+    def decode(self, embedding, prompts):
+        self.prompts.append(prompts.copy())
+        return np.ones((len(prompts), 256, 256), np.float32), np.ones(len(prompts), np.float32)
 
 
 # Images
@@ -94,7 +105,50 @@ def test_a_case_without_boxes_needs_no_network():
     assert not labels.any()
 
 
-# Volumes on paper
+# Volumes, every slice on its own
+
+
+def test_every_slice_gets_the_given_box_and_keeps_what_is_inside_it():
+    network = Everywhere()
+    labels = segment(volume_with([[10, 5, 1, 13, 6, 2]], moving_volume(4)), network)
+    wanted = np.zeros((4, HEIGHT, WIDTH), np.uint8)
+    wanted[1:3, 5:7, 10:14] = 1
+    np.testing.assert_array_equal(labels, wanted)
+    np.testing.assert_array_equal(np.concatenate(network.prompts), [[10, 5, 13, 6]] * 2)
+
+
+def test_a_box_between_pixels_keeps_every_pixel_it_touches():
+    labels = segment(volume_with([[10.5, 5.2, 0, 12.5, 5.7, 0]], moving_volume(1)), Everywhere())
+    assert np.argwhere(labels[0]).tolist() == [[y, x] for y in (5, 6) for x in range(10, 14)]
+
+
+def test_in_slices_on_their_own_an_empty_one_changes_no_other():
+    image = moving_volume(5)
+    box = [0, 0, 0, 255, 63, 4]
+    whole = segment(volume_with([box], image), BrightInBox())
+    image[2] = 0
+    holed = segment(volume_with([box], image), BrightInBox())
+    assert not holed[2].any()
+    np.testing.assert_array_equal(np.delete(holed, 2, axis=0), np.delete(whole, 2, axis=0))
+
+
+def test_in_slices_on_their_own_the_later_box_wins_and_each_slice_is_encoded_once():
+    boxes = [[0, 0, 0, 50, 50, 5], [10, 10, 2, 20, 20, 9], [12, 12, 2, 14, 14, 2]]
+    network = BoxesAsMasks()
+    labels = segment(volume_with(boxes, moving_volume(12)), network)
+    assert sorted(network.encoded.values()) == [1] * 10
+    assert [len(prompts) for prompts in network.prompts] == [1, 1, 3, 2, 2, 2, 1, 1, 1, 1]
+    assert np.bincount(labels[2].ravel())[1:].tolist() == [51 * 51 - 121, 121 - 9, 9]
+    assert np.bincount(labels[9].ravel())[1:].tolist() == [0, 121]
+    assert not labels[10:].any()
+
+
+def test_a_mode_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="mode should be one of best, exact, got 'fast'"):
+        segment(volume_with([[0, 0, 0, 9, 9, 0]], moving_volume(1)), BoxesAsMasks(), mode="fast")
+
+
+# Volumes on paper, walked
 
 
 @pytest.mark.parametrize(
@@ -115,7 +169,7 @@ def test_a_walk_goes_up_and_then_down_and_skips_slices_between_boxes():
 @pytest.mark.parametrize(("z_min", "z_max"), [(0, 0), (0, 6), (2, 4), (6, 6), (0, 1), (5, 6)])
 def test_the_first_and_the_last_slice_of_a_box_are_segmented_and_no_other(z_min, z_max):
     case = volume_with([[0, 0, z_min, 255, 63, z_max]], moving_volume(7))
-    labels = segment(case, BrightInBox())
+    labels = walk(case, BrightInBox())
     assert np.flatnonzero(labels.any(axis=(1, 2))).tolist() == list(range(z_min, z_max + 1))
 
 
@@ -125,7 +179,7 @@ def test_an_object_that_moves_is_followed_and_the_prompt_is_three_pixels_wider()
     for z in range(5):  # columns 20..29, 27..36, 34..43, 41..50, 48..57 of rows 8..12
         image[z, 8:13, 7 * z + 20 : 7 * z + 30] = 255
     network = BrightInBox()
-    labels = segment(volume_with([[30, 6, 0, 47, 14, 4]], image), network)
+    labels = walk(volume_with([[30, 6, 0, 47, 14, 4]], image), network)
     # slice: the columns found there
     found = {z: np.flatnonzero(labels[z].any(axis=0)).tolist() for z in range(5)}
     assert found == {
@@ -146,7 +200,7 @@ def test_after_a_slice_without_the_object_the_given_box_is_used_again():
     image[2] = image[4] = 0
     network = BrightInBox()
     box = [30, 10, 0, 90, 50, 6]
-    labels = segment(volume_with([box], image), network)
+    labels = walk(volume_with([box], image), network)
     assert labels.any(axis=(1, 2)).tolist() == [True, True, False, True, False, True, True]
     prompts = np.concatenate(network.prompts)  # of slices 3, 4, 5, 6, 2, 1, 0
     given_at = [(prompt == [30, 10, 90, 50]).all() for prompt in prompts]
@@ -159,7 +213,7 @@ def test_objects_do_not_see_each_others_masks():
     image[:2, 10:20, 10:20] = 255
     image[:, 40:50, 100:110] = 255
     boxes = [[8, 8, 0, 22, 22, 2], [98, 38, 0, 112, 52, 2]]
-    labels = segment(volume_with(boxes, image), BrightInBox())
+    labels = walk(volume_with(boxes, image), BrightInBox())
     assert np.unique(labels[:2][image[:2] > 0]).tolist() == [1, 2]
     assert np.unique(labels[2]).tolist() == [0, 2]
 
@@ -167,7 +221,7 @@ def test_objects_do_not_see_each_others_masks():
 def test_the_later_box_wins_although_the_earlier_meets_the_slice_later():
     """Slice 0 belongs to box 1 on the way down, after box 2 was there on the way up."""
     boxes = [[0, 0, 0, 50, 50, 5], [10, 10, 0, 20, 20, 0]]
-    labels = segment(volume_with(boxes, moving_volume(6)), BoxesAsMasks())
+    labels = walk(volume_with(boxes, moving_volume(6)), BoxesAsMasks())
     assert (labels[0, 10:21, 10:21] == 2).all()
     assert (labels[0, 30:40, 30:40] == 1).all()
 
@@ -183,7 +237,7 @@ def overlapping_boxes(depth):
 
 def test_every_slice_is_encoded_once_however_many_objects_cross_it():
     network = BrightInBox()
-    segment(volume_with(overlapping_boxes(9), moving_volume(9)), network)
+    walk(volume_with(overlapping_boxes(9), moving_volume(9)), network)
     assert len(network.encoded) == 9
     assert set(network.encoded.values()) == {1}
 
@@ -191,7 +245,7 @@ def test_every_slice_is_encoded_once_however_many_objects_cross_it():
 def test_slices_outside_all_boxes_are_not_encoded():
     network = BrightInBox()
     boxes = [[20, 5, 1, 120, 60, 2], [20, 5, 6, 120, 60, 6]]
-    segment(volume_with(boxes, moving_volume(9)), network)
+    walk(volume_with(boxes, moving_volume(9)), network)
     assert sum(network.encoded.values()) == 3
 
 
@@ -216,26 +270,29 @@ class Watched(BrightInBox):
 def test_no_more_embeddings_are_kept_than_allowed_and_labels_do_not_depend_on_it(kept, monkeypatch):
     case = volume_with(overlapping_boxes(11), moving_volume(11))
     free = Watched()
-    wanted = segment(case, free)
+    wanted = walk(case, free)
     assert max(free.alive) > kept + 1  # else there is nothing to bound here
     monkeypatch.setattr(segment_module, "EMBEDDINGS_KEPT", kept)
     bound = Watched()
-    np.testing.assert_array_equal(segment(case, bound), wanted)
+    np.testing.assert_array_equal(walk(case, bound), wanted)
     assert max(bound.alive) <= kept + 1  # and the one in use
     assert max(bound.encoded.values()) == 2
 
 
 def test_embeddings_are_dropped_after_their_last_use():
     network = Watched()
-    segment(volume_with([[0, 0, 3, 255, 63, 9]], moving_volume(10)), network)
+    walk(volume_with([[0, 0, 3, 255, 63, 9]], moving_volume(10)), network)
     assert max(network.alive) == 1  # one object meets no slice twice
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("arrays", [image_case(), volume_case()], ids=["image", "volume"])
-def test_progress_reaches_its_total_and_the_clock_knows_its_steps(arrays):
+def test_progress_reaches_its_total_and_the_clock_knows_its_steps(arrays, mode):
     calls, clock = [], Clock()
     case = make_case(arrays["imgs"], arrays["boxes"], modality="US")
-    segment(case, BrightInBox(), clock=clock, progress=lambda *call: calls.append(call))
+    segment(
+        case, BrightInBox(), mode=mode, clock=clock, progress=lambda *call: calls.append(call)
+    )
     total = calls[-1][1]
     assert calls == [(done, total) for done in range(1, total + 1)]
     assert set(clock.seconds) == {"encode", "decode"}
@@ -301,7 +358,7 @@ def volumes_with_boxes(draw):
 def test_labels_are_those_of_the_baselines_walk_object_by_object(volume):
     image, boxes = volume
     network = BrightInBox()
-    labels = segment(volume_with(boxes, image), network)
+    labels = walk(volume_with(boxes, image), network)
     np.testing.assert_array_equal(labels, baseline_volume(image, boxes))
 
 
@@ -314,7 +371,7 @@ def test_many_random_walks_that_overlap_are_the_baselines():
         image = np.kron(blocks, np.ones((1, 8, 8), bool)).astype(np.uint8) * 255
         corners = chance.integers(0, (WIDTH, HEIGHT, depth), (20, 2, 3))
         boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1).tolist()
-        labels = segment(volume_with(boxes, image), BrightInBox())
+        labels = walk(volume_with(boxes, image), BrightInBox())
         wanted = baseline_volume(image, boxes)
         assert len(np.unique(wanted)) > 2
         np.testing.assert_array_equal(labels, wanted)

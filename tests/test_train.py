@@ -203,7 +203,7 @@ def test_a_run_that_was_killed_and_resumed_ends_as_one_that_was_not(straight, ti
     assert torch.load(tmp_path / LAST, weights_only=True)["step"] == 3
     trained(tiny_model, tmp_path, options, resume=True)
     ends = [torch.load(folder / LAST, weights_only=True) for folder in (tmp_path, reference)]
-    assert ends[0].keys() == {"student", "average", "optimizer", "step"}
+    assert ends[0].keys() == {"student", "average", "optimizer", "schedule", "step"}
     assert_same(*ends)
     weights = [load_model(folder / WEIGHTS, TINY).state_dict() for folder in (tmp_path, reference)]
     assert_same(*weights)
@@ -213,6 +213,16 @@ def test_a_run_that_was_killed_and_resumed_ends_as_one_that_was_not(straight, ti
     assert [row["step"] for row in rows] == [2, 4, 6]
     wanted = [(each[0] + each[1]) / 2, each[3], (each[4] + each[5]) / 2]  # step 3 was not reported
     assert [row["loss"] for row in rows] == pytest.approx(wanted, abs=LOG_TOLERANCE)
+
+
+def test_rows_after_the_last_checkpoint_are_logged_once(straight, tiny_model, tmp_path):
+    with pytest.raises(Killed):
+        trained(tiny_model, tmp_path, RESUMED, Ellipses(lasts=5))
+    assert [row["step"] for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5]
+    trained(tiny_model, tmp_path, RESUMED, resume=True)
+    columns = ("step", "loss", "learning_rate")
+    ends = [[[row[c] for c in columns] for row in rows_of(f)] for f in (tmp_path, straight[0])]
+    assert ends[0] == ends[1]
 
 
 def test_a_finished_run_that_is_resumed_does_nothing(straight, tiny_model):
@@ -309,11 +319,14 @@ def test_the_rate_falls_on_a_plateau_of_means_not_of_single_batches(
         def step(self, loss):
             seen.append(loss)
 
+        def state_dict(self):
+            return {}
+
     def made_up(student, batch, teacher, options):
         loss = student(batch["pixels"], batch["boxes"])[1].mean() * 0 + next(losses)
         return {"loss": loss, "truth": loss, "teacher": loss}
 
-    monkeypatch.setattr(torch.optim.lr_scheduler, "ReduceLROnPlateau", Plateau)
+    monkeypatch.setattr(loop, "ReduceLROnPlateau", Plateau)
     monkeypatch.setattr(loop, "batch_loss", made_up)
     trained(
         tiny_model, tmp_path,

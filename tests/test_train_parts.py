@@ -4,13 +4,17 @@ import copy
 import dataclasses
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import CACHE_PICTURES, changed_names
+from conftest import CACHE_PICTURES, changed_names, image_case
 from torch import nn
 
+from app import make_case
+from app.frame import Frame
 from swiftmedsam import LITE, SWIFT_V1, SWIFT_V2, TINY, SwiftMedSAM
+from train import curves, pictures
 from train.blockwise import PARTS, relative_error, repair
 from train.decoder import repair_decoder
 from train.features import encoder_features, read_cache
@@ -236,3 +240,26 @@ def test_repair_of_the_decoder_finds_more_of_the_objects(cache, tiny_model):
     assert after > before + 0.05
     assert all(name.startswith("mask_decoder.") for name in changed_names(student, disturbed))
 
+
+
+# What a person looks at
+
+
+def test_curves_are_drawn_of_what_a_run_logged(tmp_path):
+    rows = ["step,loss,truth,teacher,learning_rate,pictures_per_second"]
+    rows += [f"{step},{3 / step},{2 / step},{1 / step},0.001,2" for step in range(1, 8)]
+    (tmp_path / "log.csv").write_text("\n".join(rows))
+    columns = curves.read_log(tmp_path)
+    assert columns["truth"][1] == 1
+    assert curves.running_mean([7, 1, 1, 1, 1, 6]) == [7, 4, 3, 2.5, 2.2, 2]
+    assert curves.main([str(tmp_path), str(tmp_path / "curves.png")]) == 0
+    assert cv2.imread(str(tmp_path / "curves.png")).shape == (600, 800, 3)
+
+
+def test_the_sheet_of_augmentations_has_a_column_that_differs_for_each():
+    case = make_case(image_case()["imgs"][:, :, 0], image_case()["boxes"], modality="US")
+    tiles = np.split(pictures.sheet([case])[pictures.TITLE_HEIGHT :], len(pictures.CHANGES), axis=1)
+    for tile, change in zip(tiles[1:], pictures.CHANGES[1:], strict=True):
+        assert not np.array_equal(tile, tiles[0]), change
+    framed = Frame(48, 80).pixels(case.image)[0].transpose(1, 2, 0) * 255
+    np.testing.assert_allclose(tiles[0], framed, atol=1)

@@ -104,7 +104,8 @@ def change_intensity(pixels: Tensor, options: Augmentation, random: torch.Genera
     x = apply(
         x,
         options.brightness_contrast,
-        ((x - mean) * contrast + mean + _uniform(-0.2, 0.2, n, random)).clamp(0, 1),
+        # in parts of the mean: a fixed shift would black out a dark ultrasound
+        ((x - mean) * contrast + mean * _uniform(0.5, 1.5, n, random)).clamp(0, 1),
     )
     x = apply(x, options.gamma, x.clamp(1e-4, 1) ** _uniform(0.6, 1.6, n, random))
     x = apply(x, options.blur, F.avg_pool2d(x, 3, 1, 1))

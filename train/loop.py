@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
@@ -67,21 +68,16 @@ def batch_loss(
     }  # fmt: skip
 
 
-def _schedule(optimizer: torch.optim.Optimizer, options: Options) -> Callable[[int, float], None]:
-    """A function of step and a report's mean loss that sets the learning rate of the next step."""
+def _schedule(optimizer: torch.optim.Optimizer, options: Options) -> LambdaLR | ReduceLROnPlateau:
+    """Sets the learning rate: "cosine" after every step, "plateau" after a report, by its loss."""
     if options.schedule == "plateau":
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-        return lambda step, loss: plateau.step(loss) if step % options.report_every == 0 else None
+        return ReduceLROnPlateau(optimizer)
 
-    def cosine(step: int, loss: float) -> None:
-        progress = torch.tensor(step / options.steps)
-        factor = min(1.0, (step + 1) / max(1, options.warmup))
-        rate = options.learning_rate * factor * 0.5 * (1 + torch.cos(progress * torch.pi)).item()
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+    def cosine(step: int) -> float:
+        warm = min(1.0, (step + 1) / max(1, options.warmup))
+        return warm * 0.5 * (1 + math.cos(math.pi * step / options.steps))
 
-    cosine(0, 0.0)
-    return cosine
+    return LambdaLR(optimizer, cosine)
 
 
 def _average(decay: float) -> Callable[[list[Tensor], list[Tensor], int], None]:
@@ -143,16 +139,19 @@ class Run:
         blend = _average(options.average_decay)
         average = AveragedModel(model, multi_avg_fn=blend, use_buffers=True)
         model = model.to(memory_format=torch.channels_last)
+        schedule = _schedule(optimizer, options)
         student, optimizer = fabric.setup(Student(model), optimizer)
         if teacher is not None:
             teacher = fabric.to_device(teacher.eval().requires_grad_(False))
         average = fabric.to_device(average)
-        next_rate = _schedule(optimizer, options)
-        state = {"student": student, "average": average, "optimizer": optimizer, "step": 0}
+        state = {
+            "student": student, "average": average, "optimizer": optimizer, "schedule": schedule,
+            "step": 0,
+        }  # fmt: skip
         if resume and (self.folder / LAST).exists():
             fabric.load(self.folder / LAST, state)
             log.info("resumed at step %d", state["step"])
-            next_rate(state["step"], float("inf"))
+            self._forget_after(state["step"])
 
         batches = Batches(source, options, fabric.global_rank)
         loader = fabric.setup_dataloaders(
@@ -177,10 +176,12 @@ class Run:
             for name, value in terms.items():
                 sums[name] += value.item()
             count += 1
-            report_is_due = step % options.report_every == 0 or step == options.steps
-            means = self._means(sums, count) if report_is_due else {}
-            next_rate(step, means.get("loss", math.nan))
-            if report_is_due:
+            if isinstance(schedule, LambdaLR):
+                schedule.step()
+            if step % options.report_every == 0 or step == options.steps:
+                means = self._means(sums, count)
+                if isinstance(schedule, ReduceLROnPlateau):
+                    schedule.step(means["loss"])
                 speed = count * options.batch_size * fabric.world_size / (time.monotonic() - began)
                 rate = optimizer.param_groups[0]["lr"]
                 self._report(step, means, rate, speed)
@@ -194,6 +195,14 @@ class Run:
         device = self.fabric.device
         means = {name: torch.tensor(total / count, device=device) for name, total in sums.items()}
         return {name: mean.item() for name, mean in self.fabric.all_reduce(means).items()}
+
+    def _forget_after(self, step: int) -> None:
+        """Take rows of the log back that a killed run wrote after its last checkpoint."""
+        path = self.folder / "log.csv"
+        if self.fabric.is_global_zero and path.exists():
+            header, *rows = path.read_text().splitlines(keepends=True)
+            kept = [row for row in rows if int(row.partition(",")[0]) <= step]
+            path.write_text("".join([header, *kept]))
 
     def _report(self, step: int, means: dict[str, float], rate: float, speed: float) -> None:
         if not self.fabric.is_global_zero:
