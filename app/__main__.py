@@ -12,7 +12,7 @@ from app import __version__
 from app.case import CaseError, is_case_name, read_case, write_labels
 from app.intensity import DEFAULT_WINDOW, WINDOWS, Window, parse_window
 from app.network import DEFAULT_PRECISION, PRECISIONS, Network, WeightsError, load
-from app.segment import DEFAULT_MODE, MODES, Clock, Progress, segment
+from app.segment import DEFAULT_MODE, IMAGE_CROPS, MODES, VOLUME_CROPS, Clock, Progress, segment
 
 INPUTS = Path("/workspace/inputs")
 OUTPUTS = Path("/workspace/outputs")
@@ -36,6 +36,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got '{text}'")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m app",
@@ -51,7 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--mode", choices=MODES, default=DEFAULT_MODE,
-        help=f"of volumes: exact follows LiteMedSAM's rules (default {DEFAULT_MODE})",
+        help=f"exact follows LiteMedSAM's rules (default {DEFAULT_MODE})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--crops", type=_natural, metavar="N",
+        help="most crops of a slice, enlarged for small boxes, in mode best (default "
+        f"{IMAGE_CROPS}, of a volume {VOLUME_CROPS})",
     )  # fmt: skip
     parser.add_argument("--threads", type=_positive, help="default: all this process may use")
     parser.add_argument("--only", metavar="GLOB", default="*", help="file names to segment")
@@ -98,9 +109,9 @@ def find_cases(inputs: Path, only: str) -> list[Path]:
 
 
 def run_case(
-    path: Path, outputs: Path, network: Network, window: Window, mode: str, progress: Progress
+    path: Path, network: Network, options: argparse.Namespace, progress: Progress
 ) -> str:
-    """Segment one file; return the line to log about it.
+    """Segment one file as `options` say; return the line to log about it.
 
     Raises:
         CaseError: the input is not a case.
@@ -109,10 +120,12 @@ def run_case(
     clock = Clock()
     began = time.perf_counter()
     with clock.measure("read"):
-        case = read_case(path, window)
-    labels = segment(case, network, mode=mode, clock=clock, progress=progress)
+        case = read_case(path, options.window)
+    labels = segment(
+        case, network, mode=options.mode, max_crops=options.crops, clock=clock, progress=progress
+    )
     with clock.measure("write"):
-        write_labels(outputs / path.name, labels)
+        write_labels(options.outputs / path.name, labels)
     seconds = time.perf_counter() - began
     split = ", ".join(f"{step} {clock.seconds[step]:.2f}" for step in STEPS)
     shape = "x".join(map(str, case.image.shape))
@@ -160,9 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             show = functools.partial(bar.show, number, path.name)
             show(0, 1)
-            line = run_case(
-                path, options.outputs, network, options.window, options.mode, show
-            )
+            line = run_case(path, network, options, show)
             log.info("%s", line)
             written += 1
         except (CaseError, OSError) as error:

@@ -1,10 +1,10 @@
 """Labels of a case: all boxes of an image at once, the boxes of a volume slice by slice.
 
-A volume is segmented in one of two modes (docs/decisions.md has their figures):
+There are two modes (docs/decisions.md has their figures):
 
-    best    every slice on its own, the given box its prompt and its limit
-    exact   LiteMedSAM's rules (docs/data.md): each box is followed from its middle slice outwards,
-            the prompt of a slice being the bounding box of the neighbour's mask
+    best    every slice on its own, small boxes in crops; the given box is prompt and limit
+    exact   LiteMedSAM's rules (docs/data.md): an image whole; in a volume each box is followed from
+            its middle slice outwards, a slice's prompt being the box of the neighbour's mask
 
 The original walks object by object and encodes a slice again for each; here all objects are walked
 together, upwards and then downwards, so that a slice is encoded once and its boxes are decoded in
@@ -23,9 +23,11 @@ import numpy.typing as npt
 
 from app.case import Case, label_dtype
 from app.frame import FloatArray, Frame
+from app.views import choose_views
 
 MODES = ("best", "exact")
 DEFAULT_MODE = "best"
+IMAGE_CROPS, VOLUME_CROPS = 16, 0  # most crops of a slice
 DECODE_BATCH = 16  # boxes per call: bounds memory (some 30 MB a box); larger is no faster
 EMBEDDINGS_KEPT = 256  # of 4 MiB each, so 1 GiB: slices that both directions of the walk visit
 
@@ -64,13 +66,15 @@ def segment(
     network: Encoder,
     *,
     mode: str = DEFAULT_MODE,
+    max_crops: int | None = None,
     clock: Clock | None = None,
     progress: Progress | None = None,
 ) -> Labels:
     """Labels (H, W) or (D, H, W) of a case: i + 1 where box i is, 0 elsewhere, later boxes on top.
 
-    The dtype is the smallest that holds the number of boxes. `progress` is called with slices done
-    and slices in all.
+    The dtype is the smallest that holds the number of boxes. `max_crops` bounds how many crops of a
+    slice are enlarged for its small boxes (mode "best"; None: `IMAGE_CROPS` or `VOLUME_CROPS`).
+    `progress` is called with slices done and slices in all.
 
     Raises:
         ValueError: `mode` is none of `MODES`.
@@ -81,10 +85,15 @@ def segment(
     labels = np.zeros(case.label_shape, label_dtype(len(case.boxes)))
     if len(case.boxes) == 0:
         return labels
-    paint = _segment_image
-    if case.is_volume:
-        paint = _walk_volume if mode == "exact" else _segment_slices
-    paint(case, network, labels, clock, progress or (lambda done, total: None))
+    progress = progress or (lambda done, total: None)
+    if mode == "exact" and case.is_volume:
+        _walk_volume(case, network, labels, clock, progress)
+        return labels
+    if max_crops is None:
+        max_crops = VOLUME_CROPS if case.is_volume else IMAGE_CROPS
+    is_best = mode == "best"
+    crops = max_crops if is_best else 0
+    _segment_views(case, network, labels, crops, clock, progress, clip=is_best)
     return labels
 
 
@@ -98,38 +107,54 @@ def _decode(
         yield from logits
 
 
-def _segment_image(
-    case: Case, network: Encoder, labels: Labels, clock: Clock, progress: Progress
+def _segment_views(
+    case: Case, network: Encoder, labels: Labels, max_crops: int, clock: Clock, progress: Progress,
+    *, clip: bool,
 ) -> None:
+    """Slices, or the image, each on its own, as `choose_views` shows them."""
+    if case.is_volume:
+        image, painted, boxes = case.image, labels, case.boxes[:, [0, 1, 3, 4]]
+        z = np.arange(len(labels))[:, np.newaxis]
+        crossing = (case.boxes[:, 2].astype(int) <= z) & (z <= case.boxes[:, 5].astype(int))
+    else:  # a volume of one slice
+        image, painted, boxes = case.image[np.newaxis], labels[np.newaxis], case.boxes
+        crossing = np.ones((1, len(boxes)), np.bool_)
+    height, width = painted.shape[1:]
+    views = choose_views(boxes, height, width, max_crops)
+    slices = np.flatnonzero(crossing.any(axis=1))
+    for done, at in enumerate(slices, start=1):
+        for view in views:
+            which = view.which[crossing[at, view.which]]
+            if which.size:
+                part = at, view.rows, view.columns
+                inside = boxes[which] - view.origin
+                _segment_part(image[part], painted[part], which, inside, network, clock, clip=clip)
+        progress(done, len(slices))
+
+
+def _segment_part(
+    image: npt.NDArray[np.uint8],
+    labels: Labels,
+    which: npt.NDArray[np.int64],
+    boxes: npt.NDArray[np.float64],
+    network: Encoder,
+    clock: Clock,
+    *,
+    clip: bool,
+) -> None:
+    """Paint the boxes `which` (M,), `boxes` (M, 4) in pixels of the part, into its `labels`.
+
+    With `clip` nothing is painted outside a box.
+    """
     frame = Frame(*labels.shape)
     with clock.measure("encode"):
-        embedding = network.encode(frame.pixels(case.image))
-    all_logits = _decode(network, embedding, frame.prompts(case.boxes), clock)
-    for label, logits in enumerate(all_logits, start=1):
-        labels[frame.mask(logits)] = label
-    progress(1, 1)
-
-
-def _segment_slices(
-    case: Case, network: Encoder, labels: Labels, clock: Clock, progress: Progress
-) -> None:
-    """Mode "best": no slice hears of another, so errors cannot add up along the volume."""
-    frame = Frame(*labels.shape[1:])
-    boxes = case.boxes[:, [0, 1, 3, 4]]
-    prompts = frame.prompts(boxes)
-    firsts, lasts = case.boxes[:, 2].astype(int), case.boxes[:, 5].astype(int)
-    depth = np.arange(len(labels))[:, np.newaxis]
-    crossing = (firsts <= depth) & (depth <= lasts)  # (D, N)
-    slices = np.flatnonzero(crossing.any(axis=1))
-    for done, z in enumerate(slices, start=1):
-        which = np.flatnonzero(crossing[z])
-        with clock.measure("encode"):
-            embedding = network.encode(frame.pixels(case.image[z]))
-        all_logits = _decode(network, embedding, prompts[which], clock)
-        for i, logits in zip(which, all_logits, strict=True):
-            inside = box_pixels(boxes[i])
-            labels[z][inside][frame.mask(logits)[inside]] = i + 1
-        progress(done, len(slices))
+        embedding = network.encode(frame.pixels(image))
+    all_logits = _decode(network, embedding, frame.prompts(boxes), clock)
+    for i, box, logits in zip(which, boxes, all_logits, strict=True):
+        inside = box_pixels(box) if clip else (slice(None), slice(None))
+        target = labels[inside]
+        # later boxes win, whichever part was painted first
+        target[frame.mask(logits)[inside] & (target <= i)] = i + 1
 
 
 class SliceEmbeddings:

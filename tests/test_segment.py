@@ -6,7 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import BoxesAsMasks, BrightInBox, ellipse, image_case, inside, picture, volume_case
+from conftest import BoxesAsMasks, BrightInBox, dsc, ellipse, image_case, inside, picture, volume_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
@@ -16,7 +16,7 @@ from app.segment import DECODE_BATCH, MODES, Clock, middle_slices, walk_plan
 
 segment_module = importlib.import_module("app.segment")  # the name in `app` is the function's
 
-walk = functools.partial(segment, mode="exact")
+exact = functools.partial(segment, mode="exact")
 
 # At a longer side of 256 the frame changes nothing: slice pixels are input pixels.
 HEIGHT, WIDTH = 64, 256
@@ -44,11 +44,11 @@ class Everywhere(BrightInBox):
         return np.ones((len(prompts), 256, 256), np.float32), np.ones(len(prompts), np.float32)
 
 
-# Images
+# Images, whole
 
 
 def test_labels_are_the_numbers_of_the_boxes():
-    labels = segment(image_with([[10, 5, 12, 6], [20, 7, 21, 9]]), BoxesAsMasks())
+    labels = exact(image_with([[10, 5, 12, 6], [20, 7, 21, 9]]), BoxesAsMasks())
     wanted = np.zeros((HEIGHT, WIDTH), np.uint8)
     wanted[5:7, 10:13] = 1
     wanted[7:10, 20:22] = 2
@@ -57,21 +57,21 @@ def test_labels_are_the_numbers_of_the_boxes():
 
 
 def test_the_later_box_wins():
-    small_last = segment(image_with([[10, 10, 19, 19], [13, 12, 15, 14]]), BoxesAsMasks())
+    small_last = exact(image_with([[10, 10, 19, 19], [13, 12, 15, 14]]), BoxesAsMasks())
     assert np.bincount(small_last.ravel())[1:].tolist() == [91, 9]
-    large_last = segment(image_with([[13, 12, 15, 14], [10, 10, 19, 19]]), BoxesAsMasks())
+    large_last = exact(image_with([[13, 12, 15, 14], [10, 10, 19, 19]]), BoxesAsMasks())
     assert np.bincount(large_last.ravel())[1:].tolist() == [0, 100]
 
 
 def test_a_small_image_is_enlarged_for_the_network_and_its_labels_are_not():
-    labels = segment(image_with([[1, 0, 3, 1]], height=2, width=4), BoxesAsMasks())
+    labels = exact(image_with([[1, 0, 3, 1]], height=2, width=4), BoxesAsMasks())
     np.testing.assert_array_equal(labels, [[0, 1, 1, 0], [0, 0, 0, 0]])  # prompt 64, 0, 192, 64
 
 
 def test_an_image_is_encoded_once_and_its_boxes_are_decoded_in_batches():
     network = BoxesAsMasks()
     boxes = [[x, 3, x + 4, 9] for x in range(0, 5 * (2 * DECODE_BATCH + 3), 5)]
-    labels = segment(image_with(boxes), network)
+    labels = exact(image_with(boxes), network)
     assert list(network.encoded.values()) == [1]
     assert [len(prompts) for prompts in network.prompts] == [DECODE_BATCH, DECODE_BATCH, 3]
     np.testing.assert_array_equal(np.concatenate(network.prompts), boxes)
@@ -81,7 +81,7 @@ def test_an_image_is_encoded_once_and_its_boxes_are_decoded_in_batches():
 @pytest.mark.parametrize(("count", "dtype"), [(255, np.uint8), (256, np.uint16), (300, np.uint16)])
 def test_every_one_of_many_boxes_keeps_its_own_label(count, dtype):
     corners = [(x, y) for y in range(0, 64, 4) for x in range(0, 256, 8)][:count]
-    labels = segment(image_with([[x, y, x + 5, y + 2] for x, y in corners]), BoxesAsMasks())
+    labels = exact(image_with([[x, y, x + 5, y + 2] for x, y in corners]), BoxesAsMasks())
     assert labels.dtype == dtype
     wanted = np.zeros((HEIGHT, WIDTH), int)
     for label, (x, y) in enumerate(corners, start=1):
@@ -92,7 +92,7 @@ def test_every_one_of_many_boxes_keeps_its_own_label(count, dtype):
 def test_many_boxes_of_a_volume_keep_their_labels():
     corners = [(x, y) for y in range(0, 64, 4) for x in range(0, 256, 8)][:260]
     boxes = [[x, y, 0, x + 5, y + 2, 0] for x, y in corners]
-    labels = segment(volume_with(boxes, moving_volume(2)), BoxesAsMasks())
+    labels = exact(volume_with(boxes, moving_volume(2)), BoxesAsMasks())
     assert labels.dtype == np.uint16
     np.testing.assert_array_equal(np.unique(labels[0]), np.arange(261))
     assert not labels[1].any()
@@ -100,9 +100,44 @@ def test_many_boxes_of_a_volume_keep_their_labels():
 
 def test_a_case_without_boxes_needs_no_network():
     case = Case("none", image_case()["imgs"], np.zeros((0, 4)), False)
-    labels = segment(case, None)
+    labels = exact(case, None)
     assert labels.shape == (48, 80)
     assert not labels.any()
+
+
+# Images, small boxes in crops
+
+
+def test_a_small_box_is_shown_in_a_crop_and_painted_where_it_was():
+    image = picture(300, 400, inside((90, 50, 99, 57), 300, 400))
+    network = BrightInBox()
+    labels = segment(make_case(image, [[88, 48, 101, 59]], modality="US"), network)
+    wanted = np.zeros((300, 400), bool)
+    wanted[50:58, 90:100] = True
+    assert dsc(labels > 0, wanted) > 0.9
+    # a crop of four times 14 pixels, in its middle or at one of its sides with half of 14 between
+    (prompt,) = np.concatenate(network.prompts)
+    assert prompt[2] - prompt[0] == pytest.approx(13 * 256 / 56, abs=1)
+    whole = exact(make_case(image, [[88, 48, 101, 59]], modality="US"), BrightInBox())
+    assert dsc(whole > 0, wanted) < dsc(labels > 0, wanted)
+
+
+def test_large_boxes_are_shown_whole_and_small_neighbours_together():
+    boxes = [[20, 20, 220, 220], [30, 30, 39, 39], [44, 32, 55, 41], [900, 700, 909, 709]]
+    network = Everywhere()
+    case = make_case(np.zeros((800, 1000), np.uint8), boxes, modality="US")
+    labels = segment(case, network)
+    assert sorted(len(prompts) for prompts in network.prompts) == [1, 1, 2]
+    sizes = [(x_max - x_min + 1) * (y_max - y_min + 1) for x_min, y_min, x_max, y_max in boxes]
+    covered = sizes[1] + sizes[2]  # of the large box by small ones on top of it
+    assert np.bincount(labels.ravel())[1:].tolist() == [sizes[0] - covered, *sizes[1:]]
+
+
+def test_no_crop_is_taken_where_none_is_allowed():
+    network = Everywhere()
+    case = make_case(np.zeros((800, 1000), np.uint8), [[30, 30, 39, 39]], modality="US")
+    segment(case, network, max_crops=0)
+    np.testing.assert_array_equal(np.concatenate(network.prompts), [[7, 7, 9, 9]])
 
 
 # Volumes, every slice on its own
@@ -169,7 +204,7 @@ def test_a_walk_goes_up_and_then_down_and_skips_slices_between_boxes():
 @pytest.mark.parametrize(("z_min", "z_max"), [(0, 0), (0, 6), (2, 4), (6, 6), (0, 1), (5, 6)])
 def test_the_first_and_the_last_slice_of_a_box_are_segmented_and_no_other(z_min, z_max):
     case = volume_with([[0, 0, z_min, 255, 63, z_max]], moving_volume(7))
-    labels = walk(case, BrightInBox())
+    labels = exact(case, BrightInBox())
     assert np.flatnonzero(labels.any(axis=(1, 2))).tolist() == list(range(z_min, z_max + 1))
 
 
@@ -179,7 +214,7 @@ def test_an_object_that_moves_is_followed_and_the_prompt_is_three_pixels_wider()
     for z in range(5):  # columns 20..29, 27..36, 34..43, 41..50, 48..57 of rows 8..12
         image[z, 8:13, 7 * z + 20 : 7 * z + 30] = 255
     network = BrightInBox()
-    labels = walk(volume_with([[30, 6, 0, 47, 14, 4]], image), network)
+    labels = exact(volume_with([[30, 6, 0, 47, 14, 4]], image), network)
     # slice: the columns found there
     found = {z: np.flatnonzero(labels[z].any(axis=0)).tolist() for z in range(5)}
     assert found == {
@@ -200,7 +235,7 @@ def test_after_a_slice_without_the_object_the_given_box_is_used_again():
     image[2] = image[4] = 0
     network = BrightInBox()
     box = [30, 10, 0, 90, 50, 6]
-    labels = walk(volume_with([box], image), network)
+    labels = exact(volume_with([box], image), network)
     assert labels.any(axis=(1, 2)).tolist() == [True, True, False, True, False, True, True]
     prompts = np.concatenate(network.prompts)  # of slices 3, 4, 5, 6, 2, 1, 0
     given_at = [(prompt == [30, 10, 90, 50]).all() for prompt in prompts]
@@ -213,7 +248,7 @@ def test_objects_do_not_see_each_others_masks():
     image[:2, 10:20, 10:20] = 255
     image[:, 40:50, 100:110] = 255
     boxes = [[8, 8, 0, 22, 22, 2], [98, 38, 0, 112, 52, 2]]
-    labels = walk(volume_with(boxes, image), BrightInBox())
+    labels = exact(volume_with(boxes, image), BrightInBox())
     assert np.unique(labels[:2][image[:2] > 0]).tolist() == [1, 2]
     assert np.unique(labels[2]).tolist() == [0, 2]
 
@@ -221,7 +256,7 @@ def test_objects_do_not_see_each_others_masks():
 def test_the_later_box_wins_although_the_earlier_meets_the_slice_later():
     """Slice 0 belongs to box 1 on the way down, after box 2 was there on the way up."""
     boxes = [[0, 0, 0, 50, 50, 5], [10, 10, 0, 20, 20, 0]]
-    labels = walk(volume_with(boxes, moving_volume(6)), BoxesAsMasks())
+    labels = exact(volume_with(boxes, moving_volume(6)), BoxesAsMasks())
     assert (labels[0, 10:21, 10:21] == 2).all()
     assert (labels[0, 30:40, 30:40] == 1).all()
 
@@ -237,7 +272,7 @@ def overlapping_boxes(depth):
 
 def test_every_slice_is_encoded_once_however_many_objects_cross_it():
     network = BrightInBox()
-    walk(volume_with(overlapping_boxes(9), moving_volume(9)), network)
+    exact(volume_with(overlapping_boxes(9), moving_volume(9)), network)
     assert len(network.encoded) == 9
     assert set(network.encoded.values()) == {1}
 
@@ -245,7 +280,7 @@ def test_every_slice_is_encoded_once_however_many_objects_cross_it():
 def test_slices_outside_all_boxes_are_not_encoded():
     network = BrightInBox()
     boxes = [[20, 5, 1, 120, 60, 2], [20, 5, 6, 120, 60, 6]]
-    walk(volume_with(boxes, moving_volume(9)), network)
+    exact(volume_with(boxes, moving_volume(9)), network)
     assert sum(network.encoded.values()) == 3
 
 
@@ -270,18 +305,18 @@ class Watched(BrightInBox):
 def test_no_more_embeddings_are_kept_than_allowed_and_labels_do_not_depend_on_it(kept, monkeypatch):
     case = volume_with(overlapping_boxes(11), moving_volume(11))
     free = Watched()
-    wanted = walk(case, free)
+    wanted = exact(case, free)
     assert max(free.alive) > kept + 1  # else there is nothing to bound here
     monkeypatch.setattr(segment_module, "EMBEDDINGS_KEPT", kept)
     bound = Watched()
-    np.testing.assert_array_equal(walk(case, bound), wanted)
+    np.testing.assert_array_equal(exact(case, bound), wanted)
     assert max(bound.alive) <= kept + 1  # and the one in use
     assert max(bound.encoded.values()) == 2
 
 
 def test_embeddings_are_dropped_after_their_last_use():
     network = Watched()
-    walk(volume_with([[0, 0, 3, 255, 63, 9]], moving_volume(10)), network)
+    exact(volume_with([[0, 0, 3, 255, 63, 9]], moving_volume(10)), network)
     assert max(network.alive) == 1  # one object meets no slice twice
 
 
@@ -358,7 +393,7 @@ def volumes_with_boxes(draw):
 def test_labels_are_those_of_the_baselines_walk_object_by_object(volume):
     image, boxes = volume
     network = BrightInBox()
-    labels = walk(volume_with(boxes, image), network)
+    labels = exact(volume_with(boxes, image), network)
     np.testing.assert_array_equal(labels, baseline_volume(image, boxes))
 
 
@@ -371,7 +406,7 @@ def test_many_random_walks_that_overlap_are_the_baselines():
         image = np.kron(blocks, np.ones((1, 8, 8), bool)).astype(np.uint8) * 255
         corners = chance.integers(0, (WIDTH, HEIGHT, depth), (20, 2, 3))
         boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1).tolist()
-        labels = walk(volume_with(boxes, image), BrightInBox())
+        labels = exact(volume_with(boxes, image), BrightInBox())
         wanted = baseline_volume(image, boxes)
         assert len(np.unique(wanted)) > 2
         np.testing.assert_array_equal(labels, wanted)

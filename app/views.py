@@ -1,0 +1,97 @@
+"""Which part of a slice the network is shown for each box.
+
+Whatever it is shown becomes 256 pixels wide, so that a small box in a large picture is a dot. Small
+boxes are therefore shown in crops around them, enlarged; neighbours share one, and there is a
+bound on their number (docs/decisions.md has the figures behind the constants).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from app.frame import INPUT_SIZE
+
+SMALL_BOX = 32  # input pixels: a box whose longer side is shorter than this gets a crop
+ZOOMS = (4, 6, 8, 12, 16, 24, 32)  # sides of a crop in sides of its smallest box, best first
+MARGIN = 0.5  # of a box's longer side, between it and its crop's border
+MIN_CROP = 32  # slice pixels; a smaller crop shows nothing but interpolation
+MIN_GAIN = 1.5  # times a crop must be smaller than the slice
+
+Boxes = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of a slice and the boxes, by index and in order, that are segmented in it."""
+
+    rows: slice
+    columns: slice
+    which: Indices
+
+    @property
+    def origin(self) -> Boxes:
+        """What to subtract from a box (4,) of the slice to have it in pixels of the part."""
+        return np.array([self.columns.start, self.rows.start] * 2, np.float64)
+
+
+def whole(height: int, width: int, which: Indices) -> View:
+    """The view of the whole slice."""
+    return View(slice(0, height), slice(0, width), which)
+
+
+def choose_views(boxes: Boxes, height: int, width: int, max_crops: int) -> list[View]:
+    """Views of a slice (height, width) that together hold each of `boxes` (N, 4) once.
+
+    Small boxes get crops, `max_crops` of them at most, as far enlarged as this allows; where
+    even the widest crops are too many, the boxes of the surplus ones are left to the view of the
+    whole slice, which holds the large ones.
+    """
+    sides = (boxes[:, 2:] - boxes[:, :2] + 1).max(axis=1)
+    longer = max(height, width)
+    small = np.flatnonzero(sides * INPUT_SIZE / longer < SMALL_BOX)
+    crops: list[View] = []
+    for zoom in ZOOMS if max_crops else ():
+        crops = list(_cover(boxes, sides, small, zoom, height, width))
+        if len(crops) <= max_crops:
+            break
+    crops = sorted(crops, key=lambda view: -len(view.which))[:max_crops]
+    shown = np.concatenate([view.which for view in crops]) if crops else small[:0]
+    rest = np.setdiff1d(np.arange(len(boxes)), shown)
+    return crops + ([whole(height, width, rest)] if rest.size else [])
+
+
+def _cover(
+    boxes: Boxes, sides: npt.NDArray[np.float64], small: Indices, zoom: int, height: int, width: int
+) -> Iterator[View]:
+    """Crops for the boxes `small`, greedily: the smallest one left, and all that fit with it.
+
+    Boxes for which a crop would hardly be smaller than the slice are in none.
+    """
+    left = small[np.argsort(sides[small], kind="stable")]
+    while left.size:
+        side = int(np.ceil(max(zoom * sides[left[0]], MIN_CROP)))
+        if side * MIN_GAIN > max(height, width):
+            return  # those still left are larger
+        margins = (MARGIN * sides[left])[:, np.newaxis]
+        limits = np.array([width, height])
+        low = np.maximum(boxes[left][:, :2] - margins, 0)  # (L, 2), x and y
+        high = np.minimum(boxes[left][:, 2:] + 1 + margins, limits)
+        best, held = np.zeros(2, int), np.zeros(left.size, bool)
+        for share in np.ndindex(3, 3):  # the first box at a corner, a side, in the middle
+            free = side - (high[0] - low[0])
+            start = np.clip(np.floor(low[0] - free * np.array(share) / 2), 0, limits - side)
+            start = np.maximum(start, 0)  # a crop may be longer than the slice's shorter side
+            fits = ((low >= start) & (high <= start + side)).all(axis=1)
+            fits[0] = True  # rounding must not leave the box without a crop
+            if fits.sum() > held.sum():
+                best, held = start.astype(int), fits
+        x, y = best
+        yield View(
+            slice(int(y), min(int(y) + side, height)),
+            slice(int(x), min(int(x) + side, width)),
+            np.sort(left[held]),
+        )
+        left = left[~held]

@@ -1,0 +1,71 @@
+"""Which part of a slice is shown for which box."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.views import MARGIN, MIN_CROP, SMALL_BOX, choose_views
+
+
+def test_a_slice_of_large_boxes_is_shown_whole():
+    boxes = np.array([[10, 10, 200, 150], [0, 0, 255, 255]], float)
+    (view,) = choose_views(boxes, 256, 256, 16)
+    assert (view.rows, view.columns) == (slice(0, 256), slice(0, 256))
+    assert view.which.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("side", "crops"), [(SMALL_BOX - 1, 1), (SMALL_BOX, 0)])
+def test_a_box_is_small_by_its_longer_side_in_the_frame(side, crops):
+    box = np.array([[100, 100, 100 + 2 * side - 1, 110]], float)  # at half a frame pixel a pixel
+    (view,) = choose_views(box, 512, 512, 16)
+    assert (view.rows != slice(0, 512)) == bool(crops)
+
+
+def test_a_crop_is_four_boxes_wide_and_not_below_the_least():
+    boxes = np.array([[500, 300, 519, 309], [100, 700, 101, 701]], float)
+    small, large = sorted(choose_views(boxes, 1000, 1000, 16), key=lambda v: v.which[0] == 0)
+    assert large.rows.stop - large.rows.start == 80
+    assert small.rows.stop - small.rows.start == MIN_CROP
+
+
+def test_a_grid_of_boxes_shares_crops_and_the_bound_holds():
+    """241 nuclei, as in the challenge's largest case."""
+    random = np.random.default_rng(0)
+    corner = random.uniform(0, (2540, 1900), (241, 2)).round()
+    boxes = np.concatenate([corner, corner + random.integers(10, 20, (241, 2))], axis=1)
+    for most in (1, 4, 16, 400):
+        views = choose_views(boxes, 1920, 2560, most)
+        assert len(views) <= most + 1
+        assert sorted(np.concatenate([view.which for view in views])) == list(range(241))
+    assert max(len(view.which) for view in choose_views(boxes, 1920, 2560, 16)) > 10
+
+
+@st.composite
+def slices_with_boxes(draw):
+    """Height, width and up to 12 boxes (N, 4) inside."""
+    height, width = draw(st.integers(1, 900)), draw(st.integers(1, 900))
+    corner = st.tuples(st.integers(0, width - 1), st.integers(0, height - 1))
+    pairs = draw(st.lists(st.tuples(corner, corner), min_size=1, max_size=12))
+    boxes = [[*map(min, *pair), *map(max, *pair)] for pair in pairs]
+    return height, width, np.array(boxes, float)
+
+
+@given(slices_with_boxes(), st.integers(0, 20))
+def test_each_box_is_shown_once_and_whole_with_its_margin(drawn, most):
+    height, width, boxes = drawn
+    views = choose_views(boxes, height, width, most)
+    shown = np.concatenate([view.which for view in views])
+    assert sorted(shown) == list(range(len(boxes)))
+    assert sum((v.rows, v.columns) != (slice(0, height), slice(0, width)) for v in views) <= most
+    for view in views:
+        assert (np.diff(view.which) > 0).all()  # later boxes are painted later
+        assert 0 <= view.rows.start < view.rows.stop <= height
+        assert 0 <= view.columns.start < view.columns.stop <= width
+        for x_min, y_min, x_max, y_max in boxes[view.which]:
+            margin = MARGIN * (max(x_max - x_min, y_max - y_min) + 1)
+            # start is rounded down, so up to a pixel of the margin may be lost
+            assert view.columns.start <= max(0, x_min - margin)
+            assert view.rows.start <= max(0, y_min - margin)
+            assert view.columns.stop >= min(width, x_max + 1 + margin) - 1
+            assert view.rows.stop >= min(height, y_max + 1 + margin) - 1
