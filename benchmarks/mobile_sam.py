@@ -1,9 +1,8 @@
 """MobileSAM at 1024 pixels on images: `python -m benchmarks.mobile_sam INPUTS OUTPUTS`.
 
 A second opinion: the network LiteMedSAM was made from (Zhang et al., "Faster Segment Anything",
-2023), never trained on medical images but shown four times the pixels per side. Its checkpoint
-comes from the package index; the network is LiteMedSAM's behind a patch embedding that shrinks the
-picture to a quarter. Images only: a slice costs seconds.
+2023), never trained on medical images but shown four times the pixels per side. The network is
+LiteMedSAM's behind a patch embedding that shrinks the picture to a quarter. Images only.
 """
 
 import argparse
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 
 from app import read_case, write_labels
 from app.case import label_dtype
-from convert.fetch import MOBILE_SAM, fetch
 from swiftmedsam import LITE, SwiftMedSAM
 from swiftmedsam.checkpoint import read_state_dict
 from swiftmedsam.tiny_vit import ConvNorm
@@ -83,10 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("inputs", type=Path)
     parser.add_argument("outputs", type=Path)
     parser.add_argument(
-        "--checkpoint", type=Path, default=Path("weights/checkpoints/mobile_sam.pt")
-    )
+        "--checkpoint", type=Path, default=Path("weights/checkpoints/mobile_sam.pt"),
+        help="what python -m convert --fetch-mobile-sam gets (default %(default)s)",
+    )  # fmt: skip
     options = parser.parse_args(argv)
-    model = load_mobile_sam(fetch(MOBILE_SAM, options.checkpoint))
+    model = load_mobile_sam(options.checkpoint)
     options.outputs.mkdir(parents=True, exist_ok=True)
     for path in sorted(options.inputs.glob("2DBox_*.npz")):
         case = read_case(path)

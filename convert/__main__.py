@@ -15,11 +15,12 @@ from pathlib import Path
 from app.case import CaseError
 from app.network import MANIFEST, MANIFEST_FORMAT, WEIGHTS, WeightsError, load
 from convert.export import export, save
-from convert.fetch import LITE_MEDSAM, FetchError, fetch
+from convert.fetch import LITE_MEDSAM, MOBILE_SAM, FetchError, fetch
 from convert.verify import ParityError, verify
 from swiftmedsam import VARIANTS, CheckpointError, load_model
 
 LITE_CHECKPOINT = WEIGHTS / "checkpoints" / "lite_medsam.pth"
+MOBILE_SAM_CHECKPOINT = WEIGHTS / "checkpoints" / "mobile_sam.pt"
 PARITY_CASES = WEIGHTS.parent / "examples" / "inputs"
 PACKAGES = ("torch", "openvino", "numpy")
 
@@ -80,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
         "--fetch-lite", action="store_true",
         help="get the official LiteMedSAM checkpoint; convert it if --out is given",
     )  # fmt: skip
+    parser.add_argument(
+        "--fetch-mobile-sam", action="store_true",
+        help="get the official MobileSAM checkpoint, for python -m benchmarks.mobile_sam",
+    )  # fmt: skip
     return parser
 
 
@@ -89,6 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     try:
+        if options.fetch_mobile_sam:
+            target = fetch(MOBILE_SAM, options.checkpoint or MOBILE_SAM_CHECKPOINT)
+            log.info("%s: official MobileSAM, sha256 checked", target)
+            return 0
         if options.fetch_lite:
             options.checkpoint = fetch(LITE_MEDSAM, options.checkpoint or LITE_CHECKPOINT)
             options.variant = "lite"

@@ -15,6 +15,8 @@ from app import Network, load
 from convert.__main__ import convert
 from swiftmedsam import TINY, SwiftMedSAM, save_model
 from train import features
+from train.augment import Augmentation
+from train.stream import CorpusSource
 
 # The same examples on every machine and in every run; no time limits.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=60)
@@ -228,5 +230,6 @@ def cache(tiny_model, corpus, tiny_rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "ROWS", tiny_rows)
-        features.write_cache(copy.deepcopy(tiny_model), corpus, folder, CACHE_PICTURES, seed=1)
+        source = CorpusSource(corpus, Augmentation())
+        features.write_cache(copy.deepcopy(tiny_model), source, folder, CACHE_PICTURES, seed=1)
     return folder

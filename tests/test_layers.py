@@ -64,3 +64,9 @@ def test_tools_are_imported_by_nothing_but_themselves(package):
 
 def test_only_one_file_of_the_program_names_openvino():
     assert [path.name for path in files("app") if "openvino" in imports(path)] == ["network.py"]
+
+
+def test_training_on_a_cache_needs_no_opencv():
+    """An accelerator machine may have torch and numpy only."""
+    code = "import sys; sys.modules['cv2'] = None; import train.__main__"
+    assert "lightning_fabric" in loaded_by(code)

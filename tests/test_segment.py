@@ -6,7 +6,16 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import BoxesAsMasks, BrightInBox, dsc, ellipse, image_case, inside, picture, volume_case
+from conftest import (
+    BoxesAsMasks,
+    BrightInBox,
+    dsc,
+    ellipse,
+    image_case,
+    inside,
+    picture,
+    volume_case,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy

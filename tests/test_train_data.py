@@ -24,7 +24,7 @@ from train.augment import (
     picture_area,
 )
 from train.data import MIN_OBJECT_AREA, BalancedSampler, ShardPicture, objects_of, read_corpus
-from train.features import draw_picture, frame_labels
+from train.framed import draw_picture, frame_labels
 from train.prompts import MAX_LOOSENESS, MAX_SHIFTS, boxes_around, draw_prompts
 
 JPEG_TOLERANCE = 2  # grey levels; JPEG rounds coefficients, at quality 100 by at most a level or so

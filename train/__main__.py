@@ -18,7 +18,9 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from swiftmedsam import LITE, VARIANTS, CheckpointError, SwiftMedSAM, load_model, save_model
+from train.augment import Augmentation
 from train.blockwise import PARTS, repair
+from train.data import Source
 from train.decoder import DECODER_REPAIR, repair_decoder
 from train.features import write_cache
 from train.initialise import student_of
@@ -26,7 +28,7 @@ from train.loop import Run
 from train.memory import keep_freed_memory
 from train.one_cycle import RepairOptions
 from train.options import RECIPES
-from train.stream import CacheSource, CorpusSource, Source
+from train.stream import CacheSource, CorpusSource
 
 log = logging.getLogger("train")
 
@@ -63,7 +65,8 @@ def repaired(arguments: argparse.Namespace, teacher: SwiftMedSAM) -> SwiftMedSAM
     cache = out / "cache"
     if not (cache / "done").exists() or int((cache / "done").read_text()) < arguments.pictures:
         log.info("cache: features of %d pictures", arguments.pictures)
-        write_cache(teacher, arguments.data, cache, arguments.pictures, seed=1)
+        source = CorpusSource(arguments.data, Augmentation())
+        write_cache(teacher, source, cache, arguments.pictures, seed=1)
     phases = [*REPAIRS[arguments.variant], "decoder"]  # each starts from the one before
     paths = [out / f"{phase}.safetensors" for phase in phases]
     done = max((i for i, path in enumerate(paths) if path.exists()), default=-1)
@@ -112,9 +115,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CheckpointError, OSError) as error:
         log.error("%s", error)
         return 1
-    source: Source = CorpusSource(arguments.data, options.augmentation)
+    source: Source
     if arguments.cached:
         source = CacheSource(arguments.out / "cache", RepairOptions().held_back)
+    else:
+        source = CorpusSource(arguments.data, options.augmentation)
     run = Run(arguments.out, options, fabric)
     run.train(student, source, None if arguments.cached else teacher, resume=arguments.resume)
     return 0

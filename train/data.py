@@ -17,7 +17,16 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+# Pixels (3, 256, 256) uint8, labels (256, 256), the teacher's embedding (C, 64, 64) if it is known.
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 MIN_OBJECT_AREA = 20  # pixels; smaller objects are noise of the annotation
+
+
+class Source(Protocol):
+    """Where framed pictures come from."""
+
+    def draw(self, random: np.random.Generator) -> Sample:
+        """One of them."""
 
 
 class Picture(Protocol):

@@ -6,15 +6,13 @@ and, as float16, the features after each encoder stage that a student shortens. 
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from app.frame import INPUT_SIZE, Frame
 from swiftmedsam import SwiftMedSAM
-from train.augment import Augmentation, crop_around, flip_and_turn
-from train.data import BalancedSampler, objects_of, read_corpus
+from swiftmedsam.architecture import INPUT_SIZE
+from train.data import Source
 
 # Name of the array, type and shape of a row.
 INPUTS = {
@@ -42,33 +40,7 @@ def encoder_features(model: SwiftMedSAM, pixels: Tensor) -> dict[str, Tensor]:
     return {name: features[name] for name in FEATURES}
 
 
-def frame_labels(labels: np.ndarray) -> np.ndarray:
-    """Label map (H, W) in the frame of the input, (256, 256) uint16, 0 in the padding."""
-    height, width = Frame(*labels.shape).inner
-    framed = np.zeros((INPUT_SIZE, INPUT_SIZE), np.uint16)
-    framed[:height, :width] = cv2.resize(
-        labels.astype(np.uint16), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
-    )
-    return framed
-
-
-def draw_picture(
-    sampler: BalancedSampler, options: Augmentation, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Framed pixels (3, 256, 256) uint8 and labels (256, 256) of a picture, geometry augmented."""
-    while True:
-        image, labels = sampler.draw(random).read()
-        ids = objects_of(labels)
-        if ids.size:
-            break
-    if random.random() < options.crop:
-        image, labels = crop_around(image, labels, int(random.choice(ids)), random)
-    image, labels = flip_and_turn(image, labels, options, random)
-    pixels = Frame(*image.shape[:2]).pixels(image)[0]
-    return np.round(pixels * 255).astype(np.uint8), frame_labels(labels)
-
-
-def write_cache(teacher: SwiftMedSAM, corpus: Path, folder: Path, count: int, seed: int) -> None:
+def write_cache(teacher: SwiftMedSAM, source: Source, folder: Path, count: int, seed: int) -> None:
     """Make a cache of `count` pictures in `folder`; its file `done` says how many are there."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {
@@ -76,9 +48,9 @@ def write_cache(teacher: SwiftMedSAM, corpus: Path, folder: Path, count: int, se
         for name, (dtype, shape) in ROWS.items()
     }
     teacher = teacher.to(memory_format=torch.channels_last)
-    sampler, random = BalancedSampler(read_corpus(corpus)), np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     for row in range(count):
-        pixels, labels = draw_picture(sampler, Augmentation(), random)
+        pixels, labels, _ = source.draw(random)
         arrays["pixels"][row], arrays["labels"][row] = pixels, labels
         batch = torch.from_numpy(pixels).unsqueeze(0).float() / 255
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):

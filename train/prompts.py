@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.frame import INPUT_SIZE
+from swiftmedsam.architecture import INPUT_SIZE
 from train.data import objects_of
 
 # Input pixels each side of a box is moved outward at most, drawn per box: the paper's training

@@ -5,7 +5,6 @@ worker processes prepares the same batches.
 """
 
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,32 +12,27 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from train.augment import Augmentation, change_intensity
-from train.data import BalancedSampler, read_corpus
-from train.features import draw_picture, read_cache
+from train.data import BalancedSampler, Sample, Source, read_corpus
+from train.features import read_cache
 from train.options import Options
 from train.prompts import draw_prompts
 
 Batch = dict[str, Tensor]
-Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-
-
-class Source(Protocol):
-    """Where pictures come from."""
-
-    def draw(self, random: np.random.Generator) -> Sample:
-        """Pixels (3, 256, 256) uint8, labels (256, 256), teacher's embedding if it is known."""
 
 
 class CorpusSource:
     """Pictures of a corpus, sampled evenly over modalities, newly cropped and turned each time."""
 
     def __init__(self, folder: Path, augmentation: Augmentation) -> None:
+        from train.framed import draw_picture  # needs OpenCV, which an accelerator machine lacks
+
+        self._draw = draw_picture
         self._sampler = BalancedSampler(read_corpus(folder))
         self._augmentation = augmentation
 
     def draw(self, random: np.random.Generator) -> Sample:
         """Pixels and labels; no embedding."""
-        return *draw_picture(self._sampler, self._augmentation, random), None
+        return *self._draw(self._sampler, self._augmentation, random), None
 
 
 class CacheSource:
