@@ -1,4 +1,4 @@
-"""A sheet of what augmentation does: `python -m train.pictures CASES SHEET.png`.
+"""A sheet of what augmentation does: `python -m train.pictures CASES SHEET.jpg`.
 
 CASES is a folder of the program's own input; each row is a case, each column one change that is
 always applied, the first none.
