@@ -21,7 +21,7 @@ from train import features, loop, prompts
 from train.augment import Augmentation
 from train.features import read_cache
 from train.loop import COLUMNS, LAST, WEIGHTS, Run, batch_loss, set_trainable
-from train.losses import iou_of
+from train.losses import iou_of, teacher_loss
 from train.one_cycle import RepairOptions
 from train.options import PAPER, Options
 from train.stream import Batches, CacheSource
@@ -94,7 +94,7 @@ def test_a_batch_is_a_function_of_seed_process_and_step():
     batch = batches[1]
     assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
         "clean": (2, 3, 256, 256), "pixels": (2, 3, 256, 256), "boxes": (2, 3, 4),
-        "targets": (2, 3, 256, 256),
+        "targets": (2, 3, 256, 256), "free_boxes": (2, 2, 4),
     }  # fmt: skip
     assert all(tensor.dtype == torch.float32 for tensor in batch.values())
     again = Batches(Ellipses(), options)[1]
@@ -236,7 +236,7 @@ def test_a_finished_run_that_is_resumed_does_nothing(straight, tiny_model):
 def test_a_log_has_a_row_for_each_report(straight):
     folder, _ = straight
     header, *rows = (folder / "log.csv").read_text().splitlines()
-    assert header == "step,loss,truth,teacher,learning_rate,pictures_per_second"
+    assert header == "step,loss,truth,teacher,answers,learning_rate,pictures_per_second"
     assert header == ",".join(COLUMNS)
     assert [row.split(",")[0] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     for row in rows_of(folder):
@@ -326,8 +326,9 @@ def test_the_rate_falls_on_a_plateau_of_means_not_of_single_batches(
             pass
 
     def made_up(student, batch, teacher, options):
-        loss = student(batch["pixels"], batch["boxes"])[1].mean() * 0 + next(losses)
-        return {"loss": loss, "truth": loss, "teacher": loss}
+        _, logits, *_ = student(batch["pixels"], batch["boxes"], batch["free_boxes"])
+        loss = logits.mean() * 0 + next(losses)
+        return dict.fromkeys(loop.TERMS, loss)
 
     monkeypatch.setattr(loop, "ReduceLROnPlateau", Plateau)
     monkeypatch.setattr(loop, "batch_loss", made_up)
@@ -339,11 +340,36 @@ def test_the_rate_falls_on_a_plateau_of_means_not_of_single_batches(
 
 
 def test_a_student_that_is_its_teacher_is_at_no_distance(tiny_model, tmp_path):
-    options = dataclasses.replace(SMALL, steps=1, teacher_weight=0.5, augmentation=NOTHING)
+    options = dataclasses.replace(
+        SMALL, steps=1, teacher_weight=0.5, free_boxes=0, augmentation=NOTHING
+    )
     trained(tiny_model, tmp_path, options, teacher=copy.deepcopy(tiny_model))
     (row,) = rows_of(tmp_path)
     assert row["teacher"] == pytest.approx(0, abs=LOG_TOLERANCE)
     assert row["loss"] == pytest.approx(row["truth"], abs=LOG_TOLERANCE)
+
+
+def test_in_free_boxes_the_teachers_masks_are_the_target(tiny_model):
+    options = dataclasses.replace(
+        SMALL, batch_size=2, teacher_weight=0.5, taught=1, free_boxes=3, augmentation=NOTHING
+    )
+    batch = Batches(Ellipses(), options)[0]
+    assert batch["free_boxes"].shape == (2, 3, 4)
+    with torch.no_grad():
+        terms = batch_loss(loop.Student(tiny_model), batch, tiny_model, options)
+        logits, _ = tiny_model.decode(
+            tiny_model.encode(batch["clean"][:1]), batch["free_boxes"][0]
+        )
+    assert terms["answers"].item() == pytest.approx(teacher_loss(logits, logits).item(), rel=1e-4)
+    assert terms["answers"].item() > 0.01  # what is left of the teacher's own doubt
+    wanted = terms["truth"] + 0.5 * (terms["teacher"] + terms["answers"])
+    assert terms["loss"].item() == pytest.approx(wanted.item())
+    student = copy.deepcopy(tiny_model)
+    for tensor in student.mask_decoder.parameters():
+        tensor.mul_(0.5)
+    with torch.no_grad():
+        worse = batch_loss(loop.Student(student), batch, tiny_model, options)
+    assert worse["answers"] > terms["answers"]
 
 
 def test_a_cached_embedding_stands_in_for_the_teacher(cache, tiny_model):
@@ -360,6 +386,7 @@ def test_a_cached_embedding_stands_in_for_the_teacher(cache, tiny_model):
     assert cached["teacher"].item() == pytest.approx(asked["teacher"].item(), rel=HALF_PRECISION)
     assert ignored["teacher"].item() == cached["teacher"].item()
     assert cached["loss"] == cached["truth"] + 2 * cached["teacher"]
+    assert cached["answers"] == 0  # a cache cannot be asked
 
 
 def test_a_teachers_weight_without_a_teacher_is_refused(tiny_model):
@@ -420,11 +447,11 @@ def test_training_starts_from_given_weights_with_given_options(
     tiny_command, tiny_checkpoint, tmp_path
 ):
     flags = {"start": tiny_checkpoint, "learning_rate": 0.001, "seed": 5, "precision": "32-true"}
-    assert tiny_command(steps=1, frozen_stages=2, **flags) == 0
+    assert tiny_command(steps=1, frozen_stages=2, taught=1, **flags) == 0
     with safe_open(tmp_path / "run" / WEIGHTS, "pt") as file:
         options = Options.from_json(file.metadata()["options"])
     assert (options.steps, options.learning_rate, options.seed) == (1, 0.001, 5)
-    assert options.frozen_stages == 2
+    assert (options.frozen_stages, options.taught) == (2, 1)
     assert not (tmp_path / "run" / "cache").exists()
 
 

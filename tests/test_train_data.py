@@ -25,7 +25,14 @@ from train.augment import (
 )
 from train.data import MIN_OBJECT_AREA, BalancedSampler, ShardPicture, objects_of, read_corpus
 from train.framed import draw_picture, frame_labels
-from train.prompts import MAX_LOOSENESS, MAX_SHIFTS, boxes_around, draw_prompts
+from train.prompts import (
+    MAX_LOOSENESS,
+    MAX_SHIFTS,
+    MIN_FREE_SIDE,
+    boxes_around,
+    draw_free_boxes,
+    draw_prompts,
+)
 
 JPEG_TOLERANCE = 2  # grey levels; JPEG rounds coefficients, at quality 100 by at most a level or so
 # 2000 draws of an even choice: the standard deviation of a share is 0.011, this is 4 of them.
@@ -334,6 +341,22 @@ def test_sides_move_outward_by_0_to_10_pixels_and_stay_in_the_input(box, exact_s
     np.testing.assert_array_equal(found[:, 2:].min(axis=0), box[2:])
     np.testing.assert_array_equal(found[:, 2:].max(axis=0), np.minimum(box[2:] + 10, 256))
     np.testing.assert_array_equal(found, found.round())
+
+
+def test_free_boxes_lie_anywhere_in_the_picture_and_not_in_its_padding():
+    pixels = np.zeros((3, 256, 256), np.uint8)
+    pixels[1, :100, :200] = 7
+    pixels[:, 30:40] = 0  # black inside is no padding
+    boxes = draw_free_boxes(pixels, 2000, np.random.default_rng(0)).numpy()
+    assert boxes.min() == 0
+    assert boxes[:, [0, 2]].max() == 200
+    assert boxes[:, [1, 3]].max() == 100
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert sides.min() >= MIN_FREE_SIDE - 1  # rounded
+    assert (np.median(sides, axis=0) < np.array([100, 50])).all()  # log-uniform: more small ones
+    nothing = draw_free_boxes(np.zeros((3, 256, 256), np.uint8), 2, np.random.default_rng(0))
+    assert nothing.shape == (2, 4)
+    assert draw_free_boxes(pixels, 0, np.random.default_rng(0)).shape == (0, 4)
 
 
 def test_loose_boxes_are_larger_but_enclose_the_mask_all_the_same(monkeypatch):

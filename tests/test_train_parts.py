@@ -245,8 +245,8 @@ def test_repair_of_the_decoder_finds_more_of_the_objects(cache, tiny_model):
 
 
 def test_curves_are_drawn_of_what_a_run_logged(tmp_path):
-    rows = ["step,loss,truth,teacher,learning_rate,pictures_per_second"]
-    rows += [f"{step},{3 / step},{2 / step},{1 / step},0.001,2" for step in range(1, 8)]
+    rows = ["step,loss,truth,teacher,answers,learning_rate,pictures_per_second"]
+    rows += [f"{step},{3 / step},{2 / step},{1 / step},{1 / step},0.001,2" for step in range(1, 8)]
     (tmp_path / "log.csv").write_text("\n".join(rows))
     columns = curves.read_log(tmp_path)
     assert columns["truth"][1] == 1

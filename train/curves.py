@@ -15,7 +15,9 @@ SMOOTHING = 5  # reports in the running mean that is drawn over the single ones
 TERMS = {
     "truth": "truth: Dice + cross entropy + IoU error",
     "teacher": "teacher: relative error of the embedding",
+    "answers": "teacher: cross entropy with its answers to free boxes",
 }
+COLOURS = ("#0072b2", "#d55e00", "#cc79a7")
 
 
 def read_log(run: Path) -> dict[str, list[float]]:
@@ -36,7 +38,9 @@ def draw(columns: dict[str, list[float]], picture: Path) -> None:
     figure, (losses, rate) = plt.subplots(
         2, 1, figsize=(8, 6), sharex=True, height_ratios=(3, 1), layout="constrained"
     )
-    for (name, title), colour in zip(TERMS.items(), ("#0072b2", "#d55e00"), strict=True):
+    for (name, title), colour in zip(TERMS.items(), COLOURS, strict=True):
+        if not any(columns.get(name, ())):  # older logs have fewer terms; some runs no teacher
+            continue
         losses.plot(columns["step"], columns[name], color=colour, alpha=0.3)
         losses.plot(columns["step"], running_mean(columns[name]), color=colour, label=title)
     losses.set_ylim(bottom=0)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from swiftmedsam import SwiftMedSAM, save_model
 from train.blockwise import relative_error
-from train.losses import truth_loss
+from train.losses import teacher_loss, truth_loss
 from train.options import Options
 from train.stream import Batch, Batches, Source
 
@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 LAST = "last.ckpt"
 WEIGHTS = "student.safetensors"
-COLUMNS = ("step", "loss", "truth", "teacher", "learning_rate", "pictures_per_second")
+TERMS = ("loss", "truth", "teacher", "answers")
+COLUMNS = ("step", *TERMS, "learning_rate", "pictures_per_second")
 
 
 class Student(nn.Module):
@@ -41,31 +42,50 @@ class Student(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, pixels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embedding (B, C, 64, 64), logits (B * K, 256, 256), IoU (B * K,) of boxes (B, K, 4)."""
+    def forward(
+        self, pixels: Tensor, boxes: Tensor, free_boxes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Embedding, logits and IoU of `boxes` (B, K, 4), logits of `free_boxes` (T, F, 4).
+
+        Shapes: (B, C, 64, 64), (B * K, 256, 256), (B * K,), (T * F, 256, 256). The free boxes are
+        in the first T pictures.
+        """
         embedding = self.model.encode(pixels)
-        each = embedding.repeat_interleave(boxes.shape[1], dim=0)
-        return embedding, *self.model.decode(each, boxes.flatten(0, 1))
+        (taught, free), own = free_boxes.shape[:2], boxes.shape[1]
+        each = [embedding.repeat_interleave(own, 0), embedding[:taught].repeat_interleave(free, 0)]
+        prompts = torch.cat([boxes.flatten(0, 1), free_boxes.flatten(0, 1)])
+        logits, iou = self.model.decode(torch.cat(each), prompts)
+        n = boxes.shape[0] * own
+        return embedding, logits[:n], iou[:n], logits[n:]
 
 
 def batch_loss(
     student: nn.Module, batch: Batch, teacher: SwiftMedSAM | None, options: Options
 ) -> dict[str, Tensor]:
-    """Terms of the loss of one batch; "loss" is their weighted sum."""
-    embedding, logits, iou = student(batch["pixels"], batch["boxes"])
+    """Terms of the loss of one batch; "loss" is their weighted sum.
+
+    "teacher" is the relative error of the embedding, "answers" the cross entropy with the teacher's
+    masks of free boxes: what it knows of whatever the truth does not name.
+    """
+    wanted = batch.get("embedding")
+    if options.teacher_weight and wanted is None and teacher is None:
+        raise ValueError("teacher_weight is set, but there is neither teacher nor cache")
+    taught = options.taught if options.teacher_weight else 0
+    free_boxes = batch["free_boxes"][: taught if teacher else 0]
+    embedding, logits, iou, answers = student(batch["pixels"], batch["boxes"], free_boxes)
     truth = truth_loss(logits.float(), iou.float(), batch["targets"].flatten(0, 1))
-    distance = truth.new_zeros(())
-    if options.teacher_weight:
-        wanted = batch.get("embedding")
-        if wanted is None:
-            if teacher is None:
-                raise ValueError("teacher_weight is set, but there is neither teacher nor cache")
-            with torch.no_grad():
-                wanted = teacher.encode(batch["clean"][: options.taught]).float()
-        distance = relative_error(embedding[: options.taught], wanted[: options.taught])
-    return {
-        "loss": truth + options.teacher_weight * distance, "truth": truth, "teacher": distance,
-    }  # fmt: skip
+    distance = answer = truth.new_zeros(())
+    if taught:
+        with torch.no_grad():
+            wanted = teacher.encode(batch["clean"][:taught]) if wanted is None else wanted[:taught]
+        distance = relative_error(embedding[:taught], wanted.float())
+    if answers.shape[0]:
+        with torch.no_grad():
+            each = wanted.repeat_interleave(free_boxes.shape[1], 0)
+            teachers, _ = teacher.decode(each, free_boxes.flatten(0, 1))
+        answer = teacher_loss(answers.float(), teachers.float())
+    loss = truth + options.teacher_weight * (distance + answer)
+    return {"loss": loss, "truth": truth, "teacher": distance, "answers": answer}
 
 
 def _schedule(optimizer: torch.optim.Optimizer, options: Options) -> LambdaLR | ReduceLROnPlateau:
@@ -213,13 +233,14 @@ class Run:
             writer = csv.writer(file)
             if new:
                 writer.writerow(COLUMNS)
-            values = (*(f"{means[name]:.5f}" for name in COLUMNS[1:4]), f"{rate:.3g}")
+            values = (*(f"{means[name]:.5f}" for name in TERMS), f"{rate:.3g}")
             writer.writerow((step, *values, f"{speed:.3f}"))
         pictures = (self.options.steps - step) * self.options.batch_size * self.fabric.world_size
         left = pictures / max(speed, 1e-9) / 60  # minutes
         log.info(
-            "step %d/%d: loss %.3f (truth %.3f, teacher %.3f), %.2f pictures/s, %.0f min left",
-            step, self.options.steps, means["loss"], means["truth"], means["teacher"], speed, left,
+            "step %d/%d: loss %.3f (truth %.3f, teacher %.3f, answers %.3f), "
+            "%.2f pictures/s, %.0f min left",
+            step, self.options.steps, *(means[name] for name in TERMS), speed, left,
         )  # fmt: skip
 
     def _save(self, state: dict[str, object], best: SwiftMedSAM) -> None:

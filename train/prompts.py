@@ -11,6 +11,7 @@ from train.data import objects_of
 # (section 4.1) and the challenge's own cases.
 MAX_SHIFTS = (10, 5)
 LOOSE_SHARE = 0.2  # of the boxes: as the 3D box is in a slice near the object's end
+MIN_FREE_SIDE = 12  # input pixels
 MAX_LOOSENESS = 1.0  # of the object's size, added to a loose box over all
 
 
@@ -38,3 +39,16 @@ def draw_prompts(
     masks = [labels == label for label in random.choice(ids, count, ids.size < count)]
     boxes = np.stack([boxes_around(mask, random) for mask in masks])
     return torch.from_numpy(boxes).float(), torch.from_numpy(np.stack(masks)).float()
+
+
+def draw_free_boxes(pixels: np.ndarray, count: int, random: np.random.Generator) -> Tensor:
+    """Boxes (count, 4) of any size and shape, anywhere in the picture in `pixels` (3, 256, 256).
+
+    Sides are log-uniform from `MIN_FREE_SIDE` to the picture's.
+    """
+    lit = pixels.any(axis=0)  # what is beyond the last lit row and column is padding
+    limits = np.array([np.flatnonzero(lit.any(axis=axis)).max(initial=0) + 1 for axis in (0, 1)])
+    least = np.minimum(MIN_FREE_SIDE, limits)
+    sides = np.exp(random.uniform(np.log(least), np.log(limits), (count, 2)))
+    low = random.uniform(0, 1, (count, 2)) * (limits - sides)
+    return torch.from_numpy(np.concatenate([low, low + sides], axis=1).round()).float()

@@ -15,7 +15,7 @@ from train.augment import Augmentation, change_intensity
 from train.data import BalancedSampler, Sample, Source, read_corpus
 from train.features import read_cache
 from train.options import Options
-from train.prompts import draw_prompts
+from train.prompts import draw_free_boxes, draw_prompts
 
 Batch = dict[str, Tensor]
 
@@ -58,10 +58,13 @@ class Batches(Dataset[Batch]):
         return self._options.steps
 
     def __getitem__(self, step: int) -> Batch:
-        """Clean pixels and changed ones (B, 3, 256, 256), boxes (B, K, 4), targets (B, K, ...)."""
+        """Clean pixels and changed ones (B, 3, 256, 256), boxes (B, K, 4), targets (B, K, ...).
+
+        And `free_boxes` (B, F, 4), that have no target.
+        """
         o = self._options
         random = np.random.default_rng([o.seed, self._rank, step])
-        pixels, boxes, targets, embeddings = [], [], [], []
+        pixels, boxes, targets, free_boxes, embeddings = [], [], [], [], []
         while len(pixels) < o.batch_size:
             picture, labels, embedding = self._source.draw(random)
             drawn = draw_prompts(labels, o.boxes, random)
@@ -70,6 +73,7 @@ class Batches(Dataset[Batch]):
             pixels.append(torch.from_numpy(np.array(picture)))
             boxes.append(drawn[0])
             targets.append(drawn[1])
+            free_boxes.append(draw_free_boxes(picture, o.free_boxes, random))
             if embedding is not None:
                 embeddings.append(torch.from_numpy(embedding.astype(np.float32)))
         clean = torch.stack(pixels).float() / 255
@@ -79,6 +83,7 @@ class Batches(Dataset[Batch]):
             "pixels": change_intensity(clean, o.augmentation, generator),
             "boxes": torch.stack(boxes),
             "targets": torch.stack(targets),
+            "free_boxes": torch.stack(free_boxes),
         }
         if embeddings:
             batch["embedding"] = torch.stack(embeddings)
