@@ -89,11 +89,11 @@ def segment(
     if mode == "exact" and case.is_volume:
         _walk_volume(case, network, labels, clock, progress)
         return labels
-    if max_crops is None:
+    if mode == "exact":
+        max_crops = 0
+    elif max_crops is None:
         max_crops = VOLUME_CROPS if case.is_volume else IMAGE_CROPS
-    is_best = mode == "best"
-    crops = max_crops if is_best else 0
-    _segment_views(case, network, labels, crops, clock, progress, clip=is_best)
+    _segment_views(case, network, labels, max_crops, clock, progress, clip=mode == "best")
     return labels
 
 

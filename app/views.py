@@ -37,11 +37,6 @@ class View:
         return np.array([self.columns.start, self.rows.start] * 2, np.float64)
 
 
-def whole(height: int, width: int, which: Indices) -> View:
-    """The view of the whole slice."""
-    return View(slice(0, height), slice(0, width), which)
-
-
 def choose_views(boxes: Boxes, height: int, width: int, max_crops: int) -> list[View]:
     """Views of a slice (height, width) that together hold each of `boxes` (N, 4) once.
 
@@ -60,7 +55,9 @@ def choose_views(boxes: Boxes, height: int, width: int, max_crops: int) -> list[
     crops = sorted(crops, key=lambda view: -len(view.which))[:max_crops]
     shown = np.concatenate([view.which for view in crops]) if crops else small[:0]
     rest = np.setdiff1d(np.arange(len(boxes)), shown)
-    return crops + ([whole(height, width, rest)] if rest.size else [])
+    if rest.size:
+        crops.append(View(slice(0, height), slice(0, width), rest))
+    return crops
 
 
 def _cover(

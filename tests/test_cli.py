@@ -95,6 +95,20 @@ def test_the_mode_is_passed_on(program, inputs, outputs, tiny_network):
     assert not np.array_equal(written["best"], written["exact"])
 
 
+def test_the_number_of_crops_is_passed_on(program, inputs, outputs, tiny_network):
+    boxes = np.array([[5, 5, 9, 9], [60, 30, 66, 36]])  # of 80 pixels: small ones
+    path = make_case_file(inputs, IMAGE, boxes=boxes)
+    written = {}
+    for crops in (0, 2):
+        assert program("--crops", str(crops))[0] == 0
+        written[crops] = read_labels(outputs / IMAGE)
+        wanted = segment(read_case(path), tiny_network, max_crops=crops)
+        np.testing.assert_array_equal(written[crops], wanted)
+    assert not np.array_equal(written[0], written[2])
+    with pytest.raises(SystemExit):
+        program("--crops", "-1")
+
+
 def test_a_bad_case_is_one_line_and_the_others_are_written_all_the_same(program, inputs, outputs):
     make_case_file(inputs, IMAGE)
     make_case_file(inputs, "2DBox_US_0.npz", boxes=None)

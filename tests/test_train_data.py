@@ -347,16 +347,16 @@ def test_free_boxes_lie_anywhere_in_the_picture_and_not_in_its_padding():
     pixels = np.zeros((3, 256, 256), np.uint8)
     pixels[1, :100, :200] = 7
     pixels[:, 30:40] = 0  # black inside is no padding
-    boxes = draw_free_boxes(pixels, 2000, np.random.default_rng(0)).numpy()
+    boxes = draw_free_boxes(torch.from_numpy(pixels), 2000, np.random.default_rng(0)).numpy()
     assert boxes.min() == 0
     assert boxes[:, [0, 2]].max() == 200
     assert boxes[:, [1, 3]].max() == 100
     sides = boxes[:, 2:] - boxes[:, :2]
     assert sides.min() >= MIN_FREE_SIDE - 1  # rounded
     assert (np.median(sides, axis=0) < np.array([100, 50])).all()  # log-uniform: more small ones
-    nothing = draw_free_boxes(np.zeros((3, 256, 256), np.uint8), 2, np.random.default_rng(0))
+    nothing = draw_free_boxes(torch.zeros(3, 256, 256), 2, np.random.default_rng(0))
     assert nothing.shape == (2, 4)
-    assert draw_free_boxes(pixels, 0, np.random.default_rng(0)).shape == (0, 4)
+    assert draw_free_boxes(torch.from_numpy(pixels), 0, np.random.default_rng(0)).shape == (0, 4)
 
 
 def test_loose_boxes_are_larger_but_enclose_the_mask_all_the_same(monkeypatch):

@@ -71,7 +71,7 @@ def batch_loss(
     if options.teacher_weight and wanted is None and teacher is None:
         raise ValueError("teacher_weight is set, but there is neither teacher nor cache")
     taught = options.taught if options.teacher_weight else 0
-    free_boxes = batch["free_boxes"][: taught if teacher else 0]
+    free_boxes = batch["free_boxes"][: taught if teacher is not None else 0]
     embedding, logits, iou, answers = student(batch["pixels"], batch["boxes"], free_boxes)
     truth = truth_loss(logits.float(), iou.float(), batch["targets"].flatten(0, 1))
     distance = answer = truth.new_zeros(())

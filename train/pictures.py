@@ -22,6 +22,7 @@ NOTHING = Augmentation(**{field.name: 0.0 for field in dataclasses.fields(Augmen
 CHANGES = ("none", *(field.name for field in dataclasses.fields(Augmentation)))
 TITLE_HEIGHT = 24  # pixels
 SEED = 3
+SCALE = 0.6  # of the sheet that is written
 
 
 def slice_and_boxes(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     cases = [read_case(path) for path in sorted(options.cases.glob(options.only))]
     picture = cv2.cvtColor(sheet(cases), cv2.COLOR_RGB2BGR)
-    cv2.imwrite(str(options.sheet), cv2.resize(picture, None, fx=0.6, fy=0.6, interpolation=3))
+    small = cv2.resize(picture, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(options.sheet), small)
     return 0
 
 

@@ -5,14 +5,15 @@ import torch
 from torch import Tensor
 
 from swiftmedsam.architecture import INPUT_SIZE
+from train.augment import picture_area
 from train.data import objects_of
 
 # Input pixels each side of a box is moved outward at most, drawn per box: the paper's training
 # (section 4.1) and the challenge's own cases.
 MAX_SHIFTS = (10, 5)
 LOOSE_SHARE = 0.2  # of the boxes: as the 3D box is in a slice near the object's end
-MIN_FREE_SIDE = 12  # input pixels
 MAX_LOOSENESS = 1.0  # of the object's size, added to a loose box over all
+MIN_FREE_SIDE = 12  # input pixels
 
 
 def boxes_around(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -41,13 +42,13 @@ def draw_prompts(
     return torch.from_numpy(boxes).float(), torch.from_numpy(np.stack(masks)).float()
 
 
-def draw_free_boxes(pixels: np.ndarray, count: int, random: np.random.Generator) -> Tensor:
+def draw_free_boxes(pixels: Tensor, count: int, random: np.random.Generator) -> Tensor:
     """Boxes (count, 4) of any size and shape, anywhere in the picture in `pixels` (3, 256, 256).
 
     Sides are log-uniform from `MIN_FREE_SIDE` to the picture's.
     """
-    lit = pixels.any(axis=0)  # what is beyond the last lit row and column is padding
-    limits = np.array([np.flatnonzero(lit.any(axis=axis)).max(initial=0) + 1 for axis in (0, 1)])
+    area = picture_area(pixels.unsqueeze(0))[0, 0]
+    limits = np.array([max(1, int(area[0].sum())), max(1, int(area[:, 0].sum()))])  # width, height
     least = np.minimum(MIN_FREE_SIDE, limits)
     sides = np.exp(random.uniform(np.log(least), np.log(limits), (count, 2)))
     low = random.uniform(0, 1, (count, 2)) * (limits - sides)

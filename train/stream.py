@@ -73,7 +73,7 @@ class Batches(Dataset[Batch]):
             pixels.append(torch.from_numpy(np.array(picture)))
             boxes.append(drawn[0])
             targets.append(drawn[1])
-            free_boxes.append(draw_free_boxes(picture, o.free_boxes, random))
+            free_boxes.append(draw_free_boxes(pixels[-1], o.free_boxes, random))
             if embedding is not None:
                 embeddings.append(torch.from_numpy(embedding.astype(np.float32)))
         clean = torch.stack(pixels).float() / 255
