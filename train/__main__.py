@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning-rate", type=float, help="of 'together'")
     parser.add_argument("--frozen-stages", type=int, help="of the encoder in 'together', 0 to 4")
     parser.add_argument("--taught", type=int, help="pictures of a batch the teacher also sees")
+    parser.add_argument("--teacher-weight", type=float, help="of the teacher beside the truth")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--devices", default="auto")
@@ -96,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "seed": arguments.seed,
         "frozen_stages": arguments.frozen_stages,
         "taught": arguments.taught,
+        "teacher_weight": arguments.teacher_weight,
     }
     options = dataclasses.replace(
         RECIPES[arguments.recipe], **{k: v for k, v in chosen.items() if v is not None}
