@@ -165,6 +165,21 @@ def test_modalities_and_data_sets_are_drawn_evenly_however_large_they_are(tmp_pa
     assert len({p.key for p in drawn if p.dataset == "Many"}) > 90  # of 99, each drawn 5 times
 
 
+def test_other_slices_are_those_of_the_same_volume_and_not_more_than_asked_for(tmp_path):
+    def slice_of(dataset, volume, z):
+        return ShardPicture("MR", dataset, f"{volume}__z{z:03d}", tmp_path, (0, 0), (0, 0))
+
+    volume = [slice_of("Heart", "p1", z) for z in range(5)]
+    strangers = [slice_of("Heart", "p10", 0), slice_of("Liver", "p1", 0)]
+    alone = ShardPicture("US", "Head", "image", tmp_path, (0, 0), (0, 0))
+    sampler = BalancedSampler([*volume, *strangers, alone])
+    random = np.random.default_rng(0)
+    found = sampler.other_slices(volume[2], 9, random)
+    assert sorted(p.key for p in found) == [f"p1__z{z:03d}" for z in (0, 1, 3, 4)]
+    assert len(sampler.other_slices(volume[2], 3, random)) == 3
+    assert sampler.other_slices(alone, 3, random) == []
+
+
 # Geometry
 
 NUMBERS = np.arange(24, dtype=np.uint8).reshape(4, 6)
@@ -389,6 +404,21 @@ def test_targets_are_the_objects_in_their_boxes():
     assert min(drawn.values()) >= 8  # of 40, evenly: 1 in 20 000 seeds has fewer
 
 
+def test_boxes_hold_the_object_in_the_other_slices_and_targets_are_of_the_first():
+    labels = np.zeros((256, 256, 3), np.uint16)
+    labels[100:120, 100:120, 0] = 1
+    labels[60:80, 110:130, 1] = 1
+    labels[150:200, 90:110, 2] = 2  # another object
+    boxes, targets = draw_prompts(labels, 8, np.random.default_rng(0))
+    for box, target in zip(boxes.numpy(), targets.numpy(), strict=True):
+        np.testing.assert_array_equal(target, labels[:, :, 0] == 1)
+        assert box[0] <= 100
+        assert box[1] <= 60
+        assert box[2] >= 129
+        assert box[3] >= 119
+    assert boxes[:, 3].min() < 150  # the other object is in none
+
+
 def test_a_map_of_specks_has_no_prompts():
     labels = np.zeros((256, 256), np.uint16)
     labels[100, :19] = 9
@@ -431,6 +461,34 @@ class Always:
 
     def read(self):
         return self.image, self.labels
+
+    def other_slices(self, picture, most, random):
+        return []
+
+
+class Stacked(Always):
+    """A slice with another one of its volume, in which the object lies elsewhere."""
+
+    def other_slices(self, picture, most, random):
+        other = Always()
+        other.labels = np.roll(Always.labels, 15, axis=1)
+        return [other]
+
+
+def test_labels_of_other_slices_are_framed_as_the_first():
+    extent = replace(NOTHING, extent=1)
+    _, labels = draw_picture(Stacked(), extent, np.random.default_rng(0))
+    assert labels.shape == (256, 256, 2)
+    np.testing.assert_array_equal(labels[:, :, 0], frame_labels(Always.labels))
+    np.testing.assert_array_equal(labels[:, :, 1], frame_labels(np.roll(Always.labels, 15, 1)))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_crop_holds_the_object_of_the_other_slices_too(seed):
+    _, labels = draw_picture(Stacked(), EVERYTHING, np.random.default_rng(seed))
+    whole = (Always.labels == 1).sum()
+    shares = (labels == 1).sum(axis=(0, 1)) / whole
+    assert shares[0] == pytest.approx(shares[1], rel=0.1)  # both whole, enlarged alike
 
 
 def test_a_picture_that_is_not_augmented_is_the_framed_one():

@@ -67,7 +67,7 @@ def repaired(arguments: argparse.Namespace, teacher: SwiftMedSAM) -> SwiftMedSAM
     cache = out / "cache"
     if not (cache / "done").exists() or int((cache / "done").read_text()) < arguments.pictures:
         log.info("cache: features of %d pictures", arguments.pictures)
-        source = CorpusSource(arguments.data, Augmentation())
+        source = CorpusSource(arguments.data, Augmentation(extent=0))
         write_cache(teacher, source, cache, arguments.pictures, seed=1)
     phases = [*REPAIRS[arguments.variant], "decoder"]  # each starts from the one before
     paths = [out / f"{phase}.safetensors" for phase in phases]

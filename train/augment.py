@@ -30,6 +30,7 @@ class Augmentation:
     blur: float = 0.1
     low_resolution: float = 0.1
     invert: float = 0.05  # grey pictures only: not where colour carries meaning
+    extent: float = 0.5  # of a volume's slice: boxes as large as the object is in other slices
 
 
 CROP_MIN_OVERSIZE = 1.3  # a window is at least this many times the object's box
@@ -38,7 +39,7 @@ CROP_MIN_OVERSIZE = 1.3  # a window is at least this many times the object's box
 def flip_and_turn(
     image: Image, labels: Labels, options: Augmentation, random: Random
 ) -> tuple[Image, Labels]:
-    """Mirror and rotate by right angles; (H, W[, 3]) and (H, W) alike."""
+    """Mirror and rotate by right angles; (H, W[, 3]) and (H, W[, P]) alike."""
     if random.random() < options.flip:
         image, labels = image[:, ::-1], labels[:, ::-1]
     if random.random() < options.flip:
@@ -52,13 +53,17 @@ def flip_and_turn(
 def crop_around(image: Image, labels: Labels, label: int, random: Random) -> tuple[Image, Labels]:
     """A window that holds the object `label` whole, log-uniform between its size and the picture.
 
+    `labels` is (H, W), or (H, W, P) with those of other slices, whose object it holds, too.
+
     What the program shows the network for a small box (a window around it, enlarged), and a view of
     the same anatomy at another scale.
     """
-    ys, xs = np.nonzero(labels == label)
+    ys, xs = np.nonzero(labels == label)[:2]
     spans = []
     side = max(np.ptp(ys), np.ptp(xs)) + 1
-    zoom = np.exp(random.uniform(np.log(CROP_MIN_OVERSIZE), np.log(max(labels.shape) / side + 1)))
+    zoom = np.exp(
+        random.uniform(np.log(CROP_MIN_OVERSIZE), np.log(max(labels.shape[:2]) / side + 1))
+    )
     for values, length in ((ys, labels.shape[0]), (xs, labels.shape[1])):
         first, last = int(values.min()), int(values.max()) + 1
         size = min(length, max(int(side * zoom), last - first + 2))

@@ -17,7 +17,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-# Pixels (3, 256, 256) uint8, labels (256, 256), the teacher's embedding (C, 64, 64) if it is known.
+# Pixels (3, 256, 256) uint8; labels (256, 256), or (256, 256, P) with those of the volume's other
+# slices behind; the teacher's embedding (C, 64, 64) if it is known.
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 MIN_OBJECT_AREA = 20  # pixels; smaller objects are noise of the annotation
 
@@ -34,6 +35,7 @@ class Picture(Protocol):
 
     modality: str
     dataset: str
+    key: str  # of a slice: the volume's, "__z", the slice's number
 
     def read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]:
         """Return the image (H, W) or (H, W, 3), RGB, and the labels (H, W)."""
@@ -133,19 +135,33 @@ def read_corpus(folder: Path) -> list[Picture]:
     return pictures
 
 
+def _volume(picture: Picture) -> tuple[str, str]:
+    return picture.dataset, re.sub(r"__z\d+$", "", picture.key)
+
+
 class BalancedSampler:
     """Draws modality, then data set, then picture, each evenly: MR is half of the corpus."""
 
     def __init__(self, pictures: list[Picture]) -> None:
         self._tree: dict[str, dict[str, list[Picture]]] = defaultdict(lambda: defaultdict(list))
+        self._volumes: dict[tuple[str, str], list[Picture]] = defaultdict(list)
         for picture in pictures:
             self._tree[picture.modality][picture.dataset].append(picture)
+            self._volumes[_volume(picture)].append(picture)
 
     def draw(self, random: np.random.Generator) -> Picture:
         """One picture."""
         datasets = self._tree[str(random.choice(sorted(self._tree)))]
         pictures = datasets[str(random.choice(sorted(datasets)))]
         return pictures[random.integers(len(pictures))]
+
+    def other_slices(
+        self, picture: Picture, most: int, random: np.random.Generator
+    ) -> list[Picture]:
+        """Up to `most` slices of the volume that `picture` is a slice of, itself not among them."""
+        others = [other for other in self._volumes[_volume(picture)] if other is not picture]
+        chosen = random.permutation(len(others))[:most]
+        return [others[i] for i in chosen]
 
 
 def objects_of(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:

@@ -6,11 +6,15 @@ import numpy as np
 from app.frame import Frame
 from swiftmedsam.architecture import INPUT_SIZE
 from train.augment import Augmentation, crop_around, flip_and_turn
-from train.data import BalancedSampler, objects_of
+from train.data import BalancedSampler, Picture, objects_of
+
+OTHER_SLICES = 6  # of a volume, whose labels are read along
 
 
 def frame_labels(labels: np.ndarray) -> np.ndarray:
-    """Label map (H, W) in the frame of the input, (256, 256) uint16, 0 in the padding."""
+    """Labels (H, W[, P]) in the frame of the input, (256, 256[, P]) uint16, 0 in the padding."""
+    if labels.ndim == 3:
+        return np.stack([frame_labels(plane) for plane in np.moveaxis(labels, 2, 0)], axis=2)
     height, width = Frame(*labels.shape).inner
     framed = np.zeros((INPUT_SIZE, INPUT_SIZE), np.uint16)
     framed[:height, :width] = cv2.resize(
@@ -19,15 +23,30 @@ def frame_labels(labels: np.ndarray) -> np.ndarray:
     return framed
 
 
+def _with_other_slices(
+    sampler: BalancedSampler, picture: Picture, labels: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """`labels` (H, W), and behind them those of other slices of the volume, (H, W, P), if any."""
+    maps = [other.read()[1] for other in sampler.other_slices(picture, OTHER_SLICES, random)]
+    others = [other for other in maps if other.shape == labels.shape]
+    return np.stack([labels, *others], axis=2) if others else labels
+
+
 def draw_picture(
     sampler: BalancedSampler, options: Augmentation, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Framed pixels (3, 256, 256) uint8 and labels (256, 256) of a picture, geometry augmented."""
+    """Framed pixels (3, 256, 256) uint8 and labels of a picture, geometry augmented.
+
+    Labels are (256, 256), or (256, 256, P) with those of the volume's other slices behind.
+    """
     while True:
-        image, labels = sampler.draw(random).read()
+        picture = sampler.draw(random)
+        image, labels = picture.read()
         ids = objects_of(labels)
         if ids.size:
             break
+    if random.random() < options.extent:
+        labels = _with_other_slices(sampler, picture, labels, random)
     if random.random() < options.crop:
         image, labels = crop_around(image, labels, int(random.choice(ids)), random)
     image, labels = flip_and_turn(image, labels, options, random)

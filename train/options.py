@@ -66,7 +66,8 @@ PAPER = Options(
     average_decay=0.0,
     freeze_statistics=False,
     augmentation=Augmentation(
-        turn=0, crop=0, brightness_contrast=0, gamma=0, noise=0, blur=0, low_resolution=0, invert=0
-    ),
+        turn=0, crop=0, brightness_contrast=0, gamma=0, noise=0, blur=0, low_resolution=0, invert=0,
+        extent=0,
+    ),  # fmt: skip
 )
 RECIPES = {"ours": Options(), "paper": PAPER}

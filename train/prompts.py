@@ -31,15 +31,19 @@ def draw_prompts(
 ) -> tuple[Tensor, Tensor] | None:
     """Boxes (count, 4) and targets (count, 256, 256) of objects of `labels` (256, 256).
 
-    Objects are drawn with repetition only where there are fewer than `count`; None where none is
-    large enough.
+    With the label maps of other slices behind, (256, 256, P), a box holds its object in all of
+    them, as a volume's box does, and the target is the first one's. Objects are drawn with
+    repetition only where there are fewer than `count`; None where none is large enough.
     """
-    ids = objects_of(labels)
+    planes = labels.reshape(*labels.shape[:2], -1)
+    own = planes[:, :, 0]
+    ids = objects_of(own)
     if ids.size == 0:
         return None
-    masks = [labels == label for label in random.choice(ids, count, ids.size < count)]
-    boxes = np.stack([boxes_around(mask, random) for mask in masks])
-    return torch.from_numpy(boxes).float(), torch.from_numpy(np.stack(masks)).float()
+    chosen = random.choice(ids, count, ids.size < count)
+    boxes = np.stack([boxes_around((planes == label).any(axis=2), random) for label in chosen])
+    masks = np.stack([own == label for label in chosen])
+    return torch.from_numpy(boxes).float(), torch.from_numpy(masks).float()
 
 
 def draw_free_boxes(pixels: Tensor, count: int, random: np.random.Generator) -> Tensor:
