@@ -1,10 +1,11 @@
-"""Labels of a case: all boxes of an image at once, the boxes of a volume slice by slice.
+"""Labels of a case: its boxes followed through the slices; an image is a volume of one slice.
 
-There are two modes (docs/decisions.md has their figures):
+A box is followed from its middle slice outwards. There are two modes (docs/decisions.md has their
+figures), which differ in what a slice is asked with:
 
-    best    every slice on its own, small boxes in crops; the given box is prompt and limit
-    exact   LiteMedSAM's rules (docs/data.md): an image whole; in a volume each box is followed from
-            its middle slice outwards, a slice's prompt being the box of the neighbour's mask
+    best    the given box, the box of the neighbour's mask and the box halfway: the mean of the
+            three answers, cut to the given box; small boxes of images in enlarged crops
+    exact   LiteMedSAM's rules (docs/data.md): the box of the neighbour's mask alone
 
 The original walks object by object and encodes a slice again for each; here all objects are walked
 together, upwards and then downwards, so that a slice is encoded once and its boxes are decoded in
@@ -13,7 +14,7 @@ one call.
 
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -22,13 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from app.case import Case, label_dtype
-from app.frame import FloatArray, Frame
+from app.frame import BoolArray, FloatArray, Frame
 from app.views import choose_views
 
 MODES = ("best", "exact")
 DEFAULT_MODE = "best"
 IMAGE_CROPS, VOLUME_CROPS = 16, 0  # most crops of a slice
 DECODE_BATCH = 16  # boxes per call: bounds memory (some 30 MB a box); larger is no faster
+IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
 EMBEDDINGS_KEPT = 256  # of 4 MiB each, so 1 GiB: slices that both directions of the walk visit
 
 Labels = npt.NDArray[np.unsignedinteger]
@@ -81,19 +83,32 @@ def segment(
     """
     if mode not in MODES:
         raise ValueError(f"mode should be one of {', '.join(MODES)}, got '{mode}'")
-    clock = clock or Clock()
     labels = np.zeros(case.label_shape, label_dtype(len(case.boxes)))
     if len(case.boxes) == 0:
         return labels
-    progress = progress or (lambda done, total: None)
-    if mode == "exact" and case.is_volume:
-        _walk_volume(case, network, labels, clock, progress)
-        return labels
+    if case.is_volume:
+        image, painted, boxes = case.image, labels, case.boxes
+    else:
+        image, painted = case.image[np.newaxis], labels[np.newaxis]
+        boxes = np.insert(case.boxes, [2, 4], 0, axis=1)  # slice 0
     if mode == "exact":
         max_crops = 0
     elif max_crops is None:
         max_crops = VOLUME_CROPS if case.is_volume else IMAGE_CROPS
-    _segment_views(case, network, labels, max_crops, clock, progress, clip=mode == "best")
+    height, width = painted.shape[1:]
+    clock = clock or Clock()
+    walks = [
+        Walk(
+            image[:, view.rows, view.columns], painted[:, view.rows, view.columns], view.which,
+            boxes[view.which] - view.origin, mode,
+        )
+        for view in choose_views(boxes[:, IN_PLANE], height, width, max_crops)
+    ]  # fmt: skip
+    total = sum(len(walk.plan) for walk in walks)
+    steps = (step for walk in walks for step in walk.steps(network, clock))
+    for done, _ in enumerate(steps, start=1):
+        if progress:
+            progress(done, total)
     return labels
 
 
@@ -105,56 +120,6 @@ def _decode(
         with clock.measure("decode"):
             logits, _ = network.decode(embedding, prompts[start : start + DECODE_BATCH])
         yield from logits
-
-
-def _segment_views(
-    case: Case, network: Encoder, labels: Labels, max_crops: int, clock: Clock, progress: Progress,
-    *, clip: bool,
-) -> None:
-    """Slices, or the image, each on its own, as `choose_views` shows them."""
-    if case.is_volume:
-        image, painted, boxes = case.image, labels, case.boxes[:, [0, 1, 3, 4]]
-        z = np.arange(len(labels))[:, np.newaxis]
-        crossing = (case.boxes[:, 2].astype(int) <= z) & (z <= case.boxes[:, 5].astype(int))
-    else:  # a volume of one slice
-        image, painted, boxes = case.image[np.newaxis], labels[np.newaxis], case.boxes
-        crossing = np.ones((1, len(boxes)), np.bool_)
-    height, width = painted.shape[1:]
-    views = choose_views(boxes, height, width, max_crops)
-    slices = np.flatnonzero(crossing.any(axis=1))
-    for done, at in enumerate(slices, start=1):
-        for view in views:
-            which = view.which[crossing[at, view.which]]
-            if which.size:
-                part = at, view.rows, view.columns
-                inside = boxes[which] - view.origin
-                _segment_part(image[part], painted[part], which, inside, network, clock, clip=clip)
-        progress(done, len(slices))
-
-
-def _segment_part(
-    image: npt.NDArray[np.uint8],
-    labels: Labels,
-    which: npt.NDArray[np.int64],
-    boxes: npt.NDArray[np.float64],
-    network: Encoder,
-    clock: Clock,
-    *,
-    clip: bool,
-) -> None:
-    """Paint the boxes `which` (M,), `boxes` (M, 4) in pixels of the part, into its `labels`.
-
-    With `clip` nothing is painted outside a box.
-    """
-    frame = Frame(*labels.shape)
-    with clock.measure("encode"):
-        embedding = network.encode(frame.pixels(image))
-    all_logits = _decode(network, embedding, frame.prompts(boxes), clock)
-    for i, box, logits in zip(which, boxes, all_logits, strict=True):
-        inside = box_pixels(box) if clip else (slice(None), slice(None))
-        target = labels[inside]
-        # later boxes win, whichever part was painted first
-        target[frame.mask(logits)[inside] & (target <= i)] = i + 1
 
 
 class SliceEmbeddings:
@@ -213,31 +178,66 @@ def walk_plan(boxes: npt.NDArray[np.float64]) -> list[tuple[int, list[int]]]:
     return [(z, which) for z, which in plan if which]
 
 
-def _walk_volume(
-    case: Case, network: Encoder, labels: Labels, clock: Clock, progress: Progress
-) -> None:
-    """Mode "exact"."""
-    frame = Frame(*labels.shape[1:])
-    plan = walk_plan(case.boxes)
-    visits: dict[int, int] = defaultdict(int)
-    for z, _ in plan:
-        visits[z] += 1
-    embeddings = SliceEmbeddings(case.image, frame, network, visits)
+def _prompts(given: FloatArray, neighbour: FloatArray | None, mode: str) -> FloatArray:
+    """Prompts (P, 4) of a slice from the given box (4,) and that of the neighbour's mask (4,)."""
+    if neighbour is None:
+        return given[np.newaxis]
+    if mode == "exact":
+        return neighbour[np.newaxis]
+    return np.stack([given, (given + neighbour) / 2, neighbour])
 
-    given = frame.prompts(case.boxes[:, [0, 1, 3, 4]])  # (N, 4)
-    middles = middle_slices(case.boxes)
-    upwards = given.copy()  # the prompt of each box's next slice, by direction
-    downwards = given.copy()
-    for done, (z, which) in enumerate(plan, start=1):
-        embedding = embeddings.of(z, clock)
-        prompts = np.stack([(upwards if z >= middles[i] else downwards)[i] for i in which])
-        for i, logits in zip(which, _decode(network, embedding, prompts, clock), strict=True):
-            mask = frame.mask(logits)
-            labels[z][mask & (labels[z] <= i)] = i + 1  # later boxes win, in whatever order
-            prompt = frame.prompt_around(mask)
-            following = given[i] if prompt is None else prompt
-            if z >= middles[i]:
-                upwards[i] = following
-            if z <= middles[i]:
-                downwards[i] = following
-        progress(done, len(plan))
+
+class Walk:
+    """Boxes that are followed together through one view of a case."""
+
+    def __init__(
+        self,
+        image: npt.NDArray[np.uint8],
+        labels: Labels,
+        which: npt.NDArray[np.int64],
+        boxes: npt.NDArray[np.float64],
+        mode: str,
+    ) -> None:
+        """Boxes `which` (N,) of the case; `boxes` (N, 6) has them in pixels of the view.
+
+        The view is `image` (D, H, W) or (D, H, W, 3), and `labels` (D, H, W) to be painted.
+        """
+        self._image, self._labels, self._which, self._boxes = image, labels, which, boxes
+        self._mode = mode
+        self.plan = walk_plan(boxes)
+
+    def steps(self, network: Encoder, clock: Clock) -> Iterator[None]:
+        """Paint the labels; one step for each slice of the plan."""
+        frame = Frame(*self._labels.shape[1:])
+        visits = Counter(z for z, _ in self.plan)
+        embeddings = SliceEmbeddings(self._image, frame, network, visits)
+        given = frame.prompts(self._boxes[:, IN_PLANE])  # (N, 4)
+        middles = middle_slices(self._boxes)
+        upwards: list[FloatArray | None] = [None] * len(given)  # the boxes of neighbours' masks
+        downwards = list(upwards)
+        for z, crossing in self.plan:
+            prompts = [
+                _prompts(given[i], (upwards if z >= middles[i] else downwards)[i], self._mode)
+                for i in crossing
+            ]
+            embedding = embeddings.of(z, clock)
+            all_logits = _decode(network, embedding, np.concatenate(prompts), clock)
+            for i, its_prompts in zip(crossing, prompts, strict=True):
+                mask = frame.mask(np.mean([next(all_logits) for _ in its_prompts], axis=0))
+                neighbour = frame.prompt_around(self._paint(i, z, mask))
+                if z >= middles[i]:
+                    upwards[i] = neighbour
+                if z <= middles[i]:
+                    downwards[i] = neighbour
+            yield
+
+    def _paint(self, i: int, z: int, mask: BoolArray) -> BoolArray:
+        """Paint a box's mask (H, W) in slice `z`; return what of it counts."""
+        if self._mode == "best":  # nothing outside the box
+            inside = box_pixels(self._boxes[i, IN_PLANE])
+            mask, whole = np.zeros_like(mask), mask
+            mask[inside] = whole[inside]
+        number = self._which[i] + 1
+        slice_labels = self._labels[z]
+        slice_labels[mask & (slice_labels < number)] = number  # later boxes win, in any order
+        return mask

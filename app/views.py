@@ -33,8 +33,8 @@ class View:
 
     @property
     def origin(self) -> Boxes:
-        """What to subtract from a box (4,) of the slice to have it in pixels of the part."""
-        return np.array([self.columns.start, self.rows.start] * 2, np.float64)
+        """What to subtract from a box (6,) of a volume to have it in pixels of the part."""
+        return np.array([self.columns.start, self.rows.start, 0] * 2, np.float64)
 
 
 def choose_views(boxes: Boxes, height: int, width: int, max_crops: int) -> list[View]:

@@ -41,6 +41,14 @@ def moving_volume(depth):
     return np.where(np.stack(masks), 255, 0).astype(np.uint8)
 
 
+def moving_columns():
+    """Five slices with ten bright columns of rows 8..12, which move by 7 a slice from 20..29 on."""
+    image = np.zeros((5, HEIGHT, WIDTH), np.uint8)
+    for z in range(5):  # columns 20..29, 27..36, 34..43, 41..50, 48..57
+        image[z, 8:13, 7 * z + 20 : 7 * z + 30] = 255
+    return image
+
+
 def volume_with(boxes, image):
     return make_case(image, np.array(boxes), is_volume=True, modality="MR")
 
@@ -149,16 +157,47 @@ def test_no_crop_is_taken_where_none_is_allowed():
     np.testing.assert_array_equal(np.concatenate(network.prompts), [[7, 7, 9, 9]])
 
 
-# Volumes, every slice on its own
+# Volumes, followed between the given box and the neighbour's
 
 
-def test_every_slice_gets_the_given_box_and_keeps_what_is_inside_it():
+def test_masks_are_cut_to_the_given_box_before_the_neighbour_is_asked_with_them():
     network = Everywhere()
     labels = segment(volume_with([[10, 5, 1, 13, 6, 2]], moving_volume(4)), network)
     wanted = np.zeros((4, HEIGHT, WIDTH), np.uint8)
     wanted[1:3, 5:7, 10:14] = 1
     np.testing.assert_array_equal(labels, wanted)
-    np.testing.assert_array_equal(np.concatenate(network.prompts), [[10, 5, 13, 6]] * 2)
+    np.testing.assert_array_equal(
+        np.concatenate(network.prompts),  # the middle slice, then given, halfway, neighbour
+        [[10, 5, 13, 6], [10, 5, 13, 6], [8.5, 3.5, 14.5, 7.5], [7, 2, 16, 9]],
+    )
+
+
+def test_two_of_three_answers_that_are_equally_sure_decide():
+    """The volume of `moving_columns`; what only the given or only the neighbour's box holds goes.
+
+    Slice 3 has columns 41..50: the given box ends at 47, the neighbour's at 46, halfway is 46.5.
+    Slice 1 has 27..36 likewise. In slices 4 and 0 the object is outside the given box.
+    """
+    network = BrightInBox()
+    labels = segment(volume_with([[30, 6, 0, 47, 14, 4]], moving_columns()), network)
+    found = {z: np.flatnonzero(labels[z].any(axis=0)).tolist() for z in range(5)}
+    assert found == {
+        2: list(range(34, 44)), 3: list(range(41, 47)), 1: list(range(31, 37)), 4: [], 0: [],
+    }  # fmt: skip
+    assert [len(prompts) for prompts in network.prompts] == [1, 3, 3, 3, 3]
+
+
+def test_small_boxes_of_a_volume_can_be_followed_in_a_crop():
+    image = np.zeros((3, 300, 400), np.uint8)
+    for z in range(3):
+        image[z, 50:58, 90 + z : 100 + z] = 255
+    case = volume_with([[86, 46, 0, 105, 61, 2]], image)
+    network = BrightInBox()
+    labels = segment(case, network, max_crops=1)
+    assert dsc(labels > 0, image > 0) > 0.9
+    prompts = np.concatenate(network.prompts)
+    assert (prompts[:, 2] - prompts[:, 0]).min() > 20  # of 20 columns the whole frame makes 13
+    assert dsc(segment(case, BrightInBox()) > 0, image > 0) < dsc(labels > 0, image > 0)
 
 
 def test_a_box_between_pixels_keeps_every_pixel_it_touches():
@@ -166,7 +205,7 @@ def test_a_box_between_pixels_keeps_every_pixel_it_touches():
     assert np.argwhere(labels[0]).tolist() == [[y, x] for y in (5, 6) for x in range(10, 14)]
 
 
-def test_in_slices_on_their_own_an_empty_one_changes_no_other():
+def test_an_empty_slice_does_not_stop_the_walk():
     image = moving_volume(5)
     box = [0, 0, 0, 255, 63, 4]
     whole = segment(volume_with([box], image), BrightInBox())
@@ -176,12 +215,13 @@ def test_in_slices_on_their_own_an_empty_one_changes_no_other():
     np.testing.assert_array_equal(np.delete(holed, 2, axis=0), np.delete(whole, 2, axis=0))
 
 
-def test_in_slices_on_their_own_the_later_box_wins_and_each_slice_is_encoded_once():
+def test_where_boxes_of_a_volume_overlap_the_later_wins_and_each_slice_is_encoded_once():
     boxes = [[0, 0, 0, 50, 50, 5], [10, 10, 2, 20, 20, 9], [12, 12, 2, 14, 14, 2]]
     network = BoxesAsMasks()
     labels = segment(volume_with(boxes, moving_volume(12)), network)
     assert sorted(network.encoded.values()) == [1] * 10
-    assert [len(prompts) for prompts in network.prompts] == [1, 1, 3, 2, 2, 2, 1, 1, 1, 1]
+    # upwards from slice 2, then downwards; in its middle slice (2, 5, 2) a box has one prompt, else three
+    assert [len(p) for p in network.prompts] == [2, 3, 3, 4, *[3] * 9]
     assert np.bincount(labels[2].ravel())[1:].tolist() == [51 * 51 - 121, 121 - 9, 9]
     assert np.bincount(labels[9].ravel())[1:].tolist() == [0, 121]
     assert not labels[10:].any()
@@ -218,12 +258,9 @@ def test_the_first_and_the_last_slice_of_a_box_are_segmented_and_no_other(z_min,
 
 
 def test_an_object_that_moves_is_followed_and_the_prompt_is_three_pixels_wider():
-    """Ten columns that move by 7 a slice: of the next, the margin of 3 reaches a part."""
-    image = np.zeros((5, HEIGHT, WIDTH), np.uint8)
-    for z in range(5):  # columns 20..29, 27..36, 34..43, 41..50, 48..57 of rows 8..12
-        image[z, 8:13, 7 * z + 20 : 7 * z + 30] = 255
+    """Of the next slice's columns, the margin of 3 reaches a part."""
     network = BrightInBox()
-    labels = exact(volume_with([[30, 6, 0, 47, 14, 4]], image), network)
+    labels = exact(volume_with([[30, 6, 0, 47, 14, 4]], moving_columns()), network)
     # slice: the columns found there
     found = {z: np.flatnonzero(labels[z].any(axis=0)).tolist() for z in range(5)}
     assert found == {
