@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import json
 import logging
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app import __version__
-from app.case import CaseError, is_case_name, read_case, write_labels
+from app.case import CaseError, is_case_name, read_case, whole_file, write_labels
 from app.intensity import DEFAULT_WINDOW, WINDOWS, Window, parse_window
 from app.network import DEFAULT_PRECISION, PRECISIONS, Network, WeightsError, load
 from app.segment import DEFAULT_MODE, IMAGE_CROPS, MODES, VOLUME_CROPS, Clock, Progress, segment
@@ -69,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--window", type=_window, default=DEFAULT_WINDOW,
         help=f"for CT in Hounsfield units: {', '.join(WINDOWS)} or LEVEL,WIDTH (default soft)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--failures", type=Path, metavar="FILE",
+        help="write a JSON list of the failed cases, each with its file and message",
     )  # fmt: skip
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace outputs (default)")
@@ -132,6 +137,19 @@ def run_case(
     return f"{path.name}  {shape}  {len(case.boxes)} boxes  {seconds:.2f} s ({split})"
 
 
+def write_failures(path: Path, failures: dict[str, str]) -> None:
+    """Write a JSON list of {"file", "message"}, one of each failed case, the whole file or none.
+
+    `failures` are messages by file name. ASCII only: any name survives, even one that is no text.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    entries = [{"file": name, "message": message} for name, message in failures.items()]
+    with whole_file(path) as stream:
+        stream.write(json.dumps(entries, indent=1).encode() + b"\n")
+
+
 def _with_window_joined(argv: Sequence[str]) -> list[str]:
     """`--window -600,1500` as one word: argparse would take the level for an option."""
     joined: list[str] = []
@@ -165,7 +183,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
     bar = ProgressBar(len(paths), enabled=on_terminal and not options.quiet)
-    written = skipped = failed = 0
+    written = skipped = 0
+    failures: dict[str, str] = {}
     for number, path in enumerate(paths, start=1):
         if options.skip_existing and (options.outputs / path.name).exists():
             skipped += 1
@@ -178,12 +197,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             written += 1
         except (CaseError, OSError) as error:
             log.error("%s", error)
-            failed += 1
+            failures[path.name] = str(error)
     log.info(
-        "%d written, %d skipped, %d failed, %.1f s", written, skipped, failed,
+        "%d written, %d skipped, %d failed, %.1f s", written, skipped, len(failures),
         time.perf_counter() - began,
     )  # fmt: skip
-    return 1 if failed else 0
+    if options.failures is not None:
+        try:
+            write_failures(options.failures, failures)
+        except OSError as error:
+            log.error("%s: the failures could not be written (%s)", options.failures, error)
+            return 1
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

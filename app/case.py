@@ -13,9 +13,10 @@ import tempfile
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -223,8 +224,11 @@ def label_dtype(count: int) -> npt.DTypeLike:
     return np.min_scalar_type(count)
 
 
-def write_labels(path: Path, labels: npt.NDArray[np.unsignedinteger]) -> None:
-    """Write `labels` under the key 'segs'; under `path` there is the whole file or none.
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A stream to write `path` with: under that name there is the whole file or what was before.
+
+    Written under a temporary name in the same folder, flushed to disk, then renamed.
 
     Raises:
         OSError: the folder cannot be written to; nothing is left behind.
@@ -232,7 +236,7 @@ def write_labels(path: Path, labels: npt.NDArray[np.unsignedinteger]) -> None:
     handle, partial = tempfile.mkstemp(".partial", ".segs-", path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(stream, segs=labels)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         mask = os.umask(0)
@@ -243,3 +247,13 @@ def write_labels(path: Path, labels: npt.NDArray[np.unsignedinteger]) -> None:
         with contextlib.suppress(OSError):
             Path(partial).unlink()
         raise
+
+
+def write_labels(path: Path, labels: npt.NDArray[np.unsignedinteger]) -> None:
+    """Write `labels`, (H, W) or (D, H, W), under the key 'segs': the whole file or none.
+
+    Raises:
+        OSError: the folder cannot be written to; nothing is left behind.
+    """
+    with whole_file(path) as stream:
+        np.savez_compressed(stream, segs=labels)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 import subprocess
 import sys
@@ -130,6 +131,30 @@ def test_a_bad_case_is_one_line_and_the_others_are_written_all_the_same(program,
     assert len(lines) == len(starts)
     for line, start in zip(lines, starts, strict=True):
         assert line.startswith(start)
+
+
+def test_the_failures_are_listed_in_a_file(program, inputs, tmp_path):
+    """Next to the lines of the log; the list is empty when there was none."""
+    file = tmp_path / "failures.json"
+    make_case_file(inputs, IMAGE)
+    make_case_file(inputs, "2DBox_US_0.npz", boxes=None)
+    (inputs / "2DBox_US_1.npz").write_bytes(b"no zip")
+    status, lines = program("--quiet", "--failures", str(file))
+    assert status == 1
+    assert json.loads(file.read_text()) == [
+        {"file": f"2DBox_US_{i}.npz", "message": line} for i, line in enumerate(lines)
+    ]
+    assert program("--only", IMAGE, "--failures", str(file))[0] == 0
+    assert json.loads(file.read_text()) == []
+
+
+def test_failures_that_cannot_be_listed_are_a_failure(program, inputs, outputs, tmp_path):
+    make_case_file(inputs, IMAGE)
+    file = tmp_path / "missing" / "failures.json"
+    status, lines = program("--quiet", "--failures", str(file))
+    assert (status, len(lines)) == (1, 1)
+    assert lines[0].startswith(f"{file}: the failures could not be written ([Errno 2] No such file")
+    assert names(outputs) == [IMAGE]
 
 
 def test_other_files_are_no_failure(program, inputs):
