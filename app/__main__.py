@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app import __version__
-from app.case import CaseError, is_case_name, read_case, whole_file, write_labels
+from app.case import CaseError, is_case_name, printable, read_case, whole_file, write_labels
 from app.intensity import DEFAULT_WINDOW, WINDOWS, Window, parse_window
 from app.network import DEFAULT_PRECISION, PRECISIONS, Network, WeightsError, load
 from app.segment import DEFAULT_MODE, IMAGE_CROPS, MODES, VOLUME_CROPS, Clock, Progress, segment
@@ -107,7 +107,7 @@ def find_cases(inputs: Path, only: str) -> list[Path]:
         OSError: the folder cannot be read.
     """
     files = sorted(path for path in inputs.iterdir() if not path.name.startswith("."))
-    others = [path.name for path in files if not is_case_name(path.name)]
+    others = [printable(path.name) for path in files if not is_case_name(path.name)]
     if others:
         log.warning("left alone (not [23]DBox_*.npz): %s", ", ".join(others))
     return [path for path in files if is_case_name(path.name) and path.match(only)]
@@ -134,7 +134,7 @@ def run_case(
     seconds = time.perf_counter() - began
     split = ", ".join(f"{step} {clock.seconds[step]:.2f}" for step in STEPS)
     shape = "x".join(map(str, case.image.shape))
-    return f"{path.name}  {shape}  {len(case.boxes)} boxes  {seconds:.2f} s ({split})"
+    return f"{case.name}  {shape}  {len(case.boxes)} boxes  {seconds:.2f} s ({split})"
 
 
 def write_failures(path: Path, failures: dict[str, str]) -> None:
@@ -177,6 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.error("%s: no file named 2DBox_*.npz or 3DBox_*.npz", options.inputs)
             return 1
         options.outputs.mkdir(parents=True, exist_ok=True)
+        if options.outputs.samefile(options.inputs):
+            log.error("%s: outputs would replace the inputs of the same name", options.outputs)
+            return 1
         network = load(options.weights, precision=options.precision, threads=options.threads)
     except (OSError, WeightsError) as error:
         log.error("%s", error)
@@ -189,15 +192,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.skip_existing and (options.outputs / path.name).exists():
             skipped += 1
             continue
+        name = printable(path.name)
         try:
-            show = functools.partial(bar.show, number, path.name)
+            show = functools.partial(bar.show, number, name)
             show(0, 1)
             line = run_case(path, network, options, show)
             log.info("%s", line)
             written += 1
-        except (CaseError, OSError) as error:
-            log.error("%s", error)
+        except CaseError as error:
             failures[path.name] = str(error)
+        except OSError as error:
+            failures[path.name] = f"{name}: the labels could not be written ({error})"
+        if path.name in failures:
+            log.error("%s", failures[path.name])
     log.info(
         "%d written, %d skipped, %d failed, %.1f s", written, skipped, len(failures),
         time.perf_counter() - began,

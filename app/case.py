@@ -5,10 +5,12 @@ Whatever is wrong with a file is found here and said in one line; the rest of th
 """
 
 import contextlib
+import io
 import logging
 import lzma
 import os
 import re
+import stat
 import tempfile
 import tokenize
 import zipfile
@@ -28,6 +30,9 @@ log = logging.getLogger(__name__)
 
 CASE_NAME = re.compile(r"(?P<dim>[23])DBox_(?P<modality>[^_]*)_?.*\.npz", re.DOTALL)
 MAX_MEMBER_BYTES = 4 << 30  # a declared array above this is refused, not allocated
+MAX_HEADER_BYTES = 16 << 10  # of an npy; numpy refuses 10,000, but only once it has read them all
+MAX_FOUND = 200  # characters of what was found in a message; an archive may hold 65,535 long names
+MAX_VALUE = 1e30  # of a pixel; sums and products of larger ones leave float32
 
 HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -67,25 +72,38 @@ def is_case_name(name: str) -> bool:
     return CASE_NAME.fullmatch(name) is not None
 
 
+def printable(name: str) -> str:
+    """`name` for a message: line breaks, escapes and bytes that are no text as backslash codes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    reason = getattr(error, "strerror", None) or error  # an OSError's without number and path
+    return " ".join(str(reason).split())
 
 
 def _read_member(archive: zipfile.ZipFile, file: str, key: str) -> npt.NDArray[np.generic]:
-    """One array of an npz, its header checked before its data is read."""
+    """One array of an npz; its header is checked before anything is allocated for its data.
+
+    Raises:
+        CaseError: there is no such array, or it is not of real numbers, too large or incomplete.
+    """
 
     def refuse(wrong: str) -> NoReturn:
         raise CaseError(f"{file}: '{key}' {wrong}")
 
     try:
         with archive.open(f"{key}.npy") as stream:
-            version = npy.read_magic(stream)  # type: ignore[no-untyped-call]
-            if version not in HEADER_READERS:
-                refuse(f"should be npy format 1 or 2, got {version}")
-            shape, _, dtype = HEADER_READERS[version](stream)  # type: ignore[no-untyped-call]
+            start = io.BytesIO(stream.read(MAX_HEADER_BYTES))
+        version = npy.read_magic(start)  # type: ignore[no-untyped-call]
+        if version not in HEADER_READERS:
+            refuse(f"should be npy format 1 or 2, got {version}")
+        shape, _, dtype = HEADER_READERS[version](start)  # type: ignore[no-untyped-call]
     except KeyError:
-        keys = sorted(name.removesuffix(".npy") for name in archive.namelist())
-        raise CaseError(f"{file}: key '{key}' is missing, found {keys}") from None
+        found = str(sorted(name.removesuffix(".npy") for name in archive.namelist()))
+        if len(found) > MAX_FOUND:
+            found = f"{found[:MAX_FOUND]}..."
+        raise CaseError(f"{file}: key '{key}' is missing, found {found}") from None
     except CaseError:
         raise
     except BROKEN_HEADER as error:
@@ -95,6 +113,9 @@ def _read_member(archive: zipfile.ZipFile, file: str, key: str) -> npt.NDArray[n
     declared = dtype.itemsize * int(np.prod(shape, dtype=object))
     if declared > MAX_MEMBER_BYTES:
         refuse(f"declares {declared} bytes, more than the limit of {MAX_MEMBER_BYTES}")
+    held = archive.getinfo(f"{key}.npy").file_size - start.tell()
+    if held < declared:
+        refuse(f"ends before its {declared} bytes, found {held}")
     try:
         with archive.open(f"{key}.npy") as stream:
             return npy.read_array(stream, allow_pickle=False)  # type: ignore[no-untyped-call, no-any-return]
@@ -111,8 +132,14 @@ def _check_image(image: npt.NDArray[np.generic], name: str, *, is_volume: bool) 
         right_rank = False
     if not right_rank or 0 in image.shape:
         raise CaseError(f"{name}: 'imgs' should be {wanted}, got {image.shape}")
-    if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise CaseError(f"{name}: 'imgs' should be finite, found NaN or infinity")
+    if image.dtype.kind == "f":
+        low, high = float(image.min()), float(image.max())  # one NaN makes both NaN
+        if not np.isfinite([low, high]).all():
+            raise CaseError(f"{name}: 'imgs' should be finite, found NaN or infinity")
+        if max(-low, high) > MAX_VALUE:
+            raise CaseError(
+                f"{name}: 'imgs' should be within {MAX_VALUE:g} of 0, found {low:g}..{high:g}"
+            )
 
 
 def _check_boxes(
@@ -128,7 +155,8 @@ def _check_boxes(
     if boxes.ndim != 2 or boxes.shape[1] != corners:
         kind = "a volume" if is_volume else "an image"
         raise CaseError(f"{name}: 'boxes' should be (N, {corners}) for {kind}, got {boxes.shape}")
-    checked = boxes.astype(np.float64)
+    with np.errstate(over="ignore"):  # a long double becomes an infinity, and is refused as one
+        checked = boxes.astype(np.float64)
     if not np.isfinite(checked).all():
         raise CaseError(f"{name}: 'boxes' should be finite, found NaN or infinity")
     low, high = checked[:, : corners // 2], checked[:, corners // 2 :]
@@ -192,30 +220,46 @@ def make_case(
     return Case(name, to_display(raw, kind, window, name=name), checked, is_volume)
 
 
+def _require_content(path: Path) -> None:
+    """Look before opening: a fifo would be waited for, /dev/zero read without end.
+
+    Raises:
+        OSError: there is nothing, or no regular file, or an empty one.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a fifo, socket or device"
+        raise OSError(f"expected a file, found {kind}")
+    if status.st_size == 0:  # also what /proc says of files that are waited for
+        raise OSError("expected a zip archive, found an empty file")
+
+
 def read_case(path: Path, window: Window = DEFAULT_WINDOW) -> Case:
     """The case of an npz file in the challenge's format (docs/data.md).
 
     Raises:
         CaseError: the file is broken or not what its name says.
     """
+    name = printable(path.name)
     match = CASE_NAME.fullmatch(path.name)
     if match is None:
-        raise CaseError(f"{path.name}: expected a name like 2DBox_*.npz or 3DBox_*.npz")
+        raise CaseError(f"{name}: expected a name like 2DBox_*.npz or 3DBox_*.npz")
     try:
+        _require_content(path)
         with zipfile.ZipFile(path) as archive:
-            image = _read_member(archive, path.name, "imgs")
-            boxes = _read_member(archive, path.name, "boxes")
+            image = _read_member(archive, name, "imgs")
+            boxes = _read_member(archive, name, "boxes")
     except CaseError:
         raise
     except UNREADABLE as error:
-        raise CaseError(f"{path.name}: not a readable npz file ({_one_line(error)})") from error
+        raise CaseError(f"{name}: not a readable npz file ({_one_line(error)})") from error
     return make_case(
         image,
         boxes,
         is_volume=match["dim"] == "3",
-        modality=match["modality"],
+        modality=printable(match["modality"]),
         window=window,
-        name=path.name,
+        name=name,
     )
 
 

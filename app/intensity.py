@@ -140,6 +140,8 @@ def to_display(
         )  # fmt: skip
     visible = image[image != 0]
     if visible.size:
+        if visible.dtype == np.float16:  # its neighbours may be further apart than it can say
+            visible = visible.astype(np.float32)
         low, high = (float(v) for v in np.percentile(visible, PERCENTILES))
     if high <= low:  # one value and background, or a constant
         low, high = float(image.min()), float(image.max())

@@ -15,7 +15,7 @@ import pytest
 from conftest import BoxesAsMasks, image_case, make_case_file, picture, read_labels, volume_case
 
 from app import CaseError, make_case, read_case, segment, write_labels
-from app.case import MAX_MEMBER_BYTES, is_case_name, label_dtype
+from app.case import MAX_MEMBER_BYTES, is_case_name, label_dtype, printable
 from app.intensity import Window
 
 IMAGE, VOLUME = "2DBox_US_1.npz", "3DBox_MR_1.npz"
@@ -238,6 +238,21 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, value):
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("imgs", 1e300, "should be within 1e+30 of 0, found 0..1e+300"),
+        ("imgs", -3e38, "should be within 1e+30 of 0, found -3e+38..0"),
+        ("imgs", np.longdouble("1e4000"), "should be finite"),
+        ("boxes", np.longdouble("1e4000"), "should be finite"),
+    ],
+)
+def test_numbers_that_cannot_be_reckoned_with_are_refused(tmp_path, key, value, problem):
+    array = np.zeros((4, 4), np.asarray(value).dtype)
+    array[2, 3] = value
+    refusal(make_case_file(tmp_path, IMAGE, **{key: array}), f"'{key}' {problem}")
+
+
+@pytest.mark.parametrize(
     ("name", "box", "problem"),
     [
         (IMAGE, [9, 5, 8, 7], "has a minimum above its maximum"),
@@ -384,8 +399,61 @@ def test_a_name_of_a_member_that_is_no_text_is_refused(tmp_path):
     refusal(path, "not a readable npz file")
 
 
-def test_a_locked_file_is_refused(tmp_path):
-    path = make_case_file(tmp_path, IMAGE)
+@pytest.mark.parametrize("key", ["imgs", "boxes"])
+def test_a_header_as_long_as_a_bomb_is_refused_before_it_is_read(tmp_path, key):
+    bomb = b"\x93NUMPY\x02\0" + struct.pack("<I", 2 * REFUSAL_BYTES) + bytes(2 * REFUSAL_BYTES)
+    path = zip_file(tmp_path, {**members_with(npy(np.ones((5, 6)))), f"{key}.npy": bomb})
+    tracemalloc.start()
+    try:
+        refusal(path, f"'{key}' has a broken npy header")
+        assert tracemalloc.get_traced_memory()[1] < REFUSAL_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_array_that_is_not_there_is_refused_before_it_is_allocated(tmp_path):
+    """Of 1 GiB, so within the limit, but the archive holds 64 bytes of it."""
+    path = zip_file(tmp_path, members_with(npy_with(header_of((1 << 15, 1 << 15)))))
+    tracemalloc.start()
+    try:
+        refusal(path, "'imgs' ends before its 1073741824 bytes, found 64")
+        assert tracemalloc.get_traced_memory()[1] < REFUSAL_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_follows_an_array_is_not_read(tmp_path):
+    content = npy(image_case()["imgs"]) + bytes(2 * REFUSAL_BYTES)
+    path = zip_file(tmp_path, members_with(content))
+    tracemalloc.start()
+    try:
+        case = read_case(path)
+        assert tracemalloc.get_traced_memory()[1] < REFUSAL_BYTES
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(case.image, image_case()["imgs"])
+
+
+def test_of_many_keys_the_first_are_named(tmp_path):
+    message = refusal(zip_file(tmp_path, {f"key{i:04}.npy": b"" for i in range(2000)}))
+    assert f"{IMAGE}: key 'imgs' is missing, found ['key0000', 'key0001', " in message
+    assert message.endswith("...")
+    assert len(message) < 300
+
+
+def test_a_name_is_shown_in_one_line(tmp_path):
+    name = "2DBox_\x1b_a\nb é'\".npz"
+    path = make_case_file(tmp_path, name)
+    assert read_case(path).name == "2DBox_\\x1b_a\\nb é'\".npz"
+    path.write_bytes(b"")
+    with pytest.raises(CaseError) as caught:
+        read_case(path)
+    assert str(caught.value).startswith("2DBox_\\x1b_a\\nb é'\".npz: not a readable npz file")
+    assert printable("\udcff") == "\\udcff"  # a byte that is no text
+
+
+def lock(path):
+    """Say of every member of a zip file that it is encrypted."""
     content = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         at = content.find(signature)
@@ -393,6 +461,11 @@ def test_a_locked_file_is_refused(tmp_path):
             content[at + offset] |= 1  # the flag of encryption
             at = content.find(signature, at + 4)
     path.write_bytes(content)
+
+
+def test_a_locked_file_is_refused(tmp_path):
+    path = make_case_file(tmp_path, IMAGE)
+    lock(path)
     refusal(path, "not a readable npz file", "encrypted")
 
 

@@ -63,6 +63,11 @@ def test_fractional_challenge_values_are_rounded():
     np.testing.assert_array_equal(to_display(np.array([[0.4, 99.6, 254.7]]), MR), [[0, 100, 255]])
 
 
+def test_half_floats_are_as_far_apart_as_they_may_be():
+    image = np.array([[-60_000, 60_000]], np.float16)
+    np.testing.assert_array_equal(to_display(image, MR), [[0, 255]])
+
+
 def test_hounsfield_units_get_the_soft_tissue_window():
     """Level 40, width 400: -160 is black, 240 white, 40 in the middle."""
     image = np.array([[-1024, -160, -159], [40, 240, 3071]], np.int16)
