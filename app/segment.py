@@ -76,7 +76,8 @@ def segment(
 
     The dtype is the smallest that holds the number of boxes. `max_crops` bounds how many crops of a
     slice are enlarged for its small boxes (mode "best"; None: `IMAGE_CROPS` or `VOLUME_CROPS`).
-    `progress` is called with slices done and slices in all.
+    `progress` is called with slices done and slices in all; one that the walk meets upwards and
+    downwards counts twice.
 
     Raises:
         ValueError: `mode` is none of `MODES`.

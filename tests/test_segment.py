@@ -220,7 +220,7 @@ def test_where_boxes_of_a_volume_overlap_the_later_wins_and_each_slice_is_encode
     network = BoxesAsMasks()
     labels = segment(volume_with(boxes, moving_volume(12)), network)
     assert sorted(network.encoded.values()) == [1] * 10
-    # upwards from slice 2, then downwards; in its middle slice (2, 5, 2) a box has one prompt, else three
+    # upwards from slice 2, then downwards; a box has one prompt in its middle (2, 5, 2), else three
     assert [len(p) for p in network.prompts] == [2, 3, 3, 4, *[3] * 9]
     assert np.bincount(labels[2].ravel())[1:].tolist() == [51 * 51 - 121, 121 - 9, 9]
     assert np.bincount(labels[9].ravel())[1:].tolist() == [0, 121]
