@@ -1,6 +1,6 @@
 """How good are the masks: outputs against truth, by the challenge's rules.
 
-`metrics` scores two label maps; `score` scores two folders and averages by modality and data set;
-`compare` tells two folders of outputs apart. `python -m evaluation SEGS GTS` prints the table of
-the paper. Run time is not measured here.
+`metrics` scores two label maps; `score` scores two folders and averages by modality, data set and
+object size; `bootstrap` gives the intervals; `compare` tells two folders of outputs apart.
+`python -m evaluation SEGS GTS` prints the table of the paper. Run time is not measured here.
 """

@@ -6,12 +6,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
-from evaluation.compare import CONFIDENCE, Change, Difference, compare
-from evaluation.metrics import MIN_DSC_FOR_NSD, TOLERANCE_MM
-from evaluation.score import CaseScore, ScoreError, Summary, score, summarise
+from evaluation.bootstrap import CONFIDENCE
+from evaluation.compare import Change, Difference, compare, compare_sizes
+from evaluation.metrics import INPUT_SIZE, MIN_DSC_FOR_NSD, TOLERANCE_MM
+from evaluation.score import SIZES, CaseScore, Group, ScoreError, score, summarise
 
 CLEAR_LINE = "\r\033[K"
 
@@ -33,8 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("gts", type=Path, metavar="GTS", help="folder of truth")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row per case")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write cases, data sets, modalities, average"
-    )
+        "--json", type=Path, metavar="FILE",
+        help="write cases, data sets, modalities, sizes, average",
+    )  # fmt: skip
     parser.add_argument(
         "--official", action="store_true",
         help="use spacing (x, y, z) for arrays (z, y, x), as the organisers' script does; "
@@ -67,13 +69,21 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def score_table(summary: Summary) -> str:
-    """Modality, cases, DSC and NSD in percent; the average of the modalities last."""
-    rows = [("Modality", "Cases", "DSC %", "NSD %")]
-    for group in (*summary.modalities, summary.average):
+def _percent(mean: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{100 * mean:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def score_table(groups: Sequence[Group], heading: str = "Modality") -> str:
+    """Name, cases, objects, and DSC and NSD in percent with their intervals."""
+    rows = [(heading, "Cases", "Objects", "DSC %", "NSD %")]
+    for group in groups:
         rows.append(
-            (group.name, str(group.cases), f"{100 * group.dsc:.2f}", f"{100 * group.nsd:.2f}")
-        )
+            (
+                group.name, str(group.cases), str(group.objects),
+                _percent(group.dsc, group.dsc_interval), _percent(group.nsd, group.nsd_interval),
+            )
+        )  # fmt: skip
     return _table(rows)
 
 
@@ -82,11 +92,12 @@ def _change(change: Change) -> tuple[str, str]:
     return f"{mean} [{low}, {high}]", f"{change.wins}/{change.losses}"
 
 
-def difference_table(differences: Sequence[Difference]) -> str:
-    """Modality, cases, and by score the difference with its interval, and wins/losses."""
-    rows = [("Modality", "Cases", "DSC % points", "w/l", "NSD % points", "w/l")]
+def difference_table(differences: Sequence[Difference], heading: str = "Modality") -> str:
+    """Name, cases, objects, and by score the difference with its interval, and wins/losses."""
+    rows = [(heading, "Cases", "Objects", "DSC % points", "w/l", "NSD % points", "w/l")]
     for line in differences:
-        rows.append((line.name, str(line.cases), *_change(line.dsc), *_change(line.nsd)))
+        counts = str(line.cases), str(line.objects)
+        rows.append((line.name, *counts, *_change(line.dsc), *_change(line.nsd)))
     return _table(rows)
 
 
@@ -98,11 +109,12 @@ def _print_missing(folder: Path, rows: Sequence[CaseScore]) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[CaseScore]) -> None:
-    """One line per case, scores 0..1."""
+    """One line per case, scores 0..1; its objects are in the JSON only."""
+    columns = [field.name for field in fields(CaseScore) if field.name != "by_object"]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(CaseScore)])
-        writer.writerows(astuple(row) for row in rows)
+        writer.writerow(columns)
+        writer.writerows([getattr(row, column) for column in columns] for row in rows)
 
 
 def _as_document(rows: Sequence[CaseScore]) -> dict[str, object]:
@@ -120,17 +132,27 @@ def _report(options: argparse.Namespace, scored: Sequence[Sequence[CaseScore]]) 
             "spacing": "official" if options.official else "array order",
             "tolerance_mm": TOLERANCE_MM,
             "min_dsc_for_nsd": MIN_DSC_FOR_NSD,
+            "size_limits_256": {size.name: size.below_256 for size in SIZES[:-1]},
         },
         **_as_document(rows),
     }
-    print(score_table(summarise(rows)))
+    summary = summarise(rows)
+    print(score_table([*summary.modalities, summary.average]))
+    if summary.sizes:
+        print("\n" + score_table(summary.sizes, "Size"))
+        limits = ", ".join(f"{size.name} below {size.below_256:.0f}" for size in SIZES[:-1])
+        print(f"Means over objects; by area in pixels of the {INPUT_SIZE} input: {limits}")
+    print(f"In brackets: {CONFIDENCE:.0%} intervals, bootstrap over cases")
     if options.compare:
-        differences = compare(*scored)
+        differences, by_size = compare(*scored), compare_sizes(*scored)
         names = f"{options.compare} minus {options.segs}"
-        print(f"\n{names}, {CONFIDENCE:.0%} intervals, wins/losses")
+        print(f"\n{names}, {CONFIDENCE:.0%} intervals, wins/losses in cases")
         print(difference_table(differences))
+        if by_size:
+            print("\n" + difference_table(by_size, "Size"))
         document["other"] = _as_document(scored[1])
         document["differences"] = [asdict(difference) for difference in differences]
+        document["size_differences"] = [asdict(difference) for difference in by_size]
     for folder, of_folder in zip((options.segs, options.compare), scored, strict=False):
         _print_missing(folder, of_folder)
     if options.csv:

@@ -1,20 +1,16 @@
 """Do two folders of outputs differ, and by more than chance would have it?
 
-Cases are paired: what is averaged is the difference of a case's two scores. The interval is a
-percentile bootstrap over cases, within each modality, with a fixed seed.
+Cases are paired: what is averaged is the difference of a case's two scores. The intervals are those
+of `bootstrap`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from evaluation.score import CaseScore, by_modality
-
-CONFIDENCE = 0.95
-RESAMPLES = 2000
-SEED = 2024
+from evaluation.bootstrap import FloatArray, interval, means, resampled_means
+from evaluation.score import CaseScore, Size, by_modality, by_size, count_objects, totals
 
 
 @dataclass(frozen=True)
@@ -30,31 +26,42 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """The change of a modality, or of the mean of the modalities."""
+    """The change of a modality, of the mean of the modalities, or of the objects of one size."""
 
     name: str
     cases: int
+    objects: int
     dsc: Change
     nsd: Change
 
 
 def _difference(
-    name: str,
-    means: npt.NDArray[np.float64],
-    resampled: npt.NDArray[np.float64],
-    deltas: npt.NDArray[np.float64],
+    name: str, objects: int, mean: FloatArray, resampled: FloatArray, deltas: FloatArray
 ) -> Difference:
-    """Put together `means` (2,), `resampled` (RESAMPLES, 2) and `deltas` (cases, 2): DSC, NSD."""
-    tail = (1 - CONFIDENCE) / 2
-    lows, highs = np.quantile(resampled, (tail, 1 - tail), axis=0)  # (2,) each
+    """Put together `mean` (2,), `resampled` (RESAMPLES, 2) and `deltas` (cases, 3)."""
+    lows, highs = interval(resampled)
     changes = [
         Change(
-            float(means[i]), float(lows[i]), float(highs[i]),
+            float(mean[i]), float(lows[i]), float(highs[i]),
             wins=int((deltas[:, i] > 0).sum()), losses=int((deltas[:, i] < 0).sum()),
         )
         for i in range(2)
     ]  # fmt: skip
-    return Difference(name, len(deltas), *changes)
+    return Difference(name, len(deltas), objects, *changes)
+
+
+def _deltas(
+    rows: Sequence[CaseScore], others: Mapping[str, CaseScore], size: Size | None = None
+) -> FloatArray:
+    """Totals (cases, 3) of other minus base; both count the same values."""
+    base, other = totals(rows, size), totals([others[row.name] for row in rows], size)
+    return np.column_stack([other[:, :2] - base[:, :2], base[:, 2]])
+
+
+def _by_name(base: Sequence[CaseScore], other: Sequence[CaseScore]) -> dict[str, CaseScore]:
+    others = {row.name: row for row in other}
+    assert others.keys() == {row.name for row in base}, "both are scored on the same truth"
+    return others
 
 
 def compare(base: Sequence[CaseScore], other: Sequence[CaseScore]) -> list[Difference]:
@@ -62,19 +69,31 @@ def compare(base: Sequence[CaseScore], other: Sequence[CaseScore]) -> list[Diffe
 
     Both are rows that `score` returned for the same truth.
     """
-    others = {row.name: row for row in other}
-    assert others.keys() == {row.name for row in base}, "both are scored on the same truth"
-    generator = np.random.default_rng(SEED)
-    differences, all_means, all_resampled, all_deltas = [], [], [], []
-    for modality, rows in by_modality(base).items():
-        pairs = [(row, others[row.name]) for row in rows]
-        deltas = np.array([(b.dsc - a.dsc, b.nsd - a.nsd) for a, b in pairs])  # (cases, 2)
-        picks = generator.integers(len(deltas), size=(RESAMPLES, len(deltas)))
-        resampled = deltas[picks].mean(axis=1)  # (RESAMPLES, cases, 2) -> (RESAMPLES, 2)
-        differences.append(_difference(modality, deltas.mean(axis=0), resampled, deltas))
-        all_means.append(deltas.mean(axis=0))
-        all_resampled.append(resampled)
-        all_deltas.append(deltas)
-    means, resampled = np.mean(all_means, axis=0), np.mean(all_resampled, axis=0)
-    differences.append(_difference("Average", means, resampled, np.concatenate(all_deltas)))
+    others, groups = _by_name(base, other), by_modality(base)
+    deltas = [_deltas(rows, others) for rows in groups.values()]
+    resampled = resampled_means(deltas)
+    differences = [
+        _difference(name, count_objects(rows), means(of_group), drawn, of_group)
+        for (name, rows), of_group, drawn in zip(groups.items(), deltas, resampled, strict=True)
+    ]
+    average = _difference(
+        "Average", count_objects(base), np.mean([means(of_group) for of_group in deltas], axis=0),
+        np.mean(resampled, axis=0), np.concatenate(deltas),
+    )  # fmt: skip
+    return [*differences, average]
+
+
+def compare_sizes(base: Sequence[CaseScore], other: Sequence[CaseScore]) -> list[Difference]:
+    """Other minus base over the objects of each size that occurs.
+
+    Both are rows that `score` returned for the same truth. A win is a case in which the mean over
+    its objects of that size is better.
+    """
+    others, differences = _by_name(base, other), []
+    for size, rows in by_size(base).items():
+        deltas = _deltas(rows, others, size)
+        (resampled,) = resampled_means([deltas])
+        differences.append(
+            _difference(size.name, count_objects(rows, size), means(deltas), resampled, deltas)
+        )
     return differences

@@ -21,6 +21,7 @@ MIN_DSC_FOR_NSD = 0.2  # a case whose DSC is not above this has NSD 0
 # The organisers score an image (H, W) as a volume (H, W, 1). Every voxel of such a plate lies on
 # its surface, so that its NSD is about areas, not contours, and far higher than that of contours.
 IMAGE_SPACING = (1.0, 1.0, 1.0)
+INPUT_SIZE = 256  # pixels per side of the network's input; app/frame.py, which we need not load
 CROP_MARGIN = 1  # voxels around an object; none is needed, the package itself looks no farther
 
 Mask = npt.NDArray[np.bool_]
@@ -29,10 +30,19 @@ Region = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
+class ObjectScore:
+    """What one label of the truth is worth, 0..1, and how large it is."""
+
+    area_256: float  # in the truth's slice where it is largest, in pixels of the network's input
+    dsc: float
+    nsd: float  # 0 where the case's DSC is too low
+
+
+@dataclass(frozen=True)
 class Scores:
     """What a case's labels are worth; DSC and NSD are means over its objects, 0..1."""
 
-    objects: int
+    by_object: tuple[ObjectScore, ...]  # in the order of the labels
     dsc: float
     nsd: float
 
@@ -97,21 +107,27 @@ def score_labels(
         found: of the same shape.
         spacing_mm: of the axes of a volume; an image is always measured in pixels.
     """
+    height, width = truth.shape[-2:]
+    pixels_256 = (INPUT_SIZE / max(height, width)) ** 2  # of the input, per pixel of a slice
+    in_slice = (1, 2)  # axes
     if truth.ndim == 2:
         truth, found = truth[:, :, np.newaxis], found[:, :, np.newaxis]  # (H, W, 1)
         spacing_mm = IMAGE_SPACING
+        in_slice = (0, 1)
     largest = int(truth.max())
     if largest == 0:
         score = float(not found.any())
-        return Scores(0, score, score)
+        return Scores((), score, score)
     pairs = []  # of masks, cut to where either is
     found_boxes = ndimage.find_objects(found, largest)
     for label, box in enumerate(ndimage.find_objects(truth, largest), start=1):
         if box is not None:
             region = _region((box, found_boxes[label - 1]), truth.shape)
             pairs.append((truth[region] == label, found[region] == label))
-    case_dsc = float(np.mean([dsc(a, b) for a, b in pairs]))
-    if case_dsc <= MIN_DSC_FOR_NSD:
-        return Scores(len(pairs), case_dsc, 0.0)
-    case_nsd = float(np.mean([nsd(a, b, spacing_mm) for a, b in pairs]))
-    return Scores(len(pairs), case_dsc, case_nsd)
+    areas_256 = [float(a.sum(axis=in_slice).max()) * pixels_256 for a, _ in pairs]
+    dscs = [dsc(a, b) for a, b in pairs]
+    nsds = [0.0] * len(pairs)
+    if np.mean(dscs) > MIN_DSC_FOR_NSD:
+        nsds = [nsd(a, b, spacing_mm) for a, b in pairs]
+    by_object = tuple(map(ObjectScore, areas_256, dscs, nsds))
+    return Scores(by_object, float(np.mean(dscs)), float(np.mean(nsds)))

@@ -21,7 +21,16 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.metrics import IMAGE_SPACING, Labels, Scores, array_spacing_mm, score_labels
+from evaluation.bootstrap import FloatArray, interval, means, resampled_means
+from evaluation.metrics import (
+    IMAGE_SPACING,
+    INPUT_SIZE,
+    Labels,
+    ObjectScore,
+    Scores,
+    array_spacing_mm,
+    score_labels,
+)
 
 CASE_NAME = re.compile(r"(?P<dim>[23])DBox_(?P<modality>[^_]+)_(?P<rest>.+)\.npz", re.DOTALL)
 MAX_LABEL = 2**16 - 1  # of outputs, docs/data.md; bounds the list of objects
@@ -63,17 +72,32 @@ class CaseScore:
     dsc: float
     nsd: float
     missing: bool
+    by_object: tuple[ObjectScore, ...] = ()  # in the order of the labels
+
+
+@dataclass(frozen=True)
+class Size:
+    """Objects whose area, in input pixels of the slice where it is largest, is below a limit."""
+
+    name: str
+    below_256: float  # and not below the limit of the size before
 
 
 @dataclass(frozen=True)
 class Group:
-    """Means of the cases of a modality or a data set, or of the modalities' means."""
+    """Means of the cases of a modality or a data set, of the modalities, or of objects of a size.
+
+    Each has its interval, low and high, of `bootstrap`. Scores are 0..1.
+    """
 
     name: str
-    cases: int
+    cases: int  # of a size: that have such objects
     missing: int
+    objects: int
     dsc: float
+    dsc_interval: tuple[float, float]
     nsd: float
+    nsd_interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -83,6 +107,7 @@ class Summary:
     modalities: list[Group]
     datasets: list[Group]  # named Modality_Dataset; cases without a data set are in none
     average: Group  # of the modalities, each counted once
+    sizes: list[Group]  # those that occur; each object counts once, whatever its case
 
 
 @dataclass(frozen=True)
@@ -90,6 +115,18 @@ class _Job:
     truth: Path
     found: Path | None
     official: bool
+
+
+# Areas of 32 x 32 and 96 x 96 in COCO, whose images are 640 long: the same part of our 256. That
+# is about 13 x 13 and 38 x 38, or 3 x 3 and 10 x 10 cells of the network's embedding; half of the
+# objects of our validation cases are small, a fifth large.
+COCO_LENGTH = 640
+SMALL_BELOW_256, LARGE_FROM_256 = ((side * INPUT_SIZE / COCO_LENGTH) ** 2 for side in (32, 96))
+SIZES = (
+    Size("small", SMALL_BELOW_256),
+    Size("medium", LARGE_FROM_256),
+    Size("large", float("inf")),
+)
 
 
 def parse_name(name: str) -> tuple[str, str]:
@@ -157,7 +194,9 @@ def _score_case(job: _Job) -> CaseScore:
     modality, dataset = parse_name(job.truth.name)
     truth, spacing_mm = _read_truth(job.truth, official=job.official)
     if job.found is None:
-        scores = Scores(np.count_nonzero(np.unique(truth)), dsc=0.0, nsd=0.0)
+        nothing = score_labels(truth, np.zeros_like(truth), spacing_mm)
+        # not `nothing` itself: of a truth without labels an empty output would be right
+        scores = Scores(nothing.by_object, dsc=0.0, nsd=0.0)
     else:
         with _open(job.found) as archive:
             found = _as_labels(archive["segs"], job.found, "segs")
@@ -167,8 +206,8 @@ def _score_case(job: _Job) -> CaseScore:
             )
         scores = score_labels(truth, found, spacing_mm)
     return CaseScore(
-        job.truth.name, modality, dataset, scores.objects, scores.dsc, scores.nsd,
-        missing=job.found is None,
+        job.truth.name, modality, dataset, len(scores.by_object), scores.dsc, scores.nsd,
+        missing=job.found is None, by_object=scores.by_object,
     )  # fmt: skip
 
 
@@ -245,32 +284,84 @@ def by_modality(rows: Sequence[CaseScore]) -> dict[str, list[CaseScore]]:
     return {name: groups[name] for name in ordered}
 
 
-def _mean(name: str, rows: Sequence[CaseScore]) -> Group:
+def _objects(row: CaseScore, size: Size) -> list[ObjectScore]:
+    """The objects of a case that are of this size."""
+    at = SIZES.index(size)
+    above = SIZES[at - 1].below_256 if at else 0.0
+    return [each for each in row.by_object if above <= each.area_256 < size.below_256]
+
+
+def by_size(rows: Sequence[CaseScore]) -> dict[Size, list[CaseScore]]:
+    """Rows that have objects of each size, smallest first; a size without any is left out."""
+    groups = {size: [row for row in rows if _objects(row, size)] for size in SIZES}
+    return {size: members for size, members in groups.items() if members}
+
+
+def count_objects(rows: Sequence[CaseScore], size: Size | None = None) -> int:
+    """Number of objects of this size, or of all, in the truth of `rows`."""
+    return sum(row.objects if size is None else len(_objects(row, size)) for row in rows)
+
+
+def totals(rows: Sequence[CaseScore], size: Size | None = None) -> FloatArray:
+    """What `bootstrap.means` wants of the rows, (cases, 3): sum of DSC, sum of NSD, their number.
+
+    Without a size each case counts as a whole, once; with one each of its objects of that size.
+    """
+    values: list[tuple[float, float, float]] = []
+    for row in rows:
+        if size is None:
+            values.append((row.dsc, row.nsd, 1))
+        else:
+            members = _objects(row, size)
+            dscs, nsds = sum(each.dsc for each in members), sum(each.nsd for each in members)
+            values.append((dscs, nsds, len(members)))
+    return np.array(values, np.float64)
+
+
+def _group(
+    name: str, rows: Sequence[CaseScore], objects: int, mean: FloatArray, resampled: FloatArray
+) -> Group:
+    """Put together `mean` (2,) and `resampled` (RESAMPLES, 2), DSC and NSD."""
+    dsc_interval, nsd_interval = interval(resampled).T.tolist()
     return Group(
-        name,
-        cases=len(rows),
-        missing=sum(row.missing for row in rows),
-        dsc=float(np.mean([row.dsc for row in rows])),
-        nsd=float(np.mean([row.nsd for row in rows])),
-    )
+        name, len(rows), sum(row.missing for row in rows), objects,
+        float(mean[0]), tuple(dsc_interval), float(mean[1]), tuple(nsd_interval),
+    )  # fmt: skip
+
+
+def _groups(members: dict[str, list[CaseScore]]) -> tuple[list[Group], FloatArray, FloatArray]:
+    """Groups of whole cases; then the mean of their means (2,) and the same (RESAMPLES, 2)."""
+    of_groups = [totals(rows) for rows in members.values()]
+    all_means, resampled = [means(each) for each in of_groups], resampled_means(of_groups)
+    groups = [
+        _group(name, rows, count_objects(rows), mean, drawn)
+        for (name, rows), mean, drawn in zip(members.items(), all_means, resampled, strict=True)
+    ]
+    return groups, np.mean(all_means, axis=0), np.mean(resampled, axis=0)
+
+
+def _size_group(size: Size, rows: Sequence[CaseScore]) -> Group:
+    of_size = totals(rows, size)
+    (resampled,) = resampled_means([of_size])
+    return _group(size.name, rows, count_objects(rows, size), means(of_size), resampled)
 
 
 def summarise(rows: Sequence[CaseScore]) -> Summary:
     """Averages of at least one row: the mean of a modality is over cases, the last over modalities.
 
-    Nothing is rounded on the way (the organisers' table rounds the scores of a case to 4 digits).
+    That of a size is over objects. Nothing is rounded on the way (the organisers' table rounds the
+    scores of a case to 4 digits).
     """
-    modalities, datasets = [], []
-    for modality, members in by_modality(rows).items():
-        modalities.append(_mean(modality, members))
-        for dataset in sorted({row.dataset for row in members} - {""}):
-            of_dataset = [row for row in members if row.dataset == dataset]
-            datasets.append(_mean(f"{modality}_{dataset}", of_dataset))
-    average = Group(
-        "Average",
-        cases=len(rows),
-        missing=sum(group.missing for group in modalities),
-        dsc=float(np.mean([group.dsc for group in modalities])),
-        nsd=float(np.mean([group.nsd for group in modalities])),
+    members = by_modality(rows)
+    datasets = {
+        f"{modality}_{dataset}": [row for row in of_modality if row.dataset == dataset]
+        for modality, of_modality in members.items()
+        for dataset in sorted({row.dataset for row in of_modality} - {""})
+    }
+    modalities, mean, resampled = _groups(members)
+    return Summary(
+        modalities,
+        _groups(datasets)[0] if datasets else [],
+        _group("Average", rows, count_objects(rows), mean, resampled),
+        [_size_group(size, of_size) for size, of_size in by_size(rows).items()],
     )
-    return Summary(modalities, datasets, average)

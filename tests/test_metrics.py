@@ -11,7 +11,6 @@ from surface_distance import compute_surface_dice_at_tolerance, compute_surface_
 from evaluation.metrics import (
     MIN_DSC_FOR_NSD,
     TOLERANCE_MM,
-    Scores,
     array_spacing_mm,
     dsc,
     nsd,
@@ -20,6 +19,11 @@ from evaluation.metrics import (
 
 SPACING_ZYX = (3.0, 2.0, 1.0)
 SPACING_XYZ = SPACING_ZYX[::-1]
+
+
+def brief(scores):
+    """Number of objects, DSC, NSD."""
+    return len(scores.by_object), scores.dsc, scores.nsd
 
 
 def picture(*lines):
@@ -126,12 +130,47 @@ def test_scores_are_means_over_the_labels_of_the_truth():
     truth[1:3, 1:3, 1:3] = found[1:3, 1:3, 1:3] = 1
     truth[2, 3, 8] = 4  # labels 2 and 3 do not occur
     found[5, 7, 10] = 9  # in no truth, so it costs nothing
-    assert score_labels(truth, found, SPACING_ZYX) == Scores(objects=2, dsc=0.5, nsd=0.5)
+    assert brief(score_labels(truth, found, SPACING_ZYX)) == (2, 0.5, 0.5)
+
+
+def test_the_means_of_a_case_are_those_of_its_objects():
+    truth, found = np.zeros((6, 8, 11), np.uint8), np.zeros((6, 8, 11), np.uint8)
+    truth[1, 1, 1] = found[1, 1, 1] = 2
+    truth[3, 6, 9] = found[4, 6, 9] = 5  # a slice too high: no overlap, 4 of 8 corners 3 mm away
+    scores = score_labels(truth, found, SPACING_ZYX)
+    assert [(each.dsc, each.nsd) for each in scores.by_object] == [(1, 1), (0, 0.5)]
+    assert (scores.dsc, scores.nsd) == (0.5, 0.75)
+
+
+def test_the_objects_of_a_case_whose_dsc_is_too_low_have_nsd_0():
+    truth, found = np.zeros((6, 12), np.uint8), np.zeros((6, 12), np.uint8)
+    for label in range(1, 6):
+        truth[1, 2 * label] = label
+    found[1, 2] = 1  # perfect, but the case's DSC is a fifth
+    assert [(each.dsc, each.nsd) for each in score_labels(truth, found).by_object] == [
+        (1, 0), (0, 0), (0, 0), (0, 0), (0, 0),
+    ]  # fmt: skip
+
+
+def test_the_area_of_an_object_is_that_of_its_truth_in_pixels_of_the_input():
+    truth = np.zeros((64, 128), np.uint8)  # 2 input pixels per pixel, by the longer side
+    truth[3:8, 2:9] = 1  # 5 x 7
+    truth[20:50, 100:103] = 3
+    found = np.ones_like(truth)
+    areas = [each.area_256 for each in score_labels(truth, found).by_object]
+    assert areas == [5 * 7 * 4, 30 * 3 * 4]
+
+
+def test_the_area_of_an_object_of_a_volume_is_that_of_its_largest_slice():
+    truth = np.zeros((600, 512, 300), np.uint8)  # half an input pixel per pixel; depth is no side
+    truth[2, 5:9, 10:16] = truth[4, 5:15, 10:16] = truth[5:9, 5, 10] = 1
+    (only,) = score_labels(truth, truth, SPACING_ZYX).by_object
+    assert only.area_256 == 10 * 6 / 4
 
 
 def test_labels_are_not_mixed_up_where_their_boxes_overlap():
     truth = np.array([[1, 1, 1, 2], [1, 2, 2, 2], [1, 2, 3, 0]], np.uint8)
-    assert score_labels(truth, truth.copy()) == Scores(3, 1.0, 1.0)
+    assert brief(score_labels(truth, truth.copy())) == (3, 1.0, 1.0)
     swapped = np.array([0, 2, 1, 3], np.uint8)[truth]
     assert score_labels(truth, swapped).dsc == 1 / 3
 
@@ -139,8 +178,8 @@ def test_labels_are_not_mixed_up_where_their_boxes_overlap():
 def test_a_truth_label_above_255_is_scored():
     truth = np.zeros((4, 6), np.uint16)
     truth[1:3, 2:5] = 300
-    assert score_labels(truth, truth.copy()) == Scores(1, 1.0, 1.0)
-    assert score_labels(truth, truth.astype(np.uint8)) == Scores(1, 0.0, 0.0)
+    assert brief(score_labels(truth, truth.copy())) == (1, 1.0, 1.0)
+    assert brief(score_labels(truth, truth.astype(np.uint8))) == (1, 0.0, 0.0)
 
 
 def test_nsd_is_0_when_dsc_is_not_above_a_fifth():
@@ -149,7 +188,7 @@ def test_nsd_is_0_when_dsc_is_not_above_a_fifth():
     a_fifth, more = np.zeros_like(truth), np.zeros_like(truth)
     a_fifth[1, 8:18] = 1  # 2 * 2 / 20
     more[1, 7:17] = 1
-    assert score_labels(truth, a_fifth) == Scores(1, 0.2, 0.0)
+    assert brief(score_labels(truth, a_fifth)) == (1, 0.2, 0.0)
     assert score_labels(truth, more).dsc == 0.3
     assert score_labels(truth, more).nsd > 0
 
@@ -157,8 +196,8 @@ def test_nsd_is_0_when_dsc_is_not_above_a_fifth():
 @pytest.mark.parametrize("shape", [(4, 6), (3, 4, 6)])
 def test_an_empty_truth_wants_an_empty_answer(shape):
     empty, full = np.zeros(shape, np.uint8), np.ones(shape, np.uint8)
-    assert score_labels(empty, empty, SPACING_ZYX) == Scores(0, 1.0, 1.0)
-    assert score_labels(empty, full, SPACING_ZYX) == Scores(0, 0.0, 0.0)
+    assert brief(score_labels(empty, empty, SPACING_ZYX)) == (0, 1.0, 1.0)
+    assert brief(score_labels(empty, full, SPACING_ZYX)) == (0, 0.0, 0.0)
 
 
 def test_an_image_is_scored_as_a_plate_whose_whole_area_is_surface():

@@ -2,13 +2,25 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from app import frame
 from evaluation.__main__ import main
-from evaluation.compare import compare
-from evaluation.score import CaseScore, Group, ScoreError, parse_name, score, summarise
+from evaluation.compare import compare, compare_sizes
+from evaluation.metrics import INPUT_SIZE, ObjectScore
+from evaluation.score import (
+    LARGE_FROM_256,
+    SMALL_BELOW_256,
+    CaseScore,
+    ScoreError,
+    by_size,
+    parse_name,
+    score,
+    summarise,
+)
 
 SPACING_XYZ = (1.0, 2.0, 3.0)
 
@@ -44,8 +56,22 @@ def volume_pair():
     return truth, found
 
 
-def row(name, dsc, nsd=0.5, missing=False):
-    return CaseScore(name, *parse_name(name), 1, dsc, nsd, missing)
+def row(name, dsc, nsd=0.5, missing=False, by_object=()):
+    return CaseScore(
+        name, *parse_name(name), len(by_object) or 1, dsc, nsd, missing, tuple(by_object)
+    )
+
+
+def small(dsc, nsd=0.5):
+    return ObjectScore(100.0, dsc, nsd)
+
+
+def large(dsc, nsd=0.5):
+    return ObjectScore(5000.0, dsc, nsd)
+
+
+def brief(group):
+    return group.name, group.cases, group.missing, group.dsc, group.nsd
 
 
 def put_four_cases(segs, gts):
@@ -88,7 +114,7 @@ def test_a_file_name_that_is_no_case_is_an_error(folders):
 
 def test_each_truth_gives_a_row_and_a_missing_output_counts_as_0(folders):
     put_four_cases(*folders)
-    assert score(*folders) == [
+    assert [replace(row, by_object=()) for row in score(*folders)] == [
         CaseScore("2DBox_CXR_Lungs-1.npz", "X-Ray", "Lungs", 1, 1.0, 1.0, missing=False),
         CaseScore("2DBox_OCT_0003.npz", "OCT", "", 1, 1.0, 1.0, missing=False),
         CaseScore("2DBox_X-Ray_Lungs-2.npz", "X-Ray", "Lungs", 1, 0.0, 0.0, missing=True),
@@ -210,19 +236,103 @@ def test_the_average_counts_each_modality_once():
     rows += [row(f"2DBox_US_B-{i}.npz", 0.25, 0.5) for i in range(3)]
     rows += [row("2DBox_US_C-1.npz", 0.0, 0.0, missing=True), row("3DBox_CT_0001.npz", 0.5, 0.5)]
     summary = summarise(rows)
-    assert summary.modalities == [
-        Group("CT", 1, 0, 0.5, 0.5),
-        Group("US", 4, 1, 0.1875, 0.375),
-        Group("OCT", 1, 0, 1.0, 0.8),
+    assert [brief(group) for group in summary.modalities] == [
+        ("CT", 1, 0, 0.5, 0.5),
+        ("US", 4, 1, 0.1875, 0.375),
+        ("OCT", 1, 0, 1.0, 0.8),
     ]
-    assert summary.datasets == [
-        Group("US_B", 3, 0, 0.25, 0.5),
-        Group("US_C", 1, 1, 0.0, 0.0),
-        Group("OCT_A", 1, 0, 1.0, 0.8),
+    assert [brief(group) for group in summary.datasets] == [
+        ("US_B", 3, 0, 0.25, 0.5),
+        ("US_C", 1, 1, 0.0, 0.0),
+        ("OCT_A", 1, 0, 1.0, 0.8),
     ]
     assert summary.average.dsc == pytest.approx((0.5 + 0.1875 + 1) / 3)
     assert summary.average.nsd == pytest.approx((0.5 + 0.375 + 0.8) / 3)
     assert (summary.average.cases, summary.average.missing) == (6, 1)
+
+
+def test_the_limits_of_the_sizes_are_cocos_in_our_frame():
+    assert INPUT_SIZE == frame.INPUT_SIZE
+    assert pytest.approx((12.8**2, 38.4**2)) == (SMALL_BELOW_256, LARGE_FROM_256)
+
+
+@pytest.mark.parametrize(
+    ("area_256", "size"),
+    [(1, "small"), (163.8, "small"), (163.9, "medium"), (1474, "medium"), (1475, "large"),
+     (65536, "large")],
+)  # fmt: skip
+def test_the_size_of_an_object_is_that_of_its_area_in_the_input(area_256, size):
+    rows = [row("2DBox_US_A-1.npz", 1.0, by_object=[ObjectScore(area_256, 1.0, 1.0)])]
+    assert [each.name for each in by_size(rows)] == [size]
+
+
+def test_an_object_at_a_limit_is_of_the_larger_size():
+    limits = [ObjectScore(SMALL_BELOW_256, 1, 1), ObjectScore(LARGE_FROM_256, 1, 1)]
+    assert [s.name for s in by_size([row("2DBox_US_A-1.npz", 1, by_object=limits)])] == [
+        "medium", "large",
+    ]  # fmt: skip
+
+
+def test_the_size_of_an_object_follows_from_its_truth(folders):
+    segs, gts = folders
+    labels = np.zeros((128, 64), np.uint8)  # 4 input pixels per pixel
+    labels[10:16, 10:16] = 1  # 144 input pixels
+    labels[30:37, 10:16] = 2  # 168
+    labels[60:100, 10:20] = 3  # 1600
+    put_truth(gts, "2DBox_US_A-1.npz", labels)  # its output is missing, its objects are not
+    sizes = summarise(score(segs, gts)).sizes
+    assert [(size.name, size.objects, size.missing) for size in sizes] == [
+        ("small", 1, 1), ("medium", 1, 1), ("large", 1, 1),
+    ]  # fmt: skip
+
+
+def test_the_mean_of_a_size_counts_each_object_once():
+    rows = [
+        row("2DBox_US_A-1.npz", 0.0, by_object=[small(1.0, 1.0)] * 3 + [large(0.25, 0.75)]),
+        row("2DBox_OCT_A-1.npz", 0.0, by_object=[small(0.0, 0.5)]),
+        row("2DBox_OCT_A-2.npz", 0.0, by_object=[]),
+    ]
+    few, many = summarise(rows).sizes
+    assert (few.name, few.cases, few.objects, few.dsc, few.nsd) == ("small", 2, 4, 0.75, 0.875)
+    # a draw of two cases has both (0.75) or one of them twice (0 or 1)
+    assert few.dsc_interval == (0, 1)
+    assert (many.name, many.cases, many.objects, many.dsc) == ("large", 1, 1, 0.25)
+    assert (many.dsc_interval, many.nsd_interval) == ((0.25, 0.25), (0.75, 0.75))
+
+
+def test_cases_without_objects_have_no_size():
+    empty = CaseScore("2DBox_US_A-1.npz", "US", "A", 0, 1.0, 1.0, missing=False)
+    assert summarise([empty]).sizes == []
+
+
+def test_the_intervals_of_means_are_about_two_standard_errors_wide():
+    scores = np.linspace(0.3, 0.9, 61)
+    rows = [row(f"2DBox_US_A-{i}.npz", dsc, 1 - dsc) for i, dsc in enumerate(scores)]
+    rows += [row(f"2DBox_OCT_A-{i}.npz", dsc, 1 - dsc) for i, dsc in enumerate(scores)]
+    error = scores.std() / np.sqrt(61)
+    summary = summarise(rows)
+    us, average = summary.modalities[0], summary.average
+    # 10 %: drawing 2000 times, the width has a noise of about 2 %
+    assert np.diff(us.dsc_interval) == pytest.approx(2 * 1.96 * error, rel=0.1)
+    # the modalities are drawn each on its own, so that their mean is surer than either
+    assert np.diff(average.dsc_interval) == pytest.approx(2 * 1.96 * error / 2**0.5, rel=0.1)
+    assert us.dsc_interval[0] < us.dsc < us.dsc_interval[1]
+    assert average.nsd_interval == pytest.approx([1 - end for end in average.dsc_interval[::-1]])
+
+
+def test_a_comparison_by_size_is_of_objects_and_draws_cases():
+    base = [
+        row("2DBox_US_A-1.npz", 0.5, by_object=[small(0.5)] * 3 + [large(0.5)]),
+        row("2DBox_OCT_A-1.npz", 0.5, by_object=[small(0.5)]),
+    ]
+    other = [
+        row("2DBox_OCT_A-1.npz", 0.5, by_object=[small(0.25)]),
+        row("2DBox_US_A-1.npz", 0.5, by_object=[small(0.75)] * 3 + [large(0.5)]),
+    ]
+    few, many = compare_sizes(base, other)
+    assert (few.name, few.cases, few.objects, few.dsc.mean) == ("small", 2, 4, 0.125)
+    assert (few.dsc.low, few.dsc.high, few.dsc.wins, few.dsc.losses) == (-0.25, 0.25, 1, 1)
+    assert (many.name, many.objects, many.dsc.mean, many.dsc.wins) == ("large", 1, 0, 0)
 
 
 def test_a_comparison_is_other_minus_base_case_by_case():
@@ -275,11 +385,18 @@ def test_the_command_prints_a_table_and_the_missing_outputs(folders, capsys):
     assert main([segs, gts, "--processes", "1"]) == 0
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
-        "Modality  Cases   DSC %   NSD %",
-        "CT            1   50.00   75.00",
-        "X-Ray         2   50.00   50.00",
-        "OCT           1  100.00  100.00",
-        "Average       4   66.67   75.00",
+        "Modality  Cases  Objects                    DSC %                    NSD %",
+        "CT            1        1     50.00 [50.00, 50.00]     75.00 [75.00, 75.00]",
+        "X-Ray         2        2     50.00 [0.00, 100.00]     50.00 [0.00, 100.00]",
+        "OCT           1        1  100.00 [100.00, 100.00]  100.00 [100.00, 100.00]",
+        "Average       4        4     66.67 [50.00, 83.33]     75.00 [58.33, 91.67]",
+        "",
+        "Size    Cases  Objects                 DSC %                 NSD %",
+        "medium      1        1  50.00 [50.00, 50.00]  75.00 [75.00, 75.00]",
+        "large       3        3  66.67 [0.00, 100.00]  66.67 [0.00, 100.00]",
+        "Means over objects; by area in pixels of the 256 input: small below 164, "
+        "medium below 1475",
+        "In brackets: 95% intervals, bootstrap over cases",
         "",
         f"1 of 4 outputs missing in {segs}, counted as 0:",
         "  2DBox_X-Ray_Lungs-2.npz",
@@ -290,7 +407,18 @@ def test_the_command_prints_a_table_and_the_missing_outputs(folders, capsys):
 def test_the_command_with_official_uses_the_official_order(folders, capsys):
     put_four_cases(*folders)
     assert main([*map(str, folders), "--processes", "1", "--official"]) == 0
-    assert "CT            1   50.00  100.00" in capsys.readouterr().out
+    ct = capsys.readouterr().out.splitlines()[1]
+    assert ct.split() == [
+        "CT",
+        "1",
+        "1",
+        "50.00",
+        "[50.00,",
+        "50.00]",
+        "100.00",
+        "[100.00,",
+        "100.00]",
+    ]
 
 
 def test_the_command_writes_rows_and_averages(folders, tmp_path, capsys):
@@ -301,6 +429,7 @@ def test_the_command_writes_rows_and_averages(folders, tmp_path, capsys):
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [r["name"] for r in rows] == [r.name for r in score(*folders)]
+    assert list(rows[0]) == ["name", "modality", "dataset", "objects", "dsc", "nsd", "missing"]
     assert rows[2]["missing"] == "True"
     assert (rows[3]["dataset"], float(rows[3]["nsd"])) == ("Phantom", 0.75)
     scores = json.loads(document.read_text())
@@ -308,6 +437,11 @@ def test_the_command_writes_rows_and_averages(folders, tmp_path, capsys):
     assert [group["name"] for group in scores["datasets"]] == ["CT_Phantom", "X-Ray_Lungs"]
     assert scores["cases"][3]["dsc"] == 0.5
     assert scores["rules"]["spacing"] == "array order"
+    assert scores["modalities"][1]["dsc_interval"] == [0, 1]
+    assert [(size["name"], size["objects"]) for size in scores["sizes"]] == [
+        ("medium", 1), ("large", 3),
+    ]  # fmt: skip
+    assert scores["cases"][1]["by_object"] == [{"area_256": 6 * 32**2, "dsc": 1, "nsd": 1}]
 
 
 def test_the_command_compares_two_folders(folders, tmp_path, capsys):
@@ -322,17 +456,22 @@ def test_the_command_compares_two_folders(folders, tmp_path, capsys):
     more = ["--compare", str(other), "--json", str(document), "--processes", "1"]
     assert main([str(segs), str(gts), *more]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[6:12] == [
-        f"{other} minus {segs}, 95% intervals, wins/losses",
-        "Modality  Cases              DSC % points  w/l              NSD % points  w/l",
-        "CT            1   +50.00 [+50.00, +50.00]  1/0   +25.00 [+25.00, +25.00]  1/0",
-        "X-Ray         2  +0.00 [-100.00, +100.00]  1/1  +0.00 [-100.00, +100.00]  1/1",
-        "OCT           1   -50.00 [-50.00, -50.00]  0/1      +0.00 [+0.00, +0.00]  0/0",
-        "Average       4    +0.00 [-33.33, +33.33]  2/2    +8.33 [-25.00, +41.67]  2/1",
+    start = lines.index(f"{other} minus {segs}, 95% intervals, wins/losses in cases")
+    assert lines[start + 1 : start + 10] == [
+        "Modality  Cases  Objects              DSC % points  w/l              NSD % points  w/l",
+        "CT            1        1   +50.00 [+50.00, +50.00]  1/0   +25.00 [+25.00, +25.00]  1/0",
+        "X-Ray         2        2  +0.00 [-100.00, +100.00]  1/1  +0.00 [-100.00, +100.00]  1/1",
+        "OCT           1        1   -50.00 [-50.00, -50.00]  0/1      +0.00 [+0.00, +0.00]  0/0",
+        "Average       4        4    +0.00 [-33.33, +33.33]  2/2    +8.33 [-25.00, +41.67]  2/1",
+        "",
+        "Size    Cases  Objects               DSC % points  w/l              NSD % points  w/l",
+        "medium      1        1    +50.00 [+50.00, +50.00]  1/0   +25.00 [+25.00, +25.00]  1/0",
+        "large       3        3  -16.67 [-100.00, +100.00]  1/2  +0.00 [-100.00, +100.00]  1/1",
     ]
     assert f"1 of 4 outputs missing in {other}, counted as 0:" in lines
     scores = json.loads(document.read_text())
     assert scores["differences"][0]["dsc"]["mean"] == 0.5
+    assert scores["size_differences"][1]["dsc"]["losses"] == 2
     assert scores["other"]["average"]["missing"] == 1
 
 
