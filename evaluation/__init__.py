@@ -2,5 +2,6 @@
 
 `metrics` scores two label maps; `score` scores two folders and averages by modality, data set and
 object size; `bootstrap` gives the intervals; `compare` tells two folders of outputs apart.
-`python -m evaluation SEGS GTS` prints the table of the paper. Run time is not measured here.
+`python -m evaluation SEGS GTS` prints the table of the paper. `robustness`, a command too, runs the
+program on cases whose boxes `prompts` has moved. Run time is not measured here.
 """

@@ -11,16 +11,9 @@ from pathlib import Path
 
 from evaluation.bootstrap import CONFIDENCE
 from evaluation.compare import Change, Difference, compare, compare_sizes
+from evaluation.console import clear_line, positive, progress, table
 from evaluation.metrics import INPUT_SIZE, MIN_DSC_FOR_NSD, TOLERANCE_MM
 from evaluation.score import SIZES, CaseScore, Group, ScoreError, score, summarise
-
-CLEAR_LINE = "\r\033[K"
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
-    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,25 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--only", metavar="GLOB", default="*", help="score these files alone")
     parser.add_argument(
-        "--processes", type=_positive, default=os.cpu_count() or 1,
+        "--processes", type=positive, default=os.cpu_count() or 1,
         help="cases scored at a time (default: one per CPU)",
     )  # fmt: skip
     return parser
-
-
-def _show_count(done: int, total: int) -> None:
-    sys.stderr.write(CLEAR_LINE + (f"{done}/{total} cases" if done < total else ""))
-    sys.stderr.flush()
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows, the first one the header, as aligned columns: words left, numbers right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]))
-    return "\n".join(lines)
 
 
 def _percent(mean: float, interval: tuple[float, float]) -> str:
@@ -84,7 +62,7 @@ def score_table(groups: Sequence[Group], heading: str = "Modality") -> str:
                 _percent(group.dsc, group.dsc_interval), _percent(group.nsd, group.nsd_interval),
             )
         )  # fmt: skip
-    return _table(rows)
+    return table(rows)
 
 
 def _change(change: Change) -> tuple[str, str]:
@@ -98,7 +76,7 @@ def difference_table(differences: Sequence[Difference], heading: str = "Modality
     for line in differences:
         counts = str(line.cases), str(line.objects)
         rows.append((line.name, *counts, *_change(line.dsc), *_change(line.nsd)))
-    return _table(rows)
+    return table(rows)
 
 
 def _print_missing(folder: Path, rows: Sequence[CaseScore]) -> None:
@@ -164,19 +142,18 @@ def _report(options: argparse.Namespace, scored: Sequence[Sequence[CaseScore]]) 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(argv)
-    on_terminal = sys.stderr.isatty()
     folders = [options.segs] + ([options.compare] if options.compare else [])
     try:
         scored = [
             score(
                 folder, options.gts, official=options.official, only=options.only,
-                processes=options.processes, progress=_show_count if on_terminal else None,
+                processes=options.processes, progress=progress(),
             )
             for folder in folders
         ]  # fmt: skip
         _report(options, scored)
     except (ScoreError, OSError) as error:
-        print(f"{CLEAR_LINE if on_terminal else ''}{error}", file=sys.stderr)
+        print(f"{clear_line()}{error}", file=sys.stderr)
         return 1
     return 0
 

@@ -111,9 +111,11 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """One case to score."""
+
     truth: Path
-    found: Path | None
+    found: Path | None  # of the same name; None: missing
     official: bool
 
 
@@ -190,7 +192,7 @@ def _read_truth(path: Path, *, official: bool) -> tuple[Labels, tuple[float, flo
     return truth, array_spacing_mm(spacing.tolist(), official=official)
 
 
-def _score_case(job: _Job) -> CaseScore:
+def _score_case(job: Job) -> CaseScore:
     modality, dataset = parse_name(job.truth.name)
     truth, spacing_mm = _read_truth(job.truth, official=job.official)
     if job.found is None:
@@ -219,7 +221,13 @@ def _files(folder: Path, only: str) -> dict[str, Path]:
     return {path.name: path for path in paths if path.match(only)}
 
 
-def _jobs(segs: Path, gts: Path, *, official: bool, only: str) -> list[_Job]:
+def find_jobs(segs: Path, gts: Path, *, official: bool, only: str) -> list[Job]:
+    """One job per file of `gts`, by name. What `score` does first, before anything is opened.
+
+    Raises:
+        ScoreError: a folder is none, there is no truth, a file of `segs` has none, or a name is not
+            that of a case.
+    """
     truths, outputs = _files(gts, only), _files(segs, only)
     if not truths:
         raise ScoreError(f"{gts}: has no npz file")
@@ -228,7 +236,7 @@ def _jobs(segs: Path, gts: Path, *, official: bool, only: str) -> list[_Job]:
         raise ScoreError(f"{segs}: no truth in {gts} for {', '.join(surplus)}")
     for name in truths:
         parse_name(name)  # wrong ones are told before the work begins
-    return [_Job(path, outputs.get(name), official) for name, path in truths.items()]
+    return [Job(path, outputs.get(name), official) for name, path in truths.items()]
 
 
 def score(
@@ -254,7 +262,7 @@ def score(
     Raises:
         ScoreError: an output has no truth or another shape, or a file cannot be read.
     """
-    jobs = _jobs(segs, gts, official=official, only=only)
+    jobs = find_jobs(segs, gts, official=official, only=only)
 
     def collect(results: Iterable[CaseScore]) -> list[CaseScore]:
         rows = []

@@ -1,0 +1,41 @@
+"""What the commands of this folder share: arguments, a counter, tables."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+
+def positive(text: str) -> int:
+    """A whole number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
+    return int(text)
+
+
+def clear_line() -> str:
+    """What makes the next words replace the counter; nothing where there is none."""
+    return "\r\033[K" if sys.stderr.isatty() else ""
+
+
+def progress() -> Callable[[int, int], None] | None:
+    """A counter of cases done and in all, on a terminal only."""
+
+    def show(done: int, total: int) -> None:
+        sys.stderr.write(clear_line() + (f"{done}/{total} cases" if done < total else ""))
+        sys.stderr.flush()
+
+    return show if sys.stderr.isatty() else None
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first one the header, as aligned columns: words left, numbers right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]))
+    return "\n".join(lines)
