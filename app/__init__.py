@@ -4,10 +4,10 @@ The way of the data, a module a step:
 
     npz -> case.read_case -> Case: image (H, W[, 3]) or (D, H, W) uint8, boxes, modality
         (intensity: raw scanner values become 0..255, by modality)
-    slice -> views.choose_views -> the slice, or crops of it around small boxes
-    view -> frame.pixels -> (1, 3, 256, 256) -> network.encode -> embedding   once per view
-    box -> frame.prompts -> network.decode -> logits (N, 256, 256) -> frame.mask -> mask
-        (segment: all boxes of a view at once)
+    boxes -> views.choose_views -> whole slices, or crops of them around small boxes
+    view -> segment.Walk: slice after slice, all its boxes together
+        slice -> frame.pixels -> (1, 3, 256, 256) -> network.encode -> embedding
+        boxes -> frame.prompts -> network.decode -> logits (N, 256, 256) -> frame.mask -> masks
     masks -> labels 1..N in box order -> case.write_labels -> npz, key 'segs'
 
 Reading order: segment, views, frame, case, network.
