@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.case import Case, label_dtype
-from app.frame import BoolArray, FloatArray, Frame
+from app.frame import FloatArray, Frame
 from app.views import choose_views
 
 MODES = ("best", "exact")
@@ -225,20 +225,23 @@ class Walk:
             all_logits = _decode(network, embedding, np.concatenate(prompts), clock)
             for i, its_prompts in zip(crossing, prompts, strict=True):
                 mask = frame.mask(np.mean([next(all_logits) for _ in its_prompts], axis=0))
-                neighbour = frame.prompt_around(self._paint(i, z, mask))
+                inside = self._limits(i)
+                number = self._which[i] + 1
+                target = self._labels[z][inside]
+                target[mask[inside] & (target < number)] = number  # later boxes win, in any order
+                if self._boxes[i, 2] == self._boxes[i, 5]:
+                    continue  # no neighbour to ask
+                kept = np.zeros_like(mask)
+                kept[inside] = mask[inside]
+                neighbour = frame.prompt_around(kept)
                 if z >= middles[i]:
                     upwards[i] = neighbour
                 if z <= middles[i]:
                     downwards[i] = neighbour
             yield
 
-    def _paint(self, i: int, z: int, mask: BoolArray) -> BoolArray:
-        """Paint a box's mask (H, W) in slice `z`; return what of it counts."""
-        if self._mode == "best":  # nothing outside the box
-            inside = box_pixels(self._boxes[i, IN_PLANE])
-            mask, whole = np.zeros_like(mask), mask
-            mask[inside] = whole[inside]
-        number = self._which[i] + 1
-        slice_labels = self._labels[z]
-        slice_labels[mask & (slice_labels < number)] = number  # later boxes win, in any order
-        return mask
+    def _limits(self, i: int) -> tuple[slice, slice]:
+        """Rows and columns outside which a box's mask does not count."""
+        if self._mode == "exact":
+            return slice(None), slice(None)
+        return box_pixels(self._boxes[i, IN_PLANE])
