@@ -192,6 +192,25 @@ def _read_truth(path: Path, *, official: bool) -> tuple[Labels, tuple[float, flo
     return truth, array_spacing_mm(spacing.tolist(), official=official)
 
 
+def read_output(path: Path) -> Labels:
+    """The labels of an output, (H, W) or (D, H, W).
+
+    Raises:
+        ScoreError: it cannot be read, or holds none.
+    """
+    with _open(path) as archive:
+        return _as_labels(archive["segs"], path, "segs")
+
+
+def read_truth(path: Path) -> Labels:
+    """The labels 0..65535 of a truth file, (H, W) or (D, H, W).
+
+    Raises:
+        ScoreError: it cannot be read, or cannot be scored against.
+    """
+    return _read_truth(path, official=False)[0]
+
+
 def _score_case(job: Job) -> CaseScore:
     modality, dataset = parse_name(job.truth.name)
     truth, spacing_mm = _read_truth(job.truth, official=job.official)
@@ -200,8 +219,7 @@ def _score_case(job: Job) -> CaseScore:
         # not `nothing` itself: of a truth without labels an empty output would be right
         scores = Scores(nothing.by_object, dsc=0.0, nsd=0.0)
     else:
-        with _open(job.found) as archive:
-            found = _as_labels(archive["segs"], job.found, "segs")
+        found = read_output(job.found)
         if found.shape != truth.shape:
             raise ScoreError(
                 f"{job.found}: 'segs' should be {truth.shape} like the truth, got {found.shape}"
@@ -213,8 +231,12 @@ def _score_case(job: Job) -> CaseScore:
     )  # fmt: skip
 
 
-def _files(folder: Path, only: str) -> dict[str, Path]:
-    """Every npz file of a folder whose name matches `only`, by name."""
+def npz_files(folder: Path, only: str) -> dict[str, Path]:
+    """Every npz file of a folder whose name matches the glob `only`, by name.
+
+    Raises:
+        ScoreError: it is no folder.
+    """
     if not folder.is_dir():
         raise ScoreError(f"{folder}: is not a folder")
     paths = (path for path in sorted(folder.glob("*.npz")) if path.name[0] != ".")
@@ -228,7 +250,7 @@ def find_jobs(segs: Path, gts: Path, *, official: bool, only: str) -> list[Job]:
         ScoreError: a folder is none, there is no truth, a file of `segs` has none, or a name is not
             that of a case.
     """
-    truths, outputs = _files(gts, only), _files(segs, only)
+    truths, outputs = npz_files(gts, only), npz_files(segs, only)
     if not truths:
         raise ScoreError(f"{gts}: has no npz file")
     surplus = [name for name in outputs if name not in truths]
@@ -263,6 +285,13 @@ def score(
         ScoreError: an output has no truth or another shape, or a file cannot be read.
     """
     jobs = find_jobs(segs, gts, official=official, only=only)
+    return score_jobs(jobs, processes=processes, progress=progress)
+
+
+def score_jobs(
+    jobs: Sequence[Job], *, processes: int = 1, progress: Progress | None = None
+) -> list[CaseScore]:
+    """One row per job, in their order; arguments and errors are those of `score`."""
 
     def collect(results: Iterable[CaseScore]) -> list[CaseScore]:
         rows = []
@@ -272,7 +301,7 @@ def score(
                 progress(len(rows), len(jobs))
         return rows
 
-    if min(processes, len(jobs)) == 1:
+    if min(processes, len(jobs)) <= 1:
         return collect(map(_score_case, jobs))
     # spawn: a fork of a process that has threads, as pytest with torch loaded, may hang
     context = multiprocessing.get_context("spawn")
@@ -280,7 +309,8 @@ def score(
         with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
             return collect(pool.map(_score_case, jobs))
     except BrokenProcessPool as error:
-        raise ScoreError(f"{gts}: a process died; is there memory for {processes}?") from error
+        folder = jobs[0].truth.parent
+        raise ScoreError(f"{folder}: a process died; is there memory for {processes}?") from error
 
 
 def by_modality(rows: Sequence[CaseScore]) -> dict[str, list[CaseScore]]:
