@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from app.frame import INPUT_SIZE
 
-SMALL_BOX = 32  # input pixels: a box whose longer side is shorter than this gets a crop
+SMALL_BOX = 43  # input pixels: a box whose longer side is shorter than this gets a crop
 ZOOMS = (4, 6, 8, 12, 16, 24, 32)  # sides of a crop in sides of its smallest box, best first
 MARGIN = 0.5  # of a box's longer side, between it and its crop's border
 MIN_CROP = 32  # slice pixels; a smaller crop shows nothing but interpolation
