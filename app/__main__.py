@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app import __version__
-from app.case import CaseError, is_case_name, printable, read_case, whole_file, write_labels
+from app.case import (
+    CaseError,
+    is_case_name,
+    printable,
+    read_case,
+    remove_partials,
+    whole_file,
+    write_labels,
+)
 from app.intensity import DEFAULT_WINDOW, WINDOWS, Window, parse_window
 from app.network import DEFAULT_PRECISION, PRECISIONS, Network, WeightsError, load
 from app.segment import DEFAULT_MODE, IMAGE_CROPS, MODES, VOLUME_CROPS, Clock, Progress, segment
@@ -180,6 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.outputs.samefile(options.inputs):
             log.error("%s: outputs would replace the inputs of the same name", options.outputs)
             return 1
+        if removed := remove_partials(options.outputs):
+            log.info("removed %d partial files of a run that was killed", removed)
         network = load(options.weights, precision=options.precision, threads=options.threads)
     except (OSError, WeightsError) as error:
         log.error("%s", error)
