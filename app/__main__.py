@@ -1,12 +1,12 @@
 """`python -m app [INPUTS] [OUTPUTS]`: segment every case of a folder."""
 
 import argparse
-import functools
 import json
 import logging
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from app import __version__
@@ -22,6 +22,7 @@ from app.case import (
 from app.intensity import DEFAULT_WINDOW, WINDOWS, Window, parse_window
 from app.network import DEFAULT_PRECISION, PRECISIONS, Network, WeightsError, load
 from app.segment import DEFAULT_MODE, IMAGE_CROPS, MODES, VOLUME_CROPS, Clock, Progress, segment
+from app.stop import Stopped, Stopper
 
 INPUTS = Path("/workspace/inputs")
 OUTPUTS = Path("/workspace/outputs")
@@ -55,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m app",
         description="Segment every 2DBox_*.npz and 3DBox_*.npz of a folder.",
-        epilog="Exit status: 0 when every case was written, 1 when one was not, 2 on wrong usage.",
+        epilog="Exit status: 0 when every case was written, 1 when one was not, 2 on wrong usage, "
+        "143 or 130 when stopped by SIGTERM or SIGINT.",
     )
     parser.add_argument("inputs", nargs="?", type=Path, default=INPUTS, help=f"default {INPUTS}")
     parser.add_argument("outputs", nargs="?", type=Path, default=OUTPUTS, help=f"default {OUTPUTS}")
@@ -91,6 +93,19 @@ def _parser() -> argparse.ArgumentParser:
     words.add_argument("--quiet", action="store_true", help="only warnings and errors")
     parser.add_argument("--version", action="version", version=f"SwiftMedSAM {__version__}")
     return parser
+
+
+class FolderError(ValueError):
+    """Inputs or outputs that nothing can be done with; the message names the folder."""
+
+
+@dataclass
+class Report:
+    """How far a run has come."""
+
+    written: int = 0
+    skipped: int = 0
+    failures: dict[str, str] = field(default_factory=dict)  # messages by file name
 
 
 class ProgressBar:
@@ -169,6 +184,61 @@ def _with_window_joined(argv: Sequence[str]) -> list[str]:
     return joined
 
 
+def begin(options: argparse.Namespace) -> tuple[list[Path], Network]:
+    """What is there to do, and what it is done with; outputs are made and tidied up.
+
+    Raises:
+        FolderError: there is no case, or outputs are the inputs.
+        OSError: a folder cannot be read or made.
+        WeightsError: the network cannot be loaded.
+    """
+    paths = find_cases(options.inputs, options.only)
+    if not paths:
+        raise FolderError(f"{options.inputs}: no file named 2DBox_*.npz or 3DBox_*.npz")
+    options.outputs.mkdir(parents=True, exist_ok=True)
+    if options.outputs.samefile(options.inputs):
+        raise FolderError(f"{options.outputs}: outputs would replace the inputs of the same name")
+    if removed := remove_partials(options.outputs):
+        log.info("removed %d partial files of a run that was killed", removed)
+    network = load(options.weights, precision=options.precision, threads=options.threads)
+    return paths, network
+
+
+def run_cases(
+    paths: list[Path], network: Network, options: argparse.Namespace, report: Report,
+    stopper: Stopper, bar: ProgressBar,
+) -> None:  # fmt: skip
+    """Segment the cases one by one; `report` says at any time how far that has come.
+
+    Raises:
+        Stopped: a signal has come; the running case is dropped.
+    """
+    for number, path in enumerate(paths, start=1):
+        if options.skip_existing and (options.outputs / path.name).exists():
+            report.skipped += 1
+            continue
+        name = printable(path.name)
+
+        def progress(done: int, total: int, number: int = number, name: str = name) -> None:
+            stopper.check()
+            bar.show(number, name, done, total)
+
+        message = ""
+        try:
+            progress(0, 1)
+            line = run_case(path, network, options, progress)
+            log.info("%s", line)
+            report.written += 1
+        except CaseError as error:
+            message = str(error)
+        except OSError as error:
+            message = f"{name}: the labels could not be written ({error})"
+        stopper.check()  # before an error is believed that the signal may have caused
+        if message:
+            report.failures[path.name] = message
+            log.error("%s", message)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
     words = sys.argv[1:] if argv is None else argv
@@ -178,54 +248,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     line_format = f"{CLEAR_LINE if on_terminal else ''}%(message)s"  # a line replaces the bar
     logging.basicConfig(level=level, format=line_format, stream=sys.stderr)
     logging.getLogger("app.intensity").setLevel(level if options.verbose else logging.WARNING)
-    began = time.perf_counter()
-    try:
-        paths = find_cases(options.inputs, options.only)
-        if not paths:
-            log.error("%s: no file named 2DBox_*.npz or 3DBox_*.npz", options.inputs)
-            return 1
-        options.outputs.mkdir(parents=True, exist_ok=True)
-        if options.outputs.samefile(options.inputs):
-            log.error("%s: outputs would replace the inputs of the same name", options.outputs)
-            return 1
-        if removed := remove_partials(options.outputs):
-            log.info("removed %d partial files of a run that was killed", removed)
-        network = load(options.weights, precision=options.precision, threads=options.threads)
-    except (OSError, WeightsError) as error:
-        log.error("%s", error)
-        return 1
+    with Stopper() as stopper:
+        return _run(options, stopper, show_bar=on_terminal and not options.quiet)
 
-    bar = ProgressBar(len(paths), enabled=on_terminal and not options.quiet)
-    written = skipped = 0
-    failures: dict[str, str] = {}
-    for number, path in enumerate(paths, start=1):
-        if options.skip_existing and (options.outputs / path.name).exists():
-            skipped += 1
-            continue
-        name = printable(path.name)
-        try:
-            show = functools.partial(bar.show, number, name)
-            show(0, 1)
-            line = run_case(path, network, options, show)
-            log.info("%s", line)
-            written += 1
-        except CaseError as error:
-            failures[path.name] = str(error)
-        except OSError as error:
-            failures[path.name] = f"{name}: the labels could not be written ({error})"
-        if path.name in failures:
-            log.error("%s", failures[path.name])
-    log.info(
-        "%d written, %d skipped, %d failed, %.1f s", written, skipped, len(failures),
-        time.perf_counter() - began,
-    )  # fmt: skip
+
+def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> int:
+    """Everything after the options; the exit status."""
+    began = time.perf_counter()
+    report = Report()
+    paths: list[Path] = []
+    try:
+        with stopper.raising():
+            paths, network = begin(options)
+            bar = ProgressBar(len(paths), enabled=show_bar)
+            run_cases(paths, network, options, report, stopper, bar)
+    except (FolderError, OSError, WeightsError) as error:
+        if stopper.received is None:
+            log.error("%s", error)
+            return 1
+    except Stopped:
+        pass
+    summary = (
+        f"{report.written} written, {report.skipped} skipped, {len(report.failures)} failed, "
+        f"{time.perf_counter() - began:.1f} s"
+    )
+    if stopper.received is None:
+        log.info("%s", summary)
+    else:
+        # Only here, where what was raised no longer holds the file open and with it the lock. It is
+        # not there at all, unless the signal came in the instant between its creation and its `try`
+        remove_partials(options.outputs)
+        left = len(paths) - report.written - report.skipped - len(report.failures)
+        not_done = f", {left} not done" if paths else ""  # none was begun: nobody has counted yet
+        log.warning("stopped by %s: %s%s", stopper.received.name, summary, not_done)
     if options.failures is not None:
         try:
-            write_failures(options.failures, failures)
+            write_failures(options.failures, report.failures)
         except OSError as error:
             log.error("%s: the failures could not be written (%s)", options.failures, error)
-            return 1
-    return 1 if failures else 0
+            return stopper.status or 1
+    return stopper.status or (1 if report.failures else 0)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,24 @@
 """Runs that are killed or stopped: no output is partial, lost or different."""
 
+import contextlib
+import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import make_case_file, read_labels
-from test_cli import IMAGE, fresh_logging, names
+from test_cli import IMAGE, VOLUME, fresh_logging, names
 from test_layers import ROOT
 
+from app import Network
 from app.__main__ import main
 from app.case import remove_partials, whole_file
+from app.stop import Stopped, Stopper
 
 HANGS = 300  # seconds after which a process is given up; no test asks how long one takes
 
@@ -142,3 +150,155 @@ def test_a_run_begins_by_removing_them_from_outputs_and_never_from_inputs(
     assert names(inputs) == [partial, IMAGE]
     assert names(outputs) == [IMAGE]
     assert read_labels(outputs / IMAGE).any()
+
+
+STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+both_signals = pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
+
+
+@pytest.fixture(autouse=True)
+def signals_not_ignored():
+    """A test runner started with `&` ignores SIGINT, and what it starts would as well."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+def start(*arguments, command=(sys.executable, "-m", "app"), **more):
+    return subprocess.Popen(
+        [*command, *arguments, "--threads", "1"], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        **more,
+    )  # fmt: skip
+
+
+def long_volume(folder, name, slices=20_000):
+    """A case that takes longer than any test waits, and costs little until it is stopped."""
+    imgs = np.zeros((slices, 8, 8), np.uint8)
+    imgs[:, 2:6, 2:6] = 200
+    return make_case_file(folder, name, imgs=imgs, boxes=[[1, 1, 0, 6, 6, slices - 1]])
+
+
+@both_signals
+def test_a_signal_drops_the_running_case_and_says_so(
+    inputs, outputs, tmp_path, tiny_weights, number
+):
+    make_case_file(inputs, IMAGE)
+    (inputs / "2DBox_US_1.npz").write_bytes(b"no zip")
+    long_volume(inputs, VOLUME)
+    make_case_file(inputs, "3DBox_MR_2.npz")
+    file = tmp_path / "failures.json"
+    with start(inputs, outputs, "--weights", tiny_weights, "--failures", file) as process:
+        lines = [process.stderr.readline() for _ in range(3)]
+        assert lines[2].startswith("2DBox_US_1.npz: ")  # so the long case is next
+        process.send_signal(number)
+        _, rest = process.communicate(timeout=HANGS)
+    assert process.returncode == STATUS[number], rest
+    assert rest.startswith(f"stopped by {number.name}: 1 written, 0 skipped, 1 failed, ")
+    assert rest.endswith(" s, 2 not done\n")
+    assert rest.count("\n") == 1
+    assert names(outputs) == [IMAGE]
+    assert [entry["file"] for entry in json.loads(file.read_text())] == ["2DBox_US_1.npz"]
+
+
+@both_signals
+def test_a_signal_reaches_the_program_through_the_shells_of_the_container(
+    inputs, outputs, tiny_weights, number
+):
+    """`/bin/bash -c "sh predict.sh ..."`: both shells become the program, whose id docker has."""
+    long_volume(inputs, VOLUME)
+    line = f"sh predict.sh {inputs} {outputs} --weights {tiny_weights} --threads 1"
+    with start(
+        command=("/bin/bash", "-c", line), env=os.environ | {"SWIFTMEDSAM_PYTHON": sys.executable}
+    ) as process:
+        assert process.stderr.readline() == "tiny, f32, 1 threads\n"
+        process.send_signal(number)
+        _, rest = process.communicate(timeout=HANGS)
+    assert process.returncode == STATUS[number], rest
+    assert rest.startswith(f"stopped by {number.name}: 0 written, ")
+    assert names(outputs) == []
+
+
+def signal_at(monkeypatch, place, name, number):
+    """Send this process a signal when the function is called, as often as it is called."""
+    real = getattr(place, name)
+
+    def function(*arguments, **more):
+        os.kill(os.getpid(), number)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(place, name, function)
+
+
+STEPS = {
+    "folder": (Path, "samefile"),
+    "read": (np.lib.format, "read_array"),
+    "network": (Network, "encode"),
+    "create": (os, "fdopen"),
+    "write": (np.lib.format, "write_array"),
+    "flush": (os, "fsync"),
+    "rename": (Path, "replace"),
+}
+
+
+@both_signals
+@pytest.mark.parametrize("step", STEPS)
+def test_a_signal_leaves_nothing_partial_at_any_step(
+    inputs, outputs, tiny_weights, monkeypatch, capsys, step, number
+):
+    make_case_file(inputs, IMAGE)
+    before = [signal.getsignal(each) for each in STATUS]
+    signal_at(monkeypatch, *STEPS[step], number)
+    assert run(inputs, outputs, "--weights", tiny_weights, "--quiet") == STATUS[number]
+    err = capsys.readouterr().err
+    assert err.startswith(f"stopped by {number.name}: 0 written, 0 skipped, 0 failed, "), err
+    assert err.count("\n") == 1
+    assert names(outputs) == []
+    assert [signal.getsignal(each) for each in STATUS] == before
+
+
+def test_a_signal_at_the_very_end_changes_only_the_status(
+    inputs, outputs, tmp_path, tiny_weights, monkeypatch
+):
+    """Once all cases are done nothing is interrupted: the failures are listed all the same."""
+    make_case_file(inputs, IMAGE)
+    signal_at(monkeypatch, json, "dumps", signal.SIGTERM)
+    file = tmp_path / "failures.json"
+    arguments = [inputs, outputs, "--weights", tiny_weights, "--failures", file]
+    assert run(*arguments) == 143
+    assert names(outputs) == [IMAGE]
+    assert json.loads(file.read_text()) == []
+
+
+def test_a_signal_whose_exception_was_lost_stops_at_the_next_slice(
+    inputs, outputs, tiny_weights, monkeypatch
+):
+    make_case_file(inputs, VOLUME)
+    encoded, real = [], Network.encode
+
+    def encode(network, pixels):
+        encoded.append(pixels)
+        with contextlib.suppress(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(network, pixels)
+
+    monkeypatch.setattr(Network, "encode", encode)
+    assert run(inputs, outputs, "--weights", tiny_weights) == 143
+    assert len(encoded) == 1
+    assert names(outputs) == []
+
+
+def test_a_signal_that_was_ignored_stays_ignored_and_other_threads_set_none():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Stopper():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
+    statuses = []
+
+    def elsewhere():
+        with Stopper() as stopper:
+            statuses.append(stopper.status)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert statuses == [None]
