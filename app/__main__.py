@@ -1,8 +1,10 @@
 """`python -m app [INPUTS] [OUTPUTS]`: segment every case of a folder."""
 
 import argparse
+import functools
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -52,6 +54,16 @@ def _natural(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, got '{text}'")
+    return seconds
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m app",
@@ -76,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
         f"{IMAGE_CROPS}, of a volume {VOLUME_CROPS})",
     )  # fmt: skip
     parser.add_argument("--threads", type=_positive, help="default: all this process may use")
+    parser.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS",
+        help="give up a case that takes longer, between two slices (default: never)",
+    )  # fmt: skip
     parser.add_argument("--only", metavar="GLOB", default="*", help="file names to segment")
     parser.add_argument(
         "--window", type=_window, default=DEFAULT_WINDOW,
@@ -97,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
 
 class FolderError(ValueError):
     """Inputs or outputs that nothing can be done with; the message names the folder."""
+
+
+class OutOfTime(Exception):
+    """A case takes longer than --timeout; the message names the file and how far it came."""
 
 
 @dataclass
@@ -144,11 +164,14 @@ def run_case(
     Raises:
         CaseError: the input is not a case.
         OSError: the output cannot be written.
+
+    Whatever `progress` raises passes through; it is called before the first slice, too.
     """
     clock = Clock()
     began = time.perf_counter()
     with clock.measure("read"):
         case = read_case(path, options.window)
+    progress(0, 1)
     labels = segment(
         case, network, mode=options.mode, max_crops=options.crops, clock=clock, progress=progress
     )
@@ -204,6 +227,27 @@ def begin(options: argparse.Namespace) -> tuple[list[Path], Network]:
     return paths, network
 
 
+def watched(show: Progress, stopper: Stopper, timeout: float | None, name: str) -> Progress:
+    """`show`, which ends the case when a signal has come or `timeout` seconds are over from now on.
+
+    A case whose last slice is done is never given up: what is left is to write it.
+
+    Raises, when it is called:
+        Stopped: a signal has come.
+        OutOfTime: the time is over.
+    """
+    deadline = math.inf if timeout is None else time.perf_counter() + timeout
+
+    def progress(done: int, total: int) -> None:
+        stopper.check()
+        show(done, total)
+        if done < total and time.perf_counter() > deadline:
+            where = f"after {done} of {total} slices" if done else "before its first slice"
+            raise OutOfTime(f"{name}: given up {where}, --timeout is {timeout:g} s")
+
+    return progress
+
+
 def run_cases(
     paths: list[Path], network: Network, options: argparse.Namespace, report: Report,
     stopper: Stopper, bar: ProgressBar,
@@ -218,18 +262,15 @@ def run_cases(
             report.skipped += 1
             continue
         name = printable(path.name)
-
-        def progress(done: int, total: int, number: int = number, name: str = name) -> None:
-            stopper.check()
-            bar.show(number, name, done, total)
-
+        bar.show(number, name, 0, 1)
+        show = functools.partial(bar.show, number, name)
         message = ""
         try:
-            progress(0, 1)
+            progress = watched(show, stopper, options.timeout, name)
             line = run_case(path, network, options, progress)
             log.info("%s", line)
             report.written += 1
-        except CaseError as error:
+        except (CaseError, OutOfTime) as error:
             message = str(error)
         except OSError as error:
             message = f"{name}: the labels could not be written ({error})"

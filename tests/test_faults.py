@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -302,3 +303,55 @@ def test_a_signal_that_was_ignored_stays_ignored_and_other_threads_set_none():
     thread.start()
     thread.join()
     assert statuses == [None]
+
+
+@pytest.fixture
+def second_a_slice(monkeypatch):
+    """A clock that only an inference of the encoder moves on, by a second."""
+    now, real = [0], Network.encode
+
+    def encode(network, pixels):
+        now[0] += 1
+        return real(network, pixels)
+
+    monkeypatch.setattr(Network, "encode", encode)
+    clock = types.SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("app.__main__.time", clock)
+
+
+def test_a_case_that_takes_too_long_is_one_line_and_the_next_goes_on(
+    inputs, outputs, tmp_path, tiny_weights, second_a_slice, capsys
+):
+    make_case_file(inputs, IMAGE)  # one slice, so a second
+    make_case_file(inputs, VOLUME)  # six, two of which are met twice
+    make_case_file(inputs, "3DBox_MR_2.npz", boxes=[[8, 6, 0, 46, 30, 1]])
+    file = tmp_path / "failures.json"
+    options = ["--weights", tiny_weights, "--quiet", "--timeout", 2.5, "--failures", file]
+    assert run(inputs, outputs, *options) == 1
+    line = f"{VOLUME}: given up after 3 of 8 slices, --timeout is 2.5 s"
+    assert capsys.readouterr().err == f"{line}\n"
+    assert json.loads(file.read_text()) == [{"file": VOLUME, "message": line}]
+    assert names(outputs) == [IMAGE, "3DBox_MR_2.npz"]
+
+
+def test_a_case_whose_last_slice_is_done_is_written_however_long_it_took(
+    inputs, outputs, tiny_weights, second_a_slice
+):
+    make_case_file(inputs, IMAGE)
+    assert run(inputs, outputs, "--weights", tiny_weights, "--timeout", 0.5) == 0
+    assert names(outputs) == [IMAGE]
+
+
+def test_a_case_that_takes_too_long_to_read_is_not_begun(inputs, outputs, tiny_weights, capsys):
+    long_volume(inputs, VOLUME)
+    assert run(inputs, outputs, "--weights", tiny_weights, "--timeout", "1e-9") == 1
+    assert f"{VOLUME}: given up before its first slice, " in capsys.readouterr().err
+    assert names(outputs) == []
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon"])
+def test_a_timeout_is_seconds_above_0(inputs, outputs, text, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(inputs, outputs, f"--timeout={text}")
+    assert caught.value.code == 2
+    assert f"expected seconds above 0, got '{text}'" in capsys.readouterr().err
