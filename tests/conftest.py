@@ -36,6 +36,12 @@ TINY_DECODER_GAIN = 1.4
 CACHE_PICTURES = 6  # rows of the cache that training is tested on
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=5, metavar="N", help="how often test_kill kills the program"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # OpenVINO's own converter calls it; nothing in this repository could call something newer.
     config.addinivalue_line(
