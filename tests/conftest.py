@@ -236,6 +236,6 @@ def cache(tiny_model, corpus, tiny_rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "ROWS", tiny_rows)
-        source = CorpusSource(corpus, Augmentation())
+        source = CorpusSource(corpus, Augmentation(extent=0))
         features.write_cache(copy.deepcopy(tiny_model), source, folder, CACHE_PICTURES, seed=1)
     return folder

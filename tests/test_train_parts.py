@@ -232,7 +232,7 @@ def test_repair_of_the_decoder_finds_more_of_the_objects(cache, tiny_model):
         tensor.add_(0.2 * torch.randn_like(tensor))
     disturbed = copy.deepcopy(student)
     options = RepairOptions(
-        steps=80, batch_size=2, held_back=2, learning_rate=1e-2, report_every=15
+        steps=240, batch_size=2, held_back=2, learning_rate=3e-3, report_every=15
     )
     still = dataclasses.replace(options, steps=1, learning_rate=0.0)
     before = repair_decoder(copy.deepcopy(student), tiny_model, cache, still)
