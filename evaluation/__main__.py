@@ -3,7 +3,6 @@
 import argparse
 import csv
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from evaluation.bootstrap import CONFIDENCE
 from evaluation.compare import Change, Difference, compare, compare_sizes
-from evaluation.console import clear_line, positive, progress, table
+from evaluation.console import add_shared_options, clear_line, progress, table
 from evaluation.metrics import INPUT_SIZE, MIN_DSC_FOR_NSD, TOLERANCE_MM
 from evaluation.score import SIZES, CaseScore, Group, ScoreError, score, summarise
 
@@ -39,11 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         "--compare", type=Path, metavar="OTHER_SEGS",
         help="also print the paired difference OTHER_SEGS minus SEGS",
     )  # fmt: skip
-    parser.add_argument("--only", metavar="GLOB", default="*", help="score these files alone")
-    parser.add_argument(
-        "--processes", type=positive, default=os.cpu_count() or 1,
-        help="cases scored at a time (default: one per CPU)",
-    )  # fmt: skip
+    add_shared_options(parser, "score")
     return parser
 
 

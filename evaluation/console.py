@@ -1,6 +1,7 @@
 """What the commands of this folder share: arguments, a counter, tables."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,15 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
     return int(text)
+
+
+def add_shared_options(parser: argparse.ArgumentParser, verb: str) -> None:
+    """--only and --processes; `verb` is what the command does to files."""
+    parser.add_argument("--only", metavar="GLOB", default="*", help=f"{verb} these files alone")
+    parser.add_argument(
+        "--processes", type=positive, default=os.cpu_count() or 1,
+        help="cases scored at a time (default: one per CPU)",
+    )  # fmt: skip
 
 
 def clear_line() -> str:

@@ -7,7 +7,6 @@ truth, and times where they are given.
 import argparse
 import csv
 import math
-import os
 import statistics
 import sys
 from collections import defaultdict
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.case import CaseError, whole_file
-from evaluation.console import clear_line, positive, progress
+from evaluation.console import add_shared_options, clear_line, progress
 from evaluation.page import Entry, page
 from evaluation.pictures import show
 from evaluation.score import Job, ScoreError, npz_files, parse_name, score_jobs
@@ -42,11 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         help="CSV with the columns file (or case) and seconds; the median of a case's rows",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page")
-    parser.add_argument("--only", metavar="GLOB", default="*", help="show these files alone")
-    parser.add_argument(
-        "--processes", type=positive, default=os.cpu_count() or 1,
-        help="cases scored at a time (default: one per CPU)",
-    )  # fmt: skip
+    add_shared_options(parser, "show")
     return parser
 
 

@@ -6,7 +6,6 @@ and that for each move. Moves are in pixels of the network's input, whose longer
 
 import argparse
 import importlib.util
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from app.case import CaseError
-from evaluation.console import clear_line, positive, progress, table
+from evaluation.console import add_shared_options, clear_line, progress, table
 from evaluation.prompts import write_moved
 from evaluation.score import CaseScore, ScoreError, Summary, find_jobs, score, summarise
 
@@ -48,11 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         f"{' '.join(map(str, MOVES))})",
     )  # fmt: skip
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves (png, svg, pdf)")
-    parser.add_argument("--only", metavar="GLOB", default="*", help="take these files alone")
-    parser.add_argument(
-        "--processes", type=positive, default=os.cpu_count() or 1,
-        help="cases scored at a time (default: one per CPU)",
-    )  # fmt: skip
+    add_shared_options(parser, "take")
     return parser
 
 

@@ -34,6 +34,7 @@ TINY_DECODER_GAIN = 1.4
 
 
 CACHE_PICTURES = 6  # rows of the cache that training is tested on
+HANGS = 300  # seconds after which a process is given up; no test asks how long one takes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -229,6 +230,13 @@ def tiny_rows():
     widths = {"after_0": (8, 128, 128), "after_1": (8, 64, 64), "after_2": (16, 64, 64),
               "embedding": (32, 64, 64)}  # fmt: skip
     return features.INPUTS | {name: (np.float16, shape) for name, shape in widths.items()}
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(scope="session")

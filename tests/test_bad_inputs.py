@@ -137,13 +137,6 @@ def name_of(key):
     return f"{key}.npz" if key.startswith("3DBox") else f"2DBox_US_{key}.npz"
 
 
-@pytest.fixture
-def inputs(tmp_path):
-    folder = tmp_path / "inputs"
-    folder.mkdir()
-    return folder
-
-
 def test_every_bad_file_is_one_line_and_no_output_and_the_good_one_is_written(
     inputs, tmp_path, tiny_weights, capsys
 ):

@@ -34,13 +34,6 @@ def fresh_logging():
 
 
 @pytest.fixture
-def inputs(tmp_path):
-    folder = tmp_path / "inputs"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def outputs(tmp_path):
     return tmp_path / "new" / "outputs"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_case_file, read_labels
+from conftest import HANGS, make_case_file, read_labels
 from test_cli import IMAGE, VOLUME, fresh_logging, names
 from test_layers import ROOT
 
@@ -20,8 +20,6 @@ from app import Network
 from app.__main__ import main
 from app.case import remove_partials, whole_file
 from app.stop import Stopped, Stopper
-
-HANGS = 300  # seconds after which a process is given up; no test asks how long one takes
 
 # Opens a file as the program does, says so, and goes on living until its stdin is closed.
 WRITER = """
@@ -34,13 +32,6 @@ with whole_file(Path(sys.argv[1])) as stream:
     print("open", flush=True)
     sys.stdin.read()
 """
-
-
-@pytest.fixture
-def inputs(tmp_path):
-    folder = tmp_path / "inputs"
-    folder.mkdir()
-    return folder
 
 
 @pytest.fixture

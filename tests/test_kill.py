@@ -12,38 +12,35 @@ import time
 
 import numpy as np
 import pytest
-from conftest import make_case_file
+from conftest import HANGS, make_case_file
 from test_cli import names
 from test_layers import ROOT
 
 SEED = 7
-HANGS = 300  # seconds after which a process is given up; no test asks how long one takes
 FROM_THE_START = 0.1  # share of the kills that count from the process's start, not from its work
 CASES = 4
 SIZE = 2500  # pixels: writing then takes about as long as the tiny network
 
 
 @pytest.fixture
-def inputs(tmp_path):
+def cases(inputs):
     """Large images, in which the program is often hit while it writes, and a volume."""
-    folder = tmp_path / "inputs"
-    folder.mkdir()
     noise = np.random.default_rng(SEED)
     for i in range(CASES):
         imgs = np.tile(noise.integers(0, 255, (SIZE // 10, SIZE), np.uint8), (10, 1))
         corners = noise.integers(0, SIZE // 2, (1, 2))
         boxes = np.concatenate([corners, corners + SIZE // 3], axis=1)
-        make_case_file(folder, f"2DBox_US_{i}.npz", imgs=imgs, boxes=boxes)
-    make_case_file(folder, "3DBox_MR_0.npz")
-    return folder
+        make_case_file(inputs, f"2DBox_US_{i}.npz", imgs=imgs, boxes=boxes)
+    make_case_file(inputs, "3DBox_MR_0.npz")
+    return inputs
 
 
-def test_a_killed_run_that_is_started_again_loses_nothing(inputs, tmp_path, tiny_weights, request):
+def test_a_killed_run_that_is_started_again_loses_nothing(cases, tmp_path, tiny_weights, request):
     kills = request.config.getoption("--kills")
     instants = random.Random(SEED)
 
     def start(outputs):
-        command = [sys.executable, "-m", "app", inputs, outputs, "--weights", tiny_weights,
+        command = [sys.executable, "-m", "app", cases, outputs, "--weights", tiny_weights,
                    "--threads", "1", "--skip-existing"]  # fmt: skip
         return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
@@ -59,7 +56,7 @@ def test_a_killed_run_that_is_started_again_loses_nothing(inputs, tmp_path, tiny
     ended = time.monotonic()
     assert process.returncode == 0, lines
     wanted = contents(tmp_path / "undisturbed")
-    assert sorted(wanted) == names(inputs)
+    assert sorted(wanted) == names(cases)
 
     tally = dict.fromkeys(("killed", "left a partial", "ended before", "folders", "starts"), 0)
     while tally["killed"] < kills:

@@ -19,8 +19,11 @@ from app.frame import Frame
 from train.augment import Augmentation, change_intensity, crop_around, flip_and_turn
 
 NOTHING = Augmentation(**{field.name: 0.0 for field in dataclasses.fields(Augmentation)})
-NAMES = (field.name for field in dataclasses.fields(Augmentation))
-CHANGES = ("none", *(name for name in NAMES if name != "extent"))  # which changes the box alone
+CHANGES = (
+    "none",
+    # an extent changes the box alone
+    *(f.name for f in dataclasses.fields(Augmentation) if f.name != "extent"),
+)
 TITLE_HEIGHT = 24  # pixels
 SEED = 3
 SCALE = 0.6  # of the sheet that is written
