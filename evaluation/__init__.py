@@ -1,4 +1,4 @@
-"""How good are the masks: outputs against truth, by the challenge's rules.
+"""How good are the masks, how long do they take: by the challenge's rules and its protocol.
 
 `metrics` scores two label maps; `score` scores two folders and averages by modality, data set and
 object size; `bootstrap` gives the intervals; `compare` tells two folders of outputs apart.
@@ -6,5 +6,7 @@ object size; `bootstrap` gives the intervals; `compare` tells two folders of out
 program on cases whose boxes `prompts` has moved. `report`, the third, writes a `page` with the
 `pictures` of all cases.
 
-`table5` makes cases of the shapes of the paper's Table 5, whose seconds `published` has.
+`runtime`, the fourth, times programs: each run (`measure`) a fresh process or container, started by
+`spawn`. `table5`, the last, makes cases of the shapes of the paper's Table 5, whose seconds
+`published` has.
 """
