@@ -6,7 +6,7 @@ object size; `bootstrap` gives the intervals; `compare` tells two folders of out
 program on cases whose boxes `prompts` has moved. `report`, the third, writes a `page` with the
 `pictures` of all cases.
 
-`runtime`, the fourth, times programs: each run (`measure`) a fresh process or container, started by
-`spawn`. `table5`, the last, makes cases of the shapes of the paper's Table 5, whose seconds
-`published` has.
+`runtime`, the fourth, times programs: each run (`measure`) a fresh process or container, begun by
+`spawn`. `table5` makes cases of the shapes of the paper's Table 5. `paper` prints its Tables 4 and
+5 anew, beside what was `published`, for who has the challenge's cases.
 """

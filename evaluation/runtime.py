@@ -43,6 +43,19 @@ CSV_COLUMNS = ("program", "file", "repeat", "seconds", *PARTS, "peak_bytes", "ex
 
 
 @dataclass(frozen=True)
+class Size:
+    """How large a case is."""
+
+    shape: tuple[int, ...]  # (H, W) or (D, H, W)
+    boxes: int
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """Shape and number of boxes, for a table."""
+        return "x".join(map(str, self.shape)), str(self.boxes)
+
+
+@dataclass(frozen=True)
 class Timed:
     """One run, and of what."""
 
@@ -202,49 +215,52 @@ def _seconds(runs: Sequence[Run]) -> float:
     return statistics.median(run.seconds for run in runs)
 
 
-def runs_table(runs: dict[str, dict[str, list[Run]]], sizes: dict[str, tuple[str, str]]) -> str:
+def runs_table(runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size]) -> str:
     """A line per case and program; the last column is how many times our seconds it takes."""
     rows = [[
         "Case", "Size", "Boxes", "Program", "Runs", "Seconds", "Range", *map(str.title, PARTS),
         "Peak MB", "Times ours",
     ]]  # fmt: skip
-    for file, (shape, boxes) in sizes.items():
+    for file, size in sizes.items():
         for name, of_program in runs.get(file, {}).items():
             ours = runs[file].get(OURS)
             ratio = f"{_seconds(of_program) / _seconds(ours):.2f}" if ours else "-"
             rows.append([
-                file.removesuffix(".npz"), shape, boxes, name, str(len(of_program)),
+                file.removesuffix(".npz"), *size.words, name, str(len(of_program)),
                 *_medians(of_program), ratio,
             ])  # fmt: skip
     return table(rows)
 
 
-def published_table(runs: dict[str, dict[str, list[Run]]], names: Sequence[str]) -> str:
-    """The paper's Table 5 with our columns beside it; nothing where none of its cases was run."""
+def published_table(
+    runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size], names: Sequence[str]
+) -> str:
+    """The paper's Table 5 with our columns beside it; nothing where none of its cases was run.
+
+    A file that has the name of one of its cases and another shape or other boxes is none.
+    """
     rows = [["Case", "Size", "Objects", *COLUMNS, *(f"{name} here" for name in names)]]
-    for file, of_case in runs.items():
+    for file, size in sizes.items():
         case = published_name(file)
-        if case is None:
+        if case is None or size != Size(TABLE_5[case].shape, TABLE_5[case].objects):
             continue
-        row = TABLE_5[case]
-        published = ["-" if seconds is None else f"{seconds:.1f}" for seconds in row.seconds]
+        published = [
+            "-" if seconds is None else f"{seconds:.1f}" for seconds in TABLE_5[case].seconds
+        ]
+        of_case = runs.get(file, {})
         ours = [f"{_seconds(of_case[name]):.2f}" if name in of_case else "-" for name in names]
-        shape = "x".join(map(str, row.shape))
-        rows.append([file.removesuffix(".npz"), shape, str(row.objects), *published, *ours])
+        rows.append([file.removesuffix(".npz"), *size.words, *published, *ours])
     return f"{table(rows)}\n{OTHER_MACHINES}" if len(rows) > 1 else ""
 
 
-def _sizes(cases: dict[str, Path]) -> dict[str, tuple[str, str]]:
-    """Shape and number of boxes by file, as words."""
-    sizes = {}
-    for file, path in cases.items():
-        case = read_case(path)
-        sizes[file] = "x".join(map(str, case.label_shape)), str(len(case.boxes))
-    return sizes
+def _sizes(cases: dict[str, Path]) -> dict[str, Size]:
+    """Sizes by file; for errors see `read_case`."""
+    read = ((file, read_case(path)) for file, path in cases.items())
+    return {file: Size(case.label_shape, len(case.boxes)) for file, case in read}
 
 
 def _print_all(
-    runs: Sequence[Timed], sizes: dict[str, tuple[str, str]], compared: Sequence[Program]
+    runs: Sequence[Timed], sizes: dict[str, Size], compared: Sequence[Program]
 ) -> None:
     """The machine, who ran as what, the tables, and the time of nothing."""
     print(machine())
@@ -265,7 +281,7 @@ def _print_all(
             f"What does nothing takes {_seconds(nothing):.3f} s ({low:.3f}-{high:.3f}, "
             f"{len(nothing)} runs), which is in all figures"
         )
-    if beside := published_table(grouped, [program.name for program in compared]):
+    if beside := published_table(grouped, sizes, [each.name for each in compared]):
         print(f"\nTable 5 of the paper, seconds\n{beside}")
 
 

@@ -17,7 +17,9 @@ from evaluation.measure import (
     CONTAINER_PEAK,
     PARTS,
     Program,
+    Run,
     RunError,
+    Said,
     app_program,
     nothing_program,
     python_program,
@@ -51,6 +53,11 @@ cp "$inputs"/* "$outputs"
 echo "{LINE.format(name="a.npz")}"
 echo "peak_bytes 5000000"
 """
+
+
+def make_stand_in(folder, boxes=34):
+    image = np.zeros((320, 640, 3), np.uint8)
+    return make_case_file(folder, STAND_IN, imgs=image, boxes=[[2, 3, 10, 12]] * boxes)
 
 
 @pytest.fixture
@@ -95,7 +102,7 @@ def test_a_run_is_split_by_what_the_program_says(inputs, copies):
 
 def test_seconds_are_from_start_to_end_of_the_process():
     done = run(Program("sleeps", ("sleep", "0.4")), None)
-    assert 0.4 <= done.seconds < 5
+    assert done.seconds >= 0.4
     assert done.split == {}
 
 
@@ -150,8 +157,8 @@ def test_asking_for_the_peak_changes_no_exit_status(tmp_path, status):
 
 
 def test_programs_run_in_turns_and_every_run_is_a_row(inputs, tmp_path, ours, copies):
-    for name in (IMAGE, STAND_IN):
-        make_case_file(inputs, name)
+    make_case_file(inputs, IMAGE)
+    make_stand_in(inputs)
     out = tmp_path / "timings.csv"
     words = [inputs, "--out", out, "--repeats", 2, "--program", f"other={copies}"]
     assert main([str(word) for word in words]) == 0
@@ -179,18 +186,23 @@ def test_the_report_reads_the_seconds_of_the_first_program(tmp_path):
     assert read_timings(table) == {IMAGE: 3.0}
 
 
-def test_a_slow_program_is_not_repeated(inputs, tmp_path, ours, copies):
+def test_a_slow_program_is_not_repeated(inputs, tmp_path, ours, monkeypatch):
     make_case_file(inputs, IMAGE)
+    takes = {"swiftmedsam": 1.0, "slow": 30.0, "nothing": 0.0}
+    monkeypatch.setattr(
+        runtime, "run", lambda program, case: Run(takes[program.name], None, 0, True, Said())
+    )
     out = tmp_path / "timings.csv"
-    slow = "sh -c 'sleep 2; cp {inputs}/* {outputs}'"
-    words = ["--repeats", "2", "--once-above", "1.9", "--program", f"slow={slow}"]
+    words = ["--repeats", "3", "--once-above", "29.9", "--program", "slow=true"]
     assert main([str(inputs), "--out", str(out), *words]) == 0
-    assert [row["program"] for row in rows(out)][:-5] == ["swiftmedsam", "slow", "swiftmedsam"]
+    assert [row["program"] for row in rows(out)][:-5] == [
+        "swiftmedsam", "slow", "swiftmedsam", "swiftmedsam"
+    ]  # fmt: skip
 
 
 def test_tables_have_medians_ratios_and_the_published_column(inputs, tmp_path, ours, capsys):
-    for name in (IMAGE, STAND_IN):
-        make_case_file(inputs, name)
+    make_case_file(inputs, IMAGE)
+    make_stand_in(inputs)
     slow = "sh -c 'sleep 1; cp {inputs}/* {outputs}'"
     words = ["--repeats", "1", "--program", f"slow={slow}"]
     assert main([str(inputs), "--out", str(tmp_path / "t.csv"), *words]) == 0
@@ -200,10 +212,18 @@ def test_tables_have_medians_ratios_and_the_published_column(inputs, tmp_path, o
     (own,) = [li for li in lines if li[:4] == ["2DBox_US_A-1", "48x80", "2", "swiftmedsam"]]
     assert own[8:13] == ["0.10", "1.00", "0.20", "0.05", "0.15"] and own[-1] == "1.00"
     (other,) = [li for li in lines if li[:4] == ["2DBox_US_A-1", "48x80", "2", "slow"]]
-    assert float(other[5]) >= 1 and other[7:13] == ["-"] * 6 and float(other[-1]) > 1
-    (row,) = [li for li in lines if li[:2] == ["2DBox_X-Ray_0053-made", "320x640"]]
-    assert row[2:8] == ["34", "9.8", "9.3", "9.8", "1.8", "-"] and float(row[-1]) >= 1
+    assert float(other[5]) >= 1 and other[7:13] == ["-"] * 6
+    assert float(other[-1]) == pytest.approx(float(other[5]) / float(own[5]), rel=0.1)
+    (row,) = [li for li in lines if li[:4] == ["2DBox_X-Ray_0053-made", "320x640", "34", "9.8"]]
+    assert row[4:8] == ["9.3", "9.8", "1.8", "-"] and float(row[-1]) >= 1
     assert OTHER_MACHINES in printed and "What does nothing takes 0.0" in printed
+
+
+def test_a_case_of_another_size_is_not_in_table_5(inputs, tmp_path, ours, capsys):
+    make_stand_in(inputs, boxes=33)
+    assert main([str(inputs), "--out", str(tmp_path / "t.csv"), "--repeats", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "320x640" in printed and "Table 5" not in printed
 
 
 def test_failed_runs_are_named_and_in_no_median(inputs, tmp_path, ours, capsys):
