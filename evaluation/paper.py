@@ -47,13 +47,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def table_4(summary: Summary) -> str:
     """Modality, cases, and DSC and NSD in percent: published, and in `summary`."""
-    rows = [("Modality", "Cases", *TABLE_4_COLUMNS, "here")]
+    rows = [["Modality", "Cases", *TABLE_4_COLUMNS, "here"]]
     for group in (*summary.modalities, summary.average):
         published = TABLE_4.get(group.name)
         cells = [f"{dsc:.2f} / {nsd:.2f}" for dsc, nsd in published or ()]
         cells = cells or ["-"] * len(TABLE_4_COLUMNS)
         here = f"{100 * group.dsc:.2f} / {100 * group.nsd:.2f}"
-        rows.append((group.name, str(group.cases), *cells, here))
+        rows.append([group.name, str(group.cases), *cells, here])
     return table(rows)
 
 

@@ -19,7 +19,6 @@ import argparse
 import itertools
 import math
 import sys
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +199,8 @@ def slice_at(pixels: Pixels, position: int, stretched: int) -> npt.NDArray[np.fl
     lower = int(z)
     share = np.float32(z - lower)
     upper = min(lower + 1, depth - 1)
-    return pixels[lower] * (1 - share) + pixels[upper] * share
+    blend: npt.NDArray[np.float32] = pixels[lower] * (1 - share) + pixels[upper] * share
+    return blend
 
 
 def _resized(
@@ -276,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             boxes, shape = arrays["boxes"], "x".join(map(str, arrays["imgs"].shape))
             crossed = f", {count_box_slices(boxes)} slices of them" if boxes.shape[1] == 6 else ""
             print(f"{wanted.name}  {shape}  {len(boxes)} boxes{crossed}  of {arrays['made_from']}")
-    except (CaseError, ScoreError, OSError, zipfile.BadZipFile) as error:
+    except (CaseError, ScoreError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
