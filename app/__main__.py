@@ -13,6 +13,7 @@ from pathlib import Path
 
 from app import __version__
 from app.case import (
+    Case,
     CaseError,
     is_case_name,
     printable,
@@ -22,7 +23,9 @@ from app.case import (
     write_labels,
 )
 from app.intensity import DEFAULT_WINDOW, WINDOWS, Window, parse_window
+from app.job import Job
 from app.network import DEFAULT_PRECISION, PRECISIONS, Network, WeightsError, load
+from app.scans.options import about_scans, add_scan_options
 from app.segment import DEFAULT_MODE, IMAGE_CROPS, MODES, VOLUME_CROPS, Clock, Progress, segment
 from app.stop import Stopped, Stopper
 
@@ -72,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "143 or 130 when stopped by SIGTERM or SIGINT.",
     )
     parser.add_argument("inputs", nargs="?", type=Path, default=INPUTS, help=f"default {INPUTS}")
-    parser.add_argument("outputs", nargs="?", type=Path, default=OUTPUTS, help=f"default {OUTPUTS}")
+    parser.add_argument("outputs", nargs="?", type=Path, help=f"default {OUTPUTS}")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="a folder with a manifest.json")
     parser.add_argument(
         "--precision", choices=PRECISIONS, default=DEFAULT_PRECISION,
@@ -107,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     words = parser.add_mutually_exclusive_group()
     words.add_argument("--verbose", action="store_true", help="also say what each file holds")
     words.add_argument("--quiet", action="store_true", help="only warnings and errors")
+    add_scan_options(parser)
     parser.add_argument("--version", action="version", version=f"SwiftMedSAM {__version__}")
     return parser
 
@@ -149,26 +153,24 @@ def find_cases(inputs: Path, only: str) -> list[Path]:
     Raises:
         OSError: the folder cannot be read.
     """
-    files = sorted(path for path in inputs.iterdir() if not path.name.startswith("."))
+    found = [inputs] if inputs.is_file() else inputs.iterdir()
+    files = sorted(path for path in found if not path.name.startswith("."))
     others = [printable(path.name) for path in files if not is_case_name(path.name)]
     if others:
         log.warning("left alone (not [23]DBox_*.npz): %s", ", ".join(others))
     return [path for path in files if is_case_name(path.name) and path.match(only)]
 
 
-def run_case(
-    path: Path, network: Network, options: argparse.Namespace, progress: Progress
-) -> str:
-    """Segment one file as `options` say; return the line to log about it.
+def segment_file(
+    path: Path, options: argparse.Namespace, output: Path,
+    network: Network, clock: Clock, progress: Progress,
+) -> Case:  # fmt: skip
+    """Segment one npz as `options` say; what `Job.run` says.
 
     Raises:
         CaseError: the input is not a case.
         OSError: the output cannot be written.
-
-    Whatever `progress` raises passes through; it is called before the first slice, too.
     """
-    clock = Clock()
-    began = time.perf_counter()
     with clock.measure("read"):
         case = read_case(path, options.window)
     progress(0, 1)
@@ -176,7 +178,18 @@ def run_case(
         case, network, mode=options.mode, max_crops=options.crops, clock=clock, progress=progress
     )
     with clock.measure("write"):
-        write_labels(options.outputs / path.name, labels)
+        write_labels(output, labels)
+    return case
+
+
+def run_job(job: Job, network: Network, progress: Progress) -> str:
+    """Do one job; return the line to log about it.
+
+    Whatever the job or `progress` raises passes through.
+    """
+    clock = Clock()
+    began = time.perf_counter()
+    case = job.run(network, clock, progress)
     seconds = time.perf_counter() - began
     split = ", ".join(f"{step} {clock.seconds[step]:.2f}" for step in STEPS)
     shape = "x".join(map(str, case.image.shape))
@@ -207,24 +220,50 @@ def _with_window_joined(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def begin(options: argparse.Namespace) -> tuple[list[Path], Network]:
-    """What is there to do, and what it is done with; outputs are made and tidied up.
+def npz_jobs(options: argparse.Namespace) -> list[Job]:
+    """A job for each npz of the inputs; the folder of the outputs is made.
 
     Raises:
         FolderError: there is no case, or outputs are the inputs.
         OSError: a folder cannot be read or made.
-        WeightsError: the network cannot be loaded.
     """
     paths = find_cases(options.inputs, options.only)
     if not paths:
         raise FolderError(f"{options.inputs}: no file named 2DBox_*.npz or 3DBox_*.npz")
-    options.outputs.mkdir(parents=True, exist_ok=True)
-    if options.outputs.samefile(options.inputs):
-        raise FolderError(f"{options.outputs}: outputs would replace the inputs of the same name")
-    if removed := remove_partials(options.outputs):
+    outputs = OUTPUTS if options.outputs is None else options.outputs
+    outputs.mkdir(parents=True, exist_ok=True)
+    if outputs.samefile(paths[0].parent):
+        raise FolderError(f"{outputs}: outputs would replace the inputs of the same name")
+    return [
+        Job(path.name, output, functools.partial(segment_file, path, options, output))
+        for path, output in ((path, outputs / path.name) for path in paths)
+    ]
+
+
+def begin(options: argparse.Namespace) -> tuple[list[Job], Network]:
+    """What is there to do, and what it is done with; outputs are made and tidied up.
+
+    Raises:
+        CaseError: scans are asked for in a way that cannot be done.
+        FolderError: there is no case, or outputs are the inputs.
+        OSError: a folder cannot be read or made.
+        WeightsError: the network cannot be loaded.
+    """
+    if about_scans(options):
+        from app.scans.command import scan_jobs  # not loaded for the challenge's files
+
+        jobs = scan_jobs(options)
+    else:
+        jobs = npz_jobs(options)
+    if removed := remove_all_partials(jobs):
         log.info("removed %d partial files of a run that was killed", removed)
     network = load(options.weights, precision=options.precision, threads=options.threads)
-    return paths, network
+    return jobs, network
+
+
+def remove_all_partials(jobs: list[Job]) -> int:
+    """Remove what dead runs left in the folders that `jobs` write to; return how many files."""
+    return sum(remove_partials(folder) for folder in {job.output.parent for job in jobs})
 
 
 def watched(show: Progress, stopper: Stopper, timeout: float | None, name: str) -> Progress:
@@ -249,7 +288,7 @@ def watched(show: Progress, stopper: Stopper, timeout: float | None, name: str) 
 
 
 def run_cases(
-    paths: list[Path], network: Network, options: argparse.Namespace, report: Report,
+    jobs: list[Job], network: Network, options: argparse.Namespace, report: Report,
     stopper: Stopper, bar: ProgressBar,
 ) -> None:  # fmt: skip
     """Segment the cases one by one; `report` says at any time how far that has come.
@@ -257,17 +296,17 @@ def run_cases(
     Raises:
         Stopped: a signal has come; the running case is dropped.
     """
-    for number, path in enumerate(paths, start=1):
-        if options.skip_existing and (options.outputs / path.name).exists():
+    for number, job in enumerate(jobs, start=1):
+        if options.skip_existing and job.output.exists():
             report.skipped += 1
             continue
-        name = printable(path.name)
+        name = printable(job.file)
         bar.show(number, name, 0, 1)
         show = functools.partial(bar.show, number, name)
         message = ""
         try:
             progress = watched(show, stopper, options.timeout, name)
-            line = run_case(path, network, options, progress)
+            line = run_job(job, network, progress)
             log.info("%s", line)
             report.written += 1
         except (CaseError, OutOfTime) as error:
@@ -276,7 +315,7 @@ def run_cases(
             message = f"{name}: the labels could not be written ({error})"
         stopper.check()  # before an error is believed that the signal may have caused
         if message:
-            report.failures[path.name] = message
+            report.failures[job.file] = message
             log.error("%s", message)
 
 
@@ -297,13 +336,13 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
     """Everything after the options; the exit status."""
     began = time.perf_counter()
     report = Report()
-    paths: list[Path] = []
+    jobs: list[Job] = []
     try:
         with stopper.raising():
-            paths, network = begin(options)
-            bar = ProgressBar(len(paths), enabled=show_bar)
-            run_cases(paths, network, options, report, stopper, bar)
-    except (FolderError, OSError, WeightsError) as error:
+            jobs, network = begin(options)
+            bar = ProgressBar(len(jobs), enabled=show_bar)
+            run_cases(jobs, network, options, report, stopper, bar)
+    except (CaseError, FolderError, OSError, WeightsError) as error:
         if stopper.received is None:
             log.error("%s", error)
             return 1
@@ -318,9 +357,9 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
     else:
         # Only here, where what was raised no longer holds the file open and with it the lock. It is
         # not there at all, unless the signal came in the instant between its creation and its `try`
-        remove_partials(options.outputs)
-        left = len(paths) - report.written - report.skipped - len(report.failures)
-        not_done = f", {left} not done" if paths else ""  # none was begun: nobody has counted yet
+        remove_all_partials(jobs)
+        left = len(jobs) - report.written - report.skipped - len(report.failures)
+        not_done = f", {left} not done" if jobs else ""  # none was begun: nobody has counted yet
         log.warning("stopped by %s: %s%s", stopper.received.name, summary, not_done)
     if options.failures is not None:
         try:

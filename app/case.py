@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from app.intensity import DEFAULT_WINDOW, UNKNOWN, Window, find_modality, to_display
+from app.intensity import DEFAULT_WINDOW, UNKNOWN, Modality, Window, find_modality, to_display
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says, for a message of one line."""
     reason = getattr(error, "strerror", None) or error  # an OSError's without number and path
     return " ".join(str(reason).split())
 
@@ -109,7 +110,7 @@ def _read_member(archive: zipfile.ZipFile, file: str, key: str) -> npt.NDArray[n
     except CaseError:
         raise
     except BROKEN_HEADER as error:
-        refuse(f"has a broken npy header ({_one_line(error)})")
+        refuse(f"has a broken npy header ({one_line(error)})")
     if dtype.hasobject or dtype.kind not in "biuf":
         refuse(f"should hold real numbers, got dtype {dtype}")
     declared = dtype.itemsize * int(np.prod(shape, dtype=object))
@@ -122,9 +123,9 @@ def _read_member(archive: zipfile.ZipFile, file: str, key: str) -> npt.NDArray[n
         with archive.open(f"{key}.npy") as stream:
             return npy.read_array(stream, allow_pickle=False)  # type: ignore[no-untyped-call, no-any-return]
     except ValueError as error:
-        refuse(f"ends before its {declared} bytes ({_one_line(error)})")
+        refuse(f"ends before its {declared} bytes ({one_line(error)})")
     except BROKEN_HEADER as error:
-        refuse(f"has a broken npy header ({_one_line(error)})")
+        refuse(f"has a broken npy header ({one_line(error)})")
 
 
 def _check_image(image: npt.NDArray[np.generic], name: str, *, is_volume: bool) -> None:
@@ -187,8 +188,9 @@ def make_case(
     boxes: npt.ArrayLike,
     *,
     is_volume: bool | None = None,
-    modality: str = "",
+    modality: str | Modality = "",
     window: Window = DEFAULT_WINDOW,
+    raw: bool = False,
     name: str = "array",
 ) -> Case:
     """A checked case of arrays.
@@ -200,26 +202,29 @@ def make_case(
         is_volume: None takes it from the width of `boxes`.
         modality: as in the challenge's file names; raw values are displayed by its rule.
         window: for CT in Hounsfield units.
+        raw: values are a scanner's, also where they lie in 0..255 by chance.
         name: for messages.
 
     Raises:
         CaseError: something does not fit; the message names the key.
     """
-    raw, raw_boxes = np.asarray(image), np.asarray(boxes)
+    pixels, raw_boxes = np.asarray(image), np.asarray(boxes)
     if is_volume is None:
         is_volume = raw_boxes.ndim == 2 and raw_boxes.shape[1] == 6
-    for key, array in (("imgs", raw), ("boxes", raw_boxes)):
+    for key, array in (("imgs", pixels), ("boxes", raw_boxes)):
         if array.dtype.kind not in "biuf":
             raise CaseError(f"{name}: '{key}' should hold real numbers, got dtype {array.dtype}")
-    _check_image(raw, name, is_volume=is_volume)
-    if not is_volume and raw.ndim == 3:
-        raw = raw[:, :, 0] if raw.shape[2] == 1 else raw[:, :, :3]  # alpha is not anatomy
-    shape = raw.shape if is_volume else raw.shape[:2]
+    _check_image(pixels, name, is_volume=is_volume)
+    if not is_volume and pixels.ndim == 3:
+        pixels = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3]  # no alpha
+    shape = pixels.shape if is_volume else pixels.shape[:2]
     checked = _check_boxes(raw_boxes, name, shape, is_volume=is_volume)
-    kind = find_modality(modality)
-    if kind is UNKNOWN:
+    if isinstance(modality, Modality):
+        kind = modality
+    elif (kind := find_modality(modality)) is UNKNOWN:
         log.warning("%s: unknown modality '%s', the general rule is used", name, modality)
-    return Case(name, to_display(raw, kind, window, name=name), checked, is_volume)
+    display = to_display(pixels, kind, window, raw=raw, name=name)
+    return Case(name, display, checked, is_volume)
 
 
 def _require_content(path: Path) -> None:
@@ -254,7 +259,7 @@ def read_case(path: Path, window: Window = DEFAULT_WINDOW) -> Case:
     except CaseError:
         raise
     except UNREADABLE as error:
-        raise CaseError(f"{name}: not a readable npz file ({_one_line(error)})") from error
+        raise CaseError(f"{name}: not a readable npz file ({one_line(error)})") from error
     return make_case(
         image,
         boxes,

@@ -114,12 +114,14 @@ def to_display(
     modality: Modality,
     window: Window = DEFAULT_WINDOW,
     *,
+    raw: bool = False,
     name: str = "image",
 ) -> npt.NDArray[np.uint8]:
     """Image of the same shape in uint8; what is already 0..255 keeps its values.
 
     `image` is any real array without NaN or infinities, of at least one pixel; `name` is for the
-    log. Fractions between 0 and 1 and raw values outside 0..255 follow the modality's raw rule.
+    log. Fractions between 0 and 1, values outside 0..255, and with `raw` whatever is no byte follow
+    the modality's raw rule.
     """
     if image.dtype == np.uint8:
         return image.astype(np.uint8, copy=False)
@@ -127,7 +129,7 @@ def to_display(
         return image.astype(np.uint8) * np.uint8(CHALLENGE_MAX)
     low, high = float(image.min()), float(image.max())
     fractions = image.dtype.kind == "f" and high <= 1
-    if low >= 0 and high <= CHALLENGE_MAX and not fractions:
+    if low >= 0 and high <= CHALLENGE_MAX and not fractions and not raw:
         return np.rint(image.astype(np.float32)).astype(np.uint8)
     if modality.raw is RawRule.WINDOW:
         if low < 0 and high - low >= MIN_HOUNSFIELD_SPAN:

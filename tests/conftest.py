@@ -1,6 +1,8 @@
 """What the tests share: pictures, case files, and a tiny network in torch and in OpenVINO."""
 
+import contextlib
 import copy
+import logging
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 from hypothesis import settings
 
 from app import Network, load
+from app.__main__ import main
 from convert.__main__ import convert
 from swiftmedsam import TINY, SwiftMedSAM, save_model
 from train import features
@@ -262,3 +265,39 @@ def cache(tiny_model, corpus, tiny_rows, tmp_path_factory):
         source = CorpusSource(corpus, Augmentation(extent=0))
         features.write_cache(copy.deepcopy(tiny_model), source, folder, CACHE_PICTURES, seed=1)
     return folder
+
+
+@contextlib.contextmanager
+def fresh_logging():
+    """Logging as at the start of a process: pytest's own handlers would be in main's way."""
+    root, intensity = logging.getLogger(), logging.getLogger("app.intensity")
+    handlers, levels = root.handlers[:], (root.level, intensity.level)
+    root.handlers[:] = []
+    root.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])
+        intensity.setLevel(levels[1])
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    return tmp_path / "new" / "outputs"
+
+
+@pytest.fixture
+def program(inputs, outputs, tiny_weights, capsys):
+    """Run main on the two folders; return exit status and the lines it wrote to stderr."""
+
+    def run(*options, inputs=inputs, outputs=outputs):
+        folders = [str(folder) for folder in (inputs, outputs) if folder is not None]
+        arguments = [*folders, "--weights", str(tiny_weights), "--threads", "1"]
+        with fresh_logging():
+            status = main([*arguments, *options])
+        out, err = capsys.readouterr()
+        assert out == ""
+        return status, err.splitlines()
+
+    return run

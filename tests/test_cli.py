@@ -1,56 +1,19 @@
 """`python -m app`: what is written, what is said, and the exit status."""
 
-import contextlib
 import io
 import json
-import logging
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import make_case_file, read_labels
+from conftest import fresh_logging, make_case_file, read_labels
 from test_layers import ROOT
 
 from app import __version__, read_case, segment
 from app.__main__ import main
 
 IMAGE, VOLUME = "2DBox_Endoscopy_1.npz", "3DBox_MR_1.npz"
-
-
-@contextlib.contextmanager
-def fresh_logging():
-    """Logging as at the start of a process: pytest's own handlers would be in main's way."""
-    root, intensity = logging.getLogger(), logging.getLogger("app.intensity")
-    handlers, levels = root.handlers[:], (root.level, intensity.level)
-    root.handlers[:] = []
-    root.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(levels[0])
-        intensity.setLevel(levels[1])
-
-
-@pytest.fixture
-def outputs(tmp_path):
-    return tmp_path / "new" / "outputs"
-
-
-@pytest.fixture
-def program(inputs, outputs, tiny_weights, capsys):
-    """Run main on the two folders; return exit status and the lines it wrote to stderr."""
-
-    def run(*options, inputs=inputs, outputs=outputs):
-        arguments = [str(inputs), str(outputs), "--weights", str(tiny_weights), "--threads", "1"]
-        with fresh_logging():
-            status = main([*arguments, *options])
-        out, err = capsys.readouterr()
-        assert out == ""
-        return status, err.splitlines()
-
-    return run
 
 
 def names(folder):
@@ -76,6 +39,21 @@ def test_good_cases_are_written_with_the_labels_of_segment(program, inputs, outp
     assert lines[2].startswith(f"{VOLUME}  6x40x64  3 boxes  ")
     assert lines[3].startswith("2 written, 0 skipped, 0 failed, ")
     assert len(lines) == 4
+
+
+def test_one_file_can_be_the_input(program, inputs, outputs):
+    """With the same labels as in its folder, and nothing else done."""
+    path = make_case_file(inputs, IMAGE)
+    make_case_file(inputs, VOLUME)
+    assert program("--only", IMAGE)[0] == 0
+    wanted = read_labels(outputs / IMAGE)
+    (outputs / IMAGE).unlink()
+    assert program(inputs=path)[0] == 0
+    assert names(outputs) == [IMAGE]
+    np.testing.assert_array_equal(read_labels(outputs / IMAGE), wanted)
+    status, lines = program(inputs=path, outputs=inputs)
+    assert (status, len(lines)) == (1, 1)
+    assert lines[0].endswith("outputs would replace the inputs of the same name")
 
 
 def test_the_mode_is_passed_on(program, inputs, outputs, tiny_network):

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import make_case_file
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = {"convert", "train", "evaluation", "benchmarks"}
 OURS = {"app", "swiftmedsam", *TOOLS}
-HEAVY = {"torch", "pandas", "matplotlib", "scipy", "nibabel", "SimpleITK", "tqdm"}
+HEAVY = {"torch", "pandas", "matplotlib", "scipy", "tqdm"}
+EXTRAS = {"nibabel", "SimpleITK"}  # of requirements-scans.txt
 
 
 def imports(path: Path) -> set[str]:
@@ -28,19 +30,41 @@ def files(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def loaded_by(statement: str) -> set[str]:
-    """Top-level packages in memory after `statement` in a fresh process."""
+def modules_after(statement: str) -> set[str]:
+    """Modules in memory after `statement` in a fresh process."""
     code = f"{statement}\nimport sys\nprint(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return {name.split(".")[0] for name in done.stdout.split()}
+    return set(done.stdout.split())
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level packages in memory after `statement` in a fresh process."""
+    return {name.split(".")[0] for name in modules_after(statement)}
 
 
 def test_the_program_loads_nothing_heavy_and_nothing_else_of_ours():
     loaded = loaded_by("import app, app.__main__")
     assert "openvino" in loaded  # else this test looks at the wrong process
-    assert not loaded & (HEAVY | OURS - {"app"})
+    assert not loaded & (HEAVY | EXTRAS | OURS - {"app"})
+
+
+def test_a_run_on_npz_loads_nothing_for_scans(inputs, tiny_weights):
+    """Neither a library nor our own code, but the options themselves."""
+    make_case_file(inputs, "2DBox_US_1.npz")
+    arguments = [str(inputs), str(inputs / "out"), "--weights", str(tiny_weights), "--quiet"]
+    code = f"from app.__main__ import main; assert main({arguments}) == 0"
+    assert (loaded := modules_after(code))
+    assert (inputs / "out" / "2DBox_US_1.npz").is_file()
+    assert not {name.split(".")[0] for name in loaded} & (HEAVY | EXTRAS)
+    assert {name for name in loaded if name.startswith("app.scans")} == {
+        "app.scans", "app.scans.options"
+    }  # fmt: skip
+
+
+def test_pictures_need_no_library_beyond_the_containers():
+    assert not loaded_by("import app.scans.command") & (HEAVY | EXTRAS)
 
 
 def test_the_network_in_torch_knows_nothing_of_images_and_openvino():

@@ -1,0 +1,110 @@
+"""Boxes as people draw them, in voxels or millimetres, to whole voxels of a scan's grid."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from app.scans.scan import RAS_OF_LPS, FloatArray, Scan, ScanError, Segment
+
+log = logging.getLogger(__name__)
+
+UNITS = ("voxel", "mm")
+SPACES = ("RAS", "LPS")
+CENTRE_TOLERANCE = 1e-3  # voxels: a box whose side runs through centres takes them in
+AXES = "ijk"
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A box as somebody drew it, in some scan or other."""
+
+    name: str
+    # (P, 3) points that span it: (i, j, k) of the file's grid, or mm in RAS. (P, 2) on a picture.
+    points: FloatArray
+    in_mm: bool = False
+
+
+def drawn_box(
+    name: str, corners: Sequence[float], units: str = "voxel", space: str | None = None
+) -> Drawn:
+    """Box of corners (4,) i_min, j_min, i_max, j_max or (6,), with k, or x, y and z in mm.
+
+    In millimetres the two corners are any two that are opposite, since left may be above right.
+
+    Raises:
+        ScanError: another count, a minimum above its maximum, or millimetres in no space.
+    """
+    ends = np.array(corners, np.float64)
+    if ends.shape not in ((4,), (6,)) or not np.isfinite(ends).all():
+        raise ScanError(f"box '{name}': expected 4 or 6 numbers, got {_words(ends)}")
+    low, high = np.split(ends, 2)
+    if units == "voxel":
+        if (low > high).any():
+            raise ScanError(f"box '{name}': has a minimum above its maximum: {_words(ends)}")
+        return Drawn(name, np.stack([low, high]))
+    if ends.size == 4:
+        raise ScanError(f"box '{name}': in mm expected 6 numbers, got {_words(ends)}")
+    if space not in SPACES:
+        raise ScanError(f"box '{name}': in mm expected a space, RAS or LPS (--space), got none")
+    points = np.array(list(product(*zip(low, high, strict=True))))  # (8, 3)
+    return Drawn(name, to_ras(points, space), in_mm=True)
+
+
+def to_ras(points: FloatArray, space: str) -> FloatArray:
+    """Points (P, 3) in mm of one of `SPACES`, in RAS."""
+    return points if space == "RAS" else points @ RAS_OF_LPS[:3, :3]
+
+
+def on_grid(drawn: Drawn, scan: Scan, value: int) -> Segment:
+    """The voxels of `scan` whose centres lie in the box, as its first and last; cut to the grid.
+
+    A box that lies between two centres is as thick as one voxel.
+
+    Raises:
+        ScanError: it lies outside, has no third axis in a volume, or mm where the scan has none.
+    """
+    points, grid = drawn.points, np.array(scan.grid)
+    where = f"{scan.name}: box '{drawn.name}'"
+    if points.shape[1] == 2:
+        if scan.grid[2] != 1:
+            raise ScanError(f"{where} should have 6 numbers in a volume of {_words(grid)}, got 4")
+        points = np.insert(points, 2, 0, axis=1)
+    if drawn.in_mm:
+        if not scan.has_mm:
+            raise ScanError(f"{where} is in mm, and a picture has none; expected --units voxel")
+        from_world = np.linalg.inv(scan.affine)
+        points = points @ from_world[:3, :3].T + from_world[:3, 3]
+    low, high = points.min(axis=0), points.max(axis=0)
+    first, last = np.ceil(low - CENTRE_TOLERANCE), np.floor(high + CENTRE_TOLERANCE)
+    thin = first > last
+    first[thin] = last[thin] = np.rint((low + high) / 2)[thin]
+    if (last < 0).any() or (first >= grid).any():
+        raise ScanError(
+            f"{where} lies outside the grid of {_words(grid)} voxels: {_extent(low, high)}"
+        )
+    cut_first, cut_last = first.clip(0, None), last.clip(None, grid - 1)
+    if (cut_first != first).any() or (cut_last != last).any():
+        log.warning("%s reached outside the grid and was cut to it: %s", where, _extent(low, high))
+    for axis in np.flatnonzero((cut_first == cut_last) & (grid > 1)):
+        log.warning(
+            "%s is one voxel thin along %s, of %d", where, AXES[axis], grid[axis]
+        )  # fmt: skip
+    return Segment(value, drawn.name, _voxel(cut_first), _voxel(cut_last))
+
+
+def _voxel(position: FloatArray) -> tuple[int, int, int]:
+    i, j, k = (int(index) for index in position)
+    return i, j, k
+
+
+def _words(numbers: npt.NDArray[np.generic]) -> str:
+    return " ".join(f"{number:g}" for number in numbers.tolist())
+
+
+def _extent(low: FloatArray, high: FloatArray) -> str:
+    ends = zip(AXES, low, high, strict=True)
+    return ", ".join(f"{axis} {a:.4g} to {b:.4g}" for axis, a, b in ends)

@@ -1,0 +1,56 @@
+"""Which kind of file is what: by the end of its name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from app.case import printable
+from app.scans import itk, nifti, pictures
+from app.scans.scan import Scan, ScanError
+
+Reader = Callable[[Path, int | None], Scan]
+KINDS: tuple[tuple[tuple[str, ...], Reader], ...] = (
+    (nifti.SUFFIXES, nifti.read),
+    (itk.SUFFIXES, itk.read),
+    (pictures.SUFFIXES, pictures.read),
+)
+READERS = {suffix: read for suffixes, read in KINDS for suffix in suffixes}
+# Ends of names that labels can be written as. Longer ones first: the end of a.seg.nrrd is no .nrrd.
+WRITTEN = (itk.SEGMENTATION, ".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".npz")
+NRRD = (".nrrd", ".nhdr")
+
+
+def suffix_of(path: Path, known: tuple[str, ...]) -> str:
+    """The longest of `known` that the file's name ends in, however it is written; "" for none."""
+    name = path.name.lower()
+    return max((suffix for suffix in known if name.endswith(suffix)), key=len, default="")
+
+
+def stem_of(path: Path) -> str:
+    """The file's name without the end that says its kind."""
+    suffix = suffix_of(path, (*READERS, *WRITTEN))
+    return path.name[: len(path.name) - len(suffix)]
+
+
+def read_scan(path: Path, volume: int | None = None) -> Scan:
+    """The scan of a file; `volume` is which one of a file that has several.
+
+    Raises:
+        ScanError: the file is broken, of no known kind, or has several volumes and none is chosen.
+    """
+    suffix = suffix_of(path, tuple(READERS))
+    if not suffix:
+        found = printable(path.name)
+        raise ScanError(f"{found}: expected a name ending in {', '.join(READERS)}")
+    if not path.is_file():
+        raise ScanError(f"{printable(path.name)}: expected a file, found none")
+    return READERS[suffix](path, volume)
+
+
+def default_suffix(path: Path) -> str:
+    """The end of the name of a scan's labels, if nobody says another: of the kind that came in."""
+    suffix = suffix_of(path, tuple(READERS))
+    if suffix in (*nifti.SUFFIXES, *pictures.TIFF):
+        return suffix
+    if suffix in itk.SUFFIXES:
+        return itk.SEGMENTATION if suffix in NRRD else ".mha"
+    return ".png"

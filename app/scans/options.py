@@ -1,0 +1,57 @@
+"""What can be asked about your own files; the only part of this package that is always loaded."""
+
+import argparse
+from pathlib import Path
+
+from app.intensity import MODALITIES, UNKNOWN, Modality, find_modality
+
+ANATOMICAL = ("axial", "coronal", "sagittal")
+
+
+def _modality(text: str) -> Modality:
+    modality = find_modality(text)
+    if modality is UNKNOWN:
+        names = ", ".join(modality.name for modality in MODALITIES)
+        raise argparse.ArgumentTypeError(f"expected one of {names}, got '{text}'")
+    return modality
+
+
+def add_scan_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for scans, in a group of their own; each is None unless it is given."""
+    group = parser.add_argument_group(
+        "your own files",
+        "INPUTS may be a scan (NIfTI, NRRD, MetaImage, PNG, JPEG, BMP, TIFF), with boxes; OUTPUTS "
+        "is then a folder or a file (.nii.gz, .seg.nrrd, .mha, .png, .tif, .npz), by default of "
+        "the kind that came in, beside the scan",
+    )
+    group.add_argument(
+        "--box", action="append", nargs="+", metavar=("NAME", "NUMBER"),
+        help="4 numbers, i_min j_min i_max j_max, or 6, with k; a name before them if you like; "
+        "once for each object",
+    )  # fmt: skip
+    group.add_argument(
+        "--units", choices=("voxel", "mm"),
+        help="of boxes: voxels of the file's own grid, from 0, both ends inclusive (default), "
+        "or mm, then x y z",
+    )  # fmt: skip
+    group.add_argument(
+        "--space", choices=("RAS", "LPS"),
+        help="of boxes in mm: RAS (NIfTI, 3D Slicer) or LPS (DICOM, ITK)",
+    )  # fmt: skip
+    group.add_argument(
+        "--plane", choices=("acquired", *ANATOMICAL),
+        help="in which the slices lie that are walked (default acquired)",
+    )  # fmt: skip
+    group.add_argument(
+        "--modality", type=_modality, metavar="NAME",
+        help="CT, MR, ...; else what the file says, else what its values look like",
+    )  # fmt: skip
+    group.add_argument("--volume", type=int, metavar="K", help="of a file that has several, from 0")
+
+
+def about_scans(options: argparse.Namespace) -> bool:
+    """Whether `options` ask for a scan, and not for a folder or file of the challenge's npz."""
+    given = (options.box, options.units, options.space, options.plane, options.modality,
+             options.volume)  # fmt: skip
+    path: Path = options.inputs
+    return any(one is not None for one in given) or (path.is_file() and path.suffix != ".npz")

@@ -1,0 +1,106 @@
+"""PNG, JPEG, BMP and TIFF with OpenCV; a TIFF of several pages is a volume.
+
+Alpha is dropped, 16 bits are kept, and a picture is turned as its EXIF says: its labels lie on it
+as every viewer shows it, and have no EXIF of their own.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from app.case import one_line, printable
+from app.scans.scan import (
+    PICTURE_AFFINE,
+    Scan,
+    ScanError,
+    Segment,
+    Voxels,
+    choose_volume,
+    grey,
+    made_scan,
+)
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+TIFF = (".tif", ".tiff")
+AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # turned by EXIF, without alpha
+MASK_OPACITY = 0.4
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def read(path: Path, volume: int | None) -> Scan:
+    """The scan of a picture: (W, H, 1) or (W, H, 1, 3), or (W, H, pages) of a TIFF.
+
+    Raises:
+        ScanError: the file is broken or its pages differ in size.
+    """
+    name = printable(path.name)
+    choose_volume(1, volume, name)
+    try:
+        content = np.fromfile(path, np.uint8)
+        if path.suffix.lower() in TIFF:
+            _, found = cv2.imdecodemulti(content, AS_STORED)
+            pages = list(found)
+        else:
+            page = cv2.imdecode(content, AS_STORED)
+            pages = [] if page is None else [page]
+    except OSError as error:
+        raise ScanError(f"{name}: cannot be read ({one_line(error)})") from error
+    except cv2.error as error:
+        raise ScanError(f"{name}: not a readable picture ({error.err})") from error
+    if not pages:
+        raise ScanError(f"{name}: not a readable picture, {content.size} bytes")
+    sizes = {page.shape[:2] for page in pages}
+    if len(sizes) > 1:
+        raise ScanError(f"{name}: pages should be of one size, found {sorted(sizes)}")
+    rgb = [page[:, :, ::-1] if page.ndim == 3 else page for page in pages]
+    voxels: Voxels
+    if len(rgb) == 1:
+        voxels = rgb[0].swapaxes(0, 1)[:, :, np.newaxis]
+    else:
+        voxels = np.stack([grey(page) if page.ndim == 3 else page for page in rgb]).T
+    return made_scan(path, voxels, PICTURE_AFFINE, slice_axis=2, has_mm=False)
+
+
+def encoded(labels: Voxels, path: Path) -> bytes:
+    """The content of `path`, a picture of labels (I, J, K), whose pixels are the label values.
+
+    Raises:
+        ScanError: it is a volume, and not a TIFF.
+    """
+    pages = [np.ascontiguousarray(page.T) for page in np.moveaxis(labels, 2, 0)]
+    suffix = path.suffix.lower()
+    if len(pages) > 1:
+        if suffix not in TIFF:
+            raise ScanError(
+                f"{printable(path.name)}: {len(pages)} slices do not fit into one picture, "
+                "expected an output ending in .nii.gz, .seg.nrrd, .mha or .tif"
+            )
+        _, content = cv2.imencodemulti(suffix, pages)
+    else:
+        _, content = cv2.imencode(suffix, pages[0])
+    return content.tobytes()
+
+
+def overlay(page: Bytes, labels: Voxels, segments: list[Segment]) -> Bytes:
+    """`page` (H, W[, 3]) uint8 in colour, with labels (H, W) and the boxes of `segments` on it.
+
+    A picture's: i and j of their corners are x and y.
+    """
+    shown = np.stack([page] * 3, axis=-1) if page.ndim == 2 else page.copy()
+    for segment in segments:
+        mask = labels == segment.value
+        tint = MASK_OPACITY * np.array(segment.colour)
+        shown[mask] = (shown[mask] * (1 - MASK_OPACITY) + tint).astype(np.uint8)
+    shown = np.ascontiguousarray(shown)
+    for segment in segments:
+        cv2.rectangle(shown, segment.first[:2], segment.last[:2], segment.colour, 1)
+    return shown
+
+
+def png(page: Bytes) -> bytes:
+    """The content of a PNG of `page` (H, W, 3), red first."""
+    _, content = cv2.imencode(".png", np.ascontiguousarray(page[:, :, ::-1]))
+    return content.tobytes()

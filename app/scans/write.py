@@ -1,0 +1,106 @@
+"""Labels on the scan's own grid, their names, and for pictures an overlay to look at."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from app import __version__
+from app.case import printable, whole_file, write_labels
+from app.scans import itk, nifti, pictures
+from app.scans.files import WRITTEN, stem_of, suffix_of
+from app.scans.scan import Scan, ScanError, Segment
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the labels of a scan go, and what lies beside them."""
+
+    labels: Path
+
+    @property
+    def names(self) -> Path | None:
+        """JSON of names; None if the label file itself has them."""
+        if self.labels.name.lower().endswith(itk.SEGMENTATION):
+            return None
+        return self.labels.with_name(f"{stem_of(self.labels)}.labels.json")
+
+    @property
+    def overlay(self) -> Path | None:
+        """Picture with the labels on it; only beside labels that are a PNG."""
+        if self.labels.suffix.lower() != ".png":
+            return None
+        return self.labels.with_name(f"{stem_of(self.labels)}_overlay.png")
+
+    def all(self) -> list[Path]:
+        """Every file that is written."""
+        return [path for path in (self.labels, self.names, self.overlay) if path is not None]
+
+
+def refuse_inputs(outputs: Outputs, inputs: list[Path]) -> None:
+    """Nothing that was read may be written.
+
+    Raises:
+        ScanError: an output is one of `inputs`, by whatever name.
+    """
+    for output in outputs.all():
+        for path in inputs:
+            if output.exists() and path.exists() and output.samefile(path):
+                raise ScanError(f"{printable(output.name)}: is an input, and is not overwritten")
+
+
+def _names(scan: Scan, segments: list[Segment]) -> bytes:
+    entries = [
+        {
+            "value": segment.value,
+            "name": segment.name,
+            "colour": segment.colour,
+            "box": [*segment.first, *segment.last],
+        }
+        for segment in segments
+    ]
+    content = {
+        "program": f"SwiftMedSAM {__version__}",
+        "scan": scan.name,
+        "box": "first and last voxel (i, j, k) of the file's grid, both inclusive",
+        "labels": entries,
+    }
+    return json.dumps(content, indent=1).encode() + b"\n"
+
+
+def write(
+    outputs: Outputs,
+    labels: npt.NDArray[np.unsignedinteger],
+    scan: Scan,
+    segments: list[Segment],
+    page: npt.NDArray[np.uint8],
+) -> None:
+    """Write labels (I, J, K) on the grid of `scan`, and what goes with them.
+
+    `page` (H, W[, 3]) uint8 is what the overlay is made of, a picture as the network saw it.
+
+    Raises:
+        OSError: the folder cannot be written to.
+        ScanError: labels do not fit into that kind of file, or its library is missing.
+    """
+    path = outputs.labels
+    suffix = suffix_of(path, WRITTEN)
+    if suffix in nifti.SUFFIXES:
+        content = nifti.encoded(labels, scan, path)
+    elif suffix in (".png", *pictures.TIFF):
+        content = pictures.encoded(labels, path)
+    elif suffix != ".npz":
+        content = itk.encoded(labels, scan, path, segments)
+    if suffix == ".npz":
+        write_labels(path, labels.T if scan.grid[2] > 1 else labels[:, :, 0].T)
+    else:
+        with whole_file(path) as stream:
+            stream.write(content)
+    if outputs.names is not None:
+        with whole_file(outputs.names) as stream:
+            stream.write(_names(scan, segments))
+    if outputs.overlay is not None:
+        with whole_file(outputs.overlay) as stream:
+            stream.write(pictures.png(pictures.overlay(page, labels[:, :, 0].T, segments)))

@@ -1,0 +1,239 @@
+"""`python -m app SCAN [OUTPUT] --box ...`: what is written, what is said, and the exit status."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import image_case, volume_case
+from PIL import Image
+from test_cli import names
+from test_scan_files import itk_image
+from test_scan_walk import ALIGNED, grid_of
+
+from app import make_case, segment
+from app.intensity import WINDOWS
+
+BOXES = volume_case()["boxes"]
+
+
+def box_words(boxes=BOXES):
+    return [word for box in boxes for word in ("--box", *map(str, box))]
+
+
+@pytest.fixture
+def mine(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def volume(mine):
+    path = mine / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(grid_of(volume_case()["imgs"]), ALIGNED), path)
+    return path
+
+
+@pytest.fixture
+def photo(mine):
+    path = mine / "photo.png"
+    Image.fromarray(image_case()["imgs"]).save(path)
+    return path
+
+
+def wanted_volume(network):
+    case = volume_case()
+    return segment(make_case(case["imgs"], case["boxes"], modality="MR"), network).T
+
+
+def test_a_nifti_is_done_in_one_command(program, volume, tiny_network, mine):
+    status, lines = program(*box_words(), "--modality", "MR", inputs=volume, outputs=None)
+    assert status == 0
+    out = nibabel.load(mine / "scan_labels.nii.gz")
+    np.testing.assert_array_equal(out.dataobj, wanted_volume(tiny_network))
+    np.testing.assert_array_equal(out.affine, nibabel.load(volume).affine)
+    assert lines[1:3] == [
+        "scan.nii.gz: 64x40x6 voxels of 1 x 2 x 3 mm, axes to LPS; slices along k, axial",
+        f"scan.nii.gz: written {mine / 'scan_labels.nii.gz'}, "
+        f"{mine / 'scan_labels.labels.json'}",
+    ]
+    assert lines[3].startswith("scan.nii.gz  6x40x64  3 boxes  ")
+    assert lines[4].startswith("1 written, 0 skipped, 0 failed, ")
+    assert names(mine) == ["scan.nii.gz", "scan_labels.labels.json", "scan_labels.nii.gz"]
+
+
+def test_boxes_in_mm_give_the_same_labels(program, volume, mine):
+    assert program(*box_words(), inputs=volume, outputs=mine / "voxel.nii")[0] == 0
+    ends = BOXES.reshape(-1, 2, 3)
+    lps = (ends @ ALIGNED[:3, :3].T + ALIGNED[:3, 3]) * [-1, -1, 1]
+    options = [*box_words(lps.reshape(-1, 6)), "--units", "mm", "--space", "LPS"]
+    assert program(*options, inputs=volume, outputs=mine / "mm.nii")[0] == 0
+    in_voxels, in_mm = (nibabel.load(mine / f"{name}.nii").dataobj for name in ("voxel", "mm"))
+    assert np.any(in_voxels)
+    np.testing.assert_array_equal(in_voxels, in_mm)
+
+
+def test_names_and_boxes_are_beside_the_labels(program, volume, mine):
+    words = ["--box", "left kidney", *map(str, BOXES[0]), *box_words(BOXES[1:2])]
+    assert program(*words, inputs=volume, outputs=mine / "out" / "kidneys.nii")[0] == 0
+    assert names(mine / "out") == ["kidneys.labels.json", "kidneys.nii"]
+    content = json.loads((mine / "out" / "kidneys.labels.json").read_text())
+    assert content["scan"] == "scan.nii.gz"
+    kidney, other = content["labels"]
+    assert (kidney["value"], kidney["name"], kidney["box"]) == (1, "left kidney", [*BOXES[0]])
+    assert (other["value"], other["name"]) == (2, "box 2")
+
+
+def test_another_plane_gives_labels_on_the_same_grid(program, volume, tiny_network, mine):
+    status, lines = program(
+        *box_words(), "--plane", "coronal", inputs=volume, outputs=mine / "out.nii"
+    )
+    assert status == 0
+    assert "slices along j, coronal" in lines[1]
+    case = volume_case()
+    coronal = case["imgs"].transpose(1, 0, 2)[:, ::-1]  # H to the feet
+    x_min, y_min, z_min, x_max, y_max, z_max = case["boxes"].T
+    boxes = np.stack([x_min, 5 - z_max, y_min, x_max, 5 - z_min, y_max], axis=1)
+    wanted = segment(make_case(coronal, boxes, modality="MR"), tiny_network)
+    found = np.asanyarray(nibabel.load(mine / "out.nii").dataobj)
+    np.testing.assert_array_equal(found, wanted[:, ::-1].transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".seg.nrrd", ".mha", ".tif", ".npz"])
+@pytest.mark.parametrize("source", [".nii.gz", ".nrrd", ".mha"])
+def test_any_kind_goes_out_as_any_other(program, source, suffix, volume, tiny_network, mine):
+    if source != ".nii.gz":
+        image = itk_image(grid_of(volume_case()["imgs"]))
+        volume = mine / f"scan{source}"
+        sitk.WriteImage(image, str(volume))
+    out = mine / f"out{suffix}"
+    assert program(*box_words(), inputs=volume, outputs=out)[0] == 0
+    if suffix == ".nii.gz":
+        found = np.asanyarray(nibabel.load(out).dataobj)
+    elif suffix == ".npz":
+        found = np.load(out)["segs"].T
+    elif suffix == ".tif":
+        with Image.open(out) as pages:
+            found = np.stack([pages.seek(k) or np.asarray(pages) for k in range(6)]).T
+    else:
+        found = sitk.GetArrayFromImage(sitk.ReadImage(str(out))).T
+    np.testing.assert_array_equal(found, wanted_volume(tiny_network))
+
+
+def test_a_picture_gets_labels_and_an_overlay(program, photo, tiny_network, mine):
+    case = image_case()
+    status, _ = program(
+        *box_words(case["boxes"]), "--modality", "Endoscopy", inputs=photo, outputs=None
+    )
+    assert status == 0
+    assert names(mine) == [
+        "photo.png", "photo_labels.labels.json", "photo_labels.png", "photo_labels_overlay.png"
+    ]  # fmt: skip
+    wanted = segment(make_case(case["imgs"], case["boxes"], modality="Endoscopy"), tiny_network)
+    with Image.open(mine / "photo_labels.png") as labels:
+        np.testing.assert_array_equal(labels, wanted)
+    with Image.open(mine / "photo_labels_overlay.png") as overlay:
+        assert overlay.size == (80, 48)
+
+
+def test_hounsfield_units_get_the_window(program, volume, tiny_network, mine):
+    hounsfield = volume_case()["imgs"].astype(np.int16) * 8 - 1000
+    nibabel.save(nibabel.Nifti1Image(grid_of(hounsfield), ALIGNED), volume)
+    status, lines = program(
+        *box_words(), "--window", "bone", inputs=volume, outputs=mine / "out.nii"
+    )
+    assert status == 0
+    assert "scan.nii.gz: taken for CT, for its values below -500 (--modality)" in lines
+    case = make_case(hounsfield, BOXES, modality="CT", window=WINDOWS["bone"])
+    found = np.asanyarray(nibabel.load(mine / "out.nii").dataobj)
+    np.testing.assert_array_equal(found.T, segment(case, tiny_network))
+
+
+def test_small_fractions_are_spread(program, volume, tiny_network, mine):
+    """As SUVs are: 0 to 20 in 0..255 by chance, which no rounding may touch."""
+    suv = volume_case()["imgs"].astype(np.float32) / 11.7
+    nibabel.save(nibabel.Nifti1Image(grid_of(suv), ALIGNED), volume)
+    options = [*box_words(), "--modality", "PET"]
+    assert program(*options, inputs=volume, outputs=mine / "out.nii")[0] == 0
+    case = make_case(suv, BOXES, modality="PET", raw=True)
+    assert case.image.max() == 255
+    found = np.asanyarray(nibabel.load(mine / "out.nii").dataobj)
+    np.testing.assert_array_equal(found.T, segment(case, tiny_network))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "expected boxes (--box), found none"),
+        (["--box", "1", "2", "3"], "box 'box 1': expected 4 or 6 numbers, got 1 2 3"),
+        (["--box", "a", "1", "2", "x", "3"], "--box a 1 2 x 3: could not convert string to float"),
+        (["--box", "9", "1", "1", "2", "3", "3"], "box 'box 1': has a minimum above its maximum"),
+        (["--box", *"123456", "--units", "mm"], "box 'box 1': in mm expected a space, RAS or LPS"),
+        (["--box", *"1234", "--units", "mm", "--space", "RAS"], "box 'box 1': in mm expected 6"),
+        (["--box", *"1234"], "box 'box 1' should have 6 numbers in a volume of 64 40 6, got 4"),
+        (["--box", "a", *"0", "0", "6", "9", "9", "9"],
+         "box 'a' lies outside the grid of 64 40 6 voxels: i 0 to 9, j 0 to 9, k 6 to 9"),
+        (["--box", *"012345", "--volume", "1"], "--volume should be one of 0..0, got 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line(program, options, message, volume, mine):
+    status, lines = program("--quiet", *options, inputs=volume, outputs=mine / "out.nii")
+    assert (status, len(lines)) == (1, 1)
+    assert message in lines[0]
+    assert names(mine) == ["scan.nii.gz"]
+
+
+def test_a_box_that_is_cut_or_thin_is_told(program, volume, mine):
+    words = ["--box", "a", "50", "-3", "2", "70", "20", "2"]
+    status, lines = program("--quiet", *words, inputs=volume, outputs=mine / "out.nii")
+    assert status == 0
+    assert lines == [
+        "scan.nii.gz: box 'a' reached outside the grid and was cut to it: "
+        "i 50 to 70, j -3 to 20, k 2 to 2",
+        "scan.nii.gz: box 'a' is one voxel thin along k, of 6",
+    ]
+
+
+def test_an_input_is_never_overwritten(program, volume, photo, mine):
+    before = volume.read_bytes()
+    link = mine / "link.nii.gz"
+    link.symlink_to(volume)
+    for out in (volume, link):
+        status, lines = program(*box_words(), inputs=volume, outputs=out)
+        assert status == 1
+        assert lines[-1] == f"{out.name}: is an input, and is not overwritten"
+    assert volume.read_bytes() == before
+    overlaid = mine / "a_overlay.png"
+    photo.rename(overlaid)
+    status, lines = program("--box", *"1234", inputs=overlaid, outputs=mine / "a.png")
+    assert status == 1
+    assert lines[-1] == "a_overlay.png: is an input, and is not overwritten"
+
+
+def test_what_is_there_can_be_kept(program, volume, mine):
+    out = mine / "out.nii"
+    out.write_bytes(b"mine")
+    status, lines = program(*box_words(), "--skip-existing", inputs=volume, outputs=out)
+    assert (status, out.read_bytes()) == (0, b"mine")
+    assert lines[-1].startswith("0 written, 1 skipped, 0 failed, ")
+    assert program(*box_words(), inputs=volume, outputs=out)[0] == 0
+    assert nibabel.load(out).shape == (64, 40, 6)
+
+
+def test_a_broken_scan_is_listed_with_the_failures(program, volume, mine):
+    volume.write_bytes(b"no nifti")
+    file = mine / "failures.json"
+    status, lines = program(
+        "--quiet", *box_words(), "--failures", str(file), inputs=volume, outputs=None
+    )
+    assert (status, len(lines)) == (1, 1)
+    assert json.loads(file.read_text()) == [{"file": "scan.nii.gz", "message": lines[0]}]
+
+
+def test_an_unknown_modality_is_wrong_usage(program, volume, capsys):
+    with pytest.raises(SystemExit) as raised:
+        program(*box_words(), "--modality", "Polaroid", inputs=volume, outputs=None)
+    assert raised.value.code == 2
+    assert "expected one of CT, MR, PET" in capsys.readouterr().err
