@@ -25,7 +25,7 @@ from app.case import (
 from app.intensity import DEFAULT_WINDOW, WINDOWS, Window, parse_window
 from app.job import Job
 from app.network import DEFAULT_PRECISION, PRECISIONS, Network, WeightsError, load
-from app.scans.options import about_scans, add_scan_options
+from app.scans.options import about_scans, add_scan_options, natural
 from app.segment import DEFAULT_MODE, IMAGE_CROPS, MODES, VOLUME_CROPS, Clock, Progress, segment
 from app.stop import Stopped, Stopper
 
@@ -48,12 +48,6 @@ def _window(text: str) -> Window:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
-    return int(text)
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number, got '{text}'")
     return int(text)
 
 
@@ -86,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"exact follows LiteMedSAM's rules (default {DEFAULT_MODE})",
     )  # fmt: skip
     parser.add_argument(
-        "--crops", type=_natural, metavar="N",
+        "--crops", type=natural, metavar="N",
         help="most crops of a slice, enlarged for small boxes, in mode best (default "
         f"{IMAGE_CROPS}, of a volume {VOLUME_CROPS})",
     )  # fmt: skip
@@ -339,6 +333,10 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
     jobs: list[Job] = []
     try:
         with stopper.raising():
+            if options.dry_run:
+                from app.scans.command import dry_run  # not loaded for the challenge's files
+
+                return dry_run(options)
             jobs, network = begin(options)
             bar = ProgressBar(len(jobs), enabled=show_bar)
             run_cases(jobs, network, options, report, stopper, bar)

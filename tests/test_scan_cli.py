@@ -166,16 +166,17 @@ def test_small_fractions_are_spread(program, volume, tiny_network, mine):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "expected boxes (--box), found none"),
-        (["--box", "1", "2", "3"], "box 'box 1': expected 4 or 6 numbers, got 1 2 3"),
+        ([], "expected boxes (--box, --boxes, --boxes-from), found none"),
+        (["--box", "1", "2", "3"], "--box: a box should be 4 or 6 numbers, got 1 2 3"),
         (["--box", "a", "1", "2", "x", "3"], "--box a 1 2 x 3: could not convert string to float"),
-        (["--box", "9", "1", "1", "2", "3", "3"], "box 'box 1': has a minimum above its maximum"),
-        (["--box", *"123456", "--units", "mm"], "box 'box 1': in mm expected a space, RAS or LPS"),
-        (["--box", *"1234", "--units", "mm", "--space", "RAS"], "box 'box 1': in mm expected 6"),
+        (["--box", "9", "1", "1", "2", "3", "3"], "--box: a box has a minimum above its maximum"),
+        (["--box", *"123456", "--units", "mm"], "a box in mm should have a space, RAS or LPS"),
+        (["--box", *"1234", "--units", "mm", "--space", "RAS"], "a box in mm should be 6 numbers"),
         (["--box", *"1234"], "box 'box 1' should have 6 numbers in a volume of 64 40 6, got 4"),
         (["--box", "a", *"0", "0", "6", "9", "9", "9"],
          "box 'a' lies outside the grid of 64 40 6 voxels: i 0 to 9, j 0 to 9, k 6 to 9"),
         (["--box", *"012345", "--volume", "1"], "--volume should be one of 0..0, got 1"),
+        (["--box", *"012345", "--margin", "1"], "--margin is for --boxes-from, which is not given"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_one_line(program, options, message, volume, mine):
@@ -237,3 +238,121 @@ def test_an_unknown_modality_is_wrong_usage(program, volume, capsys):
         program(*box_words(), "--modality", "Polaroid", inputs=volume, outputs=None)
     assert raised.value.code == 2
     assert "expected one of CT, MR, PET" in capsys.readouterr().err
+
+
+def test_a_folder_runs_as_a_batch_of_what_its_table_names(program, volume, photo, mine):
+    (mine / "notes.txt").touch()
+    Image.fromarray(image_case()["imgs"]).save(mine / "other.png")
+    table = mine / "boxes.csv"
+    table.write_text(
+        "file,name,x_min,y_min,z_min,x_max,y_max,z_max\n"
+        "photo.png,disc,7,10,0,43,30,0\n"
+        "scan.nii.gz,liver,8,6,0,46,30,3\n"
+        "photo.png,cup,44,24,0,72,40,0\n"
+    )
+    status, lines = program("--boxes", str(table), inputs=mine, outputs=mine / "out")
+    assert status == 0
+    assert lines[0] == "left alone (no box): other.png"
+    assert lines[-1].startswith("2 written, 0 skipped, 0 failed, ")
+    assert names(mine / "out") == [
+        "photo_labels.labels.json", "photo_labels.png", "photo_labels_overlay.png",
+        "scan_labels.labels.json", "scan_labels.nii.gz",
+    ]  # fmt: skip
+    content = json.loads((mine / "out" / "photo_labels.labels.json").read_text())
+    assert [entry["name"] for entry in content["labels"]] == ["disc", "cup"]
+
+
+def test_a_bad_scan_of_a_batch_does_not_hold_up_the_others(program, volume, photo, mine):
+    table = mine / "boxes.json"
+    rows = [{"file": "photo.png", "box": [700, 1, 800, 9]},
+            {"file": "scan.nii.gz", "box": BOXES[0].tolist()}]  # fmt: skip
+    table.write_text(json.dumps(rows))
+    status, lines = program("--quiet", "--boxes", str(table), inputs=mine, outputs=mine / "out")
+    assert (status, len(lines)) == (1, 1)
+    assert lines[0].startswith("photo.png: box 'box 1' lies outside the grid of 80 48 1 voxels")
+    assert names(mine / "out") == ["scan_labels.labels.json", "scan_labels.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"box": [1, 2, 3, 4]}, "mine: a box should name its file, since this is a folder"),
+        ({"file": "no.png", "box": [1, 2, 3, 4]},
+         "mine: a box is for no.png, which is not in that folder"),
+        ({"file": "../mine/photo.png", "box": [1, 2, 3, 4]},
+         "mine: a box is for ../mine/photo.png, which is not in that folder"),
+    ],
+)  # fmt: skip
+def test_rows_of_a_batch_must_name_a_file_of_the_folder(program, row, message, photo, mine):
+    (mine / "boxes.json").write_text(json.dumps([row]))
+    status, lines = program(
+        "--quiet", "--boxes", str(mine / "boxes.json"), inputs=mine, outputs=mine / "out"
+    )
+    assert (status, lines) == (1, [message])
+
+
+def test_scans_with_the_same_output_are_refused(program, photo, mine):
+    Image.fromarray(image_case()["imgs"]).save(mine / "photo.jpg")
+    rows = [{"file": name, "box": [1, 2, 30, 40]} for name in ("photo.png", "photo.jpg")]
+    (mine / "boxes.json").write_text(json.dumps(rows))
+    status, lines = program(
+        "--quiet", "--boxes", str(mine / "boxes.json"), inputs=mine, outputs=None
+    )
+    assert (status, len(lines)) == (1, 1)
+    assert lines[0].startswith("photo.jpg: labels would replace those of photo.png in ")
+
+
+def test_a_table_of_many_scans_serves_one(program, volume, mine):
+    rows = [{"file": "other.nii", "box": [0, 0, 0, 1, 1, 1]},
+            {"file": "scan.nii.gz", "name": "liver", "box": BOXES[0].tolist()}]  # fmt: skip
+    (mine / "boxes.json").write_text(json.dumps(rows))
+    options = ["--boxes", str(mine / "boxes.json")]
+    assert program(*options, inputs=volume, outputs=mine / "out.nii")[0] == 0
+    content = json.loads((mine / "out.labels.json").read_text())
+    assert [entry["name"] for entry in content["labels"]] == ["liver"]
+
+
+def test_boxes_from_a_label_map_are_those_of_its_labels(program, volume, mine):
+    labels = np.zeros((64, 40, 6), np.uint8)
+    for value, (x_min, y_min, z_min, x_max, y_max, z_max) in enumerate(BOXES[:2], start=1):
+        labels[x_min, y_min, z_min] = labels[x_max, y_max, z_max] = value
+    nibabel.save(nibabel.Nifti1Image(labels, ALIGNED), mine / "rough.nii")
+    options = ["--boxes-from", str(mine / "rough.nii")]
+    assert program(*options, inputs=volume, outputs=mine / "a.nii")[0] == 0
+    assert program(*box_words(BOXES[:2]), inputs=volume, outputs=mine / "b.nii")[0] == 0
+    found, wanted = (nibabel.load(mine / name).dataobj for name in ("a.nii", "b.nii"))
+    np.testing.assert_array_equal(found, wanted)
+    status, lines = program(*options, inputs=volume, outputs=mine / "rough.nii")
+    assert (status, lines[-1]) == (1, "rough.nii: is an input, and is not overwritten")
+
+
+def test_a_dry_run_says_and_shows_each_box(program, volume, mine):
+    status, lines = program(
+        "--dry-run", "--box", "liver", *map(str, BOXES[0]), inputs=volume, outputs=None
+    )
+    assert status == 0
+    assert lines[1:] == [
+        "scan.nii.gz: box 1 'liver': voxels i 8 to 46, j 6 to 30, k 0 to 3; "
+        "mm R -16.5 to 22.5, A -21.0 to 29.0, S -51.5 to -39.5; 4 slices of 6, axial; "
+        f"shown in {mine / 'scan_labels_box1.png'}",
+    ]
+    assert names(mine) == ["scan.nii.gz", "scan_labels_box1.png"]
+    with Image.open(mine / "scan_labels_box1.png") as shown:
+        pixels = np.asarray(shown)
+    assert pixels.shape == (40 * 8, 64 * 8, 3)
+    coloured = np.argwhere(np.ptp(pixels.astype(int), axis=-1) > 0)
+    assert coloured.min(axis=0).tolist() == [6 * 8, 8 * 8]
+    assert coloured.max(axis=0).tolist() == [31 * 8 - 1, 47 * 8 - 1]
+    grey = volume_case()["imgs"][1].repeat(8, axis=0).repeat(8, axis=1)  # its middle slice
+    plain = np.ptp(pixels.astype(int), axis=-1) == 0
+    np.testing.assert_array_equal(pixels[plain][:, 0], grey[plain])
+
+
+def test_a_dry_run_fails_where_the_run_would(program, photo, volume, mine):
+    rows = [{"file": "photo.png", "box": [700, 1, 800, 9]},
+            {"file": "scan.nii.gz", "box": BOXES[0].tolist()}]  # fmt: skip
+    (mine / "boxes.json").write_text(json.dumps(rows))
+    options = ["--quiet", "--dry-run", "--boxes", str(mine / "boxes.json")]
+    status, lines = program(*options, inputs=mine, outputs=mine / "out")
+    assert (status, len(lines)) == (1, 1)
+    assert names(mine / "out") == ["scan_labels_box1.png"]

@@ -2,11 +2,13 @@
 
 The way of the data, a module a step:
 
+    options -> plan: which scans, with which boxes (box_files, label_maps), to which outputs
     file -> nifti, itk, pictures (by files.KINDS) -> Scan: voxels (I, J, K[, 3]), affine to mm
     scan -> walk.Walk: axes moved and flipped, nothing resampled -> slices (D, H, W[, 3])
     boxes -> boxes.on_grid: voxels or mm -> Box: whole voxels of the scan's grid
     both -> app.make_case -> app.segment -> labels (D, H, W)
     labels -> Walk.to_grid -> (I, J, K) -> write: NIfTI, seg.nrrd, MHA, PNG, TIFF, npz
+    or, with --dry-run, each box as it was understood -> preview
 
 command has these steps in their order, options what can be asked. Nothing here is loaded but
 options, unless a scan is asked for, and no library beyond numpy and OpenCV before a file needs it.

@@ -22,34 +22,40 @@ AXES = "ijk"
 class Drawn:
     """A box as somebody drew it, in some scan or other."""
 
-    name: str
+    name: str  # "" until it is numbered
     # (P, 3) points that span it: (i, j, k) of the file's grid, or mm in RAS. (P, 2) on a picture.
     points: FloatArray
     in_mm: bool = False
 
 
 def drawn_box(
-    name: str, corners: Sequence[float], units: str = "voxel", space: str | None = None
+    name: str,
+    corners: Sequence[float],
+    units: str = "voxel",
+    space: str | None = None,
+    where: str = "--box",
 ) -> Drawn:
     """Box of corners (4,) i_min, j_min, i_max, j_max or (6,), with k, or x, y and z in mm.
 
     In millimetres the two corners are any two that are opposite, since left may be above right.
+    `where` is what the box was read from, for messages.
 
     Raises:
         ScanError: another count, a minimum above its maximum, or millimetres in no space.
     """
     ends = np.array(corners, np.float64)
+    where = f"{where}: box '{name}'" if name else f"{where}: a box"
     if ends.shape not in ((4,), (6,)) or not np.isfinite(ends).all():
-        raise ScanError(f"box '{name}': expected 4 or 6 numbers, got {_words(ends)}")
+        raise ScanError(f"{where} should be 4 or 6 numbers, got {_words(ends)}")
     low, high = np.split(ends, 2)
     if units == "voxel":
         if (low > high).any():
-            raise ScanError(f"box '{name}': has a minimum above its maximum: {_words(ends)}")
+            raise ScanError(f"{where} has a minimum above its maximum: {_words(ends)}")
         return Drawn(name, np.stack([low, high]))
     if ends.size == 4:
-        raise ScanError(f"box '{name}': in mm expected 6 numbers, got {_words(ends)}")
+        raise ScanError(f"{where} in mm should be 6 numbers, got {_words(ends)}")
     if space not in SPACES:
-        raise ScanError(f"box '{name}': in mm expected a space, RAS or LPS (--space), got none")
+        raise ScanError(f"{where} in mm should have a space, RAS or LPS (--space), got none")
     points = np.array(list(product(*zip(low, high, strict=True))))  # (8, 3)
     return Drawn(name, to_ras(points, space), in_mm=True)
 

@@ -4,19 +4,22 @@ import argparse
 import functools
 import logging
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
-from app.case import Case, make_case, printable
+from app.case import Case, CaseError, make_case, whole_file
 from app.intensity import MODALITIES, UNKNOWN, Modality, Window, find_modality
 from app.job import Job
 from app.network import Network
-from app.scans.boxes import Drawn, drawn_box, on_grid
-from app.scans.files import WRITTEN, default_suffix, read_scan, stem_of, suffix_of
-from app.scans.scan import Scan, ScanError, Segment, Voxels, grey
+from app.scans.boxes import on_grid
+from app.scans.files import read_scan
+from app.scans.label_maps import boxes_around_labels
+from app.scans.plan import Plan, make_plans
+from app.scans.preview import box_line, box_picture
+from app.scans.scan import Scan, Segment, Voxels, grey
 from app.scans.walk import ACQUIRED, Walk, anatomical_axes, choose_walk
-from app.scans.write import Outputs, refuse_inputs, write
+from app.scans.write import write
 from app.segment import Clock, Labels, Progress, segment
 
 log = logging.getLogger(__name__)
@@ -104,77 +107,82 @@ def describe(scan: Scan, walk: Walk) -> str:
     )
 
 
-def boxes_of_words(
-    all_words: Sequence[Sequence[str]], units: str | None, space: str | None
-) -> list[Drawn]:
-    """Boxes of the words after each --box: a name, or none, and numbers.
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A scan with its boxes, ready to be segmented."""
+
+    scan: Scan
+    walk: Walk
+    segments: list[Segment]
+    case: Case
+
+
+def place(plan: Plan, options: argparse.Namespace) -> Placed:
+    """Read the scan of a plan and place its boxes in it.
 
     Raises:
-        ScanError: words that are no box.
+        CaseError: the scan or a box cannot be used.
     """
-    boxes = []
-    for count, words in enumerate(all_words, start=1):
-        name, numbers = f"box {count}", list(words)
-        try:
-            float(words[0])
-        except ValueError:
-            name, *numbers = words
-        try:
-            corners = [float(word) for word in numbers]
-        except ValueError as error:
-            raise ScanError(f"--box {' '.join(words)}: {error}") from error
-        boxes.append(drawn_box(name, corners, units or "voxel", space))
-    return boxes
-
-
-def outputs_of(path: Path, asked: Path | None) -> Outputs:
-    """Where the labels of a scan go: `asked` is a file, a folder, or None for beside the scan.
-
-    Raises:
-        OSError: the folder cannot be made.
-    """
-    if asked is not None and suffix_of(asked, WRITTEN) and not asked.is_dir():
-        labels = asked
-    else:
-        folder = path.parent if asked is None else asked
-        labels = folder / f"{stem_of(path)}_labels{default_suffix(path)}"
-    labels.parent.mkdir(parents=True, exist_ok=True)
-    return Outputs(labels)
+    scan = read_scan(plan.path, options.volume)
+    walk = choose_walk(scan, options.plane or ACQUIRED)
+    log.info("%s", describe(scan, walk))
+    drawn = list(plan.drawn)
+    if plan.label_map is not None:
+        drawn += boxes_around_labels(plan.label_map, scan, options.margin or 0)
+    segments = [on_grid(box, scan, value) for value, box in enumerate(drawn, start=1)]
+    modality = modality_of(scan, options.modality)
+    return Placed(scan, walk, segments, case_of(scan, segments, walk, modality, options.window))
 
 
 def _run(
-    path: Path, drawn: Sequence[Drawn], outputs: Outputs, options: argparse.Namespace,
-    network: Network, clock: Clock, progress: Progress,
-) -> Case:  # fmt: skip
+    plan: Plan, options: argparse.Namespace, network: Network, clock: Clock, progress: Progress
+) -> Case:
     """Do one scan; what `Job.run` says."""
     with clock.measure("read"):
-        scan = read_scan(path, options.volume)
-        walk = choose_walk(scan, options.plane or ACQUIRED)
-        log.info("%s", describe(scan, walk))
-        segments = [on_grid(box, scan, value) for value, box in enumerate(drawn, start=1)]
-        case = case_of(scan, segments, walk, modality_of(scan, options.modality), options.window)
+        placed = place(plan, options)
+    scan, case = placed.scan, placed.case
     progress(0, 1)
     labels = segment(
         case, network, mode=options.mode, max_crops=options.crops, clock=clock, progress=progress
     )
     with clock.measure("write"):
         page = case.image[0] if case.is_volume else case.image
-        write(outputs, to_grid(labels, walk), scan, segments, page)
-    log.info("%s: written %s", scan.name, ", ".join(map(str, outputs.all())))
+        write(plan.outputs, to_grid(labels, placed.walk), scan, placed.segments, page)
+    log.info("%s: written %s", scan.name, ", ".join(map(str, plan.outputs.all())))
     return case
 
 
 def scan_jobs(options: argparse.Namespace) -> list[Job]:
-    """What is to do for one scan and its boxes.
+    """What is to do, a job a scan.
 
     Raises:
-        OSError: the folder of the output cannot be made.
+        OSError: a folder cannot be read or made.
         ScanError: there is no box, or an output is an input.
     """
-    path = options.inputs
-    drawn = boxes_of_words(options.box or [], options.units, options.space)
-    if not drawn:
-        raise ScanError(f"{printable(path.name)}: expected boxes (--box), found none")
-    outputs = outputs_of(path, options.outputs)
-    refuse_inputs(outputs, [path])
-    return [Job(path.name, outputs.labels, functools.partial(_run, path, drawn, outputs, options))]
+    return [
+        Job(plan.file, plan.outputs.labels, functools.partial(_run, plan, options))
+        for plan in make_plans(options)
+    ]
+
+
+def dry_run(options: argparse.Namespace) -> int:
+    """Say and show each box as it was understood; 0, or 1 if a scan could not be placed.
+
+    Raises:
+        OSError: a folder cannot be read, made or written to.
+        ScanError: there is no box, or an output is an input.
+    """
+    status = 0
+    for plan in make_plans(options):
+        try:
+            placed = place(plan, options)
+        except CaseError as error:
+            log.error("%s", error)
+            status = 1
+            continue
+        for one in placed.segments:
+            path = plan.outputs.picture(one.value)
+            with whole_file(path) as stream:
+                stream.write(box_picture(one, placed.walk, placed.case))
+            log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), path)
+    return status

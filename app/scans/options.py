@@ -16,6 +16,13 @@ def _modality(text: str) -> Modality:
     return modality
 
 
+def natural(text: str) -> int:
+    """The whole number that an option is."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got '{text}'")
+    return int(text)
+
+
 def add_scan_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for scans, in a group of their own; each is None unless it is given."""
     group = parser.add_argument_group(
@@ -28,6 +35,21 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
         "--box", action="append", nargs="+", metavar=("NAME", "NUMBER"),
         help="4 numbers, i_min j_min i_max j_max, or 6, with k; a name before them if you like; "
         "once for each object",
+    )  # fmt: skip
+    group.add_argument(
+        "--boxes", action="append", metavar="FILE",
+        help="of boxes: a CSV or JSON table, ROIs of 3D Slicer (.mrk.json), COCO or LabelMe; as "
+        "often as you like; with a folder of scans as INPUTS its rows name them",
+    )  # fmt: skip
+    group.add_argument(
+        "--boxes-from", type=Path, metavar="FILE", help="a label map: a box around each label"
+    )
+    group.add_argument(
+        "--margin", type=natural, metavar="N", help="voxels around the labels of --boxes-from"
+    )
+    group.add_argument(
+        "--dry-run", action="store_true", default=None,
+        help="only say how each box was understood, and show it on its middle slice",
     )  # fmt: skip
     group.add_argument(
         "--units", choices=("voxel", "mm"),
@@ -46,12 +68,15 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
         "--modality", type=_modality, metavar="NAME",
         help="CT, MR, ...; else what the file says, else what its values look like",
     )  # fmt: skip
-    group.add_argument("--volume", type=int, metavar="K", help="of a file that has several, from 0")
+    group.add_argument(
+        "--volume", type=natural, metavar="K", help="of a file that has several, from 0"
+    )
 
 
 def about_scans(options: argparse.Namespace) -> bool:
     """Whether `options` ask for a scan, and not for a folder or file of the challenge's npz."""
-    given = (options.box, options.units, options.space, options.plane, options.modality,
+    given = (options.box, options.boxes, options.boxes_from, options.margin, options.dry_run,
+             options.units, options.space, options.plane, options.modality,
              options.volume)  # fmt: skip
     path: Path = options.inputs
     return any(one is not None for one in given) or (path.is_file() and path.suffix != ".npz")

@@ -34,6 +34,10 @@ class Outputs:
             return None
         return self.labels.with_name(f"{stem_of(self.labels)}_overlay.png")
 
+    def picture(self, value: int) -> Path:
+        """PNG of a box as it was understood, for --dry-run."""
+        return self.labels.with_name(f"{stem_of(self.labels)}_box{value}.png")
+
     def all(self) -> list[Path]:
         """Every file that is written."""
         return [path for path in (self.labels, self.names, self.overlay) if path is not None]

@@ -1,0 +1,82 @@
+"""Boxes from a label map, one around each label: somebody's rough masks, or another program's."""
+
+import logging
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from app.scans.boxes import Drawn
+from app.scans.files import read_scan
+from app.scans.scan import FloatArray, Scan, ScanError
+
+log = logging.getLogger(__name__)
+
+SAME_GRID_VOXELS = 0.01  # corners of two grids that are closer are the same
+MAX_LABELS = 65535
+
+
+def _corners(scan: Scan) -> FloatArray:
+    """Centres (8, 4) of the grid's corner voxels, homogeneous."""
+    return np.array(list(product(*((0, size - 1) for size in scan.grid), [1])), np.float64)
+
+
+def same_grid(one: Scan, other: Scan) -> bool:
+    """Whether voxels of the same index lie in the same place."""
+    if one.grid != other.grid:
+        return False
+    voxels = _corners(one) @ (np.linalg.inv(one.affine) @ other.affine).T
+    return bool(np.abs(voxels - _corners(one)).max() < SAME_GRID_VOXELS)
+
+
+def boxes_around_labels(path: Path, scan: Scan, margin: int) -> list[Drawn]:
+    """A box around each label of the label map at `path`, in order of their values.
+
+    On another grid than the scan's, which needs a place in the world, voxels are taken over as
+    the space they fill. `margin` voxels of the label map are added on every side.
+
+    Raises:
+        ScanError: it cannot be read, is no label map, or cannot be laid over the scan.
+    """
+    label_map = read_scan(path)
+    name, labels = label_map.name, label_map.voxels
+    if labels.ndim != 3 or (labels.dtype.kind == "f" and (labels != np.rint(labels)).any()):
+        raise ScanError(f"{name}: expected a label map of whole numbers")
+    low, high = labels.min(), labels.max()
+    if not (low >= 0 and 0 < high <= MAX_LABELS):  # NaN compares as neither
+        raise ScanError(f"{name}: expected labels 1..{MAX_LABELS}, found {low}..{high}")
+    in_mm = not same_grid(label_map, scan)
+    if in_mm and not (label_map.has_mm and scan.has_mm):
+        raise ScanError(
+            f"{name}: expected the grid of {scan.name}, {scan.grid}, got {label_map.grid}"
+        )
+    if in_mm:
+        log.info("%s: on another grid than %s, laid over it by mm", name, scan.name)
+    return [
+        Drawn(f"label {value}", _in_world(label_map, *ends) if in_mm else np.stack(ends), in_mm)
+        for value, ends in _extents(labels.astype(np.uint16), margin)
+    ]
+
+
+def _extents(
+    labels: npt.NDArray[np.uint16], margin: int
+) -> Iterator[tuple[int, tuple[FloatArray, FloatArray]]]:
+    """Each label with its first and last voxel (3,), moved apart by `margin` inside the grid."""
+    voxels = np.argwhere(labels)
+    values = labels[tuple(voxels.T)]
+    order = np.argsort(values, kind="stable")
+    present, starts = np.unique(values[order], return_index=True)
+    first = np.minimum.reduceat(voxels[order], starts) - margin
+    last = np.maximum.reduceat(voxels[order], starts) + margin
+    for value, low, high in zip(present.tolist(), first, last, strict=True):
+        top = np.array(labels.shape) - 1
+        yield value, (low.clip(0, top).astype(np.float64), high.clip(0, top).astype(np.float64))
+
+
+def _in_world(scan: Scan, first: FloatArray, last: FloatArray) -> FloatArray:
+    """Corners (8, 3) in mm of the space that voxels from `first` to `last` fill."""
+    sides = zip(first - 0.5, last + 0.5, strict=True)
+    corners = np.array(list(product(*sides, [1])))
+    return np.asarray((corners @ scan.affine.T)[:, :3], np.float64)

@@ -1,0 +1,289 @@
+"""Boxes from where people draw them: tables, 3D Slicer, COCO, LabelMe, label maps."""
+
+import json
+
+import numpy as np
+import pytest
+from test_scan_files import save
+from test_scan_walk import AFFINES, ALIGNED, scan_of
+
+from app.scans.box_files import Meaning, read_boxes
+from app.scans.boxes import on_grid
+from app.scans.files import read_scan
+from app.scans.label_maps import boxes_around_labels
+from app.scans.scan import PICTURE_AFFINE, RAS_OF_LPS, ScanError
+
+GRID = (64, 40, 6)
+VOXEL = Meaning()
+WANTED = [("liver", (8, 6, 0), (46, 30, 3)), ("spleen", (10, 8, 1), (48, 30, 4))]
+CSV = """file,name,x_min,y_min,z_min,x_max,y_max,z_max
+a.nii,liver,8,6,0,46,30,3
+b.nii,spleen,10,8,1,48,30,4
+"""
+ROWS = [
+    {"file": "a.nii", "name": "liver", "box": [8, 6, 0, 46, 30, 3]},
+    {"File": "b.nii", "Label name": "spleen", "X min": 10, "Y min": 8, "Z min": 1,
+     "X max": 48, "Y max": 30, "Z max": 4},
+]  # fmt: skip
+
+
+def scan(affine=ALIGNED):
+    return scan_of(np.zeros(GRID, np.uint8), affine)
+
+
+def picture_scan():
+    return scan_of(np.zeros((64, 40, 1), np.uint8), PICTURE_AFFINE, has_mm=False)
+
+
+def written(folder, name, content):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def placed(entries, scan):
+    boxes = [on_grid(entry.box, scan, 1) for entry in entries]
+    return [(box.name, box.first, box.last) for box in boxes]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("boxes.csv", CSV),
+        ("boxes.csv", "\ufeff" + CSV.replace(",", ";").replace("\n", "\r\n")),
+        ("boxes.tsv", CSV.replace(",", "\t").replace("x_min", "X Min").replace("name", "Label")),
+        ("boxes.json", ROWS),
+        ("boxes.json", {"boxes": ROWS}),
+    ],
+)
+def test_tables_have_their_columns_by_name(name, content, tmp_path):
+    entries = read_boxes(written(tmp_path, name, content), VOXEL)
+    assert [entry.file for entry in entries] == ["a.nii", "b.nii"]
+    assert placed(entries, scan()) == WANTED
+
+
+def test_the_order_of_columns_does_not_matter_and_a_file_may_be_missing(tmp_path):
+    table = "z_max,x_max,y_max,z_min,y_min,x_min,note\n3,46,30,0,6,8,my first\n"
+    (entry,) = read_boxes(written(tmp_path, "a.csv", table), VOXEL)
+    assert (entry.file, entry.box.name) == (None, "")
+    assert placed([entry], scan()) == [("", *WANTED[0][1:])]
+
+
+def test_a_table_of_a_picture_has_four_corners(tmp_path):
+    table = written(tmp_path, "a.csv", "name,x_min,y_min,x_max,y_max\ndisc,3,4,10,12\n")
+    assert placed(read_boxes(table, VOXEL), picture_scan()) == [("disc", (3, 4, 0), (10, 12, 0))]
+
+
+@pytest.mark.parametrize("meaning", [Meaning("mm", "LPS"), VOXEL])
+def test_units_and_space_come_with_the_row_or_with_the_options(meaning, tmp_path):
+    """x to the left from -30, y to the back from -40, z to the head from -50: 1, 2, 3 mm."""
+    own = {} if meaning.units == "mm" else {"units": "mm", "space": "LPS"}
+    row = {"name": "liver", "box": [8 - 30, 12 - 40, -50, 46 - 30, 60 - 40, 9 - 50], **own}
+    entries = read_boxes(written(tmp_path, "a.json", [row]), meaning)
+    assert placed(entries, scan()) == WANTED[:1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "", "a.csv: expected boxes, found none"),
+        ("a.csv", "x_min,y_min,x_max\n1,2,3\n",
+         "a.csv: line 2: expected columns xmin, ymin, xmax, ymax, found x_min, y_min, x_max"),
+        ("a.csv", CSV + "c.nii,x,1,2,3,4,five,6\n",
+         "a.csv: line 4: expected numbers, found could not convert string to float: 'five'"),
+        ("a.csv", CSV + "c.nii,x,1,2,3,4,5\n", "a.csv: line 4: expected columns xmin, ymin, zmin"),
+        ("a.csv", CSV + "c.nii,x,1,2,3,4,5,6,7\n", "a.csv: line 4 has more columns than the first"),
+        ("a.csv", CSV + "c.nii,x,9,2,3,4,5,6\n",
+         "a.csv: line 4: box 'x' has a minimum above its maximum: 9 2 3 4 5 6"),
+        ("a.csv", 'x_min\n"1', "a.csv: line 1 is no CSV (unexpected end of data)"),
+        ("a.json", "{", "a.json: not JSON (Expecting property name"),
+        ("a.json", "7", "a.json: not the structure of its kind ("),
+        ("a.json", [7], "a.json: not the structure of its kind ("),
+        ("a.json", {"rows": []}, "a.json: key 'markups, annotations, shapes, boxes' is missing"),
+        ("a.json", {"boxes": []}, "a.json: expected boxes, found none"),
+        ("a.json", [{"box": [1, 2, 3]}],
+         "a.json: box 1: a box should be 4 or 6 numbers, got 1 2 3"),
+        ("a.json", [{"box": [1, 2, 3, 4], "units": "cm"}],
+         "a.json: box 1: expected units voxel or mm and space RAS or LPS, got cm and None"),
+        ("a.json", {"annotations": []}, "a.json: key 'images' is missing"),
+        ("a.json", {"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]},
+         "a.json: annotation 1: expected x, y, width, height and a known image"),
+        ("a.json", {"markups": [{"type": "Line"}]},
+         "a.json: markup 1: expected a box ROI, found Line"),
+        ("a.json", {"markups": [{"type": "ROI", "center": [0, 0, 0], "size": [1, 1, 0]}]},
+         "a.json: markup 1: expected a center, a size above 0 and 9 cosines"),
+        ("a.json", {"markups": [{"type": "ROI", "center": [0, 0, 0], "coordinateUnits": "inch"}]},
+         "a.json: markup 1: expected mm or um in RAS or LPS, got inch in LPS"),
+        ("a.json", {"markups": [{"type": "ROI", "center": [0, 0, 0], "insideOut": True}]},
+         "a.json: markup 1: is inside out, and no box"),
+    ],
+)  # fmt: skip
+def test_a_file_of_no_boxes_is_one_line(name, content, message, tmp_path):
+    with pytest.raises(ScanError) as raised:
+        read_boxes(written(tmp_path, name, content), VOXEL)
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_file_of_boxes_is_one_line(tmp_path):
+    with pytest.raises(ScanError, match=r"^no.csv: boxes cannot be read \(No such file"):
+        read_boxes(tmp_path / "no.csv", VOXEL)
+
+
+# --- 3D Slicer
+
+
+def roi(first, last, affine, space="LPS", turned=None, **more):
+    """A markup of the outer sides of voxels `first` to `last` of an aligned grid."""
+    to_space = RAS_OF_LPS if space == "LPS" else np.eye(4)
+    ends = [to_space @ affine @ [*end, 1] for end in
+            (np.array(first) - 0.5, np.array(last) + 0.5)]  # fmt: skip
+    directions = np.diag(to_space)[:3] * np.eye(3) if turned is None else turned
+    return {
+        "type": "ROI", "coordinateSystem": space, "coordinateUnits": "mm", "roiType": "Box",
+        "center": ((ends[0] + ends[1]) / 2)[:3].tolist(),
+        "orientation": directions.ravel().tolist(),
+        "size": np.abs(ends[1] - ends[0])[:3].tolist(),
+        "insideOut": False, "controlPoints": [], **more,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("space", ["LPS", "RAS"])
+def test_rois_of_3d_slicer_are_boxes_in_either_space(space, tmp_path, caplog):
+    markups = [roi(*ends, ALIGNED, space, name=name) for name, *ends in WANTED]
+    entries = read_boxes(written(tmp_path, "mine.mrk.json", {"markups": markups}), VOXEL)
+    assert placed(entries, scan()) == WANTED
+    assert [entry.file for entry in entries] == [None, None]
+    assert not caplog.messages
+
+
+def test_a_roi_without_a_name_has_that_of_its_file(tmp_path):
+    one = {"markups": [roi(*WANTED[0][1:], ALIGNED)]}
+    (entry,) = read_boxes(written(tmp_path, "Liver.mrk.json", one), VOXEL)
+    assert entry.box.name == "Liver"
+    two = {"markups": one["markups"] * 2}
+    entries = read_boxes(written(tmp_path, "Liver.mrk.json", two), VOXEL)
+    assert [entry.box.name for entry in entries] == ["Liver_1", "Liver_2"]
+
+
+def test_units_of_3d_slicer_may_be_micrometres_and_codes(tmp_path):
+    markup = roi(*WANTED[0][1:], ALIGNED, name="liver")
+    for key in ("center", "size"):
+        markup[key] = [1000 * number for number in markup[key]]
+    markup["coordinateUnits"] = ["um", "UCUM", "micrometer"]
+    path = written(tmp_path, "a.mrk.json", {"markups": [markup]})
+    assert placed(read_boxes(path, VOXEL), scan()) == WANTED[:1]
+
+
+def test_a_rotated_roi_is_its_extent_with_a_warning(tmp_path, caplog):
+    """30 degrees about z; the columns of the matrix are the ROI's sides, row after row."""
+    c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
+    markup = roi((0, 0, 0), (1, 1, 1), np.eye(4), "RAS")
+    markup |= {"center": [20, 15, 3], "size": [20, 8, 2],
+               "orientation": [c, -s, 0, s, c, 0, 0, 0, 1]}  # fmt: skip
+    (entry,) = read_boxes(written(tmp_path, "a.mrk.json", {"markups": [markup]}), VOXEL)
+    half_x, half_y = 10 * c + 4 * s, 10 * s + 4 * c
+    low, high = entry.box.points.min(axis=0), entry.box.points.max(axis=0)
+    np.testing.assert_allclose(low, [20 - half_x, 15 - half_y, 2])
+    np.testing.assert_allclose(high, [20 + half_x, 15 + half_y, 4])
+    assert caplog.messages == ["a.mrk.json: 'a' is rotated, its extent is taken"]
+
+
+def test_axes_that_are_swapped_are_not_rotated(tmp_path, caplog):
+    markup = roi((0, 0, 0), (1, 1, 1), np.eye(4), "RAS")
+    markup |= {"center": [20, 15, 3], "size": [20, 8, 2],
+               "orientation": [0, 0, 1, 1, 0, 0, 0, 1, 0]}  # fmt: skip
+    (entry,) = read_boxes(written(tmp_path, "a.mrk.json", {"markups": [markup]}), VOXEL)
+    sides = np.ptp(entry.box.points, axis=0)  # the ROI's x is y, its y is z, its z is x
+    np.testing.assert_allclose(sides, [2, 20, 8])
+    assert not caplog.messages
+
+
+# --- pictures
+
+
+def test_coco_counts_from_the_corner_of_the_picture(tmp_path):
+    content = {
+        "images": [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "b.png"}],
+        "annotations": [
+            {"image_id": 8, "category_id": 2, "bbox": [3, 4, 10, 12]},
+            {"image_id": 7, "bbox": [0.4, 0, 63.6, 40]},
+        ],
+        "categories": [{"id": 2, "name": "nucleus"}],
+    }
+    entries = read_boxes(written(tmp_path, "a.json", content), VOXEL)
+    assert [entry.file for entry in entries] == ["b.png", "a.png"]
+    assert placed(entries, picture_scan()) == [
+        ("nucleus", (3, 4, 0), (12, 15, 0)),  # 10 columns and 12 rows
+        ("", (0, 0, 0), (63, 39, 0)),  # the whole picture
+    ]
+
+
+def test_labelme_has_rectangles_of_two_points_in_any_order(tmp_path, caplog):
+    content = {
+        "imagePath": "..\\pictures\\a.png",
+        "shapes": [
+            {"label": "disc", "shape_type": "rectangle", "points": [[13, 4], [3, 16]]},
+            {"label": "cup", "shape_type": "polygon", "points": [[1, 1], [2, 3], [4, 5]]},
+        ],
+    }
+    (entry,) = read_boxes(written(tmp_path, "a.json", content), VOXEL)
+    assert entry.file == "a.png"
+    assert placed([entry], picture_scan()) == [("disc", (3, 4, 0), (12, 15, 0))]
+    assert caplog.messages == ["a.json: shape 2 is no rectangle, and left out"]
+
+
+# --- label maps
+
+
+def label_map(grid=GRID):
+    labels = np.zeros(grid, np.int16)
+    labels[8:47, 6:31, 0:4] = 5
+    labels[20:30, 10:20, 2:5] = 2
+    return labels
+
+
+def test_boxes_around_labels_come_in_the_order_of_their_values(tmp_path):
+    path = save(tmp_path / "labels.nii", label_map())
+    drawn = boxes_around_labels(path, scan(), 0)
+    assert [box.name for box in drawn] == ["label 2", "label 5"]
+    segments = [on_grid(box, scan(), 1) for box in drawn]
+    assert (segments[0].first, segments[0].last) == ((20, 10, 2), (29, 19, 4))
+    assert (segments[1].first, segments[1].last) == ((8, 6, 0), (46, 30, 3))
+
+
+def test_a_margin_ends_at_the_border(tmp_path, caplog):
+    drawn = boxes_around_labels(save(tmp_path / "labels.nii", label_map()), scan(), 3)
+    five = on_grid(drawn[1], scan(), 1)
+    assert (five.first, five.last) == ((5, 3, 0), (49, 33, 5))
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("placed", AFFINES)
+def test_labels_on_another_grid_are_laid_over_by_the_space_they_fill(placed, tmp_path):
+    """A label map of half as many voxels, of which i and k run the other way."""
+    affine = AFFINES[placed]
+    flipped = affine @ np.array([[-1, 0, 0, 63], [0, 1, 0, 0], [0, 0, -1, 5], [0, 0, 0, 1]])
+    halved = flipped @ np.array([[2, 0, 0, 0.5], [0, 2, 0, 0.5], [0, 0, 2, 0.5], [0, 0, 0, 1]])
+    labels = np.zeros((32, 20, 3), np.uint8)
+    labels[4:10, 3:8, 0:2] = 1
+    path = save(tmp_path / "labels.nii", labels, halved)
+    (drawn,) = boxes_around_labels(path, scan(affine), 0)
+    found = on_grid(drawn, scan(affine), 1)
+    assert (found.first, found.last) == ((63 - 19, 6, 5 - 3), (63 - 8, 15, 5))
+
+
+def test_what_is_no_label_map_is_refused(tmp_path):
+    for voxels, reason in (
+        (np.zeros(GRID, np.uint8), r"expected labels 1..65535, found 0..0"),
+        (np.full(GRID, -1, np.int16), r"expected labels 1..65535, found -1..-1"),
+        (np.full(GRID, np.nan, np.float32), "expected a label map of whole numbers"),
+        (np.full(GRID, 0.5, np.float32), "expected a label map of whole numbers"),
+    ):
+        path = save(tmp_path / "labels.nii", voxels)
+        with pytest.raises(ScanError, match=f"^labels.nii: {reason}"):
+            boxes_around_labels(path, scan(), 0)
+    path = save(tmp_path / "labels.nii", label_map())
+    with pytest.raises(ScanError, match=r"^labels.nii: expected the grid of scan.nii, \(64, 40, 1"):
+        boxes_around_labels(path, picture_scan(), 0)
+    assert read_scan(path).grid == GRID
