@@ -14,11 +14,16 @@ else
     for word in "$@"; do # an output may ask for them, too
         case $word in
         -*) ;;
-        *.[nN][iI][iI] | *.[nN][iI][iI].[gG][zZ] | *.[nN][rR][rR][dD] | *.[nN][hH][dD][rR] | *.[mM][hH][aAdD])
+        *.[nN][iI][iI] | *.[nN][iI][iI].[gG][zZ] | *.[nN][rR][rR][dD] | *.[nN][hH][dD][rR] | *.[mM][hH][aAdD] | \
+            *.[dD][cC][mM] | *.[iI][mM][aA])
             needed="requirements.txt requirements-scans.txt"
             ;;
         esac
     done
+    case " $* " in *" --box"*) # a folder of scans, mostly DICOM; that of the challenge has its boxes
+        [ ! -d "$1" ] || needed="requirements.txt requirements-scans.txt"
+        ;;
+    esac
     for file in $needed; do
         set -- "$file" "$@"
         . "$here/scripts/venv.sh"

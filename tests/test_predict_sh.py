@@ -39,11 +39,18 @@ def test_the_challenges_files_install_the_programs_own_packages(predict):
     assert predict(*words) == ([], words)  # once
 
 
-@pytest.mark.parametrize("scan", ["a.nii", "my scan.nii.gz", "A.NRRD", "a.nhdr", "a.mha", "a.mhd"])
+@pytest.mark.parametrize(
+    "scan", ["a.nii", "my scan.nii.gz", "A.NRRD", "a.nhdr", "a.mha", "a.mhd", "IM.DCM"]
+)
 def test_a_scan_installs_what_reads_it(predict, scan):
     words = [scan, "--box", "liver", "1", "2", "3", "4", "5", "6"]
     assert predict(*words) == ([BASE, SCANS], words)
     assert predict(*words) == ([], words)
+
+
+def test_a_folder_with_boxes_is_taken_for_dicom(predict, tmp_path):
+    words = [str(tmp_path), "--boxes", "boxes.csv"]
+    assert predict(*words) == ([BASE, SCANS], words)
 
 
 def test_a_picture_needs_nothing_more_unless_its_labels_do(predict):

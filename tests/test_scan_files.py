@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from test_scan_walk import AFFINES, ALIGNED, scan_of
 
 from app.case import CaseError
-from app.scans import itk, nifti, pictures
+from app.scans import dicom, itk, nifti, pictures
 from app.scans.command import without_nan
 from app.scans.files import READERS, default_suffix, read_scan, stem_of
 from app.scans.scan import RAS_OF_LPS, ScanError, Segment
@@ -414,7 +414,7 @@ def test_kinds_are_told_by_the_end_of_the_name(tmp_path):
                                ("x.jpeg", "x", ".png"), ("x.tiff", "x", ".tiff")):  # fmt: skip
         path = tmp_path / name
         assert (stem_of(path), default_suffix(path)) == (stem, suffix)
-    with pytest.raises(ScanError, match=r"^a.doc: expected a name ending in .nii, .nii.gz, "):
+    with pytest.raises(ScanError, match=r"^a.doc: expected DICOM or a name ending in .nii, "):
         read_scan(tmp_path / "a.doc")
 
 
@@ -424,11 +424,11 @@ def test_a_missing_file_and_a_missing_library_are_one_line(suffix, tmp_path, mon
     with pytest.raises(CaseError, match=f"^a{suffix}: expected a file, found none"):
         read_scan(path)
     path.touch()
-    for library in ("nibabel", "SimpleITK"):
+    for library in ("nibabel", "SimpleITK", "pydicom"):
         monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(CaseError) as raised:
         read_scan(path)
-    needed = {nifti.SUFFIXES: "nibabel", itk.SUFFIXES: "SimpleITK"}
+    needed = {nifti.SUFFIXES: "nibabel", itk.SUFFIXES: "SimpleITK", dicom.SUFFIXES: "pydicom"}
     library = next((name for ends, name in needed.items() if suffix in ends), None)
     if library is not None:
         assert str(raised.value) == (

@@ -3,7 +3,7 @@
 The way of the data, a module a step:
 
     options -> plan: which scans, with which boxes (box_files, label_maps), to which outputs
-    file -> nifti, itk, pictures (by files.KINDS) -> Scan: voxels (I, J, K[, 3]), affine to mm
+    file -> nifti, dicom, itk, pictures (by files) -> Scan: voxels (I, J, K[, 3]), affine to mm
     scan -> walk.Walk: axes moved and flipped, nothing resampled -> slices (D, H, W[, 3])
     boxes -> boxes.on_grid: voxels or mm -> Box: whole voxels of the scan's grid
     both -> app.make_case -> app.segment -> labels (D, H, W)

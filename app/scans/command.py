@@ -123,7 +123,7 @@ def place(plan: Plan, options: argparse.Namespace) -> Placed:
     Raises:
         CaseError: the scan or a box cannot be used.
     """
-    scan = read_scan(plan.path, options.volume)
+    scan = read_scan(plan.path, options.volume, options.series)
     walk = choose_walk(scan, options.plane or ACQUIRED)
     log.info("%s", describe(scan, walk))
     drawn = list(plan.drawn)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.case import printable
-from app.scans import itk, nifti, pictures
+from app.scans import dicom, itk, nifti, pictures
 from app.scans.scan import Scan, ScanError
 
 Reader = Callable[[Path, int | None], Scan]
@@ -12,6 +12,7 @@ KINDS: tuple[tuple[tuple[str, ...], Reader], ...] = (
     (nifti.SUFFIXES, nifti.read),
     (itk.SUFFIXES, itk.read),
     (pictures.SUFFIXES, pictures.read),
+    (dicom.SUFFIXES, dicom.read),
 )
 READERS = {suffix: read for suffixes, read in KINDS for suffix in suffixes}
 # Ends of names that labels can be written as. Longer ones first: the end of a.seg.nrrd is no .nrrd.
@@ -31,16 +32,22 @@ def stem_of(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)]
 
 
-def read_scan(path: Path, volume: int | None = None) -> Scan:
-    """The scan of a file; `volume` is which one of a file that has several.
+def read_scan(path: Path, volume: int | None = None, series: str | None = None) -> Scan:
+    """The scan of a file, or of a folder of DICOM files.
+
+    `volume` is which one of a file that has several, `series` which one of a DICOM folder.
 
     Raises:
         ScanError: the file is broken, of no known kind, or has several volumes and none is chosen.
     """
     suffix = suffix_of(path, tuple(READERS))
+    if path.is_dir() or suffix in dicom.SUFFIXES or (not suffix and dicom.is_dicom(path)):
+        if not path.exists():
+            raise ScanError(f"{printable(path.name)}: expected a file, found none")
+        return dicom.read(path, volume, series)
     if not suffix:
         found = printable(path.name)
-        raise ScanError(f"{found}: expected a name ending in {', '.join(READERS)}")
+        raise ScanError(f"{found}: expected DICOM or a name ending in {', '.join(READERS)}")
     if not path.is_file():
         raise ScanError(f"{printable(path.name)}: expected a file, found none")
     return READERS[suffix](path, volume)
@@ -53,4 +60,4 @@ def default_suffix(path: Path) -> str:
         return suffix
     if suffix in itk.SUFFIXES:
         return itk.SEGMENTATION if suffix in NRRD else ".mha"
-    return ".png"
+    return ".png" if suffix in pictures.SUFFIXES else ".nii.gz"

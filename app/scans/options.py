@@ -27,9 +27,9 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for scans, in a group of their own; each is None unless it is given."""
     group = parser.add_argument_group(
         "your own files",
-        "INPUTS may be a scan (NIfTI, NRRD, MetaImage, PNG, JPEG, BMP, TIFF), with boxes; OUTPUTS "
-        "is then a folder or a file (.nii.gz, .seg.nrrd, .mha, .png, .tif, .npz), by default of "
-        "the kind that came in, beside the scan",
+        "INPUTS may be a scan (NIfTI, NRRD, MetaImage, a DICOM file or folder, PNG, JPEG, BMP, "
+        "TIFF), with boxes; OUTPUTS is then a folder or a file (.nii.gz, .seg.nrrd, .mha, .png, "
+        ".tif, .npz), by default of the kind that came in, beside the scan",
     )
     group.add_argument(
         "--box", action="append", nargs="+", metavar=("NAME", "NUMBER"),
@@ -71,12 +71,15 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--volume", type=natural, metavar="K", help="of a file that has several, from 0"
     )
+    group.add_argument(
+        "--series", metavar="NUMBER|UID", help="of a DICOM folder that has several"
+    )
 
 
 def about_scans(options: argparse.Namespace) -> bool:
     """Whether `options` ask for a scan, and not for a folder or file of the challenge's npz."""
     given = (options.box, options.boxes, options.boxes_from, options.margin, options.dry_run,
              options.units, options.space, options.plane, options.modality,
-             options.volume)  # fmt: skip
+             options.volume, options.series)  # fmt: skip
     path: Path = options.inputs
     return any(one is not None for one in given) or (path.is_file() and path.suffix != ".npz")

@@ -102,7 +102,7 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
         OSError: a folder cannot be read or made.
         ScanError: there is no box, an output is an input, or two scans have the same output.
     """
-    inputs: Path = options.inputs
+    inputs: Path = options.inputs if options.inputs.name else options.inputs.resolve()
     meaning = Meaning(options.units or "voxel", options.space)
     entries = [Entry(box) for box in boxes_of_words(options.box or [], meaning)]
     tables = [Path(table) for table in options.boxes or []]
@@ -111,7 +111,7 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
     label_map: Path | None = options.boxes_from
     if options.margin is not None and label_map is None:
         raise ScanError("--margin is for --boxes-from, which is not given")
-    if inputs.is_dir():
+    if inputs.is_dir() and any(one.file is not None for one in entries):
         if label_map is not None:
             raise ScanError(f"--boxes-from is for one scan, and {inputs} is a folder")
         by_file = _for_folder(inputs, entries)

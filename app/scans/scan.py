@@ -105,7 +105,8 @@ def made_scan(
 
 def grey(colour: Voxels) -> Voxels:
     """Luminance (...) of colour (..., 3), in the same dtype."""
-    mean = colour.astype(np.float32) @ np.array(LUMINANCE, np.float32)
+    precise = np.float32 if colour.dtype.itemsize <= 2 else np.float64
+    mean = colour.astype(precise) @ np.array(LUMINANCE, precise)
     whole = colour.dtype.kind in "iu"
     return np.asarray(np.rint(mean) if whole else mean).astype(colour.dtype)
 

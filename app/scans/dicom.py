@@ -1,0 +1,245 @@
+"""DICOM: a folder of one series or several, or a file; classic, enhanced, and frames in time.
+
+pydicom reads and gdcm decodes. Values are those of the modality: rescaled, PET to SUV where the
+file allows it, MONOCHROME1 turned so that more is brighter.
+"""
+
+import logging
+import struct
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.case import MAX_MEMBER_BYTES, one_line, printable
+from app.scans.dicom_stack import Slice, stack
+from app.scans.scan import (
+    PICTURE_AFFINE,
+    FloatArray,
+    Scan,
+    ScanError,
+    Voxels,
+    choose_volume,
+    extra,
+    grey,
+    made_scan,
+)
+from app.scans.suv import suv_factor
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".dcm", ".ima")
+MAGIC_AT, MAGIC = 128, b"DICM"
+# What pydicom and the decoders raise for files that are damaged or of a kind they do not know.
+DAMAGED = (
+    OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError,
+    NotImplementedError, RuntimeError, OverflowError, MemoryError, struct.error,
+)  # fmt: skip
+# Modalities of DICOM by the names of app.intensity; the others are called the same, or unknown.
+MODALITIES = {
+    "ES": "Endoscopy", "SM": "Microscopy", "GM": "Microscopy", "OP": "Fundus", "OPT": "OCT",
+    "DMS": "Dermoscopy", "XA": "X-Ray", "RF": "X-Ray", "PX": "X-Ray", "IO": "X-Ray",
+}  # fmt: skip
+# Modalities of what only describes images.
+NO_SCAN = ("SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO")
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM files do, whatever it is called."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
+
+
+@contextmanager
+def _readable(name: str, pydicom: Any) -> Iterator[None]:
+    """Inside, what pydicom raises of a file becomes one line; what else it says is kept back."""
+    logger = logging.getLogger("pydicom")  # it logs a traceback for every decoder that it tries
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ScanError:
+        raise
+    except pydicom.errors.InvalidDicomError as error:
+        raise ScanError(f"{name}: expected DICOM, found a file without its prefix") from error
+    except DAMAGED as error:
+        raise ScanError(f"{name}: not a readable DICOM file ({one_line(error)})") from error
+    finally:
+        logger.setLevel(level)
+
+
+def read(path: Path, volume: int | None, series: str | None = None) -> Scan:
+    """The scan of a DICOM file, or of a folder of them; `series` chooses by number or UID.
+
+    Raises:
+        ScanError: nothing there can be read, or it is not one series of one regular grid.
+    """
+    name = printable(path.name)
+    pydicom = extra("pydicom", name)
+    if path.is_dir():
+        headers = _choose_series(_headers(path, pydicom), series, name)
+    else:
+        with _readable(name, pydicom):
+            headers = [(path, pydicom.dcmread(path, stop_before_pixels=True))]
+    first = headers[0][1]
+    with _readable(name, pydicom):
+        _check_kind(first, name)
+        slices = [one for file, header in headers for one in _slices(file, header)]
+        if any(one.position is not None for one in slices):
+            chosen, affine = stack(slices, volume, name)
+            has_mm = True
+        else:
+            chosen, affine, has_mm = _pages(slices, volume, name)
+        pixels = [_values(part, pydicom) for part in _by_file(chosen)]
+    voxels = np.concatenate(pixels)  # (K, rows, columns[, 3])
+    if voxels.ndim == 4 and len(voxels) > 1:
+        voxels = grey(voxels)
+    order = (2, 1, 0, 3)[: voxels.ndim]
+    modality = str(first.get("Modality", ""))
+    return made_scan(
+        path, voxels.transpose(order), affine, modality=MODALITIES.get(modality, modality),
+        slice_axis=2, has_mm=has_mm,
+    )  # fmt: skip
+
+
+def _headers(folder: Path, pydicom: Any) -> dict[str, list[tuple[Path, Any]]]:
+    """Headers of the images under a folder, by series; other files are left alone."""
+    found: dict[str, list[tuple[Path, Any]]] = {}
+    for path in sorted(folder.rglob("*")):
+        if is_dicom(path):
+            with _readable(printable(path.name), pydicom):
+                header = pydicom.dcmread(path, stop_before_pixels=True)
+            if "Rows" in header and header.get("Modality") not in NO_SCAN:
+                uid = str(header.get("SeriesInstanceUID", ""))
+                found.setdefault(uid, []).append((path, header))
+    return found
+
+
+def _choose_series(
+    found: dict[str, list[tuple[Path, Any]]], series: str | None, name: str
+) -> list[tuple[Path, Any]]:
+    if not found:
+        raise ScanError(f"{name}: expected DICOM images in this folder, found none")
+    numbers = {uid: str(headers[0][1].get("SeriesNumber", "")) for uid, headers in found.items()}
+    wanted = [uid for uid in found if series in (None, uid, numbers[uid])]
+    if len(wanted) == 1:
+        return found[wanted[0]]
+    choices = "; ".join(
+        f"{numbers[uid] or uid} ({one.get('Modality', '?')}, {len(headers)} files, "
+        f"{printable(str(one.get('SeriesDescription', 'no description')))})"
+        for uid, headers in found.items()
+        for one in [headers[0][1]]
+    )
+    raise ScanError(f"{name}: --series should name one of {len(found)} series: {choices}")
+
+
+def _check_kind(header: Any, name: str) -> None:
+    if header.get("Modality") in NO_SCAN or "Rows" not in header:
+        kind = getattr(header.get("SOPClassUID"), "name", "an object of no kind")
+        without = "" if "Rows" in header else " without pixels"
+        raise ScanError(f"{name}: expected an image, found {kind}{without}")
+    frames = int(header.get("NumberOfFrames") or 1)
+    declared = header.Rows * header.Columns * frames * header.get("SamplesPerPixel", 1) * (
+        header.get("BitsAllocated", 8) // 8 or 1
+    )
+    if not 0 < declared <= MAX_MEMBER_BYTES:
+        raise ScanError(f"{name}: declares {declared} bytes, the limit is {MAX_MEMBER_BYTES}")
+
+
+def _group(header: Any, frame: int, sequence: str) -> Any:
+    """A functional group of a frame in an enhanced file, its own before the shared one."""
+    for holder in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
+        groups = header.get(holder) or []
+        if groups:
+            items = groups[frame if holder.startswith("Per") else 0].get(sequence)
+            if items:
+                return items[0]
+    return header  # where classic files have it
+
+
+def _numbers(holder: Any, key: str, count: int) -> FloatArray | None:
+    value = holder.get(key)
+    if value is None or value == "" or len(value) != count:
+        return None
+    return np.array(value, np.float64)
+
+
+def _slices(path: Path, header: Any) -> Iterator[Slice]:
+    """The slices of one file.
+
+    Where it has several frames without functional groups, as films have, they are at no position.
+    """
+    frames = int(header.get("NumberOfFrames") or 1)
+    in_space = frames == 1 or "PerFrameFunctionalGroupsSequence" in header
+    for frame in range(frames):
+        measures = _group(header, frame, "PixelMeasuresSequence")
+        spacing = _numbers(measures, "PixelSpacing", 2)
+        if spacing is None:
+            spacing = _numbers(header, "ImagerPixelSpacing", 2)
+        rows, columns = (1.0, 1.0) if spacing is None else spacing.tolist()
+        content = _group(header, frame, "FrameContentSequence")
+        yield Slice(
+            path, frame, (int(header.Rows), int(header.Columns)), (rows, columns),
+            tuple(int(header.get(key) or 0) for key in ("AcquisitionNumber", "EchoNumbers",
+                  "TemporalPositionIdentifier", "InstanceNumber"))
+            + (int(content.get("TemporalPositionIndex") or 0), frame),
+            _numbers(_group(header, frame, "PlanePositionSequence"), "ImagePositionPatient", 3)
+            if in_space else None,
+            _numbers(_group(header, frame, "PlaneOrientationSequence"),
+                     "ImageOrientationPatient", 6),
+            float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 1),
+        )  # fmt: skip
+
+
+def _pages(
+    slices: Sequence[Slice], volume: int | None, name: str
+) -> tuple[list[Slice], FloatArray, bool]:
+    """Slices that say no place: one image, or the frames of one file in their order."""
+    if len({one.path for one in slices}) > 1:
+        raise ScanError(f"{name}: {len(slices)} slices should have a position each, found none")
+    choose_volume(1, volume, name)
+    if len(slices) > 1:
+        log.warning("%s: %d frames have no position, and keep their order", name, len(slices))
+    rows_mm, columns_mm = slices[0].spacing_mm
+    return list(slices), PICTURE_AFFINE @ np.diag([columns_mm, rows_mm, 1, 1]), False
+
+
+def _by_file(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
+    """Runs of slices that are frames of one file, so that a file is decoded once."""
+    run: list[Slice] = []
+    for one in slices:
+        if run and run[-1].path != one.path:
+            yield run
+            run = []
+        run.append(one)
+    yield run
+
+
+def _values(slices: Sequence[Slice], pydicom: Any) -> Voxels:
+    """Values (K, rows, columns[, 3]) of frames of one file."""
+    dataset = pydicom.dcmread(slices[0].path)
+    photometric = dataset.get("PhotometricInterpretation", "MONOCHROME2")
+    stored = pydicom.pixels.pixel_array(dataset)
+    in_colour = dataset.get("SamplesPerPixel", 1) == 3
+    planes = stored.reshape(-1, *stored.shape[-3 if in_colour else -2 :])
+    picked = planes[[one.frame for one in slices]]
+    if photometric == "PALETTE COLOR":
+        return np.asarray(pydicom.pixels.apply_color_lut(picked, dataset))
+    if in_colour:
+        return np.asarray(picked)
+    if photometric == "MONOCHROME1":
+        top = 2 ** int(dataset.BitsStored) - 1
+        picked = (-1 if dataset.get("PixelRepresentation", 0) else top) - picked.astype(np.int32)
+    factor = suv_factor(dataset)
+    out = np.empty(picked.shape, np.float32)
+    for target, plane, one in zip(out, picked, slices, strict=True):
+        rescale = _group(dataset, one.frame, "PixelValueTransformationSequence")
+        target[...] = pydicom.pixels.apply_modality_lut(plane, rescale) * factor
+    return out

@@ -1,0 +1,368 @@
+"""DICOM: what SimpleITK's own reader (GDCM) says of the same files, and what is refused."""
+
+import logging
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from conftest import volume_case
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from test_scan_cli import BOXES, box_words, wanted_volume
+from test_scan_files import itk_affine
+from test_scan_walk import AFFINES, ALIGNED, grid_of
+
+from app.scans.files import read_scan
+from app.scans.scan import RAS_OF_LPS, ScanError
+from app.scans.suv import suv_factor
+
+CT, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4.1"
+VOXELS = np.arange(7 * 5 * 4, dtype=np.int16).reshape(7, 5, 4)  # (I, J, K)
+ROUNDED = 1e-4  # mm: decimal strings have 16 characters
+TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
+SERIES = generate_uid(entropy_srcs=["series"])
+
+
+def decimals(numbers):
+    return [f"{number:.10g}"[:16] for number in np.ravel(numbers)]
+
+
+def image(pixels, sop_class=CT, **tags):
+    """A dataset of pixels (rows, columns) or (frames, rows, columns)."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = UID(sop_class)
+    dataset = Dataset()
+    dataset.file_meta = meta
+    dataset.SOPClassUID = UID(sop_class)
+    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset.SeriesInstanceUID = SERIES
+    dataset.Modality, dataset.SeriesNumber = "CT", 3
+    dataset.Rows, dataset.Columns = pixels.shape[-2:]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.itemsize
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    if pixels.ndim == 3:
+        dataset.NumberOfFrames = len(pixels)
+    dataset.PixelData = pixels.tobytes()
+    for tag, value in tags.items():
+        setattr(dataset, tag, value)
+    return dataset
+
+
+def place_tags(affine, k):
+    """Position, orientation and spacing of slice k of a grid with an affine in RAS."""
+    lps = RAS_OF_LPS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    return {
+        "ImagePositionPatient": decimals((lps @ [0, 0, k, 1])[:3]),
+        "ImageOrientationPatient": decimals((lps[:3, :2] / spacing[:2]).T),
+        "PixelSpacing": decimals(spacing[[1, 0]]),  # rows first
+    }
+
+
+def series(folder, voxels=VOXELS, affine=ALIGNED, **tags):
+    """Write a classic series whose file names and instance numbers say nothing of its order."""
+    folder.mkdir(exist_ok=True)
+    for count, k in enumerate(np.random.default_rng(1).permutation(voxels.shape[2])):
+        own = {"InstanceNumber": count + 1, "SliceThickness": "9", **place_tags(affine, k), **tags}
+        path = folder / f"{own.get('SeriesNumber', '')}IM{count:04d}"
+        pixels = np.ascontiguousarray(voxels[:, :, k].T)
+        image(pixels, **own).save_as(path, enforce_file_format=True)
+    return folder
+
+
+@pytest.mark.parametrize("placed", AFFINES)
+def test_a_series_lies_where_simpleitk_says(placed, tmp_path):
+    folder = series(tmp_path / "ct", affine=AFFINES[placed])
+    scan = read_scan(folder)
+    np.testing.assert_array_equal(scan.voxels, VOXELS)
+    np.testing.assert_allclose(scan.affine, AFFINES[placed], atol=ROUNDED)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    theirs = reader.Execute()
+    np.testing.assert_allclose(itk_affine(theirs), scan.affine, atol=ROUNDED)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(theirs).T, scan.voxels)
+    assert (scan.modality, scan.slice_axis) == ("CT", 2)
+
+
+def test_one_file_is_one_slice(tmp_path):
+    folder = series(tmp_path / "ct")
+    path = folder / "IM0002"
+    k = np.random.default_rng(1).permutation(4)[2]
+    scan = read_scan(path)
+    assert scan.grid == (7, 5, 1)
+    np.testing.assert_array_equal(scan.voxels[:, :, 0], VOXELS[:, :, k])
+    np.testing.assert_allclose(scan.affine[:3, 3], (ALIGNED @ [0, 0, k, 1])[:3], atol=ROUNDED)
+    np.testing.assert_allclose(scan.spacing_mm, [1, 2, 9], atol=ROUNDED)
+
+
+def test_what_is_no_image_in_a_folder_is_left_alone(tmp_path):
+    folder = series(tmp_path / "ct")
+    (folder / "notes.txt").write_text("no DICOM")
+    (folder / "empty").touch()
+    report = image(VOXELS[:, :, 0], Modality="SR")
+    report.save_as(folder / "report", enforce_file_format=True)
+    np.testing.assert_array_equal(read_scan(folder).voxels, VOXELS)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ScanError, match=r"^empty: expected DICOM images in this folder, found no"):
+        read_scan(tmp_path / "empty")
+
+
+def test_values_are_rescaled_slice_by_slice(tmp_path):
+    folder = series(tmp_path / "ct", RescaleSlope="2", RescaleIntercept="-1024")
+    np.testing.assert_array_equal(read_scan(folder).voxels, VOXELS * 2 - 1024.0)
+    other = pydicom.dcmread(folder / "IM0000")
+    other.RescaleSlope = "4"
+    other.save_as(folder / "IM0000")
+    k = np.random.default_rng(1).permutation(4)[0]
+    np.testing.assert_array_equal(read_scan(folder).voxels[:, :, k], VOXELS[:, :, k] * 4 - 1024.0)
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [(np.uint8, 255), (np.int16, -1)])
+def test_monochrome1_is_turned(dtype, wanted, tmp_path):
+    pixels = VOXELS[:, :, 0].T.astype(dtype)
+    dataset = image(np.ascontiguousarray(pixels), PhotometricInterpretation="MONOCHROME1")
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    found = read_scan(tmp_path / "a.dcm").voxels[:, :, 0].T
+    np.testing.assert_array_equal(found, wanted - pixels.astype(float))
+
+
+def remove(folder, k):
+    (folder / f"IM{list(np.random.default_rng(1).permutation(8)).index(k):04d}").unlink()
+
+
+MORE = np.arange(7 * 5 * 8, dtype=np.int16).reshape(7, 5, 8)
+
+
+def test_a_missing_slice_is_refused(tmp_path):
+    folder = series(tmp_path / "ct", MORE)
+    remove(folder, 3)
+    with pytest.raises(ScanError) as raised:
+        read_scan(folder)
+    assert str(raised.value) == (
+        "ct: slices should be evenly spaced, found 3 mm and, after slice 3 of 7, 6 mm: "
+        "some are missing"
+    )
+    np.testing.assert_array_equal(
+        read_scan(series(tmp_path / "end", MORE[:, :, 1:])).voxels, MORE[:, :, 1:]
+    )
+
+
+def test_a_doubled_slice_is_refused(tmp_path):
+    folder = series(tmp_path / "ct", MORE)
+    again = pydicom.dcmread(folder / "IM0002")
+    again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    again.save_as(folder / "copy")
+    with pytest.raises(ScanError) as raised:
+        read_scan(folder)
+    assert str(raised.value) == "ct: slices are doubled at 1 of 8 positions, expected one each"
+
+
+def test_a_tilted_gantry_is_refused(tmp_path):
+    tilted = ALIGNED.copy()
+    tilted[1, 2] = 3 * np.tan(np.deg2rad(12))
+    with pytest.raises(ScanError, match=r"^ct: the stack is tilted by 12.0 degrees against its sl"):
+        read_scan(series(tmp_path / "ct", affine=tilted))
+
+
+def test_slices_of_several_kinds_are_refused(tmp_path):
+    folder = series(tmp_path / "a")
+    image(VOXELS[:, :3, 0], **place_tags(ALIGNED, 9)).save_as(
+        folder / "other", enforce_file_format=True
+    )
+    with pytest.raises(ScanError, match=r"^a: slices should be of one kind, found sizes \(5, 7\)"):
+        read_scan(folder)
+    folder = series(tmp_path / "b")
+    turned = ALIGNED[:, [1, 0, 2, 3]]
+    image(VOXELS[:5, :, 0].T.repeat(2, axis=1)[:5, :7].copy(), **place_tags(turned, 9)).save_as(
+        folder / "other", enforce_file_format=True
+    )
+    with pytest.raises(ScanError, match=r"^b: slices should be of one kind, found pixel spacings"):
+        read_scan(folder)
+    folder = series(tmp_path / "c")
+    tags = place_tags(ALIGNED, 9) | {"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]}
+    image(VOXELS[:, :, 0].T.copy(), **tags).save_as(folder / "other", enforce_file_format=True)
+    with pytest.raises(ScanError, match=r"^c: slices should all have one orientation and a pos"):
+        read_scan(folder)
+
+
+def test_several_volumes_at_the_same_positions_must_be_chosen(tmp_path):
+    folder = tmp_path / "mr"
+    for echo in (2, 1):
+        series(tmp_path / "mr", VOXELS + 100 * echo, EchoNumbers=echo)
+        for path in list(folder.glob("IM*")):
+            path.rename(folder / f"{echo}_{path.name}")
+    with pytest.raises(ScanError, match=r"^mr: has 2 volumes, --volume should name one of 0..1"):
+        read_scan(folder)
+    for volume in (0, 1):
+        np.testing.assert_array_equal(read_scan(folder, volume).voxels, VOXELS + 100 * (volume + 1))
+
+
+def test_one_of_several_series_must_be_chosen(tmp_path):
+    folder = series(tmp_path / "study", SeriesDescription="Thorax")
+    other = generate_uid()
+    series(folder, VOXELS + 500, SeriesNumber=7, SeriesInstanceUID=other, Modality="MR")
+    with pytest.raises(ScanError) as raised:
+        read_scan(folder)
+    message = str(raised.value)
+    assert message.startswith("study: --series should name one of 2 series: ")
+    assert "3 (CT, 4 files, Thorax)" in message
+    assert "7 (MR, 4 files, no description)" in message
+    for wanted in ("7", other):
+        np.testing.assert_array_equal(read_scan(folder, None, wanted).voxels, VOXELS + 500)
+
+
+def enhanced(affine=ALIGNED, order=(2, 0, 3, 1), slopes=(1, 1, 1, 1)):
+    """All slices in one file, its frames in any order."""
+    frames = np.stack([VOXELS[:, :, k].T for k in order])
+    dataset = image(frames, ENHANCED_MR, Modality="MR")
+    shared, measures, plane = Dataset(), Dataset(), Dataset()
+    tags = place_tags(affine, 0)
+    measures.PixelSpacing, measures.SliceThickness = tags["PixelSpacing"], "9"
+    plane.ImageOrientationPatient = tags["ImageOrientationPatient"]
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [plane]
+    dataset.SharedFunctionalGroupsSequence = [shared]
+    dataset.PerFrameFunctionalGroupsSequence = []
+    for k, slope in zip(order, slopes, strict=True):
+        group, position, values = Dataset(), Dataset(), Dataset()
+        position.ImagePositionPatient = place_tags(affine, k)["ImagePositionPatient"]
+        values.RescaleSlope, values.RescaleIntercept, values.RescaleType = str(slope), "5", "US"
+        group.PlanePositionSequence = [position]
+        group.PixelValueTransformationSequence = [values]
+        dataset.PerFrameFunctionalGroupsSequence.append(group)
+    return dataset
+
+
+@pytest.mark.parametrize("placed", AFFINES)
+def test_an_enhanced_file_is_a_volume_by_its_frames_positions(placed, tmp_path):
+    path = tmp_path / "a.dcm"
+    enhanced(AFFINES[placed]).save_as(path, enforce_file_format=True)
+    scan = read_scan(path)
+    np.testing.assert_array_equal(scan.voxels, VOXELS + 5.0)
+    np.testing.assert_allclose(scan.affine, AFFINES[placed], atol=ROUNDED)
+
+
+def test_each_frame_has_its_own_slope(tmp_path):
+    enhanced(order=(0, 1, 2, 3), slopes=(1, 2, 3, 4)).save_as(
+        tmp_path / "a.dcm", enforce_file_format=True
+    )
+    np.testing.assert_array_equal(
+        read_scan(tmp_path / "a.dcm").voxels, VOXELS * np.array([1.0, 2, 3, 4]) + 5
+    )
+
+
+def test_a_film_is_taken_in_its_order_and_has_no_place(tmp_path, caplog):
+    frames = np.stack([VOXELS[:, :, k].T for k in range(4)])
+    image(frames, Modality="US").save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    scan = read_scan(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(scan.voxels, VOXELS)
+    assert not scan.has_mm
+    assert caplog.messages == ["a.dcm: 4 frames have no position, and keep their order"]
+
+
+# --- SUV, on paper: 200 MBq given two half-lives before, so 50 MBq are left in 80 kg
+
+
+def pet(**tags):
+    tracer = Dataset()
+    tracer.RadionuclideTotalDose, tracer.RadionuclideHalfLife = "200e6", "3600"
+    tracer.RadiopharmaceuticalStartTime = "230000"
+    dataset = Dataset()
+    dataset.Modality, dataset.Units, dataset.CorrectedImage = "PT", "BQML", ["ATTN", "DECY"]
+    dataset.DecayCorrection, dataset.PatientWeight = "START", "80"
+    dataset.SeriesDate, dataset.SeriesTime = "20200102", "010000.5"
+    dataset.RadiopharmaceuticalInformationSequence = [tracer]
+    for tag, value in tags.items():
+        setattr(dataset, tag, value)
+    return dataset
+
+
+def test_uptake_is_per_dose_left_and_gram():
+    assert suv_factor(pet()) == pytest.approx(80_000 / 50e6)  # given the evening before
+    assert suv_factor(pet(DecayCorrection="ADMIN")) == pytest.approx(80_000 / 200e6)
+    dated = pet()
+    tracer = dated.RadiopharmaceuticalInformationSequence[0]
+    tracer.RadiopharmaceuticalStartDateTime = "20200102000000.00"
+    assert suv_factor(dated) == pytest.approx(80_000 / 100e6)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"Modality": "NM"}, {"Units": "GML"}, {"CorrectedImage": ["ATTN"]}, {"PatientWeight": ""},
+     {"PatientWeight": "0"}, {"DecayCorrection": "NONE"}, {"SeriesTime": "late"},
+     {"RadiopharmaceuticalInformationSequence": []}],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_uptake_stays_as_it_is_where_the_tags_do_not_allow_it(tags):
+    assert suv_factor(pet(**tags)) == 1
+
+
+# --- the files pydicom ships for its own tests
+
+SHIPPED = sorted(path for path in TEST_FILES.rglob("*") if path.is_file())
+READ = 80  # of them at least; the others are no images, or damaged on purpose
+
+
+def test_every_file_of_pydicoms_own_tests_is_read_or_refused_in_one_line(caplog):
+    caplog.set_level(logging.WARNING)
+    read, refused = [], []
+    for path in SHIPPED:
+        if path.suffix in (".py", ".zip"):
+            continue
+        try:
+            scan = read_scan(path)
+        except ScanError as error:
+            assert str(error).startswith(path.name)
+            assert "\n" not in str(error)
+            refused.append(path.name)
+        else:
+            assert scan.voxels.size
+            read.append(path.name)
+    assert len(read) >= READ
+    assert {"JPEG2000.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_RLE.dcm", "image_dfl.dcm",
+            "SC_rgb_jpeg.dcm", "examples_palette.dcm"} <= set(read)  # fmt: skip
+    assert {"liver_1frame.dcm", "rtplan.dcm", "MR_truncated.dcm", "rtstruct.dcm"} <= set(refused)
+    assert not [record for record in caplog.records if record.name.startswith("pydicom")]
+
+
+@pytest.mark.parametrize("name", ["jp2klossless", "RLE", "bigendian", "implicit", "expb",
+                                  "jpeg_ls_lossless"])  # fmt: skip
+def test_every_transfer_syntax_gives_the_same_slice(name):
+    wanted = read_scan(TEST_FILES / "MR_small.dcm")
+    found = read_scan(TEST_FILES / f"MR_small_{name}.dcm")
+    np.testing.assert_array_equal(found.voxels, wanted.voxels)
+    np.testing.assert_array_equal(found.affine, wanted.affine)
+
+
+# --- the program
+
+
+def test_a_dicom_folder_is_done_in_one_command(program, tiny_network, tmp_path):
+    folder = series(tmp_path / "study", grid_of(volume_case()["imgs"].astype(np.int16)),
+                    Modality="MR")  # fmt: skip
+    status, lines = program(*box_words(), inputs=folder, outputs=None)
+    assert status == 0
+    assert "study: modality MR, as the file says" in lines
+    out = nibabel.load(tmp_path / "study_labels.nii.gz")
+    np.testing.assert_array_equal(out.dataobj, wanted_volume(tiny_network))
+    np.testing.assert_allclose(out.affine, ALIGNED, atol=ROUNDED)
+
+
+def test_a_study_of_a_batch_is_a_folder_in_the_folder(program, tmp_path):
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    for name in ("one", "two"):
+        series(studies / name, grid_of(volume_case()["imgs"].astype(np.int16)))
+    table = tmp_path / "boxes.csv"
+    corners = ",".join(map(str, BOXES[0]))
+    table.write_text(f"file,x_min,y_min,z_min,x_max,y_max,z_max\none,{corners}\ntwo,{corners}\n")
+    status, _ = program("--boxes", str(table), inputs=studies, outputs=tmp_path / "out")
+    assert status == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.gz")} == {
+        "one_labels.nii.gz", "two_labels.nii.gz"
+    }  # fmt: skip
