@@ -6,12 +6,14 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 
 from app import Network, load
 from app.__main__ import main
@@ -36,6 +38,9 @@ TINY_ENCODER_GAIN = 1.0
 TINY_DECODER_GAIN = 1.4
 
 
+# Where the volume case below lies in a patient, in RAS: x to the left, y to the back, z to the
+# head; 1, 2 and 3 mm.
+CASE_AFFINE = np.array([[-1.0, 0, 0, 30], [0, -2, 0, 40], [0, 0, 3, -50], [0, 0, 0, 1]])
 CACHE_PICTURES = 6  # rows of the cache that training is tested on
 HANGS = 300  # seconds after which a process is given up; no test asks how long one takes
 
@@ -301,3 +306,25 @@ def program(inputs, outputs, tiny_weights, capsys):
         return status, err.splitlines()
 
     return run
+
+
+@pytest.fixture
+def mine(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def volume(mine):
+    path = mine / "scan.nii.gz"
+    voxels = np.ascontiguousarray(volume_case()["imgs"].T)
+    nibabel.save(nibabel.Nifti1Image(voxels, CASE_AFFINE), path)
+    return path
+
+
+@pytest.fixture
+def photo(mine):
+    path = mine / "photo.png"
+    Image.fromarray(image_case()["imgs"]).save(path)
+    return path

@@ -22,27 +22,6 @@ def box_words(boxes=BOXES):
     return [word for box in boxes for word in ("--box", *map(str, box))]
 
 
-@pytest.fixture
-def mine(tmp_path):
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def volume(mine):
-    path = mine / "scan.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(grid_of(volume_case()["imgs"]), ALIGNED), path)
-    return path
-
-
-@pytest.fixture
-def photo(mine):
-    path = mine / "photo.png"
-    Image.fromarray(image_case()["imgs"]).save(path)
-    return path
-
-
 def wanted_volume(network):
     case = volume_case()
     return segment(make_case(case["imgs"], case["boxes"], modality="MR"), network).T
@@ -276,7 +255,8 @@ def test_a_bad_scan_of_a_batch_does_not_hold_up_the_others(program, volume, phot
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"box": [1, 2, 3, 4]}, "mine: a box should name its file, since this is a folder"),
+        ({"box": [1, 2, 3, 4]},
+         "mine: expected DICOM images, or boxes that name its files, found none"),
         ({"file": "no.png", "box": [1, 2, 3, 4]},
          "mine: a box is for no.png, which is not in that folder"),
         ({"file": "../mine/photo.png", "box": [1, 2, 3, 4]},
@@ -285,10 +265,12 @@ def test_a_bad_scan_of_a_batch_does_not_hold_up_the_others(program, volume, phot
 )  # fmt: skip
 def test_rows_of_a_batch_must_name_a_file_of_the_folder(program, row, message, photo, mine):
     (mine / "boxes.json").write_text(json.dumps([row]))
+    options = ["--quiet", "--boxes", str(mine / "boxes.json")]
+    assert program(*options, inputs=mine, outputs=mine / "out") == (1, [message])
     status, lines = program(
-        "--quiet", "--boxes", str(mine / "boxes.json"), inputs=mine, outputs=mine / "out"
+        *options, "--box", "1", "2", "3", "4", inputs=mine, outputs=mine / "out"
     )
-    assert (status, lines) == (1, [message])
+    assert (status, len(lines)) == (1, 1)
 
 
 def test_scans_with_the_same_output_are_refused(program, photo, mine):

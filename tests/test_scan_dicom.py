@@ -109,7 +109,7 @@ def test_what_is_no_image_in_a_folder_is_left_alone(tmp_path):
     report.save_as(folder / "report", enforce_file_format=True)
     np.testing.assert_array_equal(read_scan(folder).voxels, VOXELS)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ScanError, match=r"^empty: expected DICOM images in this folder, found no"):
+    with pytest.raises(ScanError, match=r"^empty: expected DICOM images, or boxes that name"):
         read_scan(tmp_path / "empty")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from conftest import BrightInBox, volume_case
+from conftest import CASE_AFFINE, BrightInBox, volume_case
 from nibabel.orientations import apply_orientation
 
 from app import make_case, segment
@@ -18,9 +18,7 @@ from app.scans.scan import made_scan
 from app.scans.walk import PLANES, anatomical_axes, choose_walk
 
 MR = find_modality("MR")
-# The slices of the npz of conftest as they lie in a patient: x to the left, y to the back, z to
-# the head; 1, 2 and 3 mm.
-ALIGNED = np.array([[-1.0, 0, 0, 30], [0, -2, 0, 40], [0, 0, 3, -50], [0, 0, 0, 1]])
+ALIGNED = CASE_AFFINE
 OBLIQUE_ANGLES = 0.35, 0.2  # radians, about the first axis and then the third
 ORIENTATIONS = [
     np.column_stack([axes, flips])

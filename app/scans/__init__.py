@@ -8,6 +8,7 @@ The way of the data, a module a step:
     boxes -> boxes.on_grid: voxels or mm -> Box: whole voxels of the scan's grid
     both -> app.make_case -> app.segment -> labels (D, H, W)
     labels -> Walk.to_grid -> (I, J, K) -> write: NIfTI, seg.nrrd, MHA, PNG, TIFF, npz
+    labels -> stats: a table of sizes, with --stats
     or, with --dry-run, each box as it was understood -> preview
 
 command has these steps in their order, options what can be asked. Nothing here is loaded but

@@ -18,6 +18,7 @@ from app.scans.label_maps import boxes_around_labels
 from app.scans.plan import Plan, make_plans
 from app.scans.preview import box_line, box_picture
 from app.scans.scan import Scan, Segment, Voxels, grey
+from app.scans.stats import Row, measure, table
 from app.scans.walk import ACQUIRED, Walk, anatomical_axes, choose_walk
 from app.scans.write import write
 from app.segment import Clock, Labels, Progress, segment
@@ -135,9 +136,10 @@ def place(plan: Plan, options: argparse.Namespace) -> Placed:
 
 
 def _run(
-    plan: Plan, options: argparse.Namespace, network: Network, clock: Clock, progress: Progress
-) -> Case:
-    """Do one scan; what `Job.run` says."""
+    plan: Plan, options: argparse.Namespace, rows: list[Row],
+    network: Network, clock: Clock, progress: Progress,
+) -> Case:  # fmt: skip
+    """Do one scan; what `Job.run` says. `rows` of the table are those of the run so far."""
     with clock.measure("read"):
         placed = place(plan, options)
     scan, case = placed.scan, placed.case
@@ -147,7 +149,12 @@ def _run(
     )
     with clock.measure("write"):
         page = case.image[0] if case.is_volume else case.image
-        write(plan.outputs, to_grid(labels, placed.walk), scan, placed.segments, page)
+        on_its_grid = to_grid(labels, placed.walk)
+        write(plan.outputs, on_its_grid, scan, placed.segments, page)
+        if options.stats is not None:
+            rows += measure(on_its_grid, scan, placed.walk, placed.segments)
+            with whole_file(options.stats) as stream:
+                stream.write(table(rows))
     log.info("%s: written %s", scan.name, ", ".join(map(str, plan.outputs.all())))
     return case
 
@@ -159,8 +166,9 @@ def scan_jobs(options: argparse.Namespace) -> list[Job]:
         OSError: a folder cannot be read or made.
         ScanError: there is no box, or an output is an input.
     """
+    rows: list[Row] = []
     return [
-        Job(plan.file, plan.outputs.labels, functools.partial(_run, plan, options))
+        Job(plan.file, plan.outputs.labels, functools.partial(_run, plan, options, rows))
         for plan in make_plans(options)
     ]
 

@@ -126,7 +126,7 @@ def _choose_series(
     found: dict[str, list[tuple[Path, Any]]], series: str | None, name: str
 ) -> list[tuple[Path, Any]]:
     if not found:
-        raise ScanError(f"{name}: expected DICOM images in this folder, found none")
+        raise ScanError(f"{name}: expected DICOM images, or boxes that name its files, found none")
     numbers = {uid: str(headers[0][1].get("SeriesNumber", "")) for uid, headers in found.items()}
     wanted = [uid for uid in found if series in (None, uid, numbers[uid])]
     if len(wanted) == 1:

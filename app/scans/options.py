@@ -72,6 +72,9 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
         "--volume", type=natural, metavar="K", help="of a file that has several, from 0"
     )
     group.add_argument(
+        "--stats", type=Path, metavar="FILE", help="write a CSV table of the objects' sizes"
+    )
+    group.add_argument(
         "--series", metavar="NUMBER|UID", help="of a DICOM folder that has several"
     )
 
@@ -80,6 +83,6 @@ def about_scans(options: argparse.Namespace) -> bool:
     """Whether `options` ask for a scan, and not for a folder or file of the challenge's npz."""
     given = (options.box, options.boxes, options.boxes_from, options.margin, options.dry_run,
              options.units, options.space, options.plane, options.modality,
-             options.volume, options.series)  # fmt: skip
+             options.volume, options.series, options.stats)  # fmt: skip
     path: Path = options.inputs
     return any(one is not None for one in given) or (path.is_file() and path.suffix != ".npz")

@@ -127,7 +127,8 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
             raise ScanError(
                 f"{printable(path.name)}: expected boxes (--box, --boxes, --boxes-from), found none"
             )
-        refuse_inputs(outputs, [path, *read])
+        stats = [] if options.stats is None else [options.stats]
+        refuse_inputs([*outputs.all(), *stats], [path, *read])
         plans.append(Plan(path, file, _numbered(drawn), label_map, outputs))
     if not plans:
         raise ScanError(f"{inputs}: expected boxes that name its files (--boxes), found none")

@@ -1,6 +1,7 @@
 """Labels on the scan's own grid, their names, and for pictures an overlay to look at."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +44,13 @@ class Outputs:
         return [path for path in (self.labels, self.names, self.overlay) if path is not None]
 
 
-def refuse_inputs(outputs: Outputs, inputs: list[Path]) -> None:
+def refuse_inputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
     """Nothing that was read may be written.
 
     Raises:
         ScanError: an output is one of `inputs`, by whatever name.
     """
-    for output in outputs.all():
+    for output in outputs:
         for path in inputs:
             if output.exists() and path.exists() and output.samefile(path):
                 raise ScanError(f"{printable(output.name)}: is an input, and is not overwritten")
