@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = {"convert", "train", "evaluation", "benchmarks"}
 OURS = {"app", "swiftmedsam", *TOOLS}
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "tqdm"}
-EXTRAS = {"nibabel", "SimpleITK", "pydicom", "gdcm"}  # of requirements-scans.txt
+EXTRAS = {"nibabel", "SimpleITK", "pydicom", "gdcm", "highdicom"}  # of requirements-scans.txt
 
 
 def imports(path: Path) -> set[str]:

@@ -165,6 +165,18 @@ def test_what_cannot_be_done_is_one_line(program, options, message, volume, mine
     assert names(mine) == ["scan.nii.gz"]
 
 
+def test_a_file_that_cannot_be_written_is_told_before_the_work(program, volume, mine):
+    for name, message in (
+        ("out.png", "out.png: 6 slices do not fit into one picture"),
+        ("out.dcm", "out.dcm: a DICOM segmentation needs DICOM images, found scan.nii.gz"),
+    ):
+        options = ["--dry-run", *box_words()]
+        status, lines = program(*options, inputs=volume, outputs=mine / name)
+        assert status == 1
+        assert lines[-1].startswith(message)
+        assert names(mine) == ["scan.nii.gz"]
+
+
 def test_a_box_that_is_cut_or_thin_is_told(program, volume, mine):
     words = ["--box", "a", "50", "-3", "2", "70", "20", "2"]
     status, lines = program("--quiet", *words, inputs=volume, outputs=mine / "out.nii")

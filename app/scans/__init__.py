@@ -7,7 +7,7 @@ The way of the data, a module a step:
     scan -> walk.Walk: axes moved and flipped, nothing resampled -> slices (D, H, W[, 3])
     boxes -> boxes.on_grid: voxels or mm -> Box: whole voxels of the scan's grid
     both -> app.make_case -> app.segment -> labels (D, H, W)
-    labels -> Walk.to_grid -> (I, J, K) -> write: NIfTI, seg.nrrd, MHA, PNG, TIFF, npz
+    labels -> Walk.to_grid -> (I, J, K) -> write: NIfTI, seg.nrrd, MHA, DICOM SEG, PNG, TIFF, npz
     labels -> stats: a table of sizes, with --stats
     or, with --dry-run, each box as it was understood -> preview
 

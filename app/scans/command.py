@@ -20,7 +20,7 @@ from app.scans.preview import box_line, box_picture
 from app.scans.scan import Scan, Segment, Voxels, grey
 from app.scans.stats import Row, measure, table
 from app.scans.walk import ACQUIRED, Walk, anatomical_axes, choose_walk
-from app.scans.write import write
+from app.scans.write import check_writable, write
 from app.segment import Clock, Labels, Progress, segment
 
 log = logging.getLogger(__name__)
@@ -131,6 +131,7 @@ def place(plan: Plan, options: argparse.Namespace) -> Placed:
     if plan.label_map is not None:
         drawn += boxes_around_labels(plan.label_map, scan, options.margin or 0)
     segments = [on_grid(box, scan, value) for value, box in enumerate(drawn, start=1)]
+    check_writable(plan.outputs, scan, segments)
     modality = modality_of(scan, options.modality)
     return Placed(scan, walk, segments, case_of(scan, segments, walk, modality, options.window))
 

@@ -56,7 +56,9 @@ def is_dicom(path: Path) -> bool:
 
 
 @contextmanager
-def _readable(name: str, pydicom: Any) -> Iterator[None]:
+def readable(
+    name: str, pydicom: Any, fault: str = "not a readable DICOM file"
+) -> Iterator[None]:
     """Inside, what pydicom raises of a file becomes one line; what else it says is kept back."""
     logger = logging.getLogger("pydicom")  # it logs a traceback for every decoder that it tries
     level = logger.level
@@ -70,7 +72,7 @@ def _readable(name: str, pydicom: Any) -> Iterator[None]:
     except pydicom.errors.InvalidDicomError as error:
         raise ScanError(f"{name}: expected DICOM, found a file without its prefix") from error
     except DAMAGED as error:
-        raise ScanError(f"{name}: not a readable DICOM file ({one_line(error)})") from error
+        raise ScanError(f"{name}: {fault} ({one_line(error)})") from error
     finally:
         logger.setLevel(level)
 
@@ -86,10 +88,10 @@ def read(path: Path, volume: int | None, series: str | None = None) -> Scan:
     if path.is_dir():
         headers = _choose_series(_headers(path, pydicom), series, name)
     else:
-        with _readable(name, pydicom):
+        with readable(name, pydicom):
             headers = [(path, pydicom.dcmread(path, stop_before_pixels=True))]
     first = headers[0][1]
-    with _readable(name, pydicom):
+    with readable(name, pydicom):
         _check_kind(first, name)
         slices = [one for file, header in headers for one in _slices(file, header)]
         if any(one.position is not None for one in slices):
@@ -105,7 +107,7 @@ def read(path: Path, volume: int | None, series: str | None = None) -> Scan:
     modality = str(first.get("Modality", ""))
     return made_scan(
         path, voxels.transpose(order), affine, modality=MODALITIES.get(modality, modality),
-        slice_axis=2, has_mm=has_mm,
+        slice_axis=2, has_mm=has_mm, sources=tuple((one.path, one.frame) for one in chosen),
     )  # fmt: skip
 
 
@@ -114,7 +116,7 @@ def _headers(folder: Path, pydicom: Any) -> dict[str, list[tuple[Path, Any]]]:
     found: dict[str, list[tuple[Path, Any]]] = {}
     for path in sorted(folder.rglob("*")):
         if is_dicom(path):
-            with _readable(printable(path.name), pydicom):
+            with readable(printable(path.name), pydicom):
                 header = pydicom.dcmread(path, stop_before_pixels=True)
             if "Rows" in header and header.get("Modality") not in NO_SCAN:
                 uid = str(header.get("SeriesInstanceUID", ""))

@@ -16,7 +16,9 @@ KINDS: tuple[tuple[tuple[str, ...], Reader], ...] = (
 )
 READERS = {suffix: read for suffixes, read in KINDS for suffix in suffixes}
 # Ends of names that labels can be written as. Longer ones first: the end of a.seg.nrrd is no .nrrd.
-WRITTEN = (itk.SEGMENTATION, ".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".npz")
+WRITTEN = (
+    itk.SEGMENTATION, ".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".png", ".tif", ".tiff", ".npz"
+)  # fmt: skip
 NRRD = (".nrrd", ".nhdr")
 
 
@@ -60,4 +62,4 @@ def default_suffix(path: Path) -> str:
         return suffix
     if suffix in itk.SUFFIXES:
         return itk.SEGMENTATION if suffix in NRRD else ".mha"
-    return ".png" if suffix in pictures.SUFFIXES else ".nii.gz"
+    return ".png" if suffix in pictures.SUFFIXES else ".dcm"

@@ -37,6 +37,7 @@ class Scan:
     modality: str = ""  # as the file says, if it does
     slice_axis: int | None = None  # along which its slices were acquired, if the file says so
     has_mm: bool = True  # whether the affine is the file's, not `PICTURE_AFFINE`
+    sources: tuple[tuple[Path, int], ...] = ()  # of DICOM: file and frame of each k
 
     @property
     def name(self) -> str:
@@ -79,6 +80,7 @@ def made_scan(
     modality: str = "",
     slice_axis: int | None = None,
     has_mm: bool = True,
+    sources: tuple[tuple[Path, int], ...] = (),
 ) -> Scan:
     """A checked scan of voxels (I, J, K) or (I, J, K, 3).
 
@@ -100,7 +102,7 @@ def made_scan(
     if volume < 1e-3:
         rows = to_world[:3].round(4).tolist()
         raise ScanError(f"{name}: the affine should have an inverse, found {rows}")
-    return Scan(path, voxels, to_world, modality, slice_axis, has_mm)
+    return Scan(path, voxels, to_world, modality, slice_axis, has_mm, sources)
 
 
 def grey(colour: Voxels) -> Voxels:

@@ -1,5 +1,6 @@
 """Labels on the scan's own grid, their names, and for pictures an overlay to look at."""
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from app import __version__
-from app.case import printable, whole_file, write_labels
-from app.scans import itk, nifti, pictures
+from app.case import label_dtype, printable, whole_file
+from app.scans import dicom_seg, itk, nifti, pictures
 from app.scans.files import WRITTEN, stem_of, suffix_of
 from app.scans.scan import Scan, ScanError, Segment
+from app.segment import Labels
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Outputs:
     @property
     def names(self) -> Path | None:
         """JSON of names; None if the label file itself has them."""
-        if self.labels.name.lower().endswith(itk.SEGMENTATION):
+        if self.labels.name.lower().endswith((itk.SEGMENTATION, dicom_seg.SUFFIX)):
             return None
         return self.labels.with_name(f"{stem_of(self.labels)}.labels.json")
 
@@ -75,9 +77,36 @@ def _names(scan: Scan, segments: list[Segment]) -> bytes:
     return json.dumps(content, indent=1).encode() + b"\n"
 
 
+def _encoded(path: Path, labels: Labels, scan: Scan, segments: list[Segment]) -> bytes:
+    """The content of `path`, by the end of its name."""
+    suffix = suffix_of(path, WRITTEN)
+    if suffix in nifti.SUFFIXES:
+        return nifti.encoded(labels, scan, path)
+    if suffix in (".png", *pictures.TIFF):
+        return pictures.encoded(labels, path)
+    if suffix == dicom_seg.SUFFIX:
+        return dicom_seg.encoded(labels, scan, segments, path)
+    if suffix == ".npz":
+        stream = io.BytesIO()
+        np.savez_compressed(stream, segs=labels.T if scan.grid[2] > 1 else labels[:, :, 0].T)
+        return stream.getvalue()
+    return itk.encoded(labels, scan, path, segments)
+
+
+def check_writable(outputs: Outputs, scan: Scan, segments: list[Segment]) -> None:
+    """Try it with labels of one voxel: what cannot be written is known before it is reckoned.
+
+    Raises:
+        ScanError: labels of this scan do not fit into that kind of file, or its library is missing.
+    """
+    labels = np.zeros(scan.grid, label_dtype(len(segments)))
+    labels[0, 0, 0] = 1
+    _encoded(outputs.labels, labels, scan, segments)
+
+
 def write(
     outputs: Outputs,
-    labels: npt.NDArray[np.unsignedinteger],
+    labels: Labels,
     scan: Scan,
     segments: list[Segment],
     page: npt.NDArray[np.uint8],
@@ -88,24 +117,14 @@ def write(
 
     Raises:
         OSError: the folder cannot be written to.
-        ScanError: labels do not fit into that kind of file, or its library is missing.
+        ScanError: what `check_writable` finds.
     """
-    path = outputs.labels
-    suffix = suffix_of(path, WRITTEN)
-    if suffix in nifti.SUFFIXES:
-        content = nifti.encoded(labels, scan, path)
-    elif suffix in (".png", *pictures.TIFF):
-        content = pictures.encoded(labels, path)
-    elif suffix != ".npz":
-        content = itk.encoded(labels, scan, path, segments)
-    if suffix == ".npz":
-        write_labels(path, labels.T if scan.grid[2] > 1 else labels[:, :, 0].T)
-    else:
+    contents = {outputs.labels: _encoded(outputs.labels, labels, scan, segments)}
+    if outputs.names is not None:
+        contents[outputs.names] = _names(scan, segments)
+    if outputs.overlay is not None:
+        shown = pictures.overlay(page, labels[:, :, 0].T, segments)
+        contents[outputs.overlay] = pictures.png(shown)
+    for path, content in contents.items():
         with whole_file(path) as stream:
             stream.write(content)
-    if outputs.names is not None:
-        with whole_file(outputs.names) as stream:
-            stream.write(_names(scan, segments))
-    if outputs.overlay is not None:
-        with whole_file(outputs.overlay) as stream:
-            stream.write(pictures.png(pictures.overlay(page, labels[:, :, 0].T, segments)))

@@ -1,0 +1,76 @@
+"""DICOM segmentations (SEG) with highdicom: labels that refer to the images they were made on."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app import __version__
+from app.case import printable
+from app.scans.dicom import readable
+from app.scans.scan import Scan, ScanError, Segment, Voxels, extra
+
+SUFFIX = ".dcm"
+NO_SEGMENTATION = "lacks what a DICOM segmentation must say, an output as .nii.gz can be made"
+SERIES_NUMBER_OFFSET = 1000  # added to that of the images, so that viewers list it behind them
+
+
+def encoded(labels: Voxels, scan: Scan, segments: list[Segment], path: Path) -> bytes:
+    """The content of `path`, a SEG of labels (I, J, K) on the slices of `scan`.
+
+    A binary one, which every viewer reads; a segment's code is "tissue", since names are anybody's.
+
+    Raises:
+        ScanError: the scan is no DICOM, or lacks what a SEG must say of it.
+    """
+    name = printable(path.name)
+    if not scan.sources:
+        raise ScanError(f"{name}: a DICOM segmentation needs DICOM images, found {scan.name}")
+    highdicom, pydicom = extra("highdicom", name), extra("pydicom", name)
+    with readable(scan.name, pydicom, NO_SEGMENTATION):
+        files = list(dict.fromkeys(file for file, _ in scan.sources))
+        images = [pydicom.dcmread(file) for file in files]
+        planes = np.ascontiguousarray(labels.transpose(2, 1, 0))  # (K, rows, columns)
+        if len(images) == 1 and (frames := int(images[0].get("NumberOfFrames") or 1)) > 1:
+            # in the order of the file, and empty where the frame is of another volume
+            every = np.zeros((frames, *planes.shape[1:]), planes.dtype)
+            every[[frame for _, frame in scan.sources]] = planes
+            planes = every
+        segmentation = highdicom.seg.Segmentation(
+            source_images=images,
+            pixel_array=planes,
+            segmentation_type="BINARY",
+            segment_descriptions=_descriptions(segments, highdicom, pydicom),
+            series_instance_uid=highdicom.UID(),
+            series_number=int(images[0].get("SeriesNumber") or 0) + SERIES_NUMBER_OFFSET,
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            manufacturer="SwiftMedSAM",
+            manufacturer_model_name="SwiftMedSAM",
+            software_versions=__version__,
+            device_serial_number="0",
+            series_description="SwiftMedSAM",
+        )
+        content = io.BytesIO()
+        segmentation.save_as(content)
+    return content.getvalue()
+
+
+def _descriptions(segments: list[Segment], highdicom: Any, pydicom: Any) -> list[Any]:
+    seg, codes = highdicom.seg, pydicom.sr.codedict.codes
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name="SwiftMedSAM", version=__version__, family=codes.cid7162.ArtificialIntelligence
+    )
+    return [
+        seg.SegmentDescription(
+            segment_number=one.value,
+            segment_label=one.name[:64],  # as many characters as a long string may have
+            segmented_property_category=codes.SCT.Tissue,
+            segmented_property_type=codes.SCT.Tissue,
+            algorithm_type="SEMIAUTOMATIC",
+            algorithm_identification=algorithm,
+            display_color=highdicom.color.CIELabColor.from_rgb(*one.colour),
+        )
+        for one in segments
+    ]
