@@ -204,6 +204,24 @@ def test_an_input_is_never_overwritten(program, volume, photo, mine):
     assert lines[-1] == "a_overlay.png: is an input, and is not overwritten"
 
 
+def test_a_dry_run_overwrites_no_input_either(program, photo, mine):
+    named = mine / "a_box1.png"
+    photo.rename(named)
+    before = named.read_bytes()
+    options = ["--dry-run", "--box", *"1234"]
+    status, lines = program(*options, inputs=named, outputs=mine / "a.png")
+    assert (status, lines[-1]) == (1, "a_box1.png: is an input, and is not overwritten")
+    assert named.read_bytes() == before
+
+
+def test_a_scan_of_no_numbers_is_one_line(program, volume, mine):
+    nothing = np.full((64, 40, 6), np.nan, np.float32)
+    nibabel.save(nibabel.Nifti1Image(nothing, ALIGNED), volume)
+    status, lines = program("--quiet", *box_words(), inputs=volume, outputs=mine / "out.nii")
+    assert status == 1
+    assert lines == ["scan.nii.gz: 'imgs' should be finite, found NaN or infinity"]
+
+
 def test_what_is_there_can_be_kept(program, volume, mine):
     out = mine / "out.nii"
     out.write_bytes(b"mine")

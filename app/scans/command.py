@@ -20,7 +20,7 @@ from app.scans.preview import box_line, box_picture
 from app.scans.scan import Scan, Segment, Voxels, grey
 from app.scans.stats import Row, measure, table
 from app.scans.walk import ACQUIRED, Walk, anatomical_axes, choose_walk
-from app.scans.write import check_writable, write
+from app.scans.write import check_writable, refuse_inputs, write
 from app.segment import Clock, Labels, Progress, segment
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def modality_of(scan: Scan, asked: Modality | None) -> Modality:
     if scan.modality:
         log.info("%s: modality %s, as the file says", scan.name, scan.modality)
         return find_modality(scan.modality)
-    if scan.voxels.dtype.kind in "if" and float(np.nanmin(scan.voxels)) < AIR_HU:
+    if scan.voxels.dtype.kind in "if" and bool(np.less(scan.voxels, AIR_HU).any()):
         log.info("%s: taken for CT, for its values below %d (--modality)", scan.name, AIR_HU)
         return CT
     if scan.voxels.dtype != np.uint8:
@@ -185,13 +185,13 @@ def dry_run(options: argparse.Namespace) -> int:
     for plan in make_plans(options):
         try:
             placed = place(plan, options)
+            for one in placed.segments:
+                path = plan.outputs.picture(one.value)
+                refuse_inputs([path], [plan.path])
+                with whole_file(path) as stream:
+                    stream.write(box_picture(one, placed.walk, placed.case))
+                log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), path)
         except CaseError as error:
             log.error("%s", error)
             status = 1
-            continue
-        for one in placed.segments:
-            path = plan.outputs.picture(one.value)
-            with whole_file(path) as stream:
-                stream.write(box_picture(one, placed.walk, placed.case))
-            log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), path)
     return status
