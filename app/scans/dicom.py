@@ -59,10 +59,14 @@ def is_dicom(path: Path) -> bool:
 def readable(
     name: str, pydicom: Any, fault: str = "not a readable DICOM file"
 ) -> Iterator[None]:
-    """Inside, what pydicom raises of a file becomes one line; what else it says is kept back."""
-    logger = logging.getLogger("pydicom")  # it logs a traceback for every decoder that it tries
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Inside, what pydicom raises of a file becomes one line; what else it says is kept back.
+
+    It logs a traceback for every decoder that it tries, and highdicom every module that it copies.
+    """
+    loggers = [logging.getLogger(library) for library in ("pydicom", "highdicom")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -74,7 +78,8 @@ def readable(
     except DAMAGED as error:
         raise ScanError(f"{name}: {fault} ({one_line(error)})") from error
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def read(path: Path, volume: int | None, series: str | None = None) -> Scan:
