@@ -24,7 +24,7 @@ from app.case import (
 )
 from app.intensity import DEFAULT_WINDOW, WINDOWS, Window, parse_window
 from app.job import Job
-from app.network import DEFAULT_PRECISION, PRECISIONS, Network, WeightsError, load
+from app.network import AUTO, PRECISIONS, Network, WeightsError, load
 from app.scans.options import about_scans, add_scan_options, natural
 from app.segment import DEFAULT_MODE, IMAGE_CROPS, MODES, VOLUME_CROPS, Clock, Progress, segment
 from app.stop import Stopped, Stopper
@@ -72,8 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("outputs", nargs="?", type=Path, help=f"default {OUTPUTS}")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="a folder with a manifest.json")
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default=DEFAULT_PRECISION,
-        help=f"type of the arithmetic (default {DEFAULT_PRECISION})",
+        "--precision", choices=(AUTO, *PRECISIONS), default=AUTO,
+        help=f"type of the arithmetic (default {AUTO}: the fastest this CPU is made for)",
     )  # fmt: skip
     parser.add_argument(
         "--mode", choices=MODES, default=DEFAULT_MODE,

@@ -19,13 +19,11 @@ MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 2  # 1: the decoder took an embedding (1, C, 64, 64) and no cells
 PARTS = ("encoder", "decoder")
 
-# --precision: the IR it needs (first one the manifest has), and the type OpenVINO computes in.
-PRECISIONS = {
-    "f32": (("fp32", "fp16"), "f32"),
-    "bf16": (("fp16", "fp32"), "bf16"),
-    "int8": (("int8",), "f32"),  # what is not quantized is computed in f32
-}
-DEFAULT_PRECISION = "f32"
+# --precision: the IR it needs, the first one that the manifest has.
+PRECISIONS = {"f32": ("fp32", "fp16"), "bf16": ("fp16", "fp32"), "int8": ("int8",)}
+AUTO = "auto"  # the fastest that this CPU computes natively
+NATIVE = {"int8": {"avx512_vnni", "avx_vnni"}, "bf16": {"avx512_bf16", "amx_bf16"}}  # either flag
+CPU_INFO = Path("/proc/cpuinfo")
 CGROUP_QUOTAS = (  # (file with the quota, file with the period or None if both are in the first)
     ("/sys/fs/cgroup/cpu.max", None),
     ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
@@ -53,6 +51,16 @@ def available_threads() -> int:
         if quota > 0:
             return max(1, min(threads or 1, round(quota / period)))
     return threads or 1
+
+
+def natively_computed() -> set[str]:
+    """Those of `PRECISIONS` that this CPU has instructions for; only "f32" where it is not said."""
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    return {"f32", *(name for name, any_of in NATIVE.items() if any_of & flags)}
 
 
 def default_weights() -> Path:
@@ -105,16 +113,21 @@ class Network:
 
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
         manifest = read_manifest(folder)
-        stored, computed = PRECISIONS[precision]
         models = manifest["models"]
+        native = natively_computed()
+        floating = "bf16" if "bf16" in native else "f32"
+        if precision == AUTO:
+            precision = "int8" if "int8" in native and "int8" in models else floating
+        stored = PRECISIONS[precision]
         kind = next((k for k in stored if k in models), None)
         if kind is None:
             raise WeightsError(
                 f"{folder}: precision {precision} needs a model in {' or '.join(stored)}, "
                 f"found {', '.join(models)}"
             )
+        computed = floating if precision == "int8" else precision  # of what is not quantized
         self.variant: str = manifest["variant"]
-        self.precision = precision
+        self.precision = f"int8+{computed}" if precision == "int8" else precision
         self.threads = threads
         core = ov.Core()
         settings = {
@@ -154,22 +167,24 @@ class Network:
 def load(
     weights: Path | str | None = None,
     *,
-    precision: str = DEFAULT_PRECISION,
+    precision: str = AUTO,
     threads: int | None = None,
 ) -> Network:
     """The network of a weights folder, ready to run.
 
     Args:
         weights: a folder with a manifest; None is the default that comes with the program.
-        precision: "f32" (exact), "bf16" or "int8".
+        precision: "f32" (the most exact), "bf16", "int8", or "auto": the fastest that this CPU has
+            instructions for and the folder a model.
         threads: None uses what affinity and container quota allow.
 
     Raises:
         WeightsError: the folder is missing, incomplete, altered, or has no such precision.
         ValueError: there is no precision of that name.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision should be one of {', '.join(PRECISIONS)}, got '{precision}'")
+    choices = (AUTO, *PRECISIONS)
+    if precision not in choices:
+        raise ValueError(f"precision should be one of {', '.join(choices)}, got '{precision}'")
     folder = default_weights() if weights is None else Path(weights)
     network = Network(folder, precision, threads or available_threads())
     log.info("%s, %s, %d threads", network.variant, network.precision, network.threads)

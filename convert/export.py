@@ -48,11 +48,10 @@ def export(model: SwiftMedSAM) -> dict[str, ov.Model]:
     }
 
 
-def save(models: dict[str, ov.Model], folder: Path, precision: str) -> dict[str, list[Path]]:
-    """Write PART.xml and PART.bin, weights stored as `precision` ("fp16" or "fp32")."""
-    written = {}
-    for part, model in models.items():
-        path = folder / f"{part}.xml"
-        ov.save_model(model, path, compress_to_fp16=precision == "fp16")
-        written[part] = [path, path.with_suffix(".bin")]
-    return written
+def save(model: ov.Model, path: Path, stored: str) -> list[Path]:
+    """Write `path` (.xml) and the .bin beside it; weights as "fp16", unless `stored` is "fp32".
+
+    Weights that are INT8 stay so.
+    """
+    ov.save_model(model, path, compress_to_fp16=stored != "fp32")
+    return [path, path.with_suffix(".bin")]

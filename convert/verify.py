@@ -1,5 +1,6 @@
 """Torch against OpenVINO on real slices: the same masks, or no manifest."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from swiftmedsam import SwiftMedSAM
 
 MIN_SLICES = 8
 SLICES_PER_VOLUME = 3  # of the middle slices of its boxes
-MIN_DSC = 0.99  # of any slice's masks, all boxes together
 # Rounding differs between two orders of summation: logits up to 40, 7 digits, some hundred sums.
-MAX_LOGIT_DIFFERENCE = {"fp32": 1e-2, "fp16": 1.0}
+# INT8 moves logits far from 0, and the edge of a mask by a pixel here and there.
+MAX_LOGIT_DIFFERENCE = {"fp32": 1e-2, "fp16": 1.0, "int8": math.inf}
+MIN_DSC = {"fp32": 0.99, "fp16": 0.99, "int8": 0.9}  # of any slice's masks, all boxes together
 
 
 class ParityError(ValueError):
@@ -37,7 +39,7 @@ class Parity:
     mean_dsc: float
 
 
-def _slices(case: Case) -> Iterator[tuple[FloatArray, FloatArray]]:
+def slices_of(case: Case) -> Iterator[tuple[FloatArray, FloatArray]]:
     """Pixels and prompts of a case: an image whole, a volume at the middle slices of its boxes."""
     frame = Frame(*case.label_shape[-2:])
     if not case.is_volume:
@@ -61,7 +63,9 @@ def _dsc(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Parity:
-    """Compare `model` (torch) with `network` (OpenVINO, f32) on the cases of a folder.
+    """Compare `model` (torch) with `network` (OpenVINO) on the cases of a folder.
+
+    `stored` says how close they have to be: "fp32", "fp16" or "int8".
 
     Raises:
         ParityError: too few slices to tell, or too large a difference.
@@ -69,7 +73,7 @@ def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Pa
     names, differences, means, agreements = [], [], [], []
     for path in sorted(cases.glob("[23]DBox_*.npz")):
         case = read_case(path)
-        for pixels, prompts in _slices(case):
+        for pixels, prompts in slices_of(case):
             if len(prompts) == 0:
                 continue
             with torch.inference_mode():
@@ -92,7 +96,7 @@ def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Pa
         min_dsc=min(agreements),
         mean_dsc=float(np.mean(agreements)),
     )
-    limit = MAX_LOGIT_DIFFERENCE[stored]
-    if not parity.max_logit_difference <= limit or not parity.min_dsc >= MIN_DSC:
-        raise ParityError(f"wanted logits within {limit}, DSC >= {MIN_DSC}; got {asdict(parity)}")
+    limit, dsc = MAX_LOGIT_DIFFERENCE[stored], MIN_DSC[stored]
+    if not parity.max_logit_difference <= limit or not parity.min_dsc >= dsc:
+        raise ParityError(f"wanted logits within {limit}, DSC >= {dsc}; got {asdict(parity)}")
     return parity

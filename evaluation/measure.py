@@ -15,7 +15,7 @@ STEPS = ("read", "encode", "decode", "write")  # of the program's line about a c
 PARTS = ("start", *STEPS, "rest")  # of a run
 # `3DBox_CT_1.npz  40x256x256  6 boxes  12.30 s (read 0.10, encode 9.00, ...)`
 CASE_LINE = re.compile(r"  (?P<seconds>\d+\.\d+) s \((?P<steps>\w+ \d+\.\d+(?:, \w+ \d+\.\d+)*)\)$")
-RUN_LINE = re.compile(r"(?P<variant>\w+), (?P<precision>\w+), \d+ threads")
+RUN_LINE = re.compile(r"(?P<variant>\w+), (?P<precision>[\w+]+), \d+ threads")
 PEAK_LINE = re.compile(r"peak_bytes (?P<bytes>\d+)")
 
 # The challenge's limits and its command, followed by what says the container's peak.

@@ -223,7 +223,13 @@ def tiny_weights_fp16(
 
 @pytest.fixture(scope="session")
 def tiny_network(tiny_weights: Path) -> Network:
+    """As the program loads it: in the precision that suits this machine."""
     return load(tiny_weights, threads=1)
+
+
+@pytest.fixture(scope="session")
+def exact_network(tiny_weights: Path) -> Network:
+    return load(tiny_weights, precision="f32", threads=1)
 
 
 def state_of(model):

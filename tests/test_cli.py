@@ -34,7 +34,7 @@ def test_good_cases_are_written_with_the_labels_of_segment(program, inputs, outp
         assert labels.dtype == np.uint8
         assert labels.any()
         np.testing.assert_array_equal(labels, expected(path, tiny_network))
-    assert lines[0] == "tiny, f32, 1 threads"
+    assert lines[0] == f"tiny, {tiny_network.precision}, 1 threads"
     assert lines[1].startswith(f"{IMAGE}  48x80x3  2 boxes  ")
     assert lines[2].startswith(f"{VOLUME}  6x40x64  3 boxes  ")
     assert lines[3].startswith("2 written, 0 skipped, 0 failed, ")

@@ -15,13 +15,15 @@ import numpy as np
 import openvino as ov
 import pytest
 import torch
-from conftest import make_case_file, models_of, volume_case
+from conftest import image_case, make_case_file, models_of, volume_case
 
 import convert.__main__ as command
 from app import load
+from app.frame import Frame
 from app.network import MANIFEST
 from convert.__main__ import convert, main
 from convert.fetch import FetchError, Published, fetch
+from convert.quantize import CalibrationError, calibration_slices
 from convert.rewrite import ExportedDecoder
 from convert.verify import (
     MAX_LOGIT_DIFFERENCE,
@@ -77,7 +79,9 @@ def test_the_folder_holds_the_models_and_a_manifest_that_describes_them(
 ):
     assert names(tiny_weights) == FILES
     manifest = manifest_of(tiny_weights)
-    assert list(manifest) == ["format", "variant", "source", "versions", "models", "parity"]
+    assert list(manifest) == [
+        "format", "variant", "source", "versions", "calibration_slices", "models", "parity",
+    ]  # fmt: skip
     assert (manifest["format"], manifest["variant"]) == (2, "tiny")
     assert manifest["source"] == {
         "file": "tiny.safetensors",
@@ -100,7 +104,7 @@ def test_the_folder_holds_the_models_and_a_manifest_that_describes_them(
     assert parity["cases"] == names(parity_cases)
     assert parity["max_logit_difference"] <= MAX_LOGIT_DIFFERENCE["fp32"]
     assert 0 < parity["mean_logit_difference"] < parity["max_logit_difference"]
-    assert MIN_DSC <= parity["min_dsc"] <= parity["mean_dsc"] <= 1
+    assert MIN_DSC["fp32"] <= parity["min_dsc"] <= parity["mean_dsc"] <= 1
 
 
 def test_weights_stored_as_fp16_take_half_the_space(tiny_weights, tiny_weights_fp16):
@@ -108,6 +112,55 @@ def test_weights_stored_as_fp16_take_half_the_space(tiny_weights, tiny_weights_f
     for part in ("encoder.bin", "decoder.bin"):
         whole, half = ((f / part).stat().st_size for f in (tiny_weights, tiny_weights_fp16))
         assert half < 0.75 * whole  # shapes and indices stay as they are
+
+
+@pytest.fixture(scope="module")
+def int8_weights(tiny_checkpoint, tiny_weights, parity_cases, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("int8") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "export", lambda model: models_of(tiny_weights))
+        convert(tiny_checkpoint, "tiny", folder, "int8", parity_cases, parity_cases)
+    return folder
+
+
+def test_int8_is_a_second_encoder_that_is_calibrated_and_agrees(int8_weights):
+    assert names(int8_weights) == sorted([*FILES, "encoder_int8.bin", "encoder_int8.xml"])
+    manifest = manifest_of(int8_weights)
+    assert manifest["calibration_slices"] == MIN_SLICES
+    assert manifest["versions"]["nncf"]
+    models = manifest["models"]
+    assert list(models) == list(manifest["parity"]) == ["fp16", "int8"]
+    assert models["int8"]["decoder"] == models["fp16"]["decoder"]
+    assert manifest["parity"]["int8"]["min_dsc"] >= MIN_DSC["int8"]
+    assert manifest["parity"]["int8"]["mean_logit_difference"] > (
+        2 * manifest["parity"]["fp16"]["mean_logit_difference"]  # else nothing was quantized
+    )
+    types = {
+        op.get_element_type().get_type_name()
+        for op in ov.Core().read_model(int8_weights / "encoder_int8.xml").get_ops()
+        if op.get_type_name() == "Constant"
+    }
+    assert "i8" in types
+
+
+def test_calibration_takes_modalities_in_turn(tmp_path):
+    image = image_case()["imgs"]
+    for i in range(9):
+        make_case_file(tmp_path, f"2DBox_US_{i}.npz", imgs=10 + image // 10 * i)
+    make_case_file(tmp_path, "3DBox_MR_0.npz")  # three middles
+    assert len(calibration_slices(tmp_path, 100)) == 12
+    first_us = Frame(*image.shape[:2]).pixels(np.full_like(image, 10))
+    slices = calibration_slices(tmp_path, 8)
+    assert len(slices) == 8
+    np.testing.assert_array_equal(slices[0], first_us)
+    assert not np.array_equal(slices[1], first_us)  # MR comes second
+
+
+def test_too_few_slices_calibrate_nothing(tiny_checkpoint, parity_cases, tmp_path):
+    (tmp_path / "cases").mkdir()
+    with pytest.raises(CalibrationError, match="0 slices to calibrate on, at least 8 wanted"):
+        convert(tiny_checkpoint, "tiny", tmp_path / "w", "int8", parity_cases, tmp_path / "cases")
+    assert names(tmp_path) == ["cases"]
 
 
 def test_a_conversion_leaves_nothing_beside_the_folder(tiny_weights):
@@ -147,13 +200,13 @@ def test_a_checkpoint_of_another_variant_is_refused(tiny_checkpoint, parity_case
 
 
 def test_both_networks_agree_with_themselves_and_not_with_each_other(
-    tiny_model, other_model, tiny_network, parity_cases
+    tiny_model, other_model, exact_network, parity_cases
 ):
-    parity = verify(tiny_model, tiny_network, parity_cases, "fp32")
-    assert parity.min_dsc == pytest.approx(1, abs=1 - MIN_DSC)
+    parity = verify(tiny_model, exact_network, parity_cases, "fp32")
+    assert parity.min_dsc == pytest.approx(1, abs=1 - MIN_DSC["fp32"])
     assert asdict(parity)["slices"] == MIN_SLICES
     with pytest.raises(ParityError):
-        verify(other_model, tiny_network, parity_cases, "fp32")
+        verify(other_model, exact_network, parity_cases, "fp32")
 
 
 @pytest.mark.parametrize("broken", [0, MIN_SLICES - 1], ids=["first slice", "last slice"])
@@ -177,9 +230,9 @@ def test_a_logit_that_is_no_number_is_refused_though_masks_agree(tiny_model, par
         verify(tiny_model, OneLogitLost(), parity_cases, "fp32")
 
 
-def test_too_few_slices_say_nothing(tiny_model, tiny_network, parity_cases, tmp_path):
+def test_too_few_slices_say_nothing(tiny_model, exact_network, parity_cases, tmp_path):
     with pytest.raises(ParityError, match="0 slices to compare, at least 8 wanted"):
-        verify(tiny_model, tiny_network, tmp_path / "missing", "fp32")
+        verify(tiny_model, exact_network, tmp_path / "missing", "fp32")
     make_case_file(tmp_path, "3DBox_MR_0.npz")  # boxes with three middles
     boxes = np.array([[5, 6, z, 40, 30, z] for z in range(6)])
     make_case_file(tmp_path, "3DBox_MR_1.npz", boxes=boxes)  # six, of which three count
@@ -187,9 +240,9 @@ def test_too_few_slices_say_nothing(tiny_model, tiny_network, parity_cases, tmp_
     make_case_file(tmp_path, "2DBox_US_1.npz", boxes=np.zeros((0, 4)))
     make_case_file(tmp_path, "another.npz")
     with pytest.raises(ParityError, match="7 slices to compare, at least 8 wanted"):
-        verify(tiny_model, tiny_network, tmp_path, "fp32")
+        verify(tiny_model, exact_network, tmp_path, "fp32")
     make_case_file(tmp_path, "2DBox_US_2.npz")
-    assert verify(tiny_model, tiny_network, tmp_path, "fp32").slices == 8
+    assert verify(tiny_model, exact_network, tmp_path, "fp32").slices == 8
 
 
 # The command

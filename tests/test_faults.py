@@ -202,7 +202,7 @@ def test_a_signal_reaches_the_program_through_the_shells_of_the_container(
     with start(
         command=("/bin/bash", "-c", line), env=os.environ | {"SWIFTMEDSAM_PYTHON": sys.executable}
     ) as process:
-        assert process.stderr.readline() == "tiny, f32, 1 threads\n"
+        assert process.stderr.readline().startswith("tiny, ")
         process.send_signal(number)
         _, rest = process.communicate(timeout=HANGS)
     assert process.returncode == STATUS[number], rest

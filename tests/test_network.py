@@ -53,9 +53,9 @@ def manifest_without(folder, *keys, **replaced):
 
 
 def test_the_embedding_is_torchs_with_the_dense_prompt_added(
-    tiny_model, tiny_network, torch_embedding
+    tiny_model, exact_network, torch_embedding
 ):
-    embedding = tiny_network.encode(PIXELS)
+    embedding = exact_network.encode(PIXELS)
     assert (embedding.shape, embedding.dtype) == ((1, 4096, 32), np.float32)
     wanted = torch_embedding + tiny_model.prompt_encoder.dense_prompt()
     wanted = wanted.flatten(2).transpose(1, 2).numpy()
@@ -63,9 +63,9 @@ def test_the_embedding_is_torchs_with_the_dense_prompt_added(
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_logits_and_iou_are_torchs_for_any_number_of_boxes(tiny_network, torch_logits, count):
-    embedding = tiny_network.encode(PIXELS)
-    logits, iou = tiny_network.decode(embedding, PROMPTS[:count], everywhere(count))
+def test_logits_and_iou_are_torchs_for_any_number_of_boxes(exact_network, torch_logits, count):
+    embedding = exact_network.encode(PIXELS)
+    logits, iou = exact_network.decode(embedding, PROMPTS[:count], everywhere(count))
     assert (logits.shape, iou.shape) == ((count, 256, 256), (count,))
     np.testing.assert_allclose(logits, torch_logits[0][:count], rtol=0, atol=FP32_TOLERANCE)
     np.testing.assert_allclose(iou, torch_logits[1][:count], rtol=0, atol=FP32_TOLERANCE)
@@ -73,12 +73,12 @@ def test_logits_and_iou_are_torchs_for_any_number_of_boxes(tiny_network, torch_l
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (5, 9), (1, 1)])
 def test_logits_of_a_rectangle_of_cells_are_those_pixels_of_all(
-    tiny_network, torch_logits, height, width
+    exact_network, torch_logits, height, width
 ):
     corners = [(3, 7), (0, 64 - width), (64 - height, 0)] if height < 64 else [(0, 0)] * 3
     boxes = [(slice(y, y + height), slice(x, x + width)) for y, x in corners]
     cells = np.stack([EVERYWHERE[0][box] for box in boxes])
-    logits, iou = tiny_network.decode(tiny_network.encode(PIXELS), PROMPTS, cells)
+    logits, iou = exact_network.decode(exact_network.encode(PIXELS), PROMPTS, cells)
     wanted = [
         one[4 * y : 4 * (y + height), 4 * x : 4 * (x + width)]
         for one, (y, x) in zip(torch_logits[0], corners, strict=True)
@@ -88,49 +88,49 @@ def test_logits_of_a_rectangle_of_cells_are_those_pixels_of_all(
 
 
 def test_weights_stored_as_fp16_give_the_same_masks(tiny_weights_fp16, torch_logits):
-    network = load(tiny_weights_fp16, threads=1)
+    network = load(tiny_weights_fp16, precision="f32", threads=1)
     logits, _ = network.decode(network.encode(PIXELS), PROMPTS, EVERYWHERE)
     for found, wanted in zip(logits > 0, torch_logits[0] > 0, strict=True):
         assert dsc(found, wanted) >= FP16_MIN_DSC
 
 
-def test_what_was_returned_is_not_overwritten_by_the_next_call(tiny_network):
-    first = tiny_network.encode(PIXELS)
+def test_what_was_returned_is_not_overwritten_by_the_next_call(exact_network):
+    first = exact_network.encode(PIXELS)
     kept = first.copy()
-    second = tiny_network.encode(OTHER_PIXELS)
+    second = exact_network.encode(OTHER_PIXELS)
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(first, kept)
-    logits, iou = tiny_network.decode(first, PROMPTS, EVERYWHERE)
+    logits, iou = exact_network.decode(first, PROMPTS, EVERYWHERE)
     kept_logits, kept_iou = logits.copy(), iou.copy()
-    tiny_network.decode(second, PROMPTS[::-1], EVERYWHERE)
+    exact_network.decode(second, PROMPTS[::-1], EVERYWHERE)
     np.testing.assert_array_equal(logits, kept_logits)
     np.testing.assert_array_equal(iou, kept_iou)
 
 
-def test_the_inputs_are_not_changed(tiny_network):
+def test_the_inputs_are_not_changed(exact_network):
     pixels, prompts = PIXELS.copy(), PROMPTS.copy()
-    embedding = tiny_network.encode(pixels)
+    embedding = exact_network.encode(pixels)
     kept = embedding.copy()
-    tiny_network.decode(embedding, prompts, EVERYWHERE)
+    exact_network.decode(embedding, prompts, EVERYWHERE)
     np.testing.assert_array_equal(pixels, PIXELS)
     np.testing.assert_array_equal(prompts, PROMPTS)
     np.testing.assert_array_equal(embedding, kept)
 
 
-def test_an_embedding_that_was_kept_decodes_as_when_it_was_new(tiny_network):
-    embedding = tiny_network.encode(PIXELS)
-    wanted, _ = tiny_network.decode(embedding, PROMPTS, EVERYWHERE)
-    other = tiny_network.encode(OTHER_PIXELS)
-    tiny_network.decode(other, PROMPTS, EVERYWHERE)
-    np.testing.assert_array_equal(tiny_network.decode(embedding, PROMPTS, EVERYWHERE)[0], wanted)
+def test_an_embedding_that_was_kept_decodes_as_when_it_was_new(exact_network):
+    embedding = exact_network.encode(PIXELS)
+    wanted, _ = exact_network.decode(embedding, PROMPTS, EVERYWHERE)
+    other = exact_network.encode(OTHER_PIXELS)
+    exact_network.decode(other, PROMPTS, EVERYWHERE)
+    np.testing.assert_array_equal(exact_network.decode(embedding, PROMPTS, EVERYWHERE)[0], wanted)
 
 
 # Which network
 
 
-def test_a_network_says_what_it_is(tiny_network):
-    assert (tiny_network.variant, tiny_network.precision) == ("tiny", "f32")
-    assert tiny_network.threads == 1
+def test_a_network_says_what_it_is(exact_network):
+    assert (exact_network.variant, exact_network.precision) == ("tiny", "f32")
+    assert exact_network.threads == 1
 
 
 def test_bf16_is_computed_with_whatever_weights_there_are(tiny_weights):
@@ -150,7 +150,7 @@ def test_without_a_folder_the_default_is_used(folder, monkeypatch):
 
 
 def test_an_unknown_precision_is_refused_with_those_there_are(tiny_weights):
-    with pytest.raises(ValueError, match="one of f32, bf16, int8, got 'fp64'") as caught:
+    with pytest.raises(ValueError, match="one of auto, f32, bf16, int8, got 'fp64'") as caught:
         load(tiny_weights, precision="fp64")
     assert not isinstance(caught.value, WeightsError)  # the caller's mistake, not the folder's
 
@@ -194,6 +194,31 @@ def test_a_manifest_that_lacks_the_decoder_is_refused(folder):
     manifest_without(folder, models=models)
     with pytest.raises(WeightsError, match="decoder"):
         load(folder)
+
+
+# Which precision
+
+
+@pytest.mark.parametrize(
+    ("flags", "models", "ran"),
+    [
+        ("fpu avx2 avx512f", ["fp16", "int8"], "f32"),
+        ("fpu avx2 avx512f avx512_vnni", ["fp16", "int8"], "int8+f32"),
+        ("fpu avx_vnni", ["fp16"], "f32"),
+        ("fpu avx512_vnni avx512_bf16", ["fp16"], "bf16"),
+        ("fpu avx512_vnni avx512_bf16", ["fp16", "int8"], "int8+bf16"),
+        (None, ["fp16", "int8"], "f32"),
+    ],
+)
+def test_the_fastest_precision_that_the_cpu_was_made_for_is_chosen(
+    folder, tmp_path, monkeypatch, flags, models, ran
+):
+    parts = json.loads((folder / MANIFEST).read_text())["models"]["fp32"]
+    manifest_without(folder, models=dict.fromkeys(models, parts))
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(app.network, "CPU_INFO", tmp_path / "cpuinfo")
+    assert load(folder, threads=1).precision == ran
 
 
 # How many threads

@@ -262,17 +262,17 @@ def test_the_machine_is_described(monkeypatch):
     assert runtime.machine().startswith("Xeon W-2133; AVX2, AVX-512, VNNI; ")
 
 
-def test_the_real_program_says_what_is_looked_for(inputs, tiny_weights):
+def test_the_real_program_says_what_is_looked_for(inputs, tiny_weights, tiny_network):
     path = make_case_file(inputs, IMAGE)
     options = ["--weights", str(tiny_weights), "--threads", "1"]
     done = run(app_program("ours", None, "", options), path)
     assert done.ok, done.said.last_words
-    assert done.said.ran_as == "tiny, f32, 1 threads"
+    assert done.said.ran_as == f"tiny, {tiny_network.precision}, 1 threads"
     assert set(done.split) == set(PARTS) and 0 < done.said.seconds < done.seconds
 
 
 def test_the_baseline_says_the_same_and_has_the_programs_masks(
-    inputs, tmp_path, tiny_checkpoint, tiny_network, monkeypatch, capsys
+    inputs, tmp_path, tiny_checkpoint, exact_network, monkeypatch, capsys
 ):
     """The organisers' rules in torch against the program in mode exact: one pixel may differ."""
     names = (IMAGE, "3DBox_MR_1.npz")
@@ -286,7 +286,7 @@ def test_the_baseline_says_the_same_and_has_the_programs_masks(
     done = run(says, inputs / IMAGE)
     assert set(done.split) == set(PARTS) and done.said.ran_as == "lite, f32, 1 threads"
     for name in names:
-        labels = segment(read_case(inputs / name), tiny_network, mode="exact")
+        labels = segment(read_case(inputs / name), exact_network, mode="exact")
         theirs = read_labels(tmp_path / "out" / name)
         assert np.count_nonzero(labels) > 50
         assert np.count_nonzero(labels != theirs) <= 1, name
