@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from app.case import Case, CaseError, make_case, whole_file
 from app.intensity import MODALITIES, UNKNOWN, Modality, Window, find_modality
@@ -55,6 +56,12 @@ def without_nan(voxels: Voxels, name: str) -> Voxels:
     return np.asarray(np.where(missing, np.nanmin(voxels), voxels))
 
 
+def boxes_in_slices(segments: Sequence[Segment], walk: Walk) -> npt.NDArray[np.int64]:
+    """Boxes (N, 6) of segments in the slices of `walk`; (N, 4) where there is one slice."""
+    boxes = np.array([walk.box(one.first, one.last) for one in segments], np.int64).reshape(-1, 6)
+    return boxes if walk.shape[0] > 1 else boxes[:, [0, 1, 3, 4]]
+
+
 def case_of(
     scan: Scan, segments: Sequence[Segment], walk: Walk, modality: Modality, window: Window
 ) -> Case:
@@ -70,14 +77,13 @@ def case_of(
     if voxels.dtype.kind == "f":
         voxels = without_nan(voxels, scan.name)
     slices = walk.to_slices(voxels)
-    boxes = np.array([walk.box(one.first, one.last) for one in segments]).reshape(-1, 6)
     is_volume = len(slices) > 1
     if is_volume and slices.ndim == 4:
         slices = grey(slices)
     fractions = slices.dtype.kind == "f" and bool((slices != np.rint(slices)).any())
     return make_case(
         slices if is_volume else slices[0],
-        boxes if is_volume else boxes[:, [0, 1, 3, 4]],
+        boxes_in_slices(segments, walk),
         is_volume=is_volume,
         modality=modality,
         window=window,
