@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from app.case import one_line
 from app.frame import FloatArray
-from app.intensity import DEFAULT_WINDOW, MODALITIES, UNKNOWN, Modality, Window, find_modality
+from app.intensity import DEFAULT_WINDOW, Window, parse_modality
 from app.network import IntArray
 from app.scans.boxes import drawn_box, on_grid
 from app.scans.command import boxes_in_slices, case_of, modality_of, to_grid
@@ -103,14 +103,14 @@ class OpenImage:
         self._scan, self._network = scan, Remembering(network)
         self._mode, self._max_crops, self._units, self._space = mode, max_crops, units, space
         self._walk = choose_walk(scan, plane)
-        kind = modality_of(scan, _known(modality) if modality else None)
+        kind = modality_of(scan, parse_modality(modality) if modality else None)
         self._case = case_of(scan, [], self._walk, kind, window)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the labels: (D, H, W) of an array, (K, J, I) of a file; of one slice (H, W)."""
+        """Shape of the labels: (D, H, W) of an array, (K, J, I) of a file; (H, W) where K is 1."""
         i, j, k = self._scan.grid
-        return (k, j, i) if self._case.is_volume else (j, i)
+        return (j, i) if k == 1 else (k, j, i)
 
     def segment(self, boxes: npt.ArrayLike, progress: Progress | None = None) -> Labels:
         """Labels, of `shape`, of boxes (N, 4) or (N, 6): i + 1 where box i is, later ones on top.
@@ -164,14 +164,6 @@ class OpenImage:
         ]  # fmt: skip
 
 
-def _known(modality: str) -> Modality:
-    kind = find_modality(modality)
-    if kind is UNKNOWN:
-        names = ", ".join(one.name for one in MODALITIES)
-        raise ScanError(f"modality should be one of {names}, got '{modality}'")
-    return kind
-
-
 def open_image(
     source: Path | str | npt.ArrayLike,
     network: Encoder,
@@ -209,6 +201,7 @@ def open_image(
 
     Raises:
         ScanError: it cannot be read.
+        ValueError: there is no modality of that name.
     """
     if isinstance(source, str | Path):
         scan = read_scan(Path(source), volume, series)
