@@ -22,7 +22,7 @@ from app.scans.scan import Scan, Segment, Voxels, grey
 from app.scans.stats import Row, measure, table
 from app.scans.walk import ACQUIRED, Walk, anatomical_axes, choose_walk
 from app.scans.write import check_writable, refuse_inputs, write
-from app.segment import Clock, Labels, Progress, segment
+from app.segment import Clock, Labels, PredictedIou, Progress, segment
 
 log = logging.getLogger(__name__)
 
@@ -151,15 +151,17 @@ def _run(
         placed = place(plan, options)
     scan, case = placed.scan, placed.case
     progress(0, 1)
+    predicted_iou: PredictedIou = {}
     labels = segment(
-        case, network, mode=options.mode, max_crops=options.crops, clock=clock, progress=progress
-    )
+        case, network, mode=options.mode, max_crops=options.crops, clock=clock, progress=progress,
+        predicted_iou=predicted_iou,
+    )  # fmt: skip
     with clock.measure("write"):
         page = case.image[0] if case.is_volume else case.image
         on_its_grid = to_grid(labels, placed.walk)
         write(plan.outputs, on_its_grid, scan, placed.segments, page)
         if options.stats is not None:
-            rows += measure(on_its_grid, scan, placed.walk, placed.segments)
+            rows += measure(on_its_grid, scan, placed.walk, placed.segments, predicted_iou)
             with whole_file(options.stats) as stream:
                 stream.write(table(rows))
     log.info("%s: written %s", scan.name, ", ".join(map(str, plan.outputs.all())))
