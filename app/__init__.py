@@ -20,9 +20,6 @@ from app.case import Case, CaseError, make_case, read_case, write_labels
 from app.network import Network, WeightsError, load
 from app.segment import segment
 
-if TYPE_CHECKING:
-    from app.scans.opened import OpenImage, open_image
-
 __version__ = "0.1.0"
 
 __all__ = [
@@ -39,11 +36,14 @@ __all__ = [
     "write_labels",
 ]
 
+if TYPE_CHECKING:
+    from app.scans.opened import OpenImage, open_image
+else:
 
-def __getattr__(name: str) -> object:
-    """`open_image` and what it returns, loaded when asked for: npz files need none of app.scans."""
-    if name in ("OpenImage", "open_image"):
-        from app.scans import opened
+    def __getattr__(name: str) -> object:
+        """`open_image` and what it returns, loaded when asked for: npz need none of app.scans."""
+        if name in ("OpenImage", "open_image"):
+            from app.scans import opened
 
-        return getattr(opened, name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+            return getattr(opened, name)
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

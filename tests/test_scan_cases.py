@@ -147,6 +147,28 @@ def test_a_picture_becomes_an_image_in_colour_and_comes_back(command, data):
         np.testing.assert_array_equal(found, labels)
 
 
+def test_pages_of_a_tiff_have_no_millimetres(command, data):
+    for folder, pages in (("scans", volume_case()["imgs"]), ("labels", labels_by_npz())):
+        first, *more = [Image.fromarray(page) for page in pages]
+        first.save(data / folder / "stack.tif", save_all=True, append_images=more)
+    status, lines = make(command, data, "--modality", "OCT")
+    assert (status, lines[0]) == (0, "stack.tif: has no millimetres, its spacing counts as 1")
+    with np.load(data / "cases" / "3DBox_OCT_stack.npz", allow_pickle=False) as case:
+        assert case["spacing"].tolist() == [1, 1, 1]
+        np.testing.assert_array_equal(case["gts"], labels_by_npz())
+
+
+def test_a_case_of_somebody_else_does_not_come_back(command, data):
+    save_volume(data)
+    for name in ("3DBox_MR_liver_0.npz", "2DBox_MR.npz"):
+        np.savez(data / "cases" / name, imgs=1, gts=1)
+        np.savez(data / "segs" / name, segs=1)
+    status, lines = back(command, data)
+    assert status == 1
+    assert lines[0].startswith("left alone (without a partner): ")
+    assert lines[1].startswith("3DBox_MR_liver_0.npz: key 'label_values' is missing, found [")
+
+
 def test_hounsfield_units_get_the_organisers_window(command, data):
     save_volume(data)
     hounsfield = grid_of(volume_case()["imgs"].astype(np.int16) * 8 - 1000)

@@ -3,8 +3,17 @@
 import nibabel
 import numpy as np
 import pytest
-from conftest import BrightInBox, ellipse, image_case, picture, volume_case
+from conftest import (
+    BrightInBox,
+    ellipse,
+    image_case,
+    make_case_file,
+    picture,
+    read_labels,
+    volume_case,
+)
 from PIL import Image
+from test_scan_dicom import series
 from test_scan_walk import ALIGNED, grid_of, labels_by_npz, mm_of
 
 import app
@@ -14,7 +23,7 @@ from app.scans.scan import ScanError
 from app.scans.walk import choose_walk
 
 SPACING = (3, 2, 1)  # of the volume case, D first
-FIRST, SECOND, THIRD = volume_case()["boxes"]
+FIRST, SECOND, _ = volume_case()["boxes"]
 
 
 def open_volume(network, **more):
@@ -118,6 +127,26 @@ def test_a_single_sagittal_slice_of_a_file_keeps_its_shape(mine):
     )
     assert labels.any()
     assert labels.T.shape == stored.shape
+
+
+def test_a_dicom_folder_is_opened_as_a_file_is(mine):
+    folder = series(mine / "study", grid_of(volume_case()["imgs"].astype(np.int16)), Modality="MR")
+    image = app.open_image(folder, BrightInBox())
+    labels = image.segment(volume_case()["boxes"])
+    np.testing.assert_array_equal(labels, labels_by_npz())
+    image.write(mine / "out.nii", labels, volume_case()["boxes"])
+    np.testing.assert_array_equal(nibabel.load(mine / "out.nii").dataobj, labels.T)
+
+
+def test_a_folder_of_cases_is_done_in_two_lines(inputs, tmp_path):
+    """Those of docs/scans.md."""
+    make_case_file(inputs, "3DBox_MR_1.npz")
+    make_case_file(inputs, "2DBox_US_2.npz")
+    network = BrightInBox()
+    for path in sorted(inputs.glob("*.npz")):
+        app.write_labels(tmp_path / path.name, app.segment(app.read_case(path), network))
+    np.testing.assert_array_equal(read_labels(tmp_path / "3DBox_MR_1.npz"), labels_by_npz())
+    assert read_labels(tmp_path / "2DBox_US_2.npz").any()
 
 
 def test_a_picture_answers_as_it_lies(photo, mine):

@@ -113,6 +113,8 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
     modality = modality_of(scan, options.modality)
     if modality is UNKNOWN:
         raise ScanError(f"{scan.name}: does not say its modality, expected --modality")
+    if not scan.has_mm and scan.grid[2] > 1:
+        log.warning("%s: has no millimetres, its spacing counts as 1", scan.name)
     walk = choose_walk(scan, options.plane)
     values = np.setdiff1d(label_map.voxels, [0]).astype(np.uint16)
     numbers = np.zeros(int(values[-1]) + 1, label_dtype(len(values)))
@@ -218,7 +220,11 @@ def going_back(options: argparse.Namespace) -> dict[str, Step]:
         {path.name: path for path in sorted(folder.iterdir()) if is_case_name(path.name)}
         for folder in (options.cases, options.segs)
     )
-    made = {Path(name).stem.split("_", 2)[2]: name for name in _shared(cases, segs, options)}
+    # what follows the dimension and the modality in the name of a case
+    made = {
+        Path(name).stem.partition("_")[2].partition("_")[2]: name
+        for name in _shared(cases, segs, options)
+    }
     own = stem_of(options.scans).removesuffix(NNUNET_CHANNEL)
     scans = {own: options.scans} if own in made else by_stem(options.scans)
     made_of = {stem: cases[name] for stem, name in made.items()}
