@@ -10,8 +10,11 @@ The way of the data, a module a step:
         boxes -> frame.prompts -> network.decode -> logits in the boxes -> frame.mask -> masks
     masks -> labels 1..N in box order -> case.write_labels -> npz, key 'segs'
 
-Reading order: segment, views, frame, case, network.
+Reading order: segment, views, frame, case, network. Your own files, and images that are asked for
+many boxes (`open_image`): app.scans.
 """
+
+from typing import TYPE_CHECKING
 
 from app.case import Case, CaseError, make_case, read_case, write_labels
 from app.network import Network, WeightsError, load
@@ -23,10 +26,24 @@ __all__ = [
     "Case",
     "CaseError",
     "Network",
+    "OpenImage",
     "WeightsError",
     "load",
     "make_case",
+    "open_image",
     "read_case",
     "segment",
     "write_labels",
 ]
+
+if TYPE_CHECKING:
+    from app.scans.opened import OpenImage, open_image
+else:
+
+    def __getattr__(name: str) -> object:
+        """`open_image` and what it returns, loaded when asked for: npz need none of app.scans."""
+        if name in ("OpenImage", "open_image"):
+            from app.scans import opened
+
+            return getattr(opened, name)
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -22,10 +22,10 @@ from app.case import (
     whole_file,
     write_labels,
 )
-from app.intensity import DEFAULT_WINDOW, WINDOWS, Window, parse_window
+from app.intensity import DEFAULT_WINDOW, WINDOWS
 from app.job import Job
 from app.network import AUTO, PRECISIONS, Network, WeightsError, load
-from app.scans.options import about_scans, add_scan_options, natural
+from app.scans.options import about_scans, add_scan_options, natural, window_word
 from app.segment import DEFAULT_MODE, IMAGE_CROPS, MODES, VOLUME_CROPS, Clock, Progress, segment
 from app.stop import Stopped, Stopper
 
@@ -36,13 +36,6 @@ BAR_WIDTH = 24
 CLEAR_LINE = "\r\033[K"
 
 log = logging.getLogger("app")
-
-
-def _window(text: str) -> Window:
-    try:
-        return parse_window(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _positive(text: str) -> int:
@@ -91,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--only", metavar="GLOB", default="*", help="file names to segment")
     parser.add_argument(
-        "--window", type=_window, default=DEFAULT_WINDOW,
+        "--window", type=window_word, default=DEFAULT_WINDOW,
         help=f"for CT in Hounsfield units: {', '.join(WINDOWS)} or LEVEL,WIDTH (default soft)",
     )  # fmt: skip
     parser.add_argument(

@@ -99,6 +99,18 @@ def find_modality(name: str) -> Modality:
     return _BY_NAME.get(_plain(name), UNKNOWN)
 
 
+def parse_modality(name: str) -> Modality:
+    """The modality of that name or alias.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if (modality := find_modality(name)) is UNKNOWN:
+        names = ", ".join(one.name for one in MODALITIES)
+        raise ValueError(f"expected one of {names}, got '{name}'")
+    return modality
+
+
 def _stretch(image: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
     """Clip to low..high and spread over 0..255; slice by slice, so that a volume is not copied."""
     gain = CHALLENGE_MAX / max(high - low, 1e-8)

@@ -13,7 +13,9 @@ import openvino as ov
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+HERE = Path(__file__).resolve().parent
+INSTALLED_WEIGHTS = HERE / "weights"  # where a wheel has them; a checkout has them beside `app`
+WEIGHTS = INSTALLED_WEIGHTS if INSTALLED_WEIGHTS.is_dir() else HERE.parent / "weights"
 DEFAULT_FILE = "DEFAULT"  # in WEIGHTS: the name of the folder that is used when none is named
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 2  # 1: the decoder took an embedding (1, C, 64, 64) and no cells

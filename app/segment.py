@@ -37,6 +37,7 @@ EMBEDDINGS_KEPT = 256  # of 4 MiB each, so 1 GiB: slices that both directions of
 Labels = npt.NDArray[np.unsignedinteger]
 Span = tuple[slice, slice]  # rows and columns, of pixels or of cells
 Progress = Callable[[int, int], None]
+PredictedIou = dict[int, list[float]]  # by box (index): the network's own estimate in each slice
 
 
 class Encoder(Protocol):
@@ -75,13 +76,14 @@ def segment(
     max_crops: int | None = None,
     clock: Clock | None = None,
     progress: Progress | None = None,
+    predicted_iou: PredictedIou | None = None,
 ) -> Labels:
     """Labels (H, W) or (D, H, W) of a case: i + 1 where box i is, 0 elsewhere, later boxes on top.
 
     The dtype is the smallest that holds the number of boxes. `max_crops` bounds how many crops of a
     slice are enlarged for its small boxes (mode "best"; None: `IMAGE_CROPS` or `VOLUME_CROPS`).
     `progress` is called with slices done and slices in all; one that the walk meets upwards and
-    downwards counts twice.
+    downwards counts twice. `predicted_iou`, an empty dict, is filled.
 
     Raises:
         ValueError: `mode` is none of `MODES`.
@@ -110,7 +112,8 @@ def segment(
         for view in choose_views(boxes[:, IN_PLANE], height, width, max_crops)
     ]  # fmt: skip
     total = sum(len(walk.plan) for walk in walks)
-    steps = (step for walk in walks for step in walk.steps(network, clock))
+    ious = {} if predicted_iou is None else predicted_iou
+    steps = (step for walk in walks for step in walk.steps(network, clock, ious))
     for done, _ in enumerate(steps, start=1):
         if progress:
             progress(done, total)
@@ -139,10 +142,11 @@ def _decode(
     prompts: Sequence[FloatArray],
     spans: Sequence[Span],
     clock: Clock,
-) -> Iterator[tuple[FloatArray, tuple[int, int]]]:
-    """Logits (h, w) of boxes in their spans, and the input pixel (row, column) they begin at.
+) -> Iterator[tuple[FloatArray, tuple[int, int], float]]:
+    """Logits (h, w) of boxes in their spans, the input pixel they begin at, and predicted IoU.
 
-    Each box's are the mean of those of its `prompts` (P, 4); boxes are decoded in batches.
+    The pixel is (row, column). Logits and IoU of a box are the means of those of its `prompts`
+    (P, 4); boxes are decoded in batches.
     """
     step = max(1, DECODE_BATCH // max(len(p) for p in prompts))
     for start in range(0, len(prompts), step):
@@ -150,11 +154,13 @@ def _decode(
         cells, corners = rectangles(spans[start : start + step])
         counts = [len(p) for p in batch]
         with clock.measure("decode"):
-            logits, _ = network.decode(
+            logits, iou = network.decode(
                 embedding, np.concatenate(batch), cells.repeat(counts, axis=0)
             )
-        for its, corner in zip(np.split(logits, np.cumsum(counts)[:-1]), corners, strict=True):
-            yield its.mean(axis=0), corner
+        ends = np.cumsum(counts)[:-1]
+        parts = zip(np.split(logits, ends), np.split(iou, ends), corners, strict=True)
+        for its, sure, corner in parts:
+            yield its.mean(axis=0), corner, float(sure.mean())
 
 
 class SliceEmbeddings:
@@ -241,8 +247,8 @@ class Walk:
         self._mode = mode
         self.plan = walk_plan(boxes)
 
-    def steps(self, network: Encoder, clock: Clock) -> Iterator[None]:
-        """Paint the labels; one step for each slice of the plan."""
+    def steps(self, network: Encoder, clock: Clock, ious: PredictedIou) -> Iterator[None]:
+        """Paint the labels and fill `ious`; one step for each slice of the plan."""
         frame = Frame(*self._labels.shape[1:])
         visits = Counter(z for z, _ in self.plan)
         embeddings = SliceEmbeddings(self._image, frame, network, visits)
@@ -259,7 +265,8 @@ class Walk:
             ]
             embedding = embeddings.of(z, clock)
             answers = _decode(network, embedding, prompts, [spans[i] for i in crossing], clock)
-            for i, (logits, corner) in zip(crossing, answers, strict=True):
+            for i, (logits, corner, iou) in zip(crossing, answers, strict=True):
+                ious.setdefault(int(self._which[i]), []).append(iou)
                 patch = frame.mask(logits, corner, limits[i])
                 number = self._which[i] + 1
                 target = self._labels[z, patch.rows, patch.columns]

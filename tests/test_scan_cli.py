@@ -1,6 +1,8 @@
 """`python -m app SCAN [OUTPUT] --box ...`: what is written, what is said, and the exit status."""
 
 import json
+import shlex
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 from conftest import image_case, volume_case
 from PIL import Image
+from pydicom import examples
 from test_cli import names
 from test_scan_files import itk_image
 from test_scan_walk import ALIGNED, grid_of
@@ -16,6 +19,7 @@ from app import make_case, segment
 from app.intensity import WINDOWS
 
 BOXES = volume_case()["boxes"]
+README = Path(__file__).resolve().parent.parent / "README.md"
 
 
 def box_words(boxes=BOXES):
@@ -368,3 +372,14 @@ def test_a_dry_run_fails_where_the_run_would(program, photo, volume, mine):
     status, lines = program(*options, inputs=mine, outputs=mine / "out")
     assert (status, len(lines)) == (1, 1)
     assert names(mine / "out") == ["scan_labels_box1.png"]
+
+
+def test_the_example_of_the_readme_does_what_it_says(program, mine):
+    (line,) = (line for line in README.read_text().splitlines() if 'predict.sh "$mr"' in line)
+    _, _, _, out, *options = shlex.split(line)
+    scan = Path(examples.get_path("overlay"))
+    assert scan.name in README.read_text()
+    assert program(*options, inputs=scan, outputs=mine / out)[0] == 0
+    assert names(mine) == ["abdomen.labels.json", "abdomen.png", "abdomen_overlay.png"]
+    assert program("--dry-run", *options, inputs=scan, outputs=mine / out)[0] == 0
+    assert {"abdomen_box1.png", "abdomen_box2.png"} <= set(names(mine))

@@ -4,9 +4,11 @@ import csv
 
 import numpy as np
 import pytest
+from conftest import volume_case
 from test_scan_cli import BOXES, box_words
 from test_scan_walk import AFFINES, scan_of
 
+from app import make_case, segment
 from app.scans.scan import PICTURE_AFFINE, Segment
 from app.scans.stats import COLUMNS, longest_diameter, measure, table
 from app.scans.walk import choose_walk
@@ -23,7 +25,7 @@ def labels():
 
 
 def rows_of(scan, labels):
-    return measure(labels, scan, choose_walk(scan), [BLOCK, NOTHING])
+    return measure(labels, scan, choose_walk(scan), [BLOCK, NOTHING], {0: [0.5, 0.75], 1: [0.25]})
 
 
 @pytest.mark.parametrize("placed", AFFINES)
@@ -38,7 +40,7 @@ def test_an_object_of_a_volume_is_measured_in_mm(placed):
         "volume_ml": "0.072",  # 12 of 6 mm3
         "area_mm2": "",
         "longest_diameter_mm": "5",  # 3 columns of 1 mm, 2 rows of 2 mm
-        "intensity_mean": "20", "intensity_sd": "10",
+        "intensity_mean": "20", "intensity_sd": "10", "predicted_iou_mean": "0.625",
     }  # fmt: skip
     assert (nothing["voxels"], nothing["slices"], nothing["volume_ml"]) == (0, 0, "0")
     assert (nothing["longest_diameter_mm"], nothing["intensity_mean"]) == ("0", "")
@@ -76,7 +78,7 @@ def test_a_table_survives_commas_and_quotes():
     assert found["name"] == row["name"]
 
 
-def test_the_program_writes_a_row_an_object(program, volume, photo, mine):
+def test_the_program_writes_a_row_an_object(program, tiny_network, volume, photo, mine):
     boxes = mine / "boxes.csv"
     boxes.write_text(
         "file,name,x_min,y_min,z_min,x_max,y_max,z_max\n"
@@ -90,6 +92,12 @@ def test_the_program_writes_a_row_an_object(program, volume, photo, mine):
     assert [(row["scan"], row["name"]) for row in rows] == [
         ("photo.png", "disc"), ("scan.nii.gz", "liver")
     ]  # fmt: skip
+    segment(
+        make_case(volume_case()["imgs"], BOXES[:1], modality="MR"), tiny_network,
+        predicted_iou=(found := {}),
+    )  # fmt: skip
+    assert len(found[0]) == 4  # slices
+    assert float(rows[1]["predicted_iou_mean"]) == pytest.approx(np.mean(found[0]), rel=1e-5)
     assert float(rows[1]["volume_ml"]) == pytest.approx(int(rows[1]["voxels"]) * 6 / 1000)
 
 

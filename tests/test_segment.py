@@ -458,3 +458,34 @@ def test_many_random_walks_that_overlap_are_the_baselines():
         wanted = baseline_volume(image, boxes)
         assert len(np.unique(wanted)) > 2
         np.testing.assert_array_equal(labels, wanted)
+
+
+# Predicted IoU
+
+
+class SureOfRows(BoxesAsMasks):
+    """A network whose predicted IoU is a thousandth of the row a prompt begins in."""
+
+    def decode(self, embedding, prompts, cells):
+        logits, _ = super().decode(embedding, prompts, cells)
+        return logits, (prompts[:, 1] / 1000).astype(np.float32)
+
+
+def test_predicted_iou_is_that_of_each_box_in_each_of_its_slices():
+    boxes = [[10, 20, 0, 30, 40, 1], [50, 8, 1, 90, 30, 1]]
+    found = {}
+    exact(volume_with(boxes, moving_volume(3)), SureOfRows(), predicted_iou=found)
+    # the first begins in slice 0, its middle; slice 1 is asked with the mask's box, widened by 3
+    assert {box: np.round(ious, 6).tolist() for box, ious in found.items()} == {
+        0: [0.02, 0.017], 1: [0.008]
+    }  # fmt: skip
+    segment(volume_with(boxes, moving_volume(3)), SureOfRows(), predicted_iou=(best := {}))
+    assert best[0][1] == pytest.approx((20 + 18.5 + 17) / 3 / 1000)  # the mean of the three asked
+
+
+def test_predicted_iou_goes_by_the_boxes_of_the_case_in_crops_too():
+    boxes = [[20, 200, 220, 400], [30, 30, 39, 39], [900, 700, 909, 709]]
+    case = make_case(np.zeros((800, 1000), np.uint8), boxes, modality="US")
+    segment(case, SureOfRows(), predicted_iou=(found := {}))
+    assert sorted(found) == [0, 1, 2]
+    assert found[0] == [pytest.approx(int(200 * 0.256) / 1000)]

@@ -11,6 +11,7 @@ The way of the data, a module a step:
     labels -> stats: a table of sizes, with --stats
     or, with --dry-run, each box as it was understood -> preview
 
-command has these steps in their order, options what can be asked. Nothing here is loaded but
-options, unless a scan is asked for, and no library beyond numpy and OpenCV before a file needs it.
+command has these steps in their order, options what can be asked; opened asks one image many boxes;
+cases makes cases of scans with label maps, and leads back. Nothing here is loaded but options,
+unless a scan is asked for, and no library beyond numpy and OpenCV before a file needs it.
 """

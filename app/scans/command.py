@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from app.case import Case, CaseError, make_case, whole_file
 from app.intensity import MODALITIES, UNKNOWN, Modality, Window, find_modality
@@ -21,7 +22,7 @@ from app.scans.scan import Scan, Segment, Voxels, grey
 from app.scans.stats import Row, measure, table
 from app.scans.walk import ACQUIRED, Walk, anatomical_axes, choose_walk
 from app.scans.write import check_writable, refuse_inputs, write
-from app.segment import Clock, Labels, Progress, segment
+from app.segment import Clock, Labels, PredictedIou, Progress, segment
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,12 @@ def without_nan(voxels: Voxels, name: str) -> Voxels:
     return np.asarray(np.where(missing, np.nanmin(voxels), voxels))
 
 
+def boxes_in_slices(segments: Sequence[Segment], walk: Walk) -> npt.NDArray[np.int64]:
+    """Boxes (N, 6) of segments in the slices of `walk`; (N, 4) where there is one slice."""
+    boxes = np.array([walk.box(one.first, one.last) for one in segments], np.int64).reshape(-1, 6)
+    return boxes if walk.shape[0] > 1 else boxes[:, [0, 1, 3, 4]]
+
+
 def case_of(
     scan: Scan, segments: Sequence[Segment], walk: Walk, modality: Modality, window: Window
 ) -> Case:
@@ -70,14 +77,13 @@ def case_of(
     if voxels.dtype.kind == "f":
         voxels = without_nan(voxels, scan.name)
     slices = walk.to_slices(voxels)
-    boxes = np.array([walk.box(one.first, one.last) for one in segments]).reshape(-1, 6)
     is_volume = len(slices) > 1
     if is_volume and slices.ndim == 4:
         slices = grey(slices)
     fractions = slices.dtype.kind == "f" and bool((slices != np.rint(slices)).any())
     return make_case(
         slices if is_volume else slices[0],
-        boxes if is_volume else boxes[:, [0, 1, 3, 4]],
+        boxes_in_slices(segments, walk),
         is_volume=is_volume,
         modality=modality,
         window=window,
@@ -145,15 +151,17 @@ def _run(
         placed = place(plan, options)
     scan, case = placed.scan, placed.case
     progress(0, 1)
+    predicted_iou: PredictedIou = {}
     labels = segment(
-        case, network, mode=options.mode, max_crops=options.crops, clock=clock, progress=progress
-    )
+        case, network, mode=options.mode, max_crops=options.crops, clock=clock, progress=progress,
+        predicted_iou=predicted_iou,
+    )  # fmt: skip
     with clock.measure("write"):
         page = case.image[0] if case.is_volume else case.image
         on_its_grid = to_grid(labels, placed.walk)
         write(plan.outputs, on_its_grid, scan, placed.segments, page)
         if options.stats is not None:
-            rows += measure(on_its_grid, scan, placed.walk, placed.segments)
+            rows += measure(on_its_grid, scan, placed.walk, placed.segments, predicted_iou)
             with whole_file(options.stats) as stream:
                 stream.write(table(rows))
     log.info("%s: written %s", scan.name, ", ".join(map(str, plan.outputs.all())))

@@ -2,15 +2,15 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from app.scans.boxes import Drawn
 from app.scans.files import read_scan
-from app.scans.scan import FloatArray, Scan, ScanError
+from app.scans.scan import FloatArray, Scan, ScanError, Voxels
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,22 @@ def same_grid(one: Scan, other: Scan) -> bool:
     return bool(np.abs(voxels - _corners(one)).max() < SAME_GRID_VOXELS)
 
 
+def read_labels(path: Path) -> Scan:
+    """The label map at `path`; its voxels are uint16, and some are not 0.
+
+    Raises:
+        ScanError: it cannot be read, or is no label map.
+    """
+    label_map = read_scan(path)
+    name, labels = label_map.name, label_map.voxels
+    if labels.ndim != 3 or (labels.dtype.kind == "f" and (labels != np.rint(labels)).any()):
+        raise ScanError(f"{name}: expected a label map of whole numbers")
+    low, high = labels.min(), labels.max()
+    if not (low >= 0 and 0 < high <= MAX_LABELS):  # NaN compares as neither
+        raise ScanError(f"{name}: expected labels 1..{MAX_LABELS}, found {low}..{high}")
+    return replace(label_map, voxels=labels.astype(np.uint16))
+
+
 def boxes_around_labels(path: Path, scan: Scan, margin: int) -> list[Drawn]:
     """A box around each label of the label map at `path`, in order of their values.
 
@@ -40,28 +56,28 @@ def boxes_around_labels(path: Path, scan: Scan, margin: int) -> list[Drawn]:
     Raises:
         ScanError: it cannot be read, is no label map, or cannot be laid over the scan.
     """
-    label_map = read_scan(path)
-    name, labels = label_map.name, label_map.voxels
-    if labels.ndim != 3 or (labels.dtype.kind == "f" and (labels != np.rint(labels)).any()):
-        raise ScanError(f"{name}: expected a label map of whole numbers")
-    low, high = labels.min(), labels.max()
-    if not (low >= 0 and 0 < high <= MAX_LABELS):  # NaN compares as neither
-        raise ScanError(f"{name}: expected labels 1..{MAX_LABELS}, found {low}..{high}")
+    label_map = read_labels(path)
+    name = label_map.name
     in_mm = not same_grid(label_map, scan)
     if in_mm and not (label_map.has_mm and scan.has_mm):
-        raise ScanError(
-            f"{name}: expected the grid of {scan.name}, {scan.grid}, got {label_map.grid}"
-        )
+        raise other_grid(label_map, scan)
     if in_mm:
         log.info("%s: on another grid than %s, laid over it by mm", name, scan.name)
     return [
         Drawn(f"label {value}", _in_world(label_map, *ends) if in_mm else np.stack(ends), in_mm)
-        for value, ends in _extents(labels.astype(np.uint16), margin)
+        for value, ends in extents(label_map.voxels, margin)
     ]
 
 
-def _extents(
-    labels: npt.NDArray[np.uint16], margin: int
+def other_grid(label_map: Scan, scan: Scan) -> ScanError:
+    """What to raise where a label map should have the grid of a scan."""
+    return ScanError(
+        f"{label_map.name}: expected the grid of {scan.name}, {scan.grid}, got {label_map.grid}"
+    )
+
+
+def extents(
+    labels: Voxels, margin: int = 0
 ) -> Iterator[tuple[int, tuple[FloatArray, FloatArray]]]:
     """Each label with its first and last voxel (3,), moved apart by `margin` inside the grid."""
     voxels = np.argwhere(labels)

@@ -3,17 +3,25 @@
 import argparse
 from pathlib import Path
 
-from app.intensity import MODALITIES, UNKNOWN, Modality, find_modality
+from app.intensity import Modality, Window, parse_modality, parse_window
 
 ANATOMICAL = ("axial", "coronal", "sagittal")
 
 
-def _modality(text: str) -> Modality:
-    modality = find_modality(text)
-    if modality is UNKNOWN:
-        names = ", ".join(modality.name for modality in MODALITIES)
-        raise argparse.ArgumentTypeError(f"expected one of {names}, got '{text}'")
-    return modality
+def modality_word(text: str) -> Modality:
+    """The modality that an option names."""
+    try:
+        return parse_modality(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def window_word(text: str) -> Window:
+    """The window that an option names."""
+    try:
+        return parse_window(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def natural(text: str) -> int:
@@ -65,7 +73,7 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
         help="in which the slices lie that are walked (default acquired)",
     )  # fmt: skip
     group.add_argument(
-        "--modality", type=_modality, metavar="NAME",
+        "--modality", type=modality_word, metavar="NAME",
         help="CT, MR, ...; else what the file says, else what its values look like",
     )  # fmt: skip
     group.add_argument(

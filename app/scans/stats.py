@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from app.scans.scan import FloatArray, Scan, Segment, grey
 from app.scans.walk import Walk
+from app.segment import PredictedIou
 
 MM3_PER_ML = 1000
 COLUMNS = (
     "scan", "label", "name", "voxels", "slices", "volume_ml", "area_mm2",
-    "longest_diameter_mm", "intensity_mean", "intensity_sd",
+    "longest_diameter_mm", "intensity_mean", "intensity_sd", "predicted_iou_mean",
 )  # fmt: skip
 PIXEL_CORNERS = np.array(list(product((-0.5, 0.5), repeat=2)))
 
@@ -22,11 +23,16 @@ Row = dict[str, object]
 
 
 def measure(
-    labels: npt.NDArray[np.unsignedinteger], scan: Scan, walk: Walk, segments: list[Segment]
+    labels: npt.NDArray[np.unsignedinteger],
+    scan: Scan,
+    walk: Walk,
+    segments: list[Segment],
+    predicted_iou: PredictedIou,
 ) -> list[Row]:
     """A row for each segment of labels (I, J, K) on the grid of `scan`, by `COLUMNS`.
 
-    Cells that cannot be known are empty: millimetres of a picture, the volume of one slice, the
+    `predicted_iou` is what `app.segment` filled for the boxes of `segments`, in their order. Cells
+    that cannot be known are empty: millimetres of a picture, the volume of one slice, the
     brightness of an object that was not found. Intensities are the scan's own values.
     """
     values = grey(scan.voxels) if scan.voxels.ndim == 4 else scan.voxels
@@ -35,7 +41,7 @@ def measure(
     voxel_mm3 = abs(float(np.linalg.det(steps)))
     pixel_mm2 = float(np.linalg.norm(np.cross(steps[:, 1], steps[:, 2])))
     rows = []
-    for one in segments:
+    for box, one in enumerate(segments):
         mask = slices == one.value
         count = int(mask.sum())
         inside = values[labels == one.value].astype(np.float64)
@@ -53,6 +59,7 @@ def measure(
         if count:
             row["intensity_mean"] = _rounded(float(inside.mean()))
             row["intensity_sd"] = _rounded(float(inside.std()))
+        row["predicted_iou_mean"] = _rounded(float(np.mean(predicted_iou[box])))
         rows.append(row)
     return rows
 
