@@ -22,6 +22,7 @@ from app.case import (
     write_labels,
 )
 from app.intensity import DEFAULT_WINDOW, WINDOWS, Window, parse_window
+from app.memory import available_memory, parse_size
 from app.network import DEFAULT_PRECISION, PRECISIONS, Network, WeightsError, load
 from app.segment import DEFAULT_MODE, IMAGE_CROPS, MODES, VOLUME_CROPS, Clock, Progress, segment
 from app.stop import Stopped, Stopper
@@ -64,6 +65,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m app",
@@ -91,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS",
         help="give up a case that takes longer, between two slices (default: never)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory-limit", type=_size, metavar="SIZE",
+        help="refuse a case that would take more, like 8G (default: the container's, or all)",
     )  # fmt: skip
     parser.add_argument("--only", metavar="GLOB", default="*", help="file names to segment")
     parser.add_argument(
@@ -169,12 +181,14 @@ def run_case(
     """
     clock = Clock()
     began = time.perf_counter()
+    limit = options.memory_limit or available_memory()
     with clock.measure("read"):
-        case = read_case(path, options.window)
+        case = read_case(path, options.window, memory_limit=limit)
     progress(0, 1)
     labels = segment(
-        case, network, mode=options.mode, max_crops=options.crops, clock=clock, progress=progress
-    )
+        case, network, mode=options.mode, max_crops=options.crops, memory_limit=limit,
+        clock=clock, progress=progress,
+    )  # fmt: skip
     with clock.measure("write"):
         write_labels(options.outputs / path.name, labels)
     seconds = time.perf_counter() - began
@@ -274,6 +288,8 @@ def run_cases(
             message = str(error)
         except OSError as error:
             message = f"{name}: the labels could not be written ({error})"
+        except MemoryError as error:
+            message = f"{name}: not enough memory ({error})"
         stopper.check()  # before an error is believed that the signal may have caused
         if message:
             report.failures[path.name] = message

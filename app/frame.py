@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 INPUT_SIZE = 256  # pixels per side of the network's input
 PROPAGATION_MARGIN = 3  # input pixels added around the neighbour's mask; LiteMedSAM's bbox_shift
+STRIP_PIXELS = 4 << 20  # of a mask that is made at a time: 16 MB as float32
 MIN_RANGE = 1e-8  # a constant slice becomes zeros instead of a division by zero
 
 FloatArray = npt.NDArray[np.float32]
@@ -55,12 +56,28 @@ class Frame:
         """Prompts (N, 4) in input pixels of `boxes` (N, 4) in slice pixels; truncated to whole."""
         return np.trunc(boxes * self.scale).astype(np.float32)
 
-    def mask(self, logits: FloatArray) -> BoolArray:
-        """Mask (H, W) of one object's `logits` (256, 256): bilinear, then above 0."""
+    def mask(
+        self, logits: FloatArray, rows: slice = slice(None), columns: slice = slice(None)
+    ) -> BoolArray:
+        """Mask of one object's `logits` (256, 256): bilinear, then above 0.
+
+        (H, W), or the part in `rows` and `columns` of it: the axes are interpolated one after the
+        other, as OpenCV does, and of the second only what is wanted.
+        """
         height, width = self.inner
-        inside = np.ascontiguousarray(logits[:height, :width])
-        size = (self.width, self.height)
-        return cv2.resize(inside, size, interpolation=cv2.INTER_LINEAR) > 0
+        wide = cv2.resize(
+            np.ascontiguousarray(logits[:height, :width]), (self.width, height),
+            interpolation=cv2.INTER_LINEAR,
+        )  # fmt: skip
+        wanted = np.ascontiguousarray(wide[:, columns])
+        size = (wanted.shape[1], self.height)
+        return cv2.resize(wanted, size, interpolation=cv2.INTER_LINEAR)[rows] > 0
+
+    def strips(self, rows: slice, columns: slice) -> list[tuple[slice, slice]]:
+        """`rows` and `columns` of a slice cut into parts whose masks take little memory each."""
+        start, stop, _ = columns.indices(self.width)
+        step = max(1, STRIP_PIXELS // self.height)
+        return [(rows, slice(x, min(x + step, stop))) for x in range(start, stop, step)]
 
     def prompt_around(self, mask: BoolArray) -> FloatArray | None:
         """Prompt (4,) in input pixels around a neighbour's `mask` (H, W), or None if it is empty.

@@ -136,6 +136,10 @@ class Network:
         embedding: FloatArray = self._encoder.get_output_tensor(0).data.copy()
         return embedding
 
+    def release_encoder(self) -> None:
+        """Give back the 150 MB that wait for the next `encode`, which takes them again."""
+        self._encoder.get_compiled_model().release_memory()
+
     def decode(self, embedding: FloatArray, prompts: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Logits (N, 256, 256) and predicted IoU (N,) of `prompts` (N, 4) in one slice.
 

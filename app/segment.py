@@ -24,14 +24,16 @@ import numpy.typing as npt
 
 from app.case import Case, label_dtype
 from app.frame import FloatArray, Frame
+from app.memory import Plan, estimate_peak, plan
 from app.views import choose_views
 
 MODES = ("best", "exact")
 DEFAULT_MODE = "best"
 IMAGE_CROPS, VOLUME_CROPS = 16, 0  # most crops of a slice
-DECODE_BATCH = 16  # boxes per call: bounds memory (some 30 MB a box); larger is no faster
+DECODE_BATCH = 4  # boxes per call, at most: some 30 MB each
 IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
-EMBEDDINGS_KEPT = 256  # of 4 MiB each, so 1 GiB: slices that both directions of the walk visit
+EMBEDDINGS_KEPT = 256  # at most, of 4 MiB: slices that both directions of the walk visit
+LARGE_IMAGE = 1 << 30  # bytes; beside one, the encoder's buffers are not kept for the next slice
 
 Labels = npt.NDArray[np.unsignedinteger]
 Progress = Callable[[int, int], None]
@@ -45,6 +47,9 @@ class Encoder(Protocol):
 
     def decode(self, embedding: FloatArray, prompts: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Logits and predicted IoU of prompts."""
+
+    def release_encoder(self) -> None:
+        """Give memory back that the next `encode` takes again."""
 
 
 class Clock:
@@ -69,6 +74,7 @@ def segment(
     *,
     mode: str = DEFAULT_MODE,
     max_crops: int | None = None,
+    memory_limit: int | None = None,
     clock: Clock | None = None,
     progress: Progress | None = None,
 ) -> Labels:
@@ -76,6 +82,7 @@ def segment(
 
     The dtype is the smallest that holds the number of boxes. `max_crops` bounds how many crops of a
     slice are enlarged for its small boxes (mode "best"; None: `IMAGE_CROPS` or `VOLUME_CROPS`).
+    Within `memory_limit` (bytes) it is quicker with more memory, 2 GB at most; labels are the same.
     `progress` is called with slices done and slices in all; one that the walk meets upwards and
     downwards counts twice.
 
@@ -97,11 +104,15 @@ def segment(
     elif max_crops is None:
         max_crops = VOLUME_CROPS if case.is_volume else IMAGE_CROPS
     height, width = painted.shape[1:]
+    peak = estimate_peak(
+        case.image.shape, case.image.dtype, len(boxes), is_volume=case.is_volume
+    )
+    means = plan(peak, memory_limit, Plan(DECODE_BATCH, EMBEDDINGS_KEPT))
     clock = clock or Clock()
     walks = [
         Walk(
             image[:, view.rows, view.columns], painted[:, view.rows, view.columns], view.which,
-            boxes[view.which] - view.origin, mode,
+            boxes[view.which] - view.origin, mode, means,
         )
         for view in choose_views(boxes[:, IN_PLANE], height, width, max_crops)
     ]  # fmt: skip
@@ -114,12 +125,12 @@ def segment(
 
 
 def _decode(
-    network: Encoder, embedding: FloatArray, prompts: FloatArray, clock: Clock
+    network: Encoder, embedding: FloatArray, prompts: FloatArray, batch: int, clock: Clock
 ) -> Iterator[FloatArray]:
     """Logits (256, 256) of each of `prompts` (N, 4), decoded in batches."""
-    for start in range(0, len(prompts), DECODE_BATCH):
+    for start in range(0, len(prompts), batch):
         with clock.measure("decode"):
-            logits, _ = network.decode(embedding, prompts[start : start + DECODE_BATCH])
+            logits, _ = network.decode(embedding, prompts[start : start + batch])
         yield from logits
 
 
@@ -127,10 +138,12 @@ class SliceEmbeddings:
     """Embeddings of a volume's slices, kept only while a second visit is to come."""
 
     def __init__(
-        self, image: npt.NDArray[np.uint8], frame: Frame, network: Encoder, visits: dict[int, int]
-    ) -> None:
+        self, image: npt.NDArray[np.uint8], frame: Frame, network: Encoder,
+        visits: dict[int, int], most: int,
+    ) -> None:  # fmt: skip
         self._image, self._frame, self._network = image, frame, network
         self._visits = visits  # by slice: how often it will be asked for
+        self._most = most  # that are kept
         self._kept: dict[int, FloatArray] = {}
 
     def of(self, z: int, clock: Clock) -> FloatArray:
@@ -140,8 +153,10 @@ class SliceEmbeddings:
         if embedding is None:
             with clock.measure("encode"):
                 embedding = self._network.encode(self._frame.pixels(self._image[z]))
-        if self._visits[z] > 0:
-            if len(self._kept) >= EMBEDDINGS_KEPT:
+                if self._image.nbytes > LARGE_IMAGE:
+                    self._network.release_encoder()
+        if self._visits[z] > 0 and self._most > 0:
+            if len(self._kept) >= self._most:
                 # the way down meets the latest slices first, so the first one is wanted last
                 del self._kept[next(iter(self._kept))]
             self._kept[z] = embedding
@@ -198,20 +213,22 @@ class Walk:
         which: npt.NDArray[np.int64],
         boxes: npt.NDArray[np.float64],
         mode: str,
+        means: Plan,
     ) -> None:
         """Boxes `which` (N,) of the case; `boxes` (N, 6) has them in pixels of the view.
 
         The view is `image` (D, H, W) or (D, H, W, 3), and `labels` (D, H, W) to be painted.
         """
         self._image, self._labels, self._which, self._boxes = image, labels, which, boxes
-        self._mode = mode
+        self._mode, self._means = mode, means
         self.plan = walk_plan(boxes)
 
     def steps(self, network: Encoder, clock: Clock) -> Iterator[None]:
         """Paint the labels; one step for each slice of the plan."""
         frame = Frame(*self._labels.shape[1:])
         visits = Counter(z for z, _ in self.plan)
-        embeddings = SliceEmbeddings(self._image, frame, network, visits)
+        most = self._means.embeddings
+        embeddings = SliceEmbeddings(self._image, frame, network, visits, most)
         given = frame.prompts(self._boxes[:, IN_PLANE])  # (N, 4)
         middles = middle_slices(self._boxes)
         upwards: list[FloatArray | None] = [None] * len(given)  # the boxes of neighbours' masks
@@ -222,17 +239,22 @@ class Walk:
                 for i in crossing
             ]
             embedding = embeddings.of(z, clock)
-            all_logits = _decode(network, embedding, np.concatenate(prompts), clock)
+            all_logits = _decode(
+                network, embedding, np.concatenate(prompts), self._means.batch, clock
+            )
             for i, its_prompts in zip(crossing, prompts, strict=True):
-                mask = frame.mask(np.mean([next(all_logits) for _ in its_prompts], axis=0))
-                inside = self._limits(i)
+                logits = np.mean([next(all_logits) for _ in its_prompts], axis=0)
+                alone = self._boxes[i, 2] == self._boxes[i, 5]  # no neighbour to ask
                 number = self._which[i] + 1
-                target = self._labels[z][inside]
-                target[mask[inside] & (target < number)] = number  # later boxes win, in any order
-                if self._boxes[i, 2] == self._boxes[i, 5]:
-                    continue  # no neighbour to ask
-                kept = np.zeros_like(mask)
-                kept[inside] = mask[inside]
+                kept = None if alone else np.zeros(self._labels.shape[1:], np.bool_)
+                for place in frame.strips(*self._limits(i)):  # a whole mask may have 400 MB
+                    mask = frame.mask(logits, *place)
+                    target = self._labels[z][place]
+                    target[mask & (target < number)] = number  # later boxes win, in any order
+                    if kept is not None:
+                        kept[place] = mask
+                if kept is None:
+                    continue
                 neighbour = frame.prompt_around(kept)
                 if z >= middles[i]:
                     upwards[i] = neighbour

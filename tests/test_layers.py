@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOLS = {"convert", "train", "evaluation", "benchmarks"}
+TOOLS = {"convert", "train", "evaluation", "benchmarks", "fuzz"}
 OURS = {"app", "swiftmedsam", *TOOLS}
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "nibabel", "SimpleITK", "tqdm"}
 
