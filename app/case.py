@@ -15,6 +15,7 @@ import re
 import stat
 import tempfile
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -84,7 +85,11 @@ def printable(name: str) -> str:
 
 def _one_line(error: BaseException) -> str:
     reason = getattr(error, "strerror", None) or error  # an OSError's without number and path
-    return " ".join(str(reason).split())
+    return _cut(printable(" ".join(str(reason).split())))  # it may quote the file: no escapes
+
+
+def _cut(text: str) -> str:
+    return f"{text[:MAX_FOUND]}..." if len(text) > MAX_FOUND else text
 
 
 @dataclass(frozen=True)
@@ -124,11 +129,11 @@ def _find_member(archive: zipfile.ZipFile, file: str, key: str) -> _Member:
         version = npy.read_magic(start)  # type: ignore[no-untyped-call]
         if version not in HEADER_READERS:
             refuse(f"should be npy format 1 or 2, got {version}")
-        shape, fortran, dtype = HEADER_READERS[version](start)  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that Python 2 wrote it, which is no fault
+            shape, fortran, dtype = HEADER_READERS[version](start)  # type: ignore[no-untyped-call]
     except KeyError:
-        found = str(sorted(name.removesuffix(".npy") for name in archive.namelist()))
-        if len(found) > MAX_FOUND:
-            found = f"{found[:MAX_FOUND]}..."
+        found = _cut(str(sorted(name.removesuffix(".npy") for name in archive.namelist())))
         raise CaseError(f"{file}: key '{key}' is missing, found {found}") from None
     except CaseError:
         raise
