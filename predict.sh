@@ -8,7 +8,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 if [ -n "${SWIFTMEDSAM_PYTHON:-}" ]; then # an interpreter that has the packages; set in the image
     python=$SWIFTMEDSAM_PYTHON
 else
-    set -- requirements.txt "$@"
+    set -- requirements.lock "$@"
     . "$here/scripts/venv.sh"
     shift
 fi
