@@ -70,6 +70,7 @@ def debian_packages() -> list[Component]:
             if copyright_file.exists():
                 text = copyright_file.read_text(encoding="utf-8", errors="replace")
                 names = sorted(set(re.findall(r"^License: *(\S.*)$", text, re.MULTILINE)))
+                names = names or [f"see {copyright_file}"]  # not in the machine-readable format
                 component["licenses"] = [{"license": {"name": name}} for name in names]
             found.append(component)
     return found
