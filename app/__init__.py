@@ -7,7 +7,7 @@ The way of the data, a module a step:
     boxes -> views.choose_views -> whole slices, or crops of them around small boxes
     view -> segment.Walk: slice after slice, all its boxes together
         slice -> frame.pixels -> (1, 3, 256, 256) -> network.encode -> embedding
-        boxes -> frame.prompts -> network.decode -> logits (N, 256, 256) -> frame.mask -> masks
+        boxes -> frame.prompts -> network.decode -> logits in the boxes -> frame.mask -> masks
     masks -> labels 1..N in box order -> case.write_labels -> npz, key 'segs'
 
 Reading order: segment, views, frame, case, network.

@@ -81,8 +81,9 @@ def estimate_peak(
     if not is_volume and shape[2:] == (4,):
         reading += 3 * pixels  # without alpha
     labels = pixels * np.min_scalar_type(boxes).itemsize
-    mask = math.prod(shape[1:]) if is_volume else 0  # of one object, for the next slice
-    return PROGRAM_BYTES + PROMPT_BYTES + boxes * BOX_BYTES + max(reading, values + labels + mask)
+    mask = 16 * math.prod(shape[1:]) if is_volume else 0  # of one object, interpolated
+    prompts = (3 if is_volume else 1) * PROMPT_BYTES
+    return PROGRAM_BYTES + prompts + boxes * BOX_BYTES + max(reading, values + labels + mask)
 
 
 def plan(peak: int, limit: int | None, most: Plan) -> Plan:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 DEFAULT_FILE = "DEFAULT"  # in WEIGHTS: the name of the folder that is used when none is named
 MANIFEST = "manifest.json"
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2  # 1: the decoder took an embedding (1, C, 64, 64) and no cells
 PARTS = ("encoder", "decoder")
 
 # --precision: the IR it needs (first one the manifest has), and the type OpenVINO computes in.
@@ -38,6 +38,7 @@ CGROUP_QUOTAS = (  # (file with the quota, file with the period or None if both 
 )
 
 FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
 
 
 class WeightsError(ValueError):
@@ -143,7 +144,7 @@ class Network:
         self._encoder, self._decoder = requests
 
     def encode(self, pixels: FloatArray) -> FloatArray:
-        """Embedding (1, C, 64, 64) of `pixels` (1, 3, 256, 256), values 0..1."""
+        """Embedding (1, 4096, C), its 64 x 64 cells by row, of `pixels` (1, 3, 256, 256), 0..1."""
         self._encoder.infer([pixels], share_inputs=True)
         # a copy: the next inference writes to the same memory
         embedding: FloatArray = self._encoder.get_output_tensor(0).data.copy()
@@ -153,12 +154,16 @@ class Network:
         """Give back the 150 MB that wait for the next `encode`, which takes them again."""
         self._encoder.get_compiled_model().release_memory()
 
-    def decode(self, embedding: FloatArray, prompts: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Logits (N, 256, 256) and predicted IoU (N,) of `prompts` (N, 4) in one slice.
+    def decode(
+        self, embedding: FloatArray, prompts: FloatArray, cells: IntArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Logits (N, 4 h, 4 w) and predicted IoU (N,) of `prompts` (N, 4) in one slice.
 
-        `embedding` is what `encode` returned; prompts are boxes in input pixels.
+        `embedding` is what `encode` returned; prompts are boxes in input pixels; `cells` (N, h, w)
+        are the numbers of the embedding's cells, a rectangle for each prompt, whose 4 x 4 pixels
+        are wanted.
         """
-        self._decoder.infer([embedding, prompts], share_inputs=True)
+        self._decoder.infer([embedding, prompts, cells], share_inputs=True)
         logits, iou = (self._decoder.get_output_tensor(i).data.copy() for i in range(2))
         return logits, iou
 

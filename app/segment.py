@@ -15,7 +15,7 @@ one call.
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -23,19 +23,21 @@ import numpy as np
 import numpy.typing as npt
 
 from app.case import Case, label_dtype
-from app.frame import FloatArray, Frame
+from app.frame import CELL, EMBEDDING_SIZE, FloatArray, Frame, overlap
 from app.memory import Plan, estimate_peak, plan
 from app.views import choose_views
 
 MODES = ("best", "exact")
 DEFAULT_MODE = "best"
 IMAGE_CROPS, VOLUME_CROPS = 16, 0  # most crops of a slice
-DECODE_BATCH = 4  # boxes per call, at most: some 30 MB each
+DECODE_BATCH = 6  # prompts per call, at most: up to 30 MB each
+CELL_STEP = 4  # sizes of decoded rectangles are multiples of it: each new one is prepared for
 IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
 EMBEDDINGS_KEPT = 256  # at most, of 4 MiB: slices that both directions of the walk visit
 LARGE_IMAGE = 1 << 30  # bytes; beside one, the encoder's buffers are not kept for the next slice
 
 Labels = npt.NDArray[np.unsignedinteger]
+Span = tuple[slice, slice]  # rows and columns, of pixels or of cells
 Progress = Callable[[int, int], None]
 
 
@@ -45,8 +47,10 @@ class Encoder(Protocol):
     def encode(self, pixels: FloatArray) -> FloatArray:
         """Embedding of pixels."""
 
-    def decode(self, embedding: FloatArray, prompts: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Logits and predicted IoU of prompts."""
+    def decode(
+        self, embedding: FloatArray, prompts: FloatArray, cells: npt.NDArray[np.int32]
+    ) -> tuple[FloatArray, FloatArray]:
+        """Logits of prompts in rectangles of cells, and predicted IoU."""
 
     def release_encoder(self) -> None:
         """Give memory back that the next `encode` takes again."""
@@ -124,14 +128,46 @@ def segment(
     return labels
 
 
+def rectangles(
+    spans: Sequence[Span],
+) -> tuple[npt.NDArray[np.int32], list[tuple[int, int]]]:
+    """Cells (N, h, w) of rectangles of one size that hold one span each, and their corners.
+
+    A corner (row, column) is that of the first cell's first input pixel.
+    """
+    firsts = np.array([[rows.start, columns.start] for rows, columns in spans])
+    ends = np.array([[rows.stop, columns.stop] for rows, columns in spans])
+    size = -(-(ends - firsts).max(axis=0) // CELL_STEP) * CELL_STEP
+    firsts = np.minimum(firsts, EMBEDDING_SIZE - size)
+    rows, columns = (firsts[:, [axis]] + np.arange(size[axis]) for axis in (0, 1))
+    cells = rows[:, :, np.newaxis] * EMBEDDING_SIZE + columns[:, np.newaxis]
+    return cells.astype(np.int32), [(row * CELL, column * CELL) for row, column in firsts.tolist()]
+
+
 def _decode(
-    network: Encoder, embedding: FloatArray, prompts: FloatArray, batch: int, clock: Clock
-) -> Iterator[FloatArray]:
-    """Logits (256, 256) of each of `prompts` (N, 4), decoded in batches."""
-    for start in range(0, len(prompts), batch):
+    network: Encoder,
+    embedding: FloatArray,
+    prompts: Sequence[FloatArray],
+    spans: Sequence[Span],
+    most: int,
+    clock: Clock,
+) -> Iterator[tuple[FloatArray, tuple[int, int]]]:
+    """Logits (h, w) of boxes in their spans, and the input pixel (row, column) they begin at.
+
+    Each box's are the mean of those of its `prompts` (P, 4); boxes are decoded in batches of
+    `most` prompts, or of one box.
+    """
+    step = max(1, most // max(len(p) for p in prompts))
+    for start in range(0, len(prompts), step):
+        batch = prompts[start : start + step]
+        cells, corners = rectangles(spans[start : start + step])
+        counts = [len(p) for p in batch]
         with clock.measure("decode"):
-            logits, _ = network.decode(embedding, prompts[start : start + batch])
-        yield from logits
+            logits, _ = network.decode(
+                embedding, np.concatenate(batch), cells.repeat(counts, axis=0)
+            )
+        for its, corner in zip(np.split(logits, np.cumsum(counts)[:-1]), corners, strict=True):
+            yield its.mean(axis=0), corner
 
 
 class SliceEmbeddings:
@@ -147,7 +183,7 @@ class SliceEmbeddings:
         self._kept: dict[int, FloatArray] = {}
 
     def of(self, z: int, clock: Clock) -> FloatArray:
-        """Embedding (1, C, 64, 64) of slice `z`; encoded on the first visit."""
+        """Embedding of slice `z`; encoded on the first visit."""
         self._visits[z] -= 1
         embedding = self._kept.pop(z, None)
         if embedding is None:
@@ -163,7 +199,7 @@ class SliceEmbeddings:
         return embedding
 
 
-def box_pixels(box: npt.NDArray[np.float64]) -> tuple[slice, slice]:
+def box_pixels(box: npt.NDArray[np.float64]) -> Span:
     """Rows and columns of the pixels that a box (4,) touches, its ends inclusive."""
     x_min, y_min, x_max, y_max = box
     return (
@@ -233,37 +269,37 @@ class Walk:
         middles = middle_slices(self._boxes)
         upwards: list[FloatArray | None] = [None] * len(given)  # the boxes of neighbours' masks
         downwards = list(upwards)
+        limits = [self._limits(i) for i in range(len(given))]
+        spans = [frame.cells(*within) for within in limits]
         for z, crossing in self.plan:
             prompts = [
                 _prompts(given[i], (upwards if z >= middles[i] else downwards)[i], self._mode)
                 for i in crossing
             ]
             embedding = embeddings.of(z, clock)
-            all_logits = _decode(
-                network, embedding, np.concatenate(prompts), self._means.batch, clock
-            )
-            for i, its_prompts in zip(crossing, prompts, strict=True):
-                logits = np.mean([next(all_logits) for _ in its_prompts], axis=0)
-                alone = self._boxes[i, 2] == self._boxes[i, 5]  # no neighbour to ask
+            crossed = [spans[i] for i in crossing]
+            answers = _decode(network, embedding, prompts, crossed, self._means.batch, clock)
+            for i, (logits, corner) in zip(crossing, answers, strict=True):
                 number = self._which[i] + 1
-                kept = None if alone else np.zeros(self._labels.shape[1:], np.bool_)
-                for place in frame.strips(*self._limits(i)):  # a whole mask may have 400 MB
-                    mask = frame.mask(logits, *place)
-                    target = self._labels[z][place]
-                    target[mask & (target < number)] = number  # later boxes win, in any order
-                    if kept is not None:
-                        kept[place] = mask
-                if kept is None:
+                alone = self._boxes[i, 2] == self._boxes[i, 5]  # no neighbour to ask
+                # the mask of a large image, as float32 and more than once, takes gigabytes
+                for part in frame.strips(*limits[i]) if alone else [limits[i]]:
+                    patch = frame.mask(logits, corner, part)
+                    target = self._labels[z, patch.rows, patch.columns]
+                    target[patch.mask & (target < number)] = number  # later boxes win, in any order
+                if alone:
                     continue
-                neighbour = frame.prompt_around(kept)
+                neighbour = frame.prompt_around(patch)
                 if z >= middles[i]:
                     upwards[i] = neighbour
                 if z <= middles[i]:
                     downwards[i] = neighbour
             yield
 
-    def _limits(self, i: int) -> tuple[slice, slice]:
+    def _limits(self, i: int) -> Span:
         """Rows and columns outside which a box's mask does not count."""
+        height, width = self._labels.shape[1:]
         if self._mode == "exact":
-            return slice(None), slice(None)
-        return box_pixels(self._boxes[i, IN_PLANE])
+            return slice(0, height), slice(0, width)
+        rows, columns = box_pixels(self._boxes[i, IN_PLANE])
+        return overlap(rows, slice(0, height)), overlap(columns, slice(0, width))

@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from app.case import Case, read_case
-from app.frame import FloatArray, Frame
+from app.frame import EMBEDDING_SIZE, FloatArray, Frame
 from app.network import Network
 from app.segment import middle_slices
 from swiftmedsam import SwiftMedSAM
@@ -48,6 +49,12 @@ def _slices(case: Case) -> Iterator[tuple[FloatArray, FloatArray]]:
         yield frame.pixels(case.image[z]), frame.prompts(boxes)
 
 
+def everywhere(boxes: int) -> npt.NDArray[np.int32]:
+    """All cells of the embedding, for each of so many boxes."""
+    cells = np.arange(EMBEDDING_SIZE**2, dtype=np.int32).reshape(1, EMBEDDING_SIZE, EMBEDDING_SIZE)
+    return cells.repeat(boxes, axis=0)
+
+
 def _dsc(a: np.ndarray, b: np.ndarray) -> float:
     total = int(a.sum()) + int(b.sum())
     return 2 * int((a & b).sum()) / total if total else 1.0
@@ -69,7 +76,7 @@ def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Pa
                 wanted, _ = model.decode(
                     model.encode(torch.from_numpy(pixels)), torch.from_numpy(prompts)
                 )
-            found, _ = network.decode(network.encode(pixels), prompts)
+            found, _ = network.decode(network.encode(pixels), prompts, everywhere(len(prompts)))
             difference = np.abs(found - wanted.numpy())
             names.append(case.name)
             differences.append(float(difference.max()))

@@ -48,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
 def read_timings(path: Path) -> dict[str, float]:
     """Seconds by file name: the median where a file has several rows.
 
-    Of the container's timings.csv the challenge's own runs that ended well count.
+    Of the container's timings.csv the challenge's own runs that ended well count, of that of
+    `runtime` those of its first program.
 
     Raises:
         ScoreError: it is no such table; the message names the file and the line.
@@ -64,7 +65,11 @@ def read_timings(path: Path) -> dict[str, float]:
                     f"{path}: should have the columns file (or case) and seconds, "
                     f"got {rows.fieldnames}"
                 )
+            first = None
             for row in rows:
+                first = first or row.get("program")
+                if row.get("program") != first:
+                    continue
                 if row.get("mode", TIMED_MODE) != TIMED_MODE or row.get("exit", "0") != "0":
                     continue
                 try:

@@ -3,6 +3,9 @@
 Four stages: one of inverted-bottleneck convolutions at full resolution, three of windowed attention
 (Wu et al., "TinyViT", ECCV 2022, section 3 and figure 2). Unlike the original, the patch embedding
 keeps the resolution and the last patch merge has stride 1 (LiteMedSAM's published checkpoint).
+
+Between convolutions, pixels are rows of (B, H * W, C): on four axes OpenVINO's CPU plugin carries
+the convolutions' layout on, and copies back and forth (benchmarks/NOTES.md).
 """
 
 import torch
@@ -16,6 +19,18 @@ MLP_RATIO = 4
 MERGE_STRIDES = (2, 2, 1)  # 256 -> 128 -> 64 -> 64
 
 
+def to_tokens(x: Tensor) -> Tensor:
+    """Return rows (B, H * W, C), one for each pixel of `x` (B, C, H, W)."""
+    b, c, height, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(b, height * width, c)
+
+
+def to_maps(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Return (B, C, height, width) of `tokens` (B, height * width, C)."""
+    b, _, c = tokens.shape
+    return tokens.view(b, height, width, c).permute(0, 3, 1, 2)
+
+
 class LayerNorm2d(nn.Module):
     """Layer norm over the channels of (B, C, H, W), each pixel for itself (as in SAM)."""
 
@@ -27,8 +42,10 @@ class LayerNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` (B, C, H, W) with mean 0 and variance 1 over C, scaled and shifted."""
-        x = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
+        tokens = F.layer_norm(
+            to_tokens(x), self.weight.shape, self.weight, self.bias, self.eps
+        )
+        return to_maps(tokens, *x.shape[2:])
 
 
 class ConvNorm(nn.Sequential):
@@ -111,8 +128,15 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, L, dim) of the windows `x` (B, L, dim), L = window * window."""
         b, length, dim = x.shape
-        qkv = self.qkv(self.norm(x)).view(b, length, self.heads, 3, dim // self.heads)
-        q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)  # each (B, heads, L, dim / heads)
+        x = self.norm(x)
+        weights = self.qkv.weight.view(self.heads, 3, -1, dim)  # by head, then q, k and v
+        biases = self.qkv.bias.view(self.heads, 3, -1)
+        q, k, v = (  # each (B, heads, L, dim / heads); apart, none has to be copied
+            F.linear(x, weights[:, i].reshape(dim, dim), biases[:, i].flatten())
+            .view(b, length, self.heads, -1)
+            .transpose(1, 2)
+            for i in range(3)
+        )
         bias = self.attention_biases[:, self.attention_bias_idxs].to(q.dtype)  # (heads, L, L)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.unsqueeze(0))
         return self.proj(x.transpose(1, 2).reshape(b, length, dim))
@@ -144,19 +168,25 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features of the shape of `x`, (B, dim, H, W)."""
-        b, dim, height, width = x.shape
+        height, width = x.shape[2:]
+        tokens = to_tokens(x)
+        tokens = tokens + self._attend(tokens, height, width)
+        tokens = to_tokens(self.local_conv(to_maps(tokens, height, width)))
+        tokens = tokens + self.mlp(tokens)
+        return to_maps(tokens, height, width)
+
+    def _attend(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """Return what attention makes of `tokens` (B, H * W, dim), window by window."""
+        b, _, dim = tokens.shape
         w = self.window
-        x = x.permute(0, 2, 3, 1)  # (B, H, W, dim)
         bottom, right = -height % w, -width % w
-        y = F.pad(x, (0, 0, 0, right, 0, bottom))
+        x = F.pad(tokens.view(b, height, width, dim), (0, 0, 0, right, 0, bottom))
         rows, columns = (height + bottom) // w, (width + right) // w
-        y = y.view(b, rows, w, columns, w, dim).transpose(2, 3).reshape(-1, w * w, dim)
-        y = self.attn(y)
-        y = y.view(b, rows, columns, w, w, dim).transpose(2, 3)
-        y = y.reshape(b, height + bottom, width + right, dim)[:, :height, :width]
-        x = self.local_conv((x + y).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.mlp(x)
-        return x.permute(0, 3, 1, 2)
+        x = x.view(b, rows, w, columns, w, dim).transpose(2, 3).reshape(-1, w * w, dim)
+        x = self.attn(x)
+        x = x.view(b, rows, columns, w, w, dim).transpose(2, 3)
+        x = x.reshape(b, height + bottom, width + right, dim)[:, :height, :width]
+        return x.reshape(b, height * width, dim)
 
 
 class Stage(nn.Module):

@@ -102,6 +102,16 @@ def inside(prompt: np.ndarray, height: int = 256, width: int = 256) -> np.ndarra
     return (x_min <= x) & (x <= x_max) & (y_min <= y) & (y <= y_max)
 
 
+def pixels_of(cells: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Of `logits` (N, 256, 256) those (N, 4 h, 4 w) of the rectangles `cells` (N, h, w)."""
+    _, height, width = cells.shape
+    y, x = np.divmod(cells[:, 0, 0], 64)
+    return np.stack([
+        one[4 * r : 4 * (r + height), 4 * c : 4 * (c + width)]
+        for one, r, c in zip(logits, y, x, strict=True)
+    ])
+
+
 class BrightInBox:
     """An `app.segment.Encoder` one can check on paper: mask = brightest pixels inside the prompt.
 
@@ -116,18 +126,23 @@ class BrightInBox:
         self.encoded[pixels.tobytes()] += 1
         return pixels.copy()
 
-    def decode(self, embedding: np.ndarray, prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def decode(
+        self, embedding: np.ndarray, prompts: np.ndarray, cells: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         self.prompts.append(prompts.copy())
         bright = embedding[0, 0] > 0.5
         masks = np.stack([bright & inside(prompt) for prompt in prompts])
-        return np.where(masks, 1, -1).astype(np.float32), np.ones(len(prompts), np.float32)
+        logits = np.where(masks, 1, -1).astype(np.float32)
+        return pixels_of(cells, logits), np.ones(len(prompts), np.float32)
 
 
 class BoxesAsMasks(BrightInBox):
     """An `app.segment.Encoder` whose masks are the prompts themselves."""
 
-    def decode(self, embedding: np.ndarray, prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return super().decode(np.ones_like(embedding), prompts)
+    def decode(
+        self, embedding: np.ndarray, prompts: np.ndarray, cells: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return super().decode(np.ones_like(embedding), prompts, cells)
 
 
 def dsc(a: np.ndarray, b: np.ndarray) -> float:

@@ -22,7 +22,15 @@ from app import load
 from app.network import MANIFEST
 from convert.__main__ import convert, main
 from convert.fetch import FetchError, Published, fetch
-from convert.verify import MAX_LOGIT_DIFFERENCE, MIN_DSC, MIN_SLICES, ParityError, verify
+from convert.rewrite import ExportedDecoder
+from convert.verify import (
+    MAX_LOGIT_DIFFERENCE,
+    MIN_DSC,
+    MIN_SLICES,
+    ParityError,
+    everywhere,
+    verify,
+)
 from swiftmedsam import TINY, CheckpointError, SwiftMedSAM, read_state_dict, save_model
 
 FILES = ["decoder.bin", "decoder.xml", "encoder.bin", "encoder.xml", MANIFEST]
@@ -70,7 +78,7 @@ def test_the_folder_holds_the_models_and_a_manifest_that_describes_them(
     assert names(tiny_weights) == FILES
     manifest = manifest_of(tiny_weights)
     assert list(manifest) == ["format", "variant", "source", "versions", "models", "parity"]
-    assert (manifest["format"], manifest["variant"]) == (1, "tiny")
+    assert (manifest["format"], manifest["variant"]) == (2, "tiny")
     assert manifest["source"] == {
         "file": "tiny.safetensors",
         "sha256": sha256(tiny_checkpoint),
@@ -158,7 +166,7 @@ def test_a_logit_that_is_no_number_is_refused_though_masks_agree(tiny_model, par
         def encode(self, pixels):
             return tiny_model.encode(torch.from_numpy(pixels))
 
-        def decode(self, embedding, prompts):
+        def decode(self, embedding, prompts, cells):
             logits = tiny_model.decode(embedding, torch.from_numpy(prompts))[0].numpy()
             if self.slices == broken:
                 logits[np.unravel_index(logits.argmin(), logits.shape)] = np.nan
@@ -291,3 +299,20 @@ def test_a_volume_is_compared_at_the_middle_slices_of_its_boxes():
     """The parity cases rely on it: 5 images and these 3 slices are the 8 that are needed."""
     boxes = volume_case()["boxes"]
     assert ((boxes[:, 2] + boxes[:, 5]) // 2).tolist() == [1, 2, 4]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_exported_decoder_does_what_torchs_does_however_many_blocks_it_has(depth):
+    torch.manual_seed(depth)
+    model = SwiftMedSAM(dataclasses.replace(TINY, decoder_depth=depth, decoder_heads=4)).eval()
+    for tensor in model.parameters():  # as they come, norms change nothing
+        torch.nn.init.normal_(tensor, std=0.3)
+    embedding = torch.randn(1, TINY.embedding_dim, 64, 64)
+    boxes = torch.tensor([[8.0, 16.0, 64.0, 96.0], [100.0, 30.0, 255.0, 200.0]])
+    image = (embedding + model.prompt_encoder.dense_prompt()).flatten(2).transpose(1, 2)
+    with torch.no_grad():
+        wanted, wanted_iou = model.decode(embedding, boxes)
+        found, iou = ExportedDecoder(model)(image, boxes, torch.from_numpy(everywhere(2)))
+    assert wanted.std() > 0.01  # else there is nothing to compare
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.std()))
+    torch.testing.assert_close(iou, wanted_iou, rtol=0, atol=1e-4 * float(wanted_iou.abs().max()))

@@ -9,11 +9,26 @@ from conftest import inside
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.frame import INPUT_SIZE, PROPAGATION_MARGIN, Frame
+from app.frame import INPUT_SIZE, PROPAGATION_MARGIN, Frame, Patch
 
 # Both interpolate in float32 from positions rounded differently: a logit may change its sign only
 # where it is 0 but for rounding.
 MASK_DISAGREEMENT = 1e-3  # of the pixels
+
+
+def whole_mask(frame, logits, limits=None):
+    """Mask (H, W) of `logits` (256, 256), as the patch of it painted into nothing."""
+    limits = limits or (slice(0, frame.height), slice(0, frame.width))
+    patch = frame.mask(logits, (0, 0), limits)
+    mask = np.zeros(frame.size, bool)
+    mask[patch.rows, patch.columns] = patch.mask
+    return mask
+
+
+def prompt_around(frame, mask):
+    """That of a whole mask (H, W)."""
+    return frame.prompt_around(Patch(slice(0, frame.height), slice(0, frame.width), mask))
+
 
 sides = st.integers(1, 400)
 frames = st.builds(Frame, sides, sides)
@@ -102,51 +117,50 @@ def test_a_mask_is_read_at_the_centres_of_the_pixels_and_not_from_the_padding():
     logits = np.full((256, 256), -1, np.float32)
     logits[64:, :128] = 1
     logits[128:] = 1  # padding of a 2 x 4 picture
-    np.testing.assert_array_equal(Frame(2, 4).mask(logits), [[0, 0, 0, 0], [1, 1, 0, 0]])
+    np.testing.assert_array_equal(whole_mask(Frame(2, 4), logits), [[0, 0, 0, 0], [1, 1, 0, 0]])
     np.testing.assert_array_equal(
-        Frame(4, 2).mask(logits), np.array([[0, 0], [1, 1], [1, 1], [1, 1]], bool)
+        whole_mask(Frame(4, 2), logits), np.array([[0, 0], [1, 1], [1, 1], [1, 1]], bool)
     )
 
 
 def test_a_logit_of_zero_is_not_part_of_the_mask():
-    mask = Frame(3, 5).mask(np.zeros((256, 256), np.float32))
-    assert mask.dtype == np.bool_
+    mask = whole_mask(Frame(3, 5), np.zeros((256, 256), np.float32))
     assert not mask.any()
 
 
 def test_the_prompt_around_a_mask_is_its_bounding_box_and_three_pixels_more():
     mask = np.zeros((2, 4), bool)
     mask[1, 2] = True  # input pixels 128..191 by 64..127
-    prompt = Frame(2, 4).prompt_around(mask)
+    prompt = prompt_around(Frame(2, 4), mask)
     assert prompt.dtype == np.float32
     np.testing.assert_array_equal(prompt, [125, 61, 194, 130])
     mask[0, 1] = True
-    np.testing.assert_array_equal(Frame(2, 4).prompt_around(mask), [61, 0, 194, 130])
+    np.testing.assert_array_equal(prompt_around(Frame(2, 4), mask), [61, 0, 194, 130])
 
 
 def test_the_prompt_around_a_mask_is_cut_to_the_input():
     mask = np.zeros((2, 4), bool)
     mask[0, 0] = mask[1, 3] = True
-    np.testing.assert_array_equal(Frame(2, 4).prompt_around(mask), [0, 0, 256, 130])
+    np.testing.assert_array_equal(prompt_around(Frame(2, 4), mask), [0, 0, 256, 130])
     tall = np.zeros((4, 2), bool)
     tall[3, 0] = True
-    np.testing.assert_array_equal(Frame(4, 2).prompt_around(tall), [0, 189, 66, 256])
+    np.testing.assert_array_equal(prompt_around(Frame(4, 2), tall), [0, 189, 66, 256])
 
 
 def test_at_scale_1_the_prompt_is_the_baselines():
     mask = np.zeros((100, 256), bool)
     mask[20:31, 40:61] = True
-    np.testing.assert_array_equal(Frame(100, 256).prompt_around(mask), [37, 17, 63, 33])
+    np.testing.assert_array_equal(prompt_around(Frame(100, 256), mask), [37, 17, 63, 33])
 
 
 def test_a_single_pixel_of_a_large_picture_is_not_lost():
     mask = np.zeros((1024, 2048), bool)
     mask[1023, 1001] = True  # an eighth of an input pixel: 125.1 by 127.9
-    np.testing.assert_array_equal(Frame(1024, 2048).prompt_around(mask), [122, 124, 128, 130])
+    np.testing.assert_array_equal(prompt_around(Frame(1024, 2048), mask), [122, 124, 128, 130])
 
 
 def test_the_box_of_an_empty_mask_is_none():
-    assert Frame(3, 5).prompt_around(np.zeros((3, 5), bool)) is None
+    assert prompt_around(Frame(3, 5), np.zeros((3, 5), bool)) is None
 
 
 # Against the baseline's rules
@@ -192,10 +206,39 @@ def test_masks_are_torchs_bilinear_interpolation(shape):
     wanted = torch.nn.functional.interpolate(
         torch.from_numpy(logits[None, None, :height, :width]), shape, mode="bilinear"
     )[0, 0]
-    mask = frame.mask(logits)
+    mask = whole_mask(frame, logits)
     assert mask.shape == shape
     assert 0.2 < mask.mean() < 0.8
     assert (mask != (wanted > 0).numpy()).mean() <= MASK_DISAGREEMENT
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_mask_inside_limits_is_the_whole_mask_there_and_needs_only_the_cells_under_them(shape):
+    frame = Frame(*shape)
+    coarse = np.random.default_rng(1).normal(size=(16, 16)).astype(np.float32)
+    logits = cv2.resize(coarse, (256, 256), interpolation=cv2.INTER_CUBIC)
+    height, width = shape
+    limits = slice(height // 5, max(height // 5 + 1, height // 2)), slice(width // 3, width)
+    wanted = np.zeros(shape, bool)
+    wanted[limits] = whole_mask(frame, logits)[limits]
+    rows, columns = frame.cells(*limits)
+    assert rows.stop - rows.start < 64 or shape == (1000, 30)
+    seen = logits[4 * rows.start : 4 * rows.stop, 4 * columns.start : 4 * columns.stop]
+    patch = frame.mask(seen, (4 * rows.start, 4 * columns.start), limits)
+    found = np.zeros(shape, bool)
+    found[patch.rows, patch.columns] = patch.mask
+    assert wanted.any()
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_mask_is_looked_for_only_where_logits_above_0_reach():
+    logits = np.full((256, 256), -1, np.float32)
+    logits[40:50, 200:210] = 1
+    patch = Frame(2560, 2560).mask(logits, (0, 0), (slice(0, 2560), slice(0, 2560)))
+    assert patch.mask.any()
+    assert patch.mask.size < 130 * 130
+    assert not patch.mask[[0, -1]].any()
+    assert not patch.mask[:, [0, -1]].any()
 
 
 # For any size
@@ -214,7 +257,7 @@ def test_any_size_goes_in_and_comes_out(frame):
     assert 0 <= pixels.min() <= pixels.max() <= 1
     assert max(frame.inner) == INPUT_SIZE
     assert min(frame.inner) >= 1
-    mask = frame.mask(np.ones((256, 256), np.float32))
+    mask = whole_mask(frame, np.ones((256, 256), np.float32))
     assert mask.shape == (frame.height, frame.width)
     assert mask.all()
 
@@ -230,12 +273,12 @@ def test_the_prompt_around_a_mask_is_the_box_of_the_resized_mask(frame_and_box):
     low = np.array([xs.min(), ys.min()]) - PROPAGATION_MARGIN
     high = np.array([xs.max(), ys.max()]) + PROPAGATION_MARGIN
     wanted = np.concatenate([low, high]).clip(0, INPUT_SIZE)
-    np.testing.assert_array_equal(frame.prompt_around(mask), wanted)
+    np.testing.assert_array_equal(prompt_around(frame, mask), wanted)
 
 
 @given(frames_with_box())
 def test_the_box_of_a_mask_painted_back_covers_the_mask(frame_and_box):
     frame, box = frame_and_box
     mask = inside(box, frame.height, frame.width)
-    painted = np.where(inside(frame.prompt_around(mask)), 1, -1).astype(np.float32)
-    assert not (mask & ~frame.mask(painted)).any()
+    painted = np.where(inside(prompt_around(frame, mask)), 1, -1).astype(np.float32)
+    assert not (mask & ~whole_mask(frame, painted)).any()

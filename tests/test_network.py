@@ -13,6 +13,7 @@ import app.network
 from app import WeightsError, load
 from app.frame import Frame
 from app.network import MANIFEST, available_threads
+from convert.verify import everywhere
 
 # Two orders of summation of some hundred products in float32: logits up to about 10, 7 digits.
 FP32_TOLERANCE = 1e-4
@@ -20,6 +21,7 @@ FP16_MIN_DSC = 0.99  # weights rounded to 11 bits move the edge of a mask by les
 PROMPTS = np.array([[65, 55, 175, 125], [20, 20, 60, 70], [0, 3, 256, 9]], np.float32)
 IMAGE = image_case()["imgs"]
 PIXELS = Frame(48, 80).pixels(IMAGE)
+EVERYWHERE = everywhere(len(PROMPTS))
 OTHER_PIXELS = Frame(48, 80).pixels(np.ascontiguousarray(IMAGE[::-1]))
 
 
@@ -50,23 +52,44 @@ def manifest_without(folder, *keys, **replaced):
 # The same numbers
 
 
-def test_the_embedding_is_torchs(tiny_network, torch_embedding):
+def test_the_embedding_is_torchs_with_the_dense_prompt_added(
+    tiny_model, tiny_network, torch_embedding
+):
     embedding = tiny_network.encode(PIXELS)
-    assert (embedding.shape, embedding.dtype) == ((1, 32, 64, 64), np.float32)
-    np.testing.assert_allclose(embedding, torch_embedding.numpy(), rtol=0, atol=FP32_TOLERANCE)
+    assert (embedding.shape, embedding.dtype) == ((1, 4096, 32), np.float32)
+    wanted = torch_embedding + tiny_model.prompt_encoder.dense_prompt()
+    wanted = wanted.flatten(2).transpose(1, 2).numpy()
+    np.testing.assert_allclose(embedding, wanted, rtol=0, atol=FP32_TOLERANCE)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_logits_and_iou_are_torchs_for_any_number_of_boxes(tiny_network, torch_logits, count):
-    logits, iou = tiny_network.decode(tiny_network.encode(PIXELS), PROMPTS[:count])
+    embedding = tiny_network.encode(PIXELS)
+    logits, iou = tiny_network.decode(embedding, PROMPTS[:count], everywhere(count))
     assert (logits.shape, iou.shape) == ((count, 256, 256), (count,))
     np.testing.assert_allclose(logits, torch_logits[0][:count], rtol=0, atol=FP32_TOLERANCE)
     np.testing.assert_allclose(iou, torch_logits[1][:count], rtol=0, atol=FP32_TOLERANCE)
 
 
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (5, 9), (1, 1)])
+def test_logits_of_a_rectangle_of_cells_are_those_pixels_of_all(
+    tiny_network, torch_logits, height, width
+):
+    corners = [(3, 7), (0, 64 - width), (64 - height, 0)] if height < 64 else [(0, 0)] * 3
+    boxes = [(slice(y, y + height), slice(x, x + width)) for y, x in corners]
+    cells = np.stack([EVERYWHERE[0][box] for box in boxes])
+    logits, iou = tiny_network.decode(tiny_network.encode(PIXELS), PROMPTS, cells)
+    wanted = [
+        one[4 * y : 4 * (y + height), 4 * x : 4 * (x + width)]
+        for one, (y, x) in zip(torch_logits[0], corners, strict=True)
+    ]
+    np.testing.assert_allclose(logits, np.stack(wanted), rtol=0, atol=FP32_TOLERANCE)
+    np.testing.assert_allclose(iou, torch_logits[1], rtol=0, atol=FP32_TOLERANCE)
+
+
 def test_weights_stored_as_fp16_give_the_same_masks(tiny_weights_fp16, torch_logits):
     network = load(tiny_weights_fp16, threads=1)
-    logits, _ = network.decode(network.encode(PIXELS), PROMPTS)
+    logits, _ = network.decode(network.encode(PIXELS), PROMPTS, EVERYWHERE)
     for found, wanted in zip(logits > 0, torch_logits[0] > 0, strict=True):
         assert dsc(found, wanted) >= FP16_MIN_DSC
 
@@ -77,9 +100,9 @@ def test_what_was_returned_is_not_overwritten_by_the_next_call(tiny_network):
     second = tiny_network.encode(OTHER_PIXELS)
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(first, kept)
-    logits, iou = tiny_network.decode(first, PROMPTS)
+    logits, iou = tiny_network.decode(first, PROMPTS, EVERYWHERE)
     kept_logits, kept_iou = logits.copy(), iou.copy()
-    tiny_network.decode(second, PROMPTS[::-1])
+    tiny_network.decode(second, PROMPTS[::-1], EVERYWHERE)
     np.testing.assert_array_equal(logits, kept_logits)
     np.testing.assert_array_equal(iou, kept_iou)
 
@@ -88,7 +111,7 @@ def test_the_inputs_are_not_changed(tiny_network):
     pixels, prompts = PIXELS.copy(), PROMPTS.copy()
     embedding = tiny_network.encode(pixels)
     kept = embedding.copy()
-    tiny_network.decode(embedding, prompts)
+    tiny_network.decode(embedding, prompts, EVERYWHERE)
     np.testing.assert_array_equal(pixels, PIXELS)
     np.testing.assert_array_equal(prompts, PROMPTS)
     np.testing.assert_array_equal(embedding, kept)
@@ -96,10 +119,10 @@ def test_the_inputs_are_not_changed(tiny_network):
 
 def test_an_embedding_that_was_kept_decodes_as_when_it_was_new(tiny_network):
     embedding = tiny_network.encode(PIXELS)
-    wanted, _ = tiny_network.decode(embedding, PROMPTS)
+    wanted, _ = tiny_network.decode(embedding, PROMPTS, EVERYWHERE)
     other = tiny_network.encode(OTHER_PIXELS)
-    tiny_network.decode(other, PROMPTS)
-    np.testing.assert_array_equal(tiny_network.decode(embedding, PROMPTS)[0], wanted)
+    tiny_network.decode(other, PROMPTS, EVERYWHERE)
+    np.testing.assert_array_equal(tiny_network.decode(embedding, PROMPTS, EVERYWHERE)[0], wanted)
 
 
 # Which network
@@ -112,7 +135,7 @@ def test_a_network_says_what_it_is(tiny_network):
 
 def test_bf16_is_computed_with_whatever_weights_there_are(tiny_weights):
     network = load(str(tiny_weights), precision="bf16", threads=1)
-    logits, _ = network.decode(network.encode(PIXELS), PROMPTS)
+    logits, _ = network.decode(network.encode(PIXELS), PROMPTS, EVERYWHERE)
     assert network.precision == "bf16"
     assert logits.shape == (3, 256, 256)
     assert np.isfinite(logits).all()
@@ -152,7 +175,7 @@ def test_an_altered_or_missing_file_is_refused_and_named(folder, name):
 def test_a_folder_without_a_readable_manifest_is_refused(folder):
     with pytest.raises(WeightsError, match="no weights here"):
         load(folder / "missing")
-    for content in ("", "{", "[]", "{}", '{"format": 2}', '"format"'):
+    for content in ("", "{", "[]", "{}", '{"format": 1}', '"format"'):
         (folder / MANIFEST).write_text(content)
         with pytest.raises(WeightsError, match=f"{MANIFEST}: (not JSON|expected a manifest)"):
             load(folder)

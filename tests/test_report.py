@@ -55,11 +55,10 @@ class Page(HTMLParser):
         ]
 
 
-@pytest.fixture
-def folders(tmp_path):
+def make_folders(root):
     """Four cases: an image that is right, a hostile name without truth, one without an output, and
     a volume half of which is found."""
-    inputs, segs, gts = (tmp_path / name for name in ("inputs", "segs", "gts"))
+    inputs, segs, gts = (root / name for name in ("inputs", "segs", "gts"))
     for folder in (inputs, segs, gts):
         folder.mkdir()
     image, volume = np.zeros((48, 80), np.uint8), np.zeros((6, 40, 64), np.uint8)
@@ -75,6 +74,11 @@ def folders(tmp_path):
         np.savez_compressed(gts / name, gts=labels)
     np.savez_compressed(gts / VOLUME, gts=volume, spacing=[1.0, 1.0, 3.0])
     return inputs, segs, gts
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return make_folders(tmp_path)
 
 
 def write(folders, *options):

@@ -14,6 +14,7 @@ from conftest import (
     image_case,
     inside,
     picture,
+    pixels_of,
     volume_case,
 )
 from hypothesis import given, settings
@@ -56,9 +57,10 @@ def volume_with(boxes, image):
 class Everywhere(BrightInBox):
     """A network whose masks fill the frame."""
 
-    def decode(self, embedding, prompts):
+    def decode(self, embedding, prompts, cells):
         self.prompts.append(prompts.copy())
-        return np.ones((len(prompts), 256, 256), np.float32), np.ones(len(prompts), np.float32)
+        logits = np.ones((len(prompts), 256, 256), np.float32)
+        return pixels_of(cells, logits), np.ones(len(prompts), np.float32)
 
 
 # Images, whole
@@ -343,9 +345,9 @@ class Watched(BrightInBox):
         self.made.append(weakref.ref(embedding))
         return embedding
 
-    def decode(self, embedding, prompts):
+    def decode(self, embedding, prompts, cells):
         self.alive.append(sum(ref() is not None for ref in self.made))
-        return super().decode(embedding, prompts)
+        return super().decode(embedding, prompts, cells)
 
 
 @pytest.mark.parametrize("kept", [1, 2])

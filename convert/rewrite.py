@@ -1,0 +1,192 @@
+"""The network as it is exported: the same masks as `swiftmedsam`'s, for a fraction of the work.
+
+Four rewrites, exact but for the order of sums (tests/test_convert.py compares them with torch):
+
+    attention   a projection of the 4096 cells is moved to the few tokens, (W x) . q = x . (W' q),
+                and what is the same for all cells cancels in the softmax over them
+    layout      cells are rows from the embedding to the logits; a transposed convolution with
+                stride = kernel is a matrix product of each cell by itself
+    where       only the cells that are asked for are scaled up to pixels: each does so by itself
+    constants   position codes and own tokens are computed once, here
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from swiftmedsam import SwiftMedSAM
+from swiftmedsam.architecture import EMBEDDING_SIZE
+from swiftmedsam.transformer import Attention, TwoWayTransformer
+
+CELLS = EMBEDDING_SIZE**2
+
+
+def _by_head(weight: Tensor, heads: int) -> Tensor:
+    """A projection's (inner, C) as (heads, inner / heads, C)."""
+    return weight.detach().unflatten(0, (heads, -1)).clone()
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """(N, T, inner) as (N, heads, T, inner / heads)."""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+class TokensToImage(nn.Module):
+    """`Attention` of a few tokens to the cells of the image.
+
+    `shared`: the cells come once, for all boxes.
+    """
+
+    key: Tensor
+    value: Tensor
+    value_bias: Tensor
+
+    def __init__(self, attention: Attention, *, shared: bool) -> None:
+        super().__init__()
+        self.heads, self.shared = attention.heads, shared
+        self.q_proj, self.out_proj = attention.q_proj, attention.out_proj
+        key = _by_head(attention.k_proj.weight, self.heads)  # (heads, d, C)
+        self.register_buffer("key", key * key.shape[1] ** -0.5)
+        value = _by_head(attention.v_proj.weight, self.heads)
+        self.register_buffer("value", value.transpose(1, 2).contiguous())  # (heads, C, d)
+        self.register_buffer("value_bias", attention.v_proj.bias.detach())
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return (N, T, C) of `q` (N, T, C), and `k` and `v`, both (1 or N, 4096, C)."""
+        n, tokens, channels = q.shape
+        q = (_split(self.q_proj(q), self.heads) @ self.key).flatten(1, 2)  # (N, heads * T, C)
+        if self.shared:  # one product for all boxes
+            q = q.reshape(1, -1, channels)
+        # softmax over the first axis of two: as rows, OpenVINO fuses the three steps into one slow
+        weights = torch.softmax(k @ q.transpose(1, 2), 1)  # (1 or N, 4096, ...)
+        seen = (weights.transpose(1, 2) @ v).reshape(n, self.heads, tokens, channels)
+        values = (seen @ self.value).transpose(1, 2).flatten(2) + self.value_bias
+        return self.out_proj(values)
+
+
+class ImageToTokens(nn.Module):
+    """`Attention` of the image's cells to a few tokens.
+
+    `shared`: the cells come once, for all boxes.
+    """
+
+    query: Tensor
+    query_bias: Tensor
+    out: Tensor
+    out_bias: Tensor
+
+    def __init__(self, attention: Attention, *, shared: bool) -> None:
+        super().__init__()
+        self.heads, self.shared = attention.heads, shared
+        self.k_proj, self.v_proj = attention.k_proj, attention.v_proj
+        query = _by_head(attention.q_proj.weight, self.heads)  # (heads, d, C)
+        scale = query.shape[1] ** -0.5
+        self.register_buffer("query", query * scale)
+        bias = _by_head(attention.q_proj.bias, self.heads).unsqueeze(2)
+        self.register_buffer("query_bias", bias * scale)  # (heads, d, 1)
+        out = attention.out_proj.weight.detach().unflatten(1, (self.heads, -1))  # (C, heads, d)
+        self.register_buffer("out", out.permute(1, 2, 0).contiguous())  # (heads, d, C)
+        self.register_buffer("out_bias", attention.out_proj.bias.detach())
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return (N, 4096, C) of `q` (1 or N, 4096, C), and `k` and `v`, both (N, T, C)."""
+        n, tokens, channels = k.shape
+        keys = _split(self.k_proj(k), self.heads)  # (N, heads, T, d)
+        offsets = (keys @ self.query_bias).reshape(n, -1, 1)
+        keys = (keys @ self.query).flatten(1, 2)  # (N, heads * T, C)
+        values = (_split(self.v_proj(v), self.heads) @ self.out).flatten(1, 2)
+        if self.shared:
+            keys = keys.reshape(1, -1, channels)
+        scores = (keys @ q.transpose(1, 2)).reshape(n, -1, CELLS) + offsets
+        weights = torch.softmax(scores.view(n, self.heads, tokens, CELLS), 2).flatten(1, 2)
+        return weights.transpose(1, 2) @ values + self.out_bias
+
+
+def _rewritten(transformer: TwoWayTransformer) -> TwoWayTransformer:
+    """A copy whose attentions between tokens and cells are those above."""
+    transformer = copy.deepcopy(transformer)
+    for i, block in enumerate(transformer.layers):
+        shared = i == 0  # the first block writes each box's own answer on the cells
+        block.cross_attn_token_to_image = TokensToImage(
+            block.cross_attn_token_to_image, shared=shared
+        )
+        block.cross_attn_image_to_token = ImageToTokens(
+            block.cross_attn_image_to_token, shared=shared
+        )
+    transformer.final_attn_token_to_image = TokensToImage(
+        transformer.final_attn_token_to_image, shared=False
+    )
+    return transformer
+
+
+def _as_linear(convolution: nn.ConvTranspose2d) -> nn.Linear:
+    """A transposed convolution of kernel = stride = 2, as a product (inputs -> 4 * outputs).
+
+    Outputs are ordered by row, column, channel of the 2 x 2 pixels.
+    """
+    inputs, outputs = convolution.in_channels, convolution.out_channels
+    linear = nn.Linear(inputs, 4 * outputs)
+    assert convolution.bias is not None
+    with torch.no_grad():
+        linear.weight.copy_(convolution.weight.permute(2, 3, 1, 0).reshape(-1, inputs))
+        linear.bias.copy_(convolution.bias.repeat(4))
+    return linear
+
+
+class ExportedEncoder(nn.Module):
+    """The image encoder; its output is what `ExportedDecoder` starts from."""
+
+    dense_prompt: Tensor
+
+    def __init__(self, model: SwiftMedSAM) -> None:
+        super().__init__()
+        self.image_encoder = model.image_encoder
+        self.register_buffer("dense_prompt", model.prompt_encoder.dense_prompt().detach())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the embedding's cells by row (1, 4096, C), "no mask was given" added."""
+        return (self.image_encoder(pixels) + self.dense_prompt).flatten(2).transpose(1, 2)
+
+
+class ExportedDecoder(nn.Module):
+    """Prompt encoder and mask decoder."""
+
+    positions: Tensor
+    own_tokens: Tensor
+
+    def __init__(self, model: SwiftMedSAM) -> None:
+        super().__init__()
+        decoder = model.mask_decoder
+        self.prompt_encoder = model.prompt_encoder
+        self.transformer = _rewritten(decoder.transformer)
+        first, self.norm, _, second, _ = decoder.output_upscaling
+        self.upscale = nn.ModuleList([_as_linear(first), _as_linear(second)])
+        self.kernel = decoder.output_hypernetworks_mlps[0]
+        self.iou_head = decoder.iou_prediction_head
+        positions = model.prompt_encoder.dense_positions().flatten(2).transpose(1, 2)
+        self.register_buffer("positions", positions.detach().contiguous())  # (1, 4096, C)
+        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        self.register_buffer("own_tokens", own.detach().unsqueeze(0))  # (1, 5, C)
+
+    def forward(self, image: Tensor, boxes_256: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (N, 4 h, 4 w) of the cells asked for, and IoU (N,).
+
+        `image` (1, 4096, C) is what the encoder returned, `boxes_256` (N, 4) in input pixels,
+        `cells` (N, h, w) int32 numbers the cells (row * 64 + column) of each box's rectangle.
+        """
+        n, height, width = cells.shape
+        corners = self.prompt_encoder(boxes_256)
+        tokens = torch.cat([self.own_tokens.expand(n, -1, -1), corners], dim=1)
+        tokens, image = self.transformer(tokens, image, self.positions)
+
+        first = CELLS * torch.arange(n, dtype=cells.dtype).unsqueeze(1)
+        x = image.flatten(0, 1).index_select(0, (cells.flatten(1) + first).flatten())
+        x = self.upscale[0](x).unflatten(1, (4, -1))  # (N h w, 4, C / 4)
+        norm = self.norm
+        x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+        x = F.gelu(self.upscale[1](x)).reshape(n, height * width * 16, -1)
+        logits = (x @ self.kernel(tokens[:, 1]).unsqueeze(2)).view(n, height, width, 2, 2, 2, 2)
+        logits = logits.permute(0, 1, 3, 5, 2, 4, 6)  # rows of cells, of halves, of pixels
+        return logits.reshape(n, 4 * height, 4 * width), self.iou_head(tokens[:, 0])[:, 0]
