@@ -3,8 +3,9 @@ FROM debian:bookworm-slim AS build
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev python3 python3-pip \
     && rm -rf /var/lib/apt/lists/*
-COPY requirements.txt scripts/prune_site.py /build/
-RUN pip3 install --no-cache-dir --no-compile --target /site -r /build/requirements.txt \
+COPY requirements.lock scripts/prune_site.py /build/
+RUN pip3 install --no-cache-dir --no-compile --target /site \
+        --require-hashes -r /build/requirements.lock \
     && python3 /build/prune_site.py /site
 COPY app /workspace/app
 COPY weights /workspace/weights

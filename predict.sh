@@ -10,18 +10,18 @@ here=$(cd "$(dirname "$0")" && pwd)
 if [ -n "${SWIFTMEDSAM_PYTHON:-}" ]; then # an interpreter that has the packages; set in the image
     python=$SWIFTMEDSAM_PYTHON
 else
-    needed=requirements.txt
+    needed=requirements.lock
     for word in "$@"; do # an output may ask for them, too
         case $word in
         -*) ;;
         *.[nN][iI][iI] | *.[nN][iI][iI].[gG][zZ] | *.[nN][rR][rR][dD] | *.[nN][hH][dD][rR] | *.[mM][hH][aAdD] | \
             *.[dD][cC][mM] | *.[iI][mM][aA])
-            needed="requirements.txt requirements-scans.txt"
+            needed="requirements.lock requirements-scans.txt"
             ;;
         esac
     done
     case " $* " in *" --box"*) # a folder of scans, mostly DICOM; that of the challenge has its boxes
-        [ ! -d "$1" ] || needed="requirements.txt requirements-scans.txt"
+        [ ! -d "$1" ] || needed="requirements.lock requirements-scans.txt"
         ;;
     esac
     for file in $needed; do

@@ -24,6 +24,7 @@ from app.case import (
 )
 from app.intensity import DEFAULT_WINDOW, WINDOWS
 from app.job import Job
+from app.memory import available_memory, parse_size
 from app.network import AUTO, PRECISIONS, Network, WeightsError, load
 from app.scans.options import about_scans, add_scan_options, natural, window_word
 from app.segment import DEFAULT_MODE, IMAGE_CROPS, MODES, VOLUME_CROPS, Clock, Progress, segment
@@ -54,6 +55,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m app",
@@ -81,6 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS",
         help="give up a case that takes longer, between two slices (default: never)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory-limit", type=_size, metavar="SIZE",
+        help="refuse a case that would take more, like 8G (default: the container's, or all)",
     )  # fmt: skip
     parser.add_argument("--only", metavar="GLOB", default="*", help="file names to segment")
     parser.add_argument(
@@ -158,12 +170,14 @@ def segment_file(
         CaseError: the input is not a case.
         OSError: the output cannot be written.
     """
+    limit = options.memory_limit or available_memory()
     with clock.measure("read"):
-        case = read_case(path, options.window)
+        case = read_case(path, options.window, memory_limit=limit)
     progress(0, 1)
     labels = segment(
-        case, network, mode=options.mode, max_crops=options.crops, clock=clock, progress=progress
-    )
+        case, network, mode=options.mode, max_crops=options.crops, memory_limit=limit,
+        clock=clock, progress=progress,
+    )  # fmt: skip
     with clock.measure("write"):
         write_labels(output, labels)
     return case
@@ -300,6 +314,8 @@ def run_cases(
             message = str(error)
         except OSError as error:
             message = f"{name}: the labels could not be written ({error})"
+        except MemoryError as error:
+            message = f"{name}: not enough memory ({error})"
         stopper.check()  # before an error is believed that the signal may have caused
         if message:
             report.failures[job.file] = message

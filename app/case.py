@@ -9,11 +9,13 @@ import fcntl
 import io
 import logging
 import lzma
+import math
 import os
 import re
 import stat
 import tempfile
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -26,12 +28,14 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 from app.intensity import DEFAULT_WINDOW, UNKNOWN, Modality, Window, find_modality, to_display
+from app.memory import estimate_peak
 
 log = logging.getLogger(__name__)
 
 CASE_NAME = re.compile(r"(?P<dim>[23])DBox_(?P<modality>[^_]*)_?.*\.npz", re.DOTALL)
 MAX_MEMBER_BYTES = 4 << 30  # a declared array above this is refused, not allocated
 MAX_HEADER_BYTES = 16 << 10  # of an npy; numpy refuses 10,000, but only once it has read them all
+READ_BYTES = 4 << 20  # of an array at a time
 MAX_FOUND = 200  # characters of what was found in a message; an archive may hold 65,535 long names
 PARTIAL_PREFIX, PARTIAL_SUFFIX = ".segs-", ".partial"  # of files that are not whole yet
 MAX_VALUE = 1e30  # of a pixel; sums and products of larger ones leave float32
@@ -82,11 +86,36 @@ def printable(name: str) -> str:
 def one_line(error: BaseException) -> str:
     """What an error says, for a message of one line."""
     reason = getattr(error, "strerror", None) or error  # an OSError's without number and path
-    return " ".join(str(reason).split())
+    return _cut(printable(" ".join(str(reason).split())))  # it may quote the file: no escapes
 
 
-def _read_member(archive: zipfile.ZipFile, file: str, key: str) -> npt.NDArray[np.generic]:
-    """One array of an npz; its header is checked before anything is allocated for its data.
+def _cut(text: str) -> str:
+    return f"{text[:MAX_FOUND]}..." if len(text) > MAX_FOUND else text
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An array of an npz whose header was checked; its data are still in the archive."""
+
+    file: str  # for messages, as `key`
+    key: str
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[np.generic]
+    start: int  # bytes of the header
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def refuse(self, wrong: str) -> NoReturn:
+        """Raise a CaseError that says what is wrong with this array."""
+        raise CaseError(f"{self.file}: '{self.key}' {wrong}")
+
+
+def _find_member(archive: zipfile.ZipFile, file: str, key: str) -> _Member:
+    """What the header of an array says; nothing is allocated for its data.
 
     Raises:
         CaseError: there is no such array, or it is not of real numbers, too large or incomplete.
@@ -101,11 +130,11 @@ def _read_member(archive: zipfile.ZipFile, file: str, key: str) -> npt.NDArray[n
         version = npy.read_magic(start)  # type: ignore[no-untyped-call]
         if version not in HEADER_READERS:
             refuse(f"should be npy format 1 or 2, got {version}")
-        shape, _, dtype = HEADER_READERS[version](start)  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that Python 2 wrote it, which is no fault
+            shape, fortran, dtype = HEADER_READERS[version](start)  # type: ignore[no-untyped-call]
     except KeyError:
-        found = str(sorted(name.removesuffix(".npy") for name in archive.namelist()))
-        if len(found) > MAX_FOUND:
-            found = f"{found[:MAX_FOUND]}..."
+        found = _cut(str(sorted(name.removesuffix(".npy") for name in archive.namelist())))
         raise CaseError(f"{file}: key '{key}' is missing, found {found}") from None
     except CaseError:
         raise
@@ -113,19 +142,64 @@ def _read_member(archive: zipfile.ZipFile, file: str, key: str) -> npt.NDArray[n
         refuse(f"has a broken npy header ({one_line(error)})")
     if dtype.hasobject or dtype.kind not in "biuf":
         refuse(f"should hold real numbers, got dtype {dtype}")
-    declared = dtype.itemsize * int(np.prod(shape, dtype=object))
-    if declared > MAX_MEMBER_BYTES:
-        refuse(f"declares {declared} bytes, more than the limit of {MAX_MEMBER_BYTES}")
-    held = archive.getinfo(f"{key}.npy").file_size - start.tell()
-    if held < declared:
-        refuse(f"ends before its {declared} bytes, found {held}")
+    member = _Member(file, key, shape, fortran, dtype, start.tell())
+    if member.nbytes > MAX_MEMBER_BYTES:
+        refuse(f"declares {member.nbytes} bytes, more than the limit of {MAX_MEMBER_BYTES}")
+    held = archive.getinfo(f"{key}.npy").file_size - member.start
+    if held < member.nbytes:
+        refuse(f"ends before its {member.nbytes} bytes, found {held}")
+    return member
+
+
+def _read_member(archive: zipfile.ZipFile, member: _Member) -> npt.NDArray[np.generic]:
+    """The array, in C order whatever the file's: OpenCV would copy another one in every call.
+
+    Raises:
+        CaseError: the archive holds less than it says, or there is no memory for it.
+    """
     try:
-        with archive.open(f"{key}.npy") as stream:
-            return npy.read_array(stream, allow_pickle=False)  # type: ignore[no-untyped-call, no-any-return]
-    except ValueError as error:
-        refuse(f"ends before its {declared} bytes ({one_line(error)})")
+        array = np.empty(member.shape, member.dtype)
+    except MemoryError:
+        member.refuse(f"needs {member.nbytes} bytes, more than can be allocated")
     except BROKEN_HEADER as error:
-        refuse(f"has a broken npy header ({one_line(error)})")
+        member.refuse(f"has a broken npy header ({one_line(error)})")
+    with archive.open(f"{member.key}.npy") as stream:
+        stream.read(member.start)
+        try:
+            _fill(stream, array.T if member.fortran else array)
+        except EOFError as error:
+            member.refuse(f"ends before its {member.nbytes} bytes ({one_line(error)})")
+        stream.read(1)  # at its end the archive's checksum is looked at
+    return array
+
+
+def _fill(stream: IO[bytes], target: npt.NDArray[np.generic]) -> None:
+    """Read the elements of `target`, a view with any strides, piece by piece.
+
+    Raises:
+        EOFError: there are less.
+    """
+    if target.nbytes <= READ_BYTES:
+        content = stream.read(target.nbytes)
+        if len(content) < target.nbytes:
+            raise EOFError(f"read {len(content)} of {target.nbytes}")
+        target[...] = np.ndarray(target.shape, target.dtype, content)
+    elif len(target) == 1:
+        _fill(stream, target[0])
+    else:
+        _fill(stream, target[: len(target) // 2])
+        _fill(stream, target[len(target) // 2 :])
+
+
+def _require_memory(image: _Member, boxes: _Member, limit: int, *, is_volume: bool) -> None:
+    """Raise CaseError if the case would take more than `limit` bytes; see `app.memory`."""
+    count = boxes.shape[0] if boxes.shape else 0
+    peak = estimate_peak(image.shape, image.dtype, count, is_volume=is_volume)
+    if peak > limit:
+        image.refuse(
+            f"of {image.shape} {image.dtype} with {count} boxes needs about {peak / 1e9:.1f} GB, "
+            f"the memory limit is {limit / 1e9:.1f} GB"
+        )
 
 
 def _check_image(image: npt.NDArray[np.generic], name: str, *, is_volume: bool) -> None:
@@ -158,7 +232,7 @@ def _check_boxes(
     if boxes.ndim != 2 or boxes.shape[1] != corners:
         kind = "a volume" if is_volume else "an image"
         raise CaseError(f"{name}: 'boxes' should be (N, {corners}) for {kind}, got {boxes.shape}")
-    with np.errstate(over="ignore"):  # a long double becomes an infinity, and is refused as one
+    with np.errstate(over="ignore", invalid="ignore"):  # what no double can say is refused below
         checked = boxes.astype(np.float64)
     if not np.isfinite(checked).all():
         raise CaseError(f"{name}: 'boxes' should be finite, found NaN or infinity")
@@ -217,6 +291,7 @@ def make_case(
     _check_image(pixels, name, is_volume=is_volume)
     if not is_volume and pixels.ndim == 3:
         pixels = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3]  # no alpha
+        pixels = np.ascontiguousarray(pixels)
     shape = pixels.shape if is_volume else pixels.shape[:2]
     checked = _check_boxes(raw_boxes, name, shape, is_volume=is_volume)
     if isinstance(modality, Modality):
@@ -241,21 +316,29 @@ def _require_content(path: Path) -> None:
         raise OSError("expected a zip archive, found an empty file")
 
 
-def read_case(path: Path, window: Window = DEFAULT_WINDOW) -> Case:
+def read_case(
+    path: Path, window: Window = DEFAULT_WINDOW, *, memory_limit: int | None = None
+) -> Case:
     """The case of an npz file in the challenge's format (docs/data.md).
 
     Raises:
-        CaseError: the file is broken or not what its name says.
+        CaseError: the file is broken, not what its name says, or its segmentation would take more
+            than `memory_limit` bytes.
     """
     name = printable(path.name)
     match = CASE_NAME.fullmatch(path.name)
     if match is None:
         raise CaseError(f"{name}: expected a name like 2DBox_*.npz or 3DBox_*.npz")
+    is_volume = match["dim"] == "3"
     try:
         _require_content(path)
         with zipfile.ZipFile(path) as archive:
-            image = _read_member(archive, name, "imgs")
-            boxes = _read_member(archive, name, "boxes")
+            stored_image = _find_member(archive, name, "imgs")
+            stored_boxes = _find_member(archive, name, "boxes")
+            if memory_limit is not None:
+                _require_memory(stored_image, stored_boxes, memory_limit, is_volume=is_volume)
+            image = _read_member(archive, stored_image)
+            boxes = _read_member(archive, stored_boxes)
     except CaseError:
         raise
     except UNREADABLE as error:
@@ -263,7 +346,7 @@ def read_case(path: Path, window: Window = DEFAULT_WINDOW) -> Case:
     return make_case(
         image,
         boxes,
-        is_volume=match["dim"] == "3",
+        is_volume=is_volume,
         modality=printable(match["modality"]),
         window=window,
         name=name,

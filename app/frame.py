@@ -16,6 +16,7 @@ INPUT_SIZE = 256  # pixels per side of the network's input
 EMBEDDING_SIZE = 64  # cells per side of the embedding
 CELL = INPUT_SIZE // EMBEDDING_SIZE  # input pixels per side of a cell
 PROPAGATION_MARGIN = 3  # input pixels added around the neighbour's mask; LiteMedSAM's bbox_shift
+STRIP_PIXELS = 2 << 20  # of a mask that is made at a time: 8 MB as float32, three times
 MIN_RANGE = 1e-8  # a constant slice becomes zeros instead of a division by zero
 
 FloatArray = npt.NDArray[np.float32]
@@ -135,6 +136,12 @@ class Frame:
         lines = logits[top] * (1 - down)[:, np.newaxis] + logits[bottom] * down[:, np.newaxis]
         mask = lines[:, left] * (1 - across) + lines[:, right] * across > 0
         return Patch(parts[0], parts[1], mask)
+
+    def strips(self, rows: slice, columns: slice) -> list[tuple[slice, slice]]:
+        """`rows` and `columns` of a slice cut into parts whose masks take little memory each."""
+        step = max(1, STRIP_PIXELS // (columns.stop - columns.start))
+        starts = range(rows.start, rows.stop, step)
+        return [(slice(y, min(y + step, rows.stop)), columns) for y in starts]
 
     def prompt_around(self, patch: Patch) -> FloatArray | None:
         """Prompt (4,) in input pixels around a neighbour's mask, or None if it is empty.

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 PERCENTILES = (0.5, 99.5)  # of the non-zero pixels; the organisers' rule for all but CT
 CHALLENGE_MAX = 255
+COUNTED_ITEMSIZE = 2  # bytes of integers whose values are counted instead of sorted
+COUNTED_AT_ONCE = 1 << 20  # of them
 MIN_HOUNSFIELD_SPAN = 100  # a signed CT of a smaller span was normalised, not left in HU
 
 
@@ -121,6 +123,39 @@ def _stretch(image: npt.NDArray[np.generic], low: float, high: float) -> npt.NDA
     return out
 
 
+def _visible_range(image: npt.NDArray[np.generic]) -> tuple[float, float] | None:
+    """`PERCENTILES` of the pixels that are not 0, or None if all are."""
+    if image.dtype.kind in "iu" and image.dtype.itemsize <= COUNTED_ITEMSIZE:
+        return _counted_range(image)
+    visible = image[image != 0]
+    if not visible.size:
+        return None
+    if visible.dtype == np.float16:  # its neighbours may be further apart than it can say
+        visible = visible.astype(np.float32)
+    low, high = np.percentile(visible, PERCENTILES, overwrite_input=True)
+    return float(low), float(high)
+
+
+def _counted_range(image: npt.NDArray[np.generic]) -> tuple[float, float] | None:
+    """The same of integers of few bits: each value is counted, so that no pixel is copied."""
+    counts = np.zeros(1 << 8 * image.dtype.itemsize, np.int64)
+    lowest = -(counts.size // 2) if image.dtype.kind == "i" else 0
+    flat = image.reshape(-1)
+    for start in range(0, flat.size, COUNTED_AT_ONCE):
+        values = flat[start : start + COUNTED_AT_ONCE].astype(np.int64) - lowest
+        counts += np.bincount(values, minlength=counts.size)
+    counts[-lowest] = 0
+    up_to = counts.cumsum()
+    if up_to[-1] == 0:
+        return None
+    found = []
+    for percent in PERCENTILES:  # linear between the two nearest, as np.percentile
+        place = percent / 100 * (up_to[-1] - 1)
+        near = np.searchsorted(up_to, [np.floor(place), np.ceil(place)], side="right") + lowest
+        found.append(float(near[0] + (near[1] - near[0]) * (place % 1)))
+    return found[0], found[1]
+
+
 def to_display(
     image: npt.NDArray[np.generic],
     modality: Modality,
@@ -142,7 +177,7 @@ def to_display(
     low, high = float(image.min()), float(image.max())
     fractions = image.dtype.kind == "f" and high <= 1
     if low >= 0 and high <= CHALLENGE_MAX and not fractions and not raw:
-        return np.rint(image.astype(np.float32)).astype(np.uint8)
+        return _stretch(image, 0, CHALLENGE_MAX)
     if modality.raw is RawRule.WINDOW:
         if low < 0 and high - low >= MIN_HOUNSFIELD_SPAN:
             half = window.width / 2
@@ -152,11 +187,7 @@ def to_display(
             "%s: %s of %g..%g is not in Hounsfield units; percentiles are used",
             name, modality.name, low, high,
         )  # fmt: skip
-    visible = image[image != 0]
-    if visible.size:
-        if visible.dtype == np.float16:  # its neighbours may be further apart than it can say
-            visible = visible.astype(np.float32)
-        low, high = (float(v) for v in np.percentile(visible, PERCENTILES))
+    low, high = _visible_range(image) or (low, high)
     if high <= low:  # one value and background, or a constant
         low, high = float(image.min()), float(image.max())
     log.info("%s: raw values, percentiles %g..%g", name, low, high)

@@ -4,12 +4,18 @@ import hashlib
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
+
+# OpenVINO's package reports every import of it to Google Analytics, from a thread, and leaves files
+# in HOME. Without its reporting package, which is not in the image, it does neither.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+import openvino as ov  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +148,14 @@ class Network:
         for part in PARTS:
             paths = [_verified(folder, name, sha) for name, sha in models[kind][part].items()]
             xml = next(p for p in paths if p.suffix == ".xml")
-            requests.append(core.compile_model(xml, "CPU", settings).create_infer_request())
+            try:
+                compiled = core.compile_model(xml, "CPU", settings)
+            except RuntimeError as error:  # OpenVINO's only one; its last line says why
+                reason = str(error).strip().splitlines()[-1]
+                raise WeightsError(
+                    f"{xml}: OpenVINO cannot run it in {computed} on this CPU ({reason})"
+                ) from error
+            requests.append(compiled.create_infer_request())
         self._encoder, self._decoder = requests
 
     def encode(self, pixels: FloatArray) -> FloatArray:
@@ -151,6 +164,10 @@ class Network:
         # a copy: the next inference writes to the same memory
         embedding: FloatArray = self._encoder.get_output_tensor(0).data.copy()
         return embedding
+
+    def release_encoder(self) -> None:
+        """Give back the 150 MB that wait for the next `encode`, which takes them again."""
+        self._encoder.get_compiled_model().release_memory()
 
     def decode(
         self, embedding: FloatArray, prompts: FloatArray, cells: IntArray

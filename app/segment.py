@@ -24,15 +24,17 @@ import numpy.typing as npt
 
 from app.case import Case, label_dtype
 from app.frame import CELL, EMBEDDING_SIZE, FloatArray, Frame, overlap
+from app.memory import Plan, estimate_peak, plan
 from app.views import choose_views
 
 MODES = ("best", "exact")
 DEFAULT_MODE = "best"
 IMAGE_CROPS, VOLUME_CROPS = 16, 0  # most crops of a slice
-DECODE_BATCH = 16  # prompts per call: bounds memory (up to 30 MB each); larger is no faster
+DECODE_BATCH = 6  # prompts per call, at most: up to 30 MB each
 CELL_STEP = 4  # sizes of decoded rectangles are multiples of it: each new one is prepared for
 IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
-EMBEDDINGS_KEPT = 256  # of 4 MiB each, so 1 GiB: slices that both directions of the walk visit
+EMBEDDINGS_KEPT = 256  # at most, of 4 MiB: slices that both directions of the walk visit
+LARGE_IMAGE = 1 << 30  # bytes; beside one, the encoder's buffers are not kept for the next slice
 
 Labels = npt.NDArray[np.unsignedinteger]
 Span = tuple[slice, slice]  # rows and columns, of pixels or of cells
@@ -50,6 +52,9 @@ class Encoder(Protocol):
         self, embedding: FloatArray, prompts: FloatArray, cells: npt.NDArray[np.int32]
     ) -> tuple[FloatArray, FloatArray]:
         """Logits of prompts in rectangles of cells, and predicted IoU."""
+
+    def release_encoder(self) -> None:
+        """Give memory back that the next `encode` takes again."""
 
 
 class Clock:
@@ -74,6 +79,7 @@ def segment(
     *,
     mode: str = DEFAULT_MODE,
     max_crops: int | None = None,
+    memory_limit: int | None = None,
     clock: Clock | None = None,
     progress: Progress | None = None,
     predicted_iou: PredictedIou | None = None,
@@ -82,6 +88,7 @@ def segment(
 
     The dtype is the smallest that holds the number of boxes. `max_crops` bounds how many crops of a
     slice are enlarged for its small boxes (mode "best"; None: `IMAGE_CROPS` or `VOLUME_CROPS`).
+    Within `memory_limit` (bytes) it is quicker with more memory, 2 GB at most; labels are the same.
     `progress` is called with slices done and slices in all; one that the walk meets upwards and
     downwards counts twice. `predicted_iou`, an empty dict, is filled.
 
@@ -103,11 +110,15 @@ def segment(
     elif max_crops is None:
         max_crops = VOLUME_CROPS if case.is_volume else IMAGE_CROPS
     height, width = painted.shape[1:]
+    peak = estimate_peak(
+        case.image.shape, case.image.dtype, len(boxes), is_volume=case.is_volume
+    )
+    means = plan(peak, memory_limit, Plan(DECODE_BATCH, EMBEDDINGS_KEPT))
     clock = clock or Clock()
     walks = [
         Walk(
             image[:, view.rows, view.columns], painted[:, view.rows, view.columns], view.which,
-            boxes[view.which] - view.origin, mode,
+            boxes[view.which] - view.origin, mode, means,
         )
         for view in choose_views(boxes[:, IN_PLANE], height, width, max_crops)
     ]  # fmt: skip
@@ -141,14 +152,15 @@ def _decode(
     embedding: FloatArray,
     prompts: Sequence[FloatArray],
     spans: Sequence[Span],
+    most: int,
     clock: Clock,
 ) -> Iterator[tuple[FloatArray, tuple[int, int], float]]:
     """Logits (h, w) of boxes in their spans, the input pixel they begin at, and predicted IoU.
 
     The pixel is (row, column). Logits and IoU of a box are the means of those of its `prompts`
-    (P, 4); boxes are decoded in batches.
+    (P, 4); boxes are decoded in batches of `most` prompts, or of one box.
     """
-    step = max(1, DECODE_BATCH // max(len(p) for p in prompts))
+    step = max(1, most // max(len(p) for p in prompts))
     for start in range(0, len(prompts), step):
         batch = prompts[start : start + step]
         cells, corners = rectangles(spans[start : start + step])
@@ -167,10 +179,12 @@ class SliceEmbeddings:
     """Embeddings of a volume's slices, kept only while a second visit is to come."""
 
     def __init__(
-        self, image: npt.NDArray[np.uint8], frame: Frame, network: Encoder, visits: dict[int, int]
-    ) -> None:
+        self, image: npt.NDArray[np.uint8], frame: Frame, network: Encoder,
+        visits: dict[int, int], most: int,
+    ) -> None:  # fmt: skip
         self._image, self._frame, self._network = image, frame, network
         self._visits = visits  # by slice: how often it will be asked for
+        self._most = most  # that are kept
         self._kept: dict[int, FloatArray] = {}
 
     def of(self, z: int, clock: Clock) -> FloatArray:
@@ -180,8 +194,10 @@ class SliceEmbeddings:
         if embedding is None:
             with clock.measure("encode"):
                 embedding = self._network.encode(self._frame.pixels(self._image[z]))
-        if self._visits[z] > 0:
-            if len(self._kept) >= EMBEDDINGS_KEPT:
+                if self._image.nbytes > LARGE_IMAGE:
+                    self._network.release_encoder()
+        if self._visits[z] > 0 and self._most > 0:
+            if len(self._kept) >= self._most:
                 # the way down meets the latest slices first, so the first one is wanted last
                 del self._kept[next(iter(self._kept))]
             self._kept[z] = embedding
@@ -238,20 +254,22 @@ class Walk:
         which: npt.NDArray[np.int64],
         boxes: npt.NDArray[np.float64],
         mode: str,
+        means: Plan,
     ) -> None:
         """Boxes `which` (N,) of the case; `boxes` (N, 6) has them in pixels of the view.
 
         The view is `image` (D, H, W) or (D, H, W, 3), and `labels` (D, H, W) to be painted.
         """
         self._image, self._labels, self._which, self._boxes = image, labels, which, boxes
-        self._mode = mode
+        self._mode, self._means = mode, means
         self.plan = walk_plan(boxes)
 
     def steps(self, network: Encoder, clock: Clock, ious: PredictedIou) -> Iterator[None]:
         """Paint the labels and fill `ious`; one step for each slice of the plan."""
         frame = Frame(*self._labels.shape[1:])
         visits = Counter(z for z, _ in self.plan)
-        embeddings = SliceEmbeddings(self._image, frame, network, visits)
+        most = self._means.embeddings
+        embeddings = SliceEmbeddings(self._image, frame, network, visits, most)
         given = frame.prompts(self._boxes[:, IN_PLANE])  # (N, 4)
         middles = middle_slices(self._boxes)
         upwards: list[FloatArray | None] = [None] * len(given)  # the boxes of neighbours' masks
@@ -264,15 +282,19 @@ class Walk:
                 for i in crossing
             ]
             embedding = embeddings.of(z, clock)
-            answers = _decode(network, embedding, prompts, [spans[i] for i in crossing], clock)
+            crossed = [spans[i] for i in crossing]
+            answers = _decode(network, embedding, prompts, crossed, self._means.batch, clock)
             for i, (logits, corner, iou) in zip(crossing, answers, strict=True):
                 ious.setdefault(int(self._which[i]), []).append(iou)
-                patch = frame.mask(logits, corner, limits[i])
                 number = self._which[i] + 1
-                target = self._labels[z, patch.rows, patch.columns]
-                target[patch.mask & (target < number)] = number  # later boxes win, in any order
-                if self._boxes[i, 2] == self._boxes[i, 5]:
-                    continue  # no neighbour to ask
+                alone = self._boxes[i, 2] == self._boxes[i, 5]  # no neighbour to ask
+                # the mask of a large image, as float32 and more than once, takes gigabytes
+                for part in frame.strips(*limits[i]) if alone else [limits[i]]:
+                    patch = frame.mask(logits, corner, part)
+                    target = self._labels[z, patch.rows, patch.columns]
+                    target[patch.mask & (target < number)] = number  # later boxes win, in any order
+                if alone:
+                    continue
                 neighbour = frame.prompt_around(patch)
                 if z >= middles[i]:
                     upwards[i] = neighbour

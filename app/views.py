@@ -5,6 +5,7 @@ boxes are therefore shown in crops around them, enlarged; neighbours share one, 
 bound on their number (docs/decisions.md has the figures behind the constants).
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ SMALL_BOX = 43  # input pixels: a box whose longer side is shorter than this get
 ZOOMS = (4, 6, 8, 12, 16, 24, 32)  # sides of a crop in sides of its smallest box, best first
 MARGIN = 0.5  # of a box's longer side, between it and its crop's border
 MIN_CROP = 32  # slice pixels; a smaller crop shows nothing but interpolation
+MOST_TRIED = 16  # times as many of the widest crops are looked at as may be used
 MIN_GAIN = 1.5  # times a crop must be smaller than the slice
 
 Boxes = npt.NDArray[np.float64]
@@ -49,7 +51,8 @@ def choose_views(boxes: Boxes, height: int, width: int, max_crops: int) -> list[
     small = np.flatnonzero(sides * INPUT_SIZE / longer < SMALL_BOX)
     crops: list[View] = []
     for zoom in ZOOMS if max_crops else ():
-        crops = list(_cover(boxes, sides, small, zoom, height, width))
+        tried = MOST_TRIED * max_crops if zoom == ZOOMS[-1] else max_crops + 1
+        crops = list(itertools.islice(_cover(boxes, sides, small, zoom, height, width), tried))
         if len(crops) <= max_crops:
             break
     crops = sorted(crops, key=lambda view: -len(view.which))[:max_crops]

@@ -3,3 +3,5 @@
 `export` makes the OpenVINO models straight from torch, `verify` compares both on real slices,
 `fetch` gets the official LiteMedSAM checkpoint. The folder gets a manifest only if they agree.
 """
+
+import app  # noqa: F401 - before OpenVINO, which would report its import (app/network.py)

@@ -23,7 +23,7 @@ KEPT_OPENCV_LIBRARIES = re.compile(r"libpng.*")
 STUBBED_OPENCV_LIBRARIES = re.compile(r"lib(avcodec|avformat|avutil|swscale|avif|openblasp)-.*")
 DROPPED = (
     "bin", "openvino/tools", "openvino/torch", "openvino/include", "openvino/cmake",
-    "cv2/data", "numpy/f2py", "numpy/distutils",
+    "cv2/data", "numpy/f2py", "numpy/distutils", "openvino_telemetry*",
 )  # fmt: skip
 FUNCTION_TYPES = "TWi"  # of nm: code, weak code, chosen at load time
 
@@ -80,7 +80,8 @@ def prune(site: Path) -> None:
         elif not KEPT_OPENCV_LIBRARIES.fullmatch(library.name):
             library.unlink()
     for name in DROPPED:
-        shutil.rmtree(site / name, ignore_errors=True)
+        for path in sorted(site.glob(name)):
+            shutil.rmtree(path)
     for tests in sorted(site.glob("numpy/**/tests")):
         shutil.rmtree(tests)
 

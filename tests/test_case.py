@@ -29,6 +29,7 @@ def refusal(path, *words):
     message = str(caught.value)
     assert message.startswith(f"{path.name}: ")
     assert len(message.splitlines()) == 1, message
+    assert message.isprintable(), message
     for word in words:
         assert word in message
     return message
@@ -358,6 +359,7 @@ def test_a_huge_array_is_refused_before_it_is_allocated(tmp_path, shape):
         header_of("(1,) * 3"),
         header_of("(" + "1, " * 100 + ")"),
         header_of("(0, 1 << 62)"),
+        header_of("(2, 3)", descr="'2 \x9b31m'"),  # numpy quotes it, and a terminal obeys it
         header_of(f"(0, {2**62})"),
         "-" * 9000 + "1",  # MemoryError
         "x" * 20_000,  # numpy explains itself in several lines

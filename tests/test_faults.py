@@ -223,7 +223,7 @@ def signal_at(monkeypatch, place, name, number):
 
 STEPS = {
     "folder": (Path, "samefile"),
-    "read": (np.lib.format, "read_array"),
+    "read": (np.lib.format, "read_magic"),
     "network": (Network, "encode"),
     "create": (os, "fdopen"),
     "write": (np.lib.format, "write_array"),

@@ -9,7 +9,7 @@ import pytest
 from conftest import make_case_file
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOLS = {"convert", "train", "evaluation", "benchmarks"}
+TOOLS = {"convert", "train", "evaluation", "benchmarks", "fuzz"}
 OURS = {"app", "swiftmedsam", *TOOLS}
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "tqdm"}
 EXTRAS = {"nibabel", "SimpleITK", "pydicom", "gdcm", "highdicom"}  # of requirements-scans.txt

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.views import MARGIN, MIN_CROP, SMALL_BOX, choose_views
+from app.views import MARGIN, MIN_CROP, MOST_TRIED, SMALL_BOX, ZOOMS, choose_views
 
 
 def test_a_slice_of_large_boxes_is_shown_whole():
@@ -69,3 +69,14 @@ def test_each_box_is_shown_once_and_whole_with_its_margin(drawn, most):
             assert view.rows.start <= max(0, y_min - margin)
             assert view.columns.stop >= min(width, x_max + 1 + margin) - 1
             assert view.rows.stop >= min(height, y_max + 1 + margin) - 1
+
+
+def test_tens_of_thousands_of_boxes_are_not_gone_through_for_each_crop(monkeypatch):
+    """Scattered points, each of which would get a crop of its own: an hour, silently."""
+    corners = np.random.default_rng(0).integers(0, 19_000, (70_000, 2)).astype(float)
+    rounds, real = [], np.ndindex
+    monkeypatch.setattr(np, "ndindex", lambda *shape: rounds.append(shape) or real(*shape))
+    views = choose_views(np.concatenate([corners, corners + 1], axis=1), 20_000, 20_000, 2)
+    assert len(views) == 3
+    assert sorted(np.concatenate([view.which for view in views])) == list(range(70_000))
+    assert len(rounds) <= 2 * MOST_TRIED + (len(ZOOMS) - 1) * 3

@@ -55,6 +55,10 @@ class Remembering:
         """Logits of prompts in rectangles of cells, and predicted IoU."""
         return self._network.decode(embedding, prompts, cells)
 
+    def release_encoder(self) -> None:
+        """Give memory back that the next `encode` takes again."""
+        self._network.release_encoder()
+
 
 def scan_of_array(
     array: npt.ArrayLike,

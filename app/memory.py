@@ -1,0 +1,94 @@
+"""How much memory a case takes and how much there is, so that what cannot fit is refused in time.
+
+The kernel kills a program that outgrows its container, and with it the cases that are still to
+come. So the peak of a case is estimated from the headers of its arrays, before anything is
+allocated. The constants are measured (docs/limits.md); `benchmarks/memory.py` measures again.
+"""
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from app.intensity import COUNTED_ITEMSIZE
+
+PROGRAM_BYTES = 400 << 20  # Python, the libraries, encoder and decoder in f32, pieces of arrays
+PROMPT_BYTES = 32 << 20  # of each box that is decoded in one call
+EMBEDDING_BYTES = 4 << 20  # (1, 256, 64, 64) float32
+BOX_BYTES = 2 << 10  # a box's copies as floats, its prompts and places in lists
+COMFORT_BYTES = 1900 * 10**6  # what speed may be bought with; a case that needs more gets it
+
+CGROUP_LIMITS = (  # of this container: v2, then v1
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of '8G', '512M', '1.5g' or a plain number; units are powers of 1024, as docker's.
+
+    Raises:
+        ValueError: no such size, or 0.
+    """
+    match = SIZE.fullmatch(text)
+    size = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
+    if size < 1:
+        raise ValueError(f"expected a size like 8G or 512M, got '{text}'")
+    return size
+
+
+def available_memory() -> int:
+    """Bytes this process may use: the machine's memory, cut to the container's limit."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in CGROUP_LIMITS:
+        try:
+            limits.append(int(Path(file).read_text()))
+        except (OSError, ValueError):  # no such cgroup, or "max": no limit
+            continue
+    return min(limits)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What memory that a case leaves over is spent on; labels do not depend on it."""
+
+    batch: int  # boxes that are decoded in one call
+    embeddings: int  # that wait for their slice's second visit
+
+
+def estimate_peak(
+    shape: tuple[int, ...], dtype: np.dtype[np.generic], boxes: int, *, is_volume: bool
+) -> int:
+    """Bytes without which a case cannot be done: one box at a time, no embedding kept.
+
+    `shape` and `dtype` are those of the stored pixels. Either the reading is the peak, where raw
+    values wait beside what becomes of them, or the segmentation.
+    """
+    values = math.prod(shape)
+    pixels = values if is_volume else math.prod(shape[:2])
+    if dtype == np.uint8:
+        reading = values
+    elif dtype.kind in "iu" and dtype.itemsize <= COUNTED_ITEMSIZE:
+        reading = values * (dtype.itemsize + 1)
+    else:  # raw, uint8, which ones are not zero, and a copy of those (float16: also as float32)
+        copies = 6 if dtype == np.float16 else dtype.itemsize
+        reading = values * (dtype.itemsize + 2 + copies)
+    if not is_volume and shape[2:] == (4,):
+        reading += 3 * pixels  # without alpha
+    labels = pixels * np.min_scalar_type(boxes).itemsize
+    mask = 16 * math.prod(shape[1:]) if is_volume else 0  # of one object, interpolated
+    prompts = (3 if is_volume else 1) * PROMPT_BYTES
+    return PROGRAM_BYTES + prompts + boxes * BOX_BYTES + max(reading, values + labels + mask)
+
+
+def plan(peak: int, limit: int | None, most: Plan) -> Plan:
+    """As much of `most` as fits beside a case's `peak` into `limit` and what is comfortable."""
+    spare = max(0, min(COMFORT_BYTES, limit or COMFORT_BYTES) - peak)
+    batch = min(most.batch, 1 + spare // PROMPT_BYTES)
+    spare -= (batch - 1) * PROMPT_BYTES
+    return Plan(batch, min(most.embeddings, spare // EMBEDDING_BYTES))

@@ -1,0 +1,69 @@
+"""What is shipped is pinned by hash, listed with its licence, and the same for everybody."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+from test_layers import ROOT
+
+from app.network import MANIFEST, default_weights
+
+PIN = re.compile(r"^([a-z0-9-]+)==(\S+?) *(?:; *(.*?))? *\\?$", re.MULTILINE)
+LOCK = (ROOT / "requirements.lock").read_text()
+
+
+def pins(text):
+    """(version, marker) by name and marker's quotes aside."""
+    return {(name, number, marker.replace('"', "'")) for name, number, marker in PIN.findall(text)}
+
+
+def test_the_lock_has_what_is_required_in_these_versions_and_a_hash_of_each():
+    required = pins((ROOT / "requirements.txt").read_text())
+    assert len(required) == 4
+    assert required <= pins(LOCK)
+    assert {name for name, *_ in pins(LOCK) - required} == {"openvino-telemetry"}
+    for entry in re.split(r"^(?=[a-z])", LOCK, flags=re.MULTILINE)[1:]:
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry
+
+
+def test_the_image_and_predict_install_from_the_lock_alone():
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    (install,) = re.findall(r"pip3 install(?:.|\\\n)*?(?=&&)", dockerfile)
+    assert "--require-hashes -r /build/requirements.lock" in install
+    assert "!requirements.lock" in (ROOT / ".dockerignore").read_text().split()
+    assert "requirements.lock" in (ROOT / "predict.sh").read_text()
+    assert "requirements.txt" not in (ROOT / "predict.sh").read_text() + dockerfile
+
+
+def bill():
+    command = [sys.executable, "scripts/sbom.py"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_bill_of_materials_has_packages_and_weights_and_is_the_same_twice():
+    text = bill()
+    assert text == bill()
+    bom = json.loads(text)
+    assert (bom["bomFormat"], bom["specVersion"]) == ("CycloneDX", "1.6")
+    components = {component["name"]: component for component in bom["components"]}
+    assert components["numpy"]["purl"] == f"pkg:pypi/numpy@{version('numpy')}"
+    licences = {name: components[name]["licenses"][0]["license"]["name"]
+                for name in ("numpy", "openvino", "opencv-python-headless")}  # fmt: skip
+    assert licences == {"numpy": "BSD-3-Clause", "openvino": "Apache-2.0",
+                        "opencv-python-headless": "Apache-2.0"}  # fmt: skip
+    folder = default_weights()
+    for parts in json.loads((folder / MANIFEST).read_text())["models"].values():
+        for name, sha256 in (item for files in parts.values() for item in files.items()):
+            model = components[f"weights/{folder.name}/{name}"]
+            assert model["hashes"] == [{"alg": "SHA-256", "content": sha256}]
+            assert model["licenses"] == [{"license": {"name": "research-only"}}]
+    refs = [component["bom-ref"] for component in bom["components"]]
+    assert len(refs) == len(set(refs))
+
+
+def test_the_table_of_licences_names_every_package_of_the_lock():
+    table = (ROOT / "docs" / "shipped.md").read_text()
+    for name, *_ in pins(LOCK):
+        assert re.search(rf"^\| {name}\b", table, re.MULTILINE), name
