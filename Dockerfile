@@ -10,6 +10,8 @@ RUN pip3 install --no-cache-dir --no-compile --target /site \
 COPY app /workspace/app
 COPY weights /workspace/weights
 COPY predict.sh /workspace/
+# Compiled for the CPU that builds; on another the models are compiled at each start, as without.
+RUN cd /workspace && PYTHONPATH=/site python3 -c "from app import load; load().precompile()"
 # unchecked-hash: the image never changes, so no source file needs to be looked at again
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /site /workspace/app \
     && mkdir /workspace/inputs /workspace/outputs \

@@ -1,10 +1,12 @@
 """The network on this CPU: an IR pair loaded by its manifest. The only file that names OpenVINO."""
 
 import hashlib
+import io
 import json
 import logging
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import openvino as ov  # noqa: E402
 
+from app.case import whole_file  # noqa: E402
+
 log = logging.getLogger(__name__)
 
 HERE = Path(__file__).resolve().parent
@@ -24,6 +28,8 @@ INSTALLED_WEIGHTS = HERE / "weights"  # where a wheel has them; a checkout has t
 WEIGHTS = INSTALLED_WEIGHTS if INSTALLED_WEIGHTS.is_dir() else HERE.parent / "weights"
 DEFAULT_FILE = "DEFAULT"  # in WEIGHTS: the name of the folder that is used when none is named
 MANIFEST = "manifest.json"
+COMPILED = "compiled"  # in a weights folder: models as `Network.precompile` left them
+BLOB_DIGITS = 16  # of a sha256 in their names
 MANIFEST_FORMAT = 2  # 1: the decoder took an embedding (1, C, 64, 64) and no cells
 PARTS = ("encoder", "decoder")
 
@@ -61,13 +67,18 @@ def available_threads() -> int:
     return threads or 1
 
 
-def natively_computed() -> set[str]:
-    """Those of `PRECISIONS` that this CPU has instructions for; only "f32" where it is not said."""
+def _cpu_flags() -> set[str]:
+    """Names of this CPU's instructions; none where they are not said."""
     try:
         lines = CPU_INFO.read_text().splitlines()
     except OSError:  # not Linux
-        lines = []
-    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def natively_computed() -> set[str]:
+    """Those of `PRECISIONS` that this CPU has instructions for; only "f32" where it is not said."""
+    flags = _cpu_flags()
     return {"f32", *(name for name, any_of in NATIVE.items() if any_of & flags)}
 
 
@@ -116,6 +127,37 @@ def _verified(folder: Path, name: str, sha256: str) -> Path:
     return path
 
 
+def _blob_start(files: dict[str, str], computed: str) -> str:
+    """How the name of a compiled model begins that fits these files, this OpenVINO and this CPU."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
+    facts = [ov.__version__, sorted(_cpu_flags()), limit, sorted(files.items()), computed]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:BLOB_DIGITS]
+
+
+def _ready(
+    core: ov.Core, folder: Path, files: dict[str, str], settings: dict[str, Any]
+) -> ov.CompiledModel:
+    """The model of `files` (sha256 by name), read as `precompile` left it or compiled now.
+
+    Raises:
+        WeightsError: it cannot be read, was altered, or does not run here.
+    """
+    paths = [_verified(folder, name, sha) for name, sha in files.items()]
+    computed = settings["INFERENCE_PRECISION_HINT"]
+    for path in (folder / COMPILED).glob(f"{_blob_start(files, computed)}-*.blob"):
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest().startswith(path.stem.partition("-")[2]):
+            return core.import_model(io.BytesIO(content), "CPU", settings)
+    xml = next(p for p in paths if p.suffix == ".xml")
+    try:
+        return core.compile_model(xml, "CPU", settings)
+    except RuntimeError as error:  # OpenVINO's only one; its last line says why
+        reason = str(error).strip().splitlines()[-1]
+        raise WeightsError(
+            f"{xml}: OpenVINO cannot run it in {computed} on this CPU ({reason})"
+        ) from error
+
+
 class Network:
     """Encoder and decoder, compiled for this machine. Made by `load`."""
 
@@ -138,25 +180,21 @@ class Network:
         self.precision = f"int8+{computed}" if precision == "int8" else precision
         self.threads = threads
         core = ov.Core()
-        settings = {
+        settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": computed,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        requests = []
-        for part in PARTS:
-            paths = [_verified(folder, name, sha) for name, sha in models[kind][part].items()]
-            xml = next(p for p in paths if p.suffix == ".xml")
-            try:
-                compiled = core.compile_model(xml, "CPU", settings)
-            except RuntimeError as error:  # OpenVINO's only one; its last line says why
-                reason = str(error).strip().splitlines()[-1]
-                raise WeightsError(
-                    f"{xml}: OpenVINO cannot run it in {computed} on this CPU ({reason})"
-                ) from error
-            requests.append(compiled.create_infer_request())
-        self._encoder, self._decoder = requests
+        with ThreadPoolExecutor() as pool:  # compiling keeps one core busy, there are two models
+            compiled = pool.map(
+                lambda part: _ready(core, folder, models[kind][part], settings), PARTS
+            )
+            self._compiled = dict(zip(PARTS, compiled, strict=True))
+        self._folder, self._files, self._computed = folder, models[kind], computed
+        self._encoder, self._decoder = (
+            self._compiled[part].create_infer_request() for part in PARTS
+        )
 
     def encode(self, pixels: FloatArray) -> FloatArray:
         """Embedding (1, 4096, C), its 64 x 64 cells by row, of `pixels` (1, 3, 256, 256), 0..1."""
@@ -164,6 +202,25 @@ class Network:
         # a copy: the next inference writes to the same memory
         embedding: FloatArray = self._encoder.get_output_tensor(0).data.copy()
         return embedding
+
+    def precompile(self) -> None:
+        """Leave the compiled models in the weights folder, for a quicker start on this very CPU.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        compiled = self._folder / COMPILED
+        compiled.mkdir(exist_ok=True)
+        for part in PARTS:
+            start = _blob_start(self._files[part], self._computed)
+            content = io.BytesIO()
+            self._compiled[part].export_model(content)
+            digest = hashlib.sha256(content.getvalue()).hexdigest()[:BLOB_DIGITS]
+            path = compiled / f"{start}-{digest}.blob"
+            with whole_file(path) as stream:
+                stream.write(content.getvalue())
+            for other in set(compiled.glob(f"{start}-*.blob")) - {path}:
+                other.unlink()
 
     def release_encoder(self) -> None:
         """Give back the 150 MB that wait for the next `encode`, which takes them again."""

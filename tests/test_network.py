@@ -12,7 +12,7 @@ from conftest import dsc, image_case
 import app.network
 from app import WeightsError, load
 from app.frame import Frame
-from app.network import MANIFEST, available_threads
+from app.network import COMPILED, MANIFEST, available_threads
 from convert.verify import everywhere
 
 # Two orders of summation of some hundred products in float32: logits up to about 10, 7 digits.
@@ -219,6 +219,72 @@ def test_the_fastest_precision_that_the_cpu_was_made_for_is_chosen(
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
     monkeypatch.setattr(app.network, "CPU_INFO", tmp_path / "cpuinfo")
     assert load(folder, threads=1).precision == ran
+
+
+# Compiled models that were kept
+
+
+def compiled_models(folder, monkeypatch, **options):
+    """Names of the IR files that loading `folder` compiles, and the network."""
+    seen = []
+    real = app.network.ov.Core.compile_model
+
+    def compile_model(core, path, *arguments):
+        seen.append(path.name)
+        return real(core, path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(app.network.ov.Core, "compile_model", compile_model)
+        network = load(folder, threads=1, **options)
+    return sorted(seen), network
+
+
+def test_kept_models_are_used_on_the_same_cpu_and_compute_the_same(folder, tmp_path, monkeypatch):
+    names, fresh = compiled_models(folder, monkeypatch)
+    assert names == ["decoder.xml", "encoder.xml"]
+    fresh.precompile()
+    assert len(list((folder / COMPILED).iterdir())) == 2
+    names, kept = compiled_models(folder, monkeypatch)
+    assert names == []
+    assert kept.precision == fresh.precision
+    embedding = fresh.encode(PIXELS)
+    np.testing.assert_array_equal(kept.encode(PIXELS), embedding)
+    for a, b in zip(
+        kept.decode(embedding, PROMPTS, EVERYWHERE),
+        fresh.decode(embedding, PROMPTS, EVERYWHERE), strict=True,
+    ):  # fmt: skip
+        np.testing.assert_array_equal(a, b)
+    kept.precompile()  # again: the same names
+    assert len(list((folder / COMPILED).iterdir())) == 2
+
+    flags = sorted(app.network._cpu_flags())
+    (tmp_path / "cpuinfo").write_text(f"flags : {' '.join(flags)} and_one_more\n")
+    monkeypatch.setattr(app.network, "CPU_INFO", tmp_path / "cpuinfo")
+    assert compiled_models(folder, monkeypatch)[0] == ["decoder.xml", "encoder.xml"]
+
+
+def test_a_kept_model_that_was_altered_or_cut_is_compiled_anew(folder, monkeypatch):
+    load(folder, threads=1).precompile()
+    altered, cut = sorted((folder / COMPILED).iterdir())
+    content = bytearray(altered.read_bytes())
+    content[len(content) // 2] ^= 1
+    altered.write_bytes(content)
+    cut.write_bytes(cut.read_bytes()[:1000])
+    assert compiled_models(folder, monkeypatch)[0] == ["decoder.xml", "encoder.xml"]
+
+
+def test_models_kept_for_another_precision_are_not_used(folder, monkeypatch):
+    load(folder, threads=1, precision="bf16").precompile()
+    names, _ = compiled_models(folder, monkeypatch, precision="f32")
+    assert names == ["decoder.xml", "encoder.xml"]
+
+
+def test_kept_models_run_on_as_many_threads_as_they_are_asked_to(folder, monkeypatch):
+    load(folder, threads=2).precompile()
+    names, network = compiled_models(folder, monkeypatch)
+    assert names == []
+    for model in network._compiled.values():
+        assert model.get_property("INFERENCE_NUM_THREADS") == 1
 
 
 # How many threads
