@@ -149,7 +149,7 @@ def test_a_model_that_openvino_does_not_take_is_one_line(tiny_weights, tmp_path,
     manifest["models"]["fp32"][part][f"{part}.xml"] = sha256
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(WeightsError, match=f"{part}.xml: OpenVINO cannot run it in f32") as caught:
-        load(folder, threads=1)
+        load(folder, precision="f32", threads=1)
     assert "\n" not in str(caught.value)
 
 
