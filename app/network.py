@@ -131,7 +131,7 @@ def _blob_start(files: dict[str, str], computed: str) -> str:
     """How the name of a compiled model begins that fits these files, this OpenVINO and this CPU."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
     facts = [ov.__version__, sorted(_cpu_flags()), limit, sorted(files.items()), computed]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:BLOB_DIGITS]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:BLOB_DIGITS]
 
 
 def _ready(
