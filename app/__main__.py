@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", type=Path, metavar="DIR", help="a folder with a manifest.json")
     parser.add_argument(
         "--precision", choices=(AUTO, *PRECISIONS), default=AUTO,
-        help=f"type of the arithmetic (default {AUTO}: the fastest this CPU is made for)",
+        help=f"type of the arithmetic (default {AUTO}: the fastest that suits this CPU)",
     )  # fmt: skip
     parser.add_argument(
         "--mode", choices=MODES, default=DEFAULT_MODE,

@@ -35,8 +35,13 @@ PARTS = ("encoder", "decoder")
 
 # --precision: the IR it needs, the first one that the manifest has.
 PRECISIONS = {"f32": ("fp32", "fp16"), "bf16": ("fp16", "fp32"), "int8": ("int8",)}
-AUTO = "auto"  # the fastest that this CPU computes natively
-NATIVE = {"int8": {"avx512_vnni", "avx_vnni"}, "bf16": {"avx512_bf16", "amx_bf16"}}  # either flag
+AUTO = "auto"  # the fastest that suits this CPU
+# Flags of which a CPU has one, if the precision suits it: in AVX-512 without VNNI, INT8 takes two
+# steps that may saturate, and is faster than f32 and as good all the same (docs/decisions.md).
+SUITED = {
+    "int8": {"avx512bw", "avx512_vnni", "avx_vnni"},
+    "bf16": {"avx512_bf16", "amx_bf16"},
+}
 CPU_INFO = Path("/proc/cpuinfo")
 CGROUP_QUOTAS = (  # (file with the quota, file with the period or None if both are in the first)
     ("/sys/fs/cgroup/cpu.max", None),
@@ -76,10 +81,10 @@ def _cpu_flags() -> set[str]:
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
-def natively_computed() -> set[str]:
-    """Those of `PRECISIONS` that this CPU has instructions for; only "f32" where it is not said."""
+def suited_precisions() -> set[str]:
+    """Those of `PRECISIONS` that suit this CPU; only "f32" where it does not say what it is."""
     flags = _cpu_flags()
-    return {"f32", *(name for name, any_of in NATIVE.items() if any_of & flags)}
+    return {"f32", *(name for name, any_of in SUITED.items() if any_of & flags)}
 
 
 def default_weights() -> Path:
@@ -164,10 +169,10 @@ class Network:
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
         manifest = read_manifest(folder)
         models = manifest["models"]
-        native = natively_computed()
-        floating = "bf16" if "bf16" in native else "f32"
+        suited = suited_precisions()
+        floating = "bf16" if "bf16" in suited else "f32"
         if precision == AUTO:
-            precision = "int8" if "int8" in native and "int8" in models else floating
+            precision = "int8" if "int8" in suited and "int8" in models else floating
         stored = PRECISIONS[precision]
         kind = next((k for k in stored if k in models), None)
         if kind is None:
@@ -250,8 +255,8 @@ def load(
 
     Args:
         weights: a folder with a manifest; None is the default that comes with the program.
-        precision: "f32" (the most exact), "bf16", "int8", or "auto": the fastest that this CPU has
-            instructions for and the folder a model.
+        precision: "f32" (the most exact), "bf16", "int8", or "auto": the fastest that suits this
+            CPU and that the folder has a model for.
         threads: None uses what affinity and container quota allow.
 
     Raises:

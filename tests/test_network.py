@@ -202,7 +202,8 @@ def test_a_manifest_that_lacks_the_decoder_is_refused(folder):
 @pytest.mark.parametrize(
     ("flags", "models", "ran"),
     [
-        ("fpu avx2 avx512f", ["fp16", "int8"], "f32"),
+        ("fpu avx2", ["fp16", "int8"], "f32"),
+        ("fpu avx2 avx512bw", ["fp16", "int8"], "int8+f32"),
         ("fpu avx2 avx512f avx512_vnni", ["fp16", "int8"], "int8+f32"),
         ("fpu avx_vnni", ["fp16"], "f32"),
         ("fpu avx512_vnni avx512_bf16", ["fp16"], "bf16"),
@@ -210,7 +211,7 @@ def test_a_manifest_that_lacks_the_decoder_is_refused(folder):
         (None, ["fp16", "int8"], "f32"),
     ],
 )
-def test_the_fastest_precision_that_the_cpu_was_made_for_is_chosen(
+def test_the_fastest_precision_that_suits_the_cpu_is_chosen(
     folder, tmp_path, monkeypatch, flags, models, ran
 ):
     parts = json.loads((folder / MANIFEST).read_text())["models"]["fp32"]
