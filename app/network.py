@@ -151,7 +151,7 @@ def _ready(
     computed = settings["INFERENCE_PRECISION_HINT"]
     for path in (folder / COMPILED).glob(f"{_blob_start(files, computed)}-*.blob"):
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest().startswith(path.stem.partition("-")[2]):
+        if hashlib.sha256(content).hexdigest()[:BLOB_DIGITS] == path.stem.partition("-")[2]:
             return core.import_model(io.BytesIO(content), "CPU", settings)
     xml = next(p for p in paths if p.suffix == ".xml")
     try:
