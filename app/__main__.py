@@ -22,11 +22,11 @@ from app.case import (
     whole_file,
     write_labels,
 )
-from app.intensity import DEFAULT_WINDOW, WINDOWS
+from app.intensity import DEFAULT_WINDOW, WINDOWS, parse_window
 from app.job import Job
 from app.memory import available_memory, parse_size
 from app.network import AUTO, PRECISIONS, Network, WeightsError, load
-from app.scans.options import about_scans, add_scan_options, natural, window_word
+from app.scans.options import about_scans, add_scan_options, as_option, natural
 from app.segment import DEFAULT_MODE, IMAGE_CROPS, MODES, VOLUME_CROPS, Clock, Progress, segment
 from app.stop import Stopped, Stopper
 
@@ -53,13 +53,6 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"expected seconds above 0, got '{text}'")
     return seconds
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,12 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         help="give up a case that takes longer, between two slices (default: never)",
     )  # fmt: skip
     parser.add_argument(
-        "--memory-limit", type=_size, metavar="SIZE",
+        "--memory-limit", type=as_option(parse_size), metavar="SIZE",
         help="refuse a case that would take more, like 8G (default: the container's, or all)",
     )  # fmt: skip
     parser.add_argument("--only", metavar="GLOB", default="*", help="file names to segment")
     parser.add_argument(
-        "--window", type=window_word, default=DEFAULT_WINDOW,
+        "--window", type=as_option(parse_window), default=DEFAULT_WINDOW,
         help=f"for CT in Hounsfield units: {', '.join(WINDOWS)} or LEVEL,WIDTH (default soft)",
     )  # fmt: skip
     parser.add_argument(

@@ -81,9 +81,8 @@ def _cpu_flags() -> set[str]:
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
-def suited_precisions() -> set[str]:
-    """Those of `PRECISIONS` that suit this CPU; only "f32" where it does not say what it is."""
-    flags = _cpu_flags()
+def _suited_precisions(flags: set[str]) -> set[str]:
+    """Those of `PRECISIONS` that suit a CPU of these flags; only "f32" where there are none."""
     return {"f32", *(name for name, any_of in SUITED.items() if any_of & flags)}
 
 
@@ -132,15 +131,15 @@ def _verified(folder: Path, name: str, sha256: str) -> Path:
     return path
 
 
-def _blob_start(files: dict[str, str], computed: str) -> str:
+def _blob_start(files: dict[str, str], computed: str, flags: set[str]) -> str:
     """How the name of a compiled model begins that fits these files, this OpenVINO and this CPU."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    facts = [ov.__version__, sorted(_cpu_flags()), limit, sorted(files.items()), computed]
+    facts = [ov.__version__, sorted(flags), limit, sorted(files.items()), computed]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:BLOB_DIGITS]
 
 
 def _ready(
-    core: ov.Core, folder: Path, files: dict[str, str], settings: dict[str, Any]
+    core: ov.Core, folder: Path, files: dict[str, str], settings: dict[str, Any], flags: set[str]
 ) -> ov.CompiledModel:
     """The model of `files` (sha256 by name), read as `precompile` left it or compiled now.
 
@@ -149,7 +148,7 @@ def _ready(
     """
     paths = [_verified(folder, name, sha) for name, sha in files.items()]
     computed = settings["INFERENCE_PRECISION_HINT"]
-    for path in (folder / COMPILED).glob(f"{_blob_start(files, computed)}-*.blob"):
+    for path in (folder / COMPILED).glob(f"{_blob_start(files, computed, flags)}-*.blob"):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest()[:BLOB_DIGITS] == path.stem.partition("-")[2]:
             return core.import_model(io.BytesIO(content), "CPU", settings)
@@ -169,7 +168,8 @@ class Network:
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
         manifest = read_manifest(folder)
         models = manifest["models"]
-        suited = suited_precisions()
+        flags = _cpu_flags()
+        suited = _suited_precisions(flags)
         floating = "bf16" if "bf16" in suited else "f32"
         if precision == AUTO:
             precision = "int8" if "int8" in suited and "int8" in models else floating
@@ -192,14 +192,12 @@ class Network:
             "PERFORMANCE_HINT": "LATENCY",
         }
         with ThreadPoolExecutor() as pool:  # compiling keeps one core busy, there are two models
-            compiled = pool.map(
-                lambda part: _ready(core, folder, models[kind][part], settings), PARTS
+            ready = pool.map(
+                lambda part: _ready(core, folder, models[kind][part], settings, flags), PARTS
             )
-            self._compiled = dict(zip(PARTS, compiled, strict=True))
-        self._folder, self._files, self._computed = folder, models[kind], computed
-        self._encoder, self._decoder = (
-            self._compiled[part].create_infer_request() for part in PARTS
-        )
+            self._encoder, self._decoder = (model.create_infer_request() for model in ready)
+        self._folder, self._computed, self._flags = folder, computed, flags
+        self._files: dict[str, dict[str, str]] = models[kind]
 
     def encode(self, pixels: FloatArray) -> FloatArray:
         """Embedding (1, 4096, C), its 64 x 64 cells by row, of `pixels` (1, 3, 256, 256), 0..1."""
@@ -216,10 +214,10 @@ class Network:
         """
         compiled = self._folder / COMPILED
         compiled.mkdir(exist_ok=True)
-        for part in PARTS:
-            start = _blob_start(self._files[part], self._computed)
+        for part, request in zip(PARTS, (self._encoder, self._decoder), strict=True):
+            start = _blob_start(self._files[part], self._computed, self._flags)
             content = io.BytesIO()
-            self._compiled[part].export_model(content)
+            request.get_compiled_model().export_model(content)
             digest = hashlib.sha256(content.getvalue()).hexdigest()[:BLOB_DIGITS]
             path = compiled / f"{start}-{digest}.blob"
             with whole_file(path) as stream:

@@ -284,8 +284,8 @@ def test_kept_models_run_on_as_many_threads_as_they_are_asked_to(folder, monkeyp
     load(folder, threads=2).precompile()
     names, network = compiled_models(folder, monkeypatch)
     assert names == []
-    for model in network._compiled.values():
-        assert model.get_property("INFERENCE_NUM_THREADS") == 1
+    for request in (network._encoder, network._decoder):
+        assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 1
 
 
 # How many threads

@@ -12,17 +12,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from train.data import BalancedSampler, Picture, objects_of, read_corpus
+from train.data import BalancedSampler, Picture, box_of, objects_of, read_corpus
 
 TRIES = 20  # draws per case that is wanted, until a small corpus has no new ones
 
 
 def boxes_of(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """Boxes (N, 4) around the objects of a label map (H, W)."""
-    boxes = []
-    for label in objects_of(labels):
-        y, x = np.nonzero(labels == label)
-        boxes.append([x.min(), y.min(), x.max(), y.max()])
+    boxes = [box_of(labels == label) for label in objects_of(labels)]
     return np.array(boxes, np.int64).reshape(-1, 4)
 
 

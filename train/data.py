@@ -164,6 +164,12 @@ class BalancedSampler:
         return [others[i] for i in chosen]
 
 
+def box_of(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The tight box (4,) x_min, y_min, x_max, y_max of a mask (H, W) that is not empty."""
+    y, x = np.nonzero(mask)
+    return np.array([x.min(), y.min(), x.max(), y.max()])
+
+
 def objects_of(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
     """The labels of a map that are large enough to learn from."""
     ids, areas = np.unique(labels, return_counts=True)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from swiftmedsam.architecture import INPUT_SIZE
 from train.augment import picture_area
-from train.data import objects_of
+from train.data import box_of, objects_of
 
 # Input pixels each side of a box is moved outward at most, drawn per box: the paper's training
 # (section 4.1) and the challenge's own cases.
@@ -18,8 +18,7 @@ MIN_FREE_SIDE = 12  # input pixels
 
 def boxes_around(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A box (4,) in input pixels around `mask` (256, 256), moved outward at random."""
-    ys, xs = np.nonzero(mask)
-    low, high = np.array([xs.min(), ys.min()]), np.array([xs.max(), ys.max()])
+    low, high = box_of(mask).reshape(2, 2)
     shifts = random.integers(0, random.choice(MAX_SHIFTS) + 1, (2, 2)).astype(float)
     if random.random() < LOOSE_SHARE:
         shifts += random.uniform(0, MAX_LOOSENESS / 2, (2, 2)) * (high - low)

@@ -28,11 +28,11 @@ from app.case import (
     remove_partials,
     whole_file,
 )
-from app.intensity import DEFAULT_WINDOW, UNKNOWN
+from app.intensity import DEFAULT_WINDOW, UNKNOWN, parse_modality, parse_window
 from app.scans.command import case_of, modality_of, to_grid
 from app.scans.files import READERS, read_scan, stem_of, suffix_of
 from app.scans.label_maps import extents, other_grid, read_labels, same_grid
-from app.scans.options import ANATOMICAL, modality_word, natural, window_word
+from app.scans.options import ANATOMICAL, as_option, natural
 from app.scans.plan import labels_of
 from app.scans.scan import Scan, ScanError, Segment, Voxels
 from app.scans.walk import ACQUIRED, Walk, choose_walk
@@ -247,10 +247,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("scans", type=Path, help="folder of scans; one, if LABELS is a file")
     one.add_argument("labels", type=Path, help="folder of label maps on the scans' grids; or one")
     one.add_argument("out", type=Path, help="folder for the cases")
-    one.add_argument("--modality", type=modality_word, metavar="NAME", help="CT, MR, ...")
     one.add_argument(
-        "--window", type=window_word, default=DEFAULT_WINDOW, help="for CT (default soft)"
+        "--modality", type=as_option(parse_modality), metavar="NAME", help="CT, MR, ..."
     )
+    one.add_argument(
+        "--window", type=as_option(parse_window), default=DEFAULT_WINDOW,
+        help="for CT (default soft)",
+    )  # fmt: skip
     one.add_argument("--plane", choices=(ACQUIRED, *ANATOMICAL), default=ACQUIRED)
     one.set_defaults(steps=making)
     other = commands.add_parser("back", help="outputs of such cases to labels of the scans")

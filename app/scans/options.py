@@ -1,27 +1,27 @@
 """What can be asked about your own files; the only part of this package that is always loaded."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from app.intensity import Modality, Window, parse_modality, parse_window
+from app.intensity import parse_modality
 
 ANATOMICAL = ("axial", "coronal", "sagittal")
 
-
-def modality_word(text: str) -> Modality:
-    """The modality that an option names."""
-    try:
-        return parse_modality(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+T = TypeVar("T")
 
 
-def window_word(text: str) -> Window:
-    """The window that an option names."""
-    try:
-        return parse_window(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def as_option(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """`parse` as the type of an option: what its ValueError says becomes the message."""
+
+    def parsed(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parsed
 
 
 def natural(text: str) -> int:
@@ -73,7 +73,7 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
         help="in which the slices lie that are walked (default acquired)",
     )  # fmt: skip
     group.add_argument(
-        "--modality", type=modality_word, metavar="NAME",
+        "--modality", type=as_option(parse_modality), metavar="NAME",
         help="CT, MR, ...; else what the file says, else what its values look like",
     )  # fmt: skip
     group.add_argument(
