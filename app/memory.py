@@ -58,7 +58,7 @@ class Plan:
     """What memory that a case leaves over is spent on; labels do not depend on it."""
 
     batch: int  # boxes that are decoded in one call
-    embeddings: int  # that wait for their slice's second visit
+    embeddings: int  # that wait for another visit to their slice
 
 
 def estimate_peak(
@@ -91,4 +91,5 @@ def plan(peak: int, limit: int | None, most: Plan) -> Plan:
     spare = max(0, min(COMFORT_BYTES, limit or COMFORT_BYTES) - peak)
     batch = min(most.batch, 1 + spare // PROMPT_BYTES)
     spare -= (batch - 1) * PROMPT_BYTES
-    return Plan(batch, min(most.embeddings, spare // EMBEDDING_BYTES))
+    # one is kept at least: else each view of a slice would encode the whole of it again
+    return Plan(batch, max(1, min(most.embeddings, spare // EMBEDDING_BYTES)))

@@ -4,7 +4,7 @@ A box is followed from its middle slice outwards. There are two modes (docs/deci
 figures), which differ in what a slice is asked with:
 
     best    the given box, the box of the neighbour's mask and the box halfway: the mean of the
-            three answers, cut to the given box; small boxes of images in enlarged crops
+            three answers, cut to the given box; small boxes of images in enlarged crops, too
     exact   LiteMedSAM's rules (docs/data.md): the box of the neighbour's mask alone
 
 The original walks object by object and encodes a slice again for each; here all objects are walked
@@ -17,15 +17,27 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from app.case import Case, label_dtype
-from app.frame import CELL, EMBEDDING_SIZE, FloatArray, Frame, overlap
+from app.frame import (
+    CELL,
+    EMBEDDING_SIZE,
+    Answer,
+    FloatArray,
+    Frame,
+    Patch,
+    Span,
+    mask_of,
+    overlap,
+    strips,
+)
 from app.memory import Plan, estimate_peak, plan
-from app.views import choose_views
+from app.views import WEIGHTS, View, choose_views
 
 MODES = ("best", "exact")
 DEFAULT_MODE = "best"
@@ -37,7 +49,6 @@ EMBEDDINGS_KEPT = 256  # at most, of 4 MiB: slices that both directions of the w
 LARGE_IMAGE = 1 << 30  # bytes; beside one, the encoder's buffers are not kept for the next slice
 
 Labels = npt.NDArray[np.unsignedinteger]
-Span = tuple[slice, slice]  # rows and columns, of pixels or of cells
 Progress = Callable[[int, int], None]
 PredictedIou = dict[int, list[float]]  # by box (index): the network's own estimate in each slice
 
@@ -114,20 +125,13 @@ def segment(
         case.image.shape, case.image.dtype, len(boxes), is_volume=case.is_volume
     )
     means = plan(peak, memory_limit, Plan(DECODE_BATCH, EMBEDDINGS_KEPT))
-    clock = clock or Clock()
-    walks = [
-        Walk(
-            image[:, view.rows, view.columns], painted[:, view.rows, view.columns], view.which,
-            boxes[view.which] - view.origin, mode, means,
-        )
-        for view in choose_views(boxes[:, IN_PLANE], height, width, max_crops)
-    ]  # fmt: skip
-    total = sum(len(walk.plan) for walk in walks)
+    views = choose_views(boxes[:, IN_PLANE], height, width, max_crops)
+    walk = Walk(painted, boxes, views, mode)
+    slices = Slices(image, network, walk.visits, means, clock or Clock())
     ious = {} if predicted_iou is None else predicted_iou
-    steps = (step for walk in walks for step in walk.steps(network, clock, ious))
-    for done, _ in enumerate(steps, start=1):
+    for done, _ in enumerate(walk.steps(slices, ious), start=1):
         if progress:
-            progress(done, total)
+            progress(done, len(walk.plan))
     return labels
 
 
@@ -147,60 +151,59 @@ def rectangles(
     return cells.astype(np.int32), [(row * CELL, column * CELL) for row, column in firsts.tolist()]
 
 
-def _decode(
-    network: Encoder,
-    embedding: FloatArray,
-    prompts: Sequence[FloatArray],
-    spans: Sequence[Span],
-    most: int,
-    clock: Clock,
-) -> Iterator[tuple[FloatArray, tuple[int, int], float]]:
-    """Logits (h, w) of boxes in their spans, the input pixel they begin at, and predicted IoU.
+class Slices:
+    """A case's slices as the network sees them, asked about boxes.
 
-    The pixel is (row, column). Logits and IoU of a box are the means of those of its `prompts`
-    (P, 4); boxes are decoded in batches of `most` prompts, or of one box.
+    An embedding is kept only while another visit to what it shows is to come.
     """
-    step = max(1, most // max(len(p) for p in prompts))
-    for start in range(0, len(prompts), step):
-        batch = prompts[start : start + step]
-        cells, corners = rectangles(spans[start : start + step])
-        counts = [len(p) for p in batch]
-        with clock.measure("decode"):
-            logits, iou = network.decode(
-                embedding, np.concatenate(batch), cells.repeat(counts, axis=0)
-            )
-        ends = np.cumsum(counts)[:-1]
-        parts = zip(np.split(logits, ends), np.split(iou, ends), corners, strict=True)
-        for its, sure, corner in parts:
-            yield its.mean(axis=0), corner, float(sure.mean())
-
-
-class SliceEmbeddings:
-    """Embeddings of a volume's slices, kept only while a second visit is to come."""
 
     def __init__(
-        self, image: npt.NDArray[np.uint8], frame: Frame, network: Encoder,
-        visits: dict[int, int], most: int,
+        self, image: npt.NDArray[np.uint8], network: Encoder,
+        visits: Counter[tuple[Frame, int]], means: Plan, clock: Clock,
     ) -> None:  # fmt: skip
-        self._image, self._frame, self._network = image, frame, network
-        self._visits = visits  # by slice: how often it will be asked for
-        self._most = most  # that are kept
-        self._kept: dict[int, FloatArray] = {}
+        """`visits`, by frame and slice: how often `ask` will be called with them."""
+        self._image, self._network, self._clock = image, network, clock
+        self._visits, self._means = visits, means
+        self._kept: dict[tuple[Frame, int], FloatArray] = {}
 
-    def of(self, z: int, clock: Clock) -> FloatArray:
-        """Embedding of slice `z`; encoded on the first visit."""
-        self._visits[z] -= 1
-        embedding = self._kept.pop(z, None)
+    def ask(
+        self, frame: Frame, z: int, prompts: Sequence[FloatArray], limits: Sequence[Span]
+    ) -> Iterator[tuple[Answer, float]]:
+        """What is where in slice `z` as `frame` shows it, for each box, and predicted IoU.
+
+        Logits, within the box's limits at least, and IoU are the means of those of the box's
+        `prompts` (P, 4). Boxes are decoded in batches.
+        """
+        embedding = self._embedding(frame, z)
+        step = max(1, self._means.batch // max(len(p) for p in prompts))
+        for start in range(0, len(prompts), step):
+            batch = prompts[start : start + step]
+            spans = [frame.cells(within) for within in limits[start : start + step]]
+            cells, corners = rectangles(spans)
+            counts = [len(p) for p in batch]
+            with self._clock.measure("decode"):
+                logits, iou = self._network.decode(
+                    embedding, np.concatenate(batch), cells.repeat(counts, axis=0)
+                )
+            ends = np.cumsum(counts)[:-1]
+            parts = zip(np.split(logits, ends), np.split(iou, ends), corners, strict=True)
+            for its, sure, corner in parts:
+                yield Answer(frame, its.mean(axis=0), corner), float(sure.mean())
+
+    def _embedding(self, frame: Frame, z: int) -> FloatArray:
+        key = frame, z
+        self._visits[key] -= 1
+        embedding = self._kept.pop(key, None)
         if embedding is None:
-            with clock.measure("encode"):
-                embedding = self._network.encode(self._frame.pixels(self._image[z]))
+            with self._clock.measure("encode"):
+                embedding = self._network.encode(frame.pixels(self._image[z]))
                 if self._image.nbytes > LARGE_IMAGE:
                     self._network.release_encoder()
-        if self._visits[z] > 0 and self._most > 0:
-            if len(self._kept) >= self._most:
+        if self._visits[key] > 0:
+            if len(self._kept) >= self._means.embeddings:
                 # the way down meets the latest slices first, so the first one is wanted last
                 del self._kept[next(iter(self._kept))]
-            self._kept[z] = embedding
+            self._kept[key] = embedding
         return embedding
 
 
@@ -245,67 +248,75 @@ def _prompts(given: FloatArray, neighbour: FloatArray | None, mode: str) -> Floa
 
 
 class Walk:
-    """Boxes that are followed together through one view of a case."""
+    """The boxes of a case, followed together through its slices."""
 
     def __init__(
-        self,
-        image: npt.NDArray[np.uint8],
-        labels: Labels,
-        which: npt.NDArray[np.int64],
-        boxes: npt.NDArray[np.float64],
-        mode: str,
-        means: Plan,
+        self, labels: Labels, boxes: npt.NDArray[np.float64], views: Sequence[View], mode: str
     ) -> None:
-        """Boxes `which` (N,) of the case; `boxes` (N, 6) has them in pixels of the view.
-
-        The view is `image` (D, H, W) or (D, H, W, 3), and `labels` (D, H, W) to be painted.
-        """
-        self._image, self._labels, self._which, self._boxes = image, labels, which, boxes
-        self._mode, self._means = mode, means
+        """Boxes (N, 6), each shown as its view says; `labels` (D, H, W) are to be painted."""
+        self._labels, self._boxes, self._views, self._mode = labels, boxes, views, mode
+        self._limits = [self._within(box) for box in boxes[:, IN_PLANE]]
+        self._middles = middle_slices(boxes)
         self.plan = walk_plan(boxes)
+        self.visits = Counter(
+            (frame, z) for z, which in self.plan for view in self._by_view(which) for frame in view
+        )
 
-    def steps(self, network: Encoder, clock: Clock, ious: PredictedIou) -> Iterator[None]:
+    def steps(self, slices: Slices, ious: PredictedIou) -> Iterator[None]:
         """Paint the labels and fill `ious`; one step for each slice of the plan."""
-        frame = Frame(*self._labels.shape[1:])
-        visits = Counter(z for z, _ in self.plan)
-        most = self._means.embeddings
-        embeddings = SliceEmbeddings(self._image, frame, network, visits, most)
-        given = frame.prompts(self._boxes[:, IN_PLANE])  # (N, 4)
-        middles = middle_slices(self._boxes)
-        upwards: list[FloatArray | None] = [None] * len(given)  # the boxes of neighbours' masks
-        downwards = list(upwards)
-        limits = [self._limits(i) for i in range(len(given))]
-        spans = [frame.cells(*within) for within in limits]
+        upwards: dict[int, Patch] = {}  # masks of the neighbouring slice, by box
+        downwards: dict[int, Patch] = {}
         for z, crossing in self.plan:
-            prompts = [
-                _prompts(given[i], (upwards if z >= middles[i] else downwards)[i], self._mode)
-                for i in crossing
-            ]
-            embedding = embeddings.of(z, clock)
-            crossed = [spans[i] for i in crossing]
-            answers = _decode(network, embedding, prompts, crossed, self._means.batch, clock)
-            for i, (logits, corner, iou) in zip(crossing, answers, strict=True):
-                ious.setdefault(int(self._which[i]), []).append(iou)
-                number = self._which[i] + 1
-                alone = self._boxes[i, 2] == self._boxes[i, 5]  # no neighbour to ask
-                # the mask of a large image, as float32 and more than once, takes gigabytes
-                for part in frame.strips(*limits[i]) if alone else [limits[i]]:
-                    patch = frame.mask(logits, corner, part)
-                    target = self._labels[z, patch.rows, patch.columns]
-                    target[patch.mask & (target < number)] = number  # later boxes win, in any order
-                if alone:
-                    continue
-                neighbour = frame.prompt_around(patch)
-                if z >= middles[i]:
-                    upwards[i] = neighbour
-                if z <= middles[i]:
-                    downwards[i] = neighbour
+            for view, which in self._by_view(crossing).items():
+                known = [(upwards if z >= self._middles[i] else downwards).get(i) for i in which]
+                for i, (answers, iou) in zip(
+                    which, self._ask(slices, z, view, which, known), strict=True
+                ):
+                    ious.setdefault(i, []).append(iou)
+                    alone = self._boxes[i, 2] == self._boxes[i, 5]  # no neighbour to ask
+                    # the mask of a large image, as float32 and more than once, takes gigabytes
+                    for part in strips(self._limits[i]) if alone else [self._limits[i]]:
+                        patch = mask_of(answers, part)
+                        target = self._labels[z, patch.rows, patch.columns]
+                        target[patch.mask & (target <= i)] = i + 1  # later boxes win, in any order
+                    if z >= self._middles[i]:
+                        upwards[i] = patch
+                    if z <= self._middles[i]:
+                        downwards[i] = patch
             yield
 
-    def _limits(self, i: int) -> Span:
-        """Rows and columns outside which a box's mask does not count."""
+    def _ask(
+        self, slices: Slices, z: int, view: View, which: list[int],
+        neighbours: Sequence[Patch | None],
+    ) -> Iterator[tuple[list[Answer], float]]:  # fmt: skip
+        """Answers about boxes `which` in the view's frames, weighted, and mean predicted IoU."""
+        asked = []
+        for frame in view:
+            given = frame.prompts(self._boxes[which][:, IN_PLANE])
+            prompts = [
+                _prompts(box, None if mask is None else frame.prompt_around(mask), self._mode)
+                for box, mask in zip(given, neighbours, strict=True)
+            ]
+            asked.append(slices.ask(frame, z, prompts, [self._limits[i] for i in which]))
+        weights = WEIGHTS[len(view)]
+        for answers in zip(*asked, strict=True):
+            both = list(zip(answers, weights, strict=True))
+            yield (
+                [replace(answer, weight=weight) for (answer, _), weight in both],
+                sum(iou * weight for (_, iou), weight in both),
+            )
+
+    def _by_view(self, which: Sequence[int]) -> dict[View, list[int]]:
+        """Boxes `which`, in their order, by what they are shown in."""
+        groups: dict[View, list[int]] = {}
+        for i in which:
+            groups.setdefault(self._views[i], []).append(i)
+        return groups
+
+    def _within(self, box: npt.NDArray[np.float64]) -> Span:
+        """Rows and columns outside which the mask of a box (4,) does not count."""
         height, width = self._labels.shape[1:]
         if self._mode == "exact":
             return slice(0, height), slice(0, width)
-        rows, columns = box_pixels(self._boxes[i, IN_PLANE])
+        rows, columns = box_pixels(box)
         return overlap(rows, slice(0, height)), overlap(columns, slice(0, width))

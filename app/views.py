@@ -7,12 +7,11 @@ bound on their number (docs/decisions.md has the figures behind the constants).
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from app.frame import INPUT_SIZE
+from app.frame import INPUT_SIZE, Frame
 
 SMALL_BOX = 43  # input pixels: a box whose longer side is shorter than this gets a crop
 ZOOMS = (4, 6, 8, 12, 16, 24, 32)  # sides of a crop in sides of its smallest box, best first
@@ -20,53 +19,41 @@ MARGIN = 0.5  # of a box's longer side, between it and its crop's border
 MIN_CROP = 32  # slice pixels; a smaller crop shows nothing but interpolation
 MOST_TRIED = 16  # times as many of the widest crops are looked at as may be used
 MIN_GAIN = 1.5  # times a crop must be smaller than the slice
+WEIGHTS = {1: (1.0,), 2: (2 / 3, 1 / 3)}  # of the logits of (whole,) and of (crop, whole)
 
 Boxes = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class View:
-    """A part of a slice and the boxes, by index and in order, that are segmented in it."""
-
-    rows: slice
-    columns: slice
-    which: Indices
-
-    @property
-    def origin(self) -> Boxes:
-        """What to subtract from a box (6,) of a volume to have it in pixels of the part."""
-        return np.array([self.columns.start, self.rows.start, 0] * 2, np.float64)
+View = tuple[Frame, ...]  # (whole slice,) or (crop, whole slice)
 
 
 def choose_views(boxes: Boxes, height: int, width: int, max_crops: int) -> list[View]:
-    """Views of a slice (height, width) that together hold each of `boxes` (N, 4) once.
+    """What each of `boxes` (N, 4) of a slice (height, width) is shown in.
 
     Small boxes get crops, `max_crops` of them at most, as far enlarged as this allows; where
-    even the widest crops are too many, the boxes of the surplus ones are left to the view of the
-    whole slice, which holds the large ones.
+    even the widest crops are too many, the boxes of the surplus ones are only shown in the whole
+    slice, as the large ones are.
     """
     sides = (boxes[:, 2:] - boxes[:, :2] + 1).max(axis=1)
     longer = max(height, width)
     small = np.flatnonzero(sides * INPUT_SIZE / longer < SMALL_BOX)
-    crops: list[View] = []
+    crops: list[tuple[Frame, Indices]] = []
     for zoom in ZOOMS if max_crops else ():
         tried = MOST_TRIED * max_crops if zoom == ZOOMS[-1] else max_crops + 1
         crops = list(itertools.islice(_cover(boxes, sides, small, zoom, height, width), tried))
         if len(crops) <= max_crops:
             break
-    crops = sorted(crops, key=lambda view: -len(view.which))[:max_crops]
-    shown = np.concatenate([view.which for view in crops]) if crops else small[:0]
-    rest = np.setdiff1d(np.arange(len(boxes)), shown)
-    if rest.size:
-        crops.append(View(slice(0, height), slice(0, width), rest))
-    return crops
+    whole = Frame(height, width)
+    views: list[View] = [(whole,)] * len(boxes)
+    for crop, held in sorted(crops, key=lambda item: -len(item[1]))[:max_crops]:
+        for i in held:
+            views[i] = (crop, whole)
+    return views
 
 
 def _cover(
     boxes: Boxes, sides: npt.NDArray[np.float64], small: Indices, zoom: int, height: int, width: int
-) -> Iterator[View]:
-    """Crops for the boxes `small`, greedily: the smallest one left, and all that fit with it.
+) -> Iterator[tuple[Frame, Indices]]:
+    """Crops for the boxes `small`, with those they hold: the smallest one left, and all that fit.
 
     Boxes for which a crop would hardly be smaller than the slice are in none.
     """
@@ -89,9 +76,6 @@ def _cover(
             if fits.sum() > held.sum():
                 best, held = start.astype(int), fits
         x, y = best
-        yield View(
-            slice(int(y), min(int(y) + side, height)),
-            slice(int(x), min(int(x) + side, width)),
-            np.sort(left[held]),
-        )
+        crop = Frame(min(side, height - int(y)), min(side, width - int(x)), int(y), int(x))
+        yield crop, left[held]
         left = left[~held]

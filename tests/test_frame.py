@@ -9,7 +9,7 @@ from conftest import inside
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.frame import INPUT_SIZE, PROPAGATION_MARGIN, Frame, Patch
+from app.frame import INPUT_SIZE, PROPAGATION_MARGIN, Answer, Frame, Patch, mask_of
 
 # Both interpolate in float32 from positions rounded differently: a logit may change its sign only
 # where it is 0 but for rounding.
@@ -18,8 +18,7 @@ MASK_DISAGREEMENT = 1e-3  # of the pixels
 
 def whole_mask(frame, logits, limits=None):
     """Mask (H, W) of `logits` (256, 256), as the patch of it painted into nothing."""
-    limits = limits or (slice(0, frame.height), slice(0, frame.width))
-    patch = frame.mask(logits, (0, 0), limits)
+    patch = mask_of([Answer(frame, logits, (0, 0))], limits or frame.span)
     mask = np.zeros(frame.size, bool)
     mask[patch.rows, patch.columns] = patch.mask
     return mask
@@ -27,7 +26,7 @@ def whole_mask(frame, logits, limits=None):
 
 def prompt_around(frame, mask):
     """That of a whole mask (H, W)."""
-    return frame.prompt_around(Patch(slice(0, frame.height), slice(0, frame.width), mask))
+    return frame.prompt_around(Patch(*frame.span, mask))
 
 
 sides = st.integers(1, 400)
@@ -221,10 +220,10 @@ def test_a_mask_inside_limits_is_the_whole_mask_there_and_needs_only_the_cells_u
     limits = slice(height // 5, max(height // 5 + 1, height // 2)), slice(width // 3, width)
     wanted = np.zeros(shape, bool)
     wanted[limits] = whole_mask(frame, logits)[limits]
-    rows, columns = frame.cells(*limits)
+    rows, columns = frame.cells(limits)
     assert rows.stop - rows.start < 64 or shape == (1000, 30)
     seen = logits[4 * rows.start : 4 * rows.stop, 4 * columns.start : 4 * columns.stop]
-    patch = frame.mask(seen, (4 * rows.start, 4 * columns.start), limits)
+    patch = mask_of([Answer(frame, seen, (4 * rows.start, 4 * columns.start))], limits)
     found = np.zeros(shape, bool)
     found[patch.rows, patch.columns] = patch.mask
     assert wanted.any()
@@ -234,11 +233,56 @@ def test_a_mask_inside_limits_is_the_whole_mask_there_and_needs_only_the_cells_u
 def test_a_mask_is_looked_for_only_where_logits_above_0_reach():
     logits = np.full((256, 256), -1, np.float32)
     logits[40:50, 200:210] = 1
-    patch = Frame(2560, 2560).mask(logits, (0, 0), (slice(0, 2560), slice(0, 2560)))
+    frame = Frame(2560, 2560)
+    patch = mask_of([Answer(frame, logits, (0, 0))], frame.span)
     assert patch.mask.any()
     assert patch.mask.size < 130 * 130
     assert not patch.mask[[0, -1]].any()
     assert not patch.mask[:, [0, -1]].any()
+
+
+# Parts of a slice, and several answers about one object
+
+
+def test_a_frame_of_a_part_counts_pixels_as_the_slice_does():
+    image = (np.arange(90 * 120).reshape(90, 120) % 251).astype(np.uint8)
+    part, shifted = Frame(40, 64, top=30, left=50), Frame(40, 64)
+    cut = np.ascontiguousarray(image[30:70, 50:114])
+    np.testing.assert_array_equal(part.pixels(image), shifted.pixels(cut))
+    boxes = np.array([[60.0, 35, 80, 60]])
+    np.testing.assert_array_equal(part.prompts(boxes), [[40, 20, 120, 120]])  # 4 per pixel
+    within = slice(35, 61), slice(60, 81)
+    assert part.cells(within) == shifted.cells((slice(5, 31), slice(10, 31)))
+    logits = np.full((256, 256), -1, np.float32)
+    logits[20:124, 40:124] = 1
+    patch = mask_of([Answer(part, logits, (0, 0))], within)
+    found = np.zeros((90, 120), bool)
+    found[patch.rows, patch.columns] = patch.mask
+    wanted = np.zeros((90, 120), bool)
+    wanted[within] = True
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(
+        part.prompt_around(patch), [40 - 3, 20 - 3, 123 + 3, 123 + 3]
+    )
+
+
+def test_the_weighted_sum_of_answers_decides():
+    """A crop of 4 and a whole of 8 pixels; 6 against 4, then 6 against 4 halved."""
+    crop = Answer(Frame(4, 4, top=2, left=2), np.full((256, 256), 6, np.float32), (0, 0), 0.5)
+    whole = Answer(Frame(8, 8), np.full((256, 256), -4, np.float32), (0, 0), 0.5)
+    within = slice(3, 5), slice(2, 6)
+    assert mask_of([crop, whole], within).mask.tolist() == [[True] * 4] * 2
+    weak = Answer(crop.frame, crop.logits, (0, 0), 0.25)
+    assert not mask_of([weak, whole], within).mask.any()
+    assert not mask_of([whole], within).mask.any()
+
+
+def test_an_answer_that_reaches_other_pixels_only_does_not_widen_the_mask():
+    logits = np.full((256, 256), -1, np.float32)
+    logits[200:] = 1
+    frame = Frame(256, 256)
+    patch = mask_of([Answer(frame, logits, (0, 0))], (slice(0, 50), slice(0, 50)))
+    assert patch.mask.size == 0
 
 
 # For any size

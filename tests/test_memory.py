@@ -17,7 +17,7 @@ import app.case
 import app.memory
 from app import CaseError, make_case, read_case, segment
 from app.__main__ import main
-from app.frame import STRIP_PIXELS, Frame
+from app.frame import STRIP_PIXELS, Answer, Frame, mask_of, strips
 from app.memory import (
     COMFORT_BYTES,
     EMBEDDING_BYTES,
@@ -66,14 +66,14 @@ def test_the_limit_is_the_containers_or_the_machines(tmp_path, monkeypatch, v2, 
 
 
 def test_what_is_left_over_goes_to_the_batch_first_and_then_to_embeddings():
-    assert plan(COMFORT_BYTES, None, MOST) == Plan(1, 0)
-    assert plan(3 * COMFORT_BYTES, None, MOST) == Plan(1, 0)
+    assert plan(COMFORT_BYTES, None, MOST) == Plan(1, 1)
+    assert plan(3 * COMFORT_BYTES, None, MOST) == Plan(1, 1)
     assert plan(0, None, MOST) == MOST
     peak = COMFORT_BYTES - 3 * PROMPT_BYTES
     assert plan(peak + 1, None, MOST) == Plan(3, (PROMPT_BYTES - 1) // EMBEDDING_BYTES)
-    assert plan(peak, None, MOST) == Plan(4, 0)
+    assert plan(peak, None, MOST) == Plan(4, 1)
     assert plan(peak - 5 * EMBEDDING_BYTES, None, MOST) == Plan(4, 5)
-    assert plan(0, PROMPT_BYTES, MOST) == Plan(2, 0)
+    assert plan(0, PROMPT_BYTES, MOST) == Plan(2, 1)
     assert plan(0, 100 * COMFORT_BYTES, MOST) == MOST
 
 
@@ -272,22 +272,22 @@ def test_the_mask_in_strips_is_the_whole_mask(height, width, seed, pixels):
     whole, painted = (np.zeros((height, width), np.bool_) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("app.frame.STRIP_PIXELS", pixels)
-        strips = frame.strips(rows, columns)
-    for target, parts in ((whole, [(rows, columns)]), (painted, strips)):
+        cut = strips((rows, columns))
+    for target, parts in ((whole, [(rows, columns)]), (painted, cut)):
         for part in parts:
-            patch = frame.mask(logits, (0, 0), part)
+            patch = mask_of([Answer(frame, logits, (0, 0))], part)
             target[patch.rows, patch.columns] |= patch.mask
     np.testing.assert_array_equal(painted, whole)
 
 
 def test_strips_are_the_place_cut_into_parts_of_little_memory():
-    strips = Frame(20_000, 30_000).strips(slice(7, 19_000), slice(5, 29_000))
-    assert all(columns == slice(5, 29_000) for _, columns in strips)
-    starts = [rows.start for rows, _ in strips]
-    assert [rows.stop for rows, _ in strips] == [*starts[1:], 19_000]
+    parts = strips((slice(7, 19_000), slice(5, 29_000)))
+    assert all(columns == slice(5, 29_000) for _, columns in parts)
+    starts = [rows.start for rows, _ in parts]
+    assert [rows.stop for rows, _ in parts] == [*starts[1:], 19_000]
     assert starts[0] == 7
-    assert max(rows.stop - rows.start for rows, _ in strips) * 28_995 <= STRIP_PIXELS
-    assert len(Frame(48, 80).strips(slice(0, 48), slice(0, 80))) == 1
+    assert max(rows.stop - rows.start for rows, _ in parts) * 28_995 <= STRIP_PIXELS
+    assert len(strips((slice(0, 48), slice(0, 80)))) == 1
 
 
 @pytest.mark.parametrize("arrays", [image_case(), volume_case()], ids=["image", "volume"])

@@ -136,8 +136,9 @@ def test_a_small_box_is_shown_in_a_crop_and_painted_where_it_was():
     wanted[50:58, 90:100] = True
     assert dsc(labels > 0, wanted) > 0.9
     # a crop of four times 14 pixels, in its middle or at one of its sides with half of 14 between
-    (prompt,) = np.concatenate(network.prompts)
+    prompt, in_whole = np.concatenate(network.prompts)
     assert prompt[2] - prompt[0] == pytest.approx(13 * 256 / 56, abs=1)
+    np.testing.assert_array_equal(in_whole, [56, 30, 64, 37])
     whole = exact(make_case(image, [[88, 48, 101, 59]], modality="US"), BrightInBox())
     assert dsc(whole > 0, wanted) < dsc(labels > 0, wanted)
 
@@ -147,7 +148,10 @@ def test_large_boxes_are_shown_whole_and_small_neighbours_together():
     network = Everywhere()
     case = make_case(np.zeros((800, 1000), np.uint8), boxes, modality="US")
     labels = segment(case, network)
-    assert sorted(len(prompts) for prompts in network.prompts) == [1, 1, 2]
+    # the large one and three small ones in the whole image, those in two crops, too
+    assert sorted(len(prompts) for prompts in network.prompts) == [1, 1, 1, 2, 2]
+    assert len(network.encoded) == 1  # of one colour, as all crops of it
+    assert list(network.encoded.values()) == [3]
     sizes = [(x_max - x_min + 1) * (y_max - y_min + 1) for x_min, y_min, x_max, y_max in boxes]
     covered = sizes[1] + sizes[2]  # of the large box by small ones on top of it
     assert np.bincount(labels.ravel())[1:].tolist() == [sizes[0] - covered, *sizes[1:]]
@@ -199,7 +203,8 @@ def test_small_boxes_of_a_volume_can_be_followed_in_a_crop():
     labels = segment(case, network, max_crops=1)
     assert dsc(labels > 0, image > 0) > 0.9
     prompts = np.concatenate(network.prompts)
-    assert (prompts[:, 2] - prompts[:, 0]).min() > 20  # of 20 columns the whole frame makes 13
+    enlarged = prompts[:, 2] - prompts[:, 0] > 20  # of 20 columns the whole frame makes 13
+    assert enlarged.sum() == len(prompts) / 2 == 7
     assert dsc(segment(case, BrightInBox()) > 0, image > 0) < dsc(labels > 0, image > 0)
 
 
