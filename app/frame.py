@@ -18,6 +18,7 @@ INPUT_SIZE = 256  # pixels per side of the network's input
 EMBEDDING_SIZE = 64  # cells per side of the embedding
 CELL = INPUT_SIZE // EMBEDDING_SIZE  # input pixels per side of a cell
 PROPAGATION_MARGIN = 3  # input pixels added around the neighbour's mask; LiteMedSAM's bbox_shift
+PROMPT_MARGIN = 1  # input pixels around the boxes of mode "best": training has them wider, too
 STRIP_PIXELS = 2 << 20  # of a mask that is made at a time: 8 MB as float32, three times
 MIN_RANGE = 1e-8  # a constant slice becomes zeros instead of a division by zero
 
@@ -61,13 +62,15 @@ def hull(a: slice, b: slice) -> slice:
 class Frame:
     """Geometry of what is shown: `height` x `width` pixels of a slice from (`top`, `left`) on.
 
-    Pixels, rows, columns and boxes are always those of the slice.
+    Pixels, rows, columns and boxes are always those of the slice. It may be shown `mirrored`, left
+    to right: another look at the same.
     """
 
     height: int
     width: int
     top: int = 0
     left: int = 0
+    mirrored: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -107,6 +110,8 @@ class Frame:
         small = (small - low) / max(float(small.max() - low), MIN_RANGE)
         if small.ndim == 2:
             small = small[:, :, np.newaxis]
+        if self.mirrored:
+            small = small[:, ::-1]
         pixels = np.zeros((1, 3, INPUT_SIZE, INPUT_SIZE), np.float32)
         pixels[0, :, :height, :width] = small.transpose(2, 0, 1)  # a grey slice fills all three
         return pixels
@@ -114,15 +119,26 @@ class Frame:
     def prompts(self, boxes: npt.NDArray[np.float64]) -> FloatArray:
         """Prompts (N, 4) in input pixels of `boxes` (N, 4) in slice pixels; truncated to whole."""
         start = np.array([self.left, self.top] * 2)
-        prompts: FloatArray = np.trunc((boxes - start) * self.scale).astype(np.float32)
-        return prompts
+        return self._turned(np.trunc((boxes - start) * self.scale).astype(np.float32))
+
+    def wide_prompts(self, boxes: npt.NDArray[np.float64]) -> FloatArray:
+        """Prompts (N, 4) around all of the pixels in `boxes` (N, 4), a little wider than them.
+
+        `prompts` ends where the last pixel begins, which matters where pixels are enlarged.
+        """
+        start = np.array([self.left, self.top])
+        low = np.trunc((boxes[:, :2] - start) * self.scale)
+        high = (boxes[:, 2:] - start) * self.scale + max(0.0, self.scale - 1)
+        around = np.concatenate([low - PROMPT_MARGIN, np.trunc(high) + PROMPT_MARGIN], axis=1)
+        return self._turned(around.clip(0, INPUT_SIZE).astype(np.float32))
 
     def cells(self, within: Span) -> Span:
         """Rows and columns of the embedding whose logits decide on these pixels of a slice."""
         spans = []
         for axis in (0, 1):
             low, high, _ = self.samples(axis, within[axis])
-            spans.append(slice(int(low[0]) // CELL, int(high[-1]) // CELL + 1))
+            ends = sorted((int(low[0]), int(high[-1])))
+            spans.append(slice(ends[0] // CELL, ends[1] // CELL + 1))
         return spans[0], spans[1]
 
     def prompt_around(self, patch: Patch) -> FloatArray | None:
@@ -143,7 +159,15 @@ class Frame:
         (x_min, x_max), (y_min, y_max) = sides
         box = np.array([x_min, y_min, x_max, y_max], np.float32)
         box += np.array([-1, -1, 1, 1], np.float32) * PROPAGATION_MARGIN
-        return box.clip(0, INPUT_SIZE)
+        return self._turned(box.clip(0, INPUT_SIZE))
+
+    def _turned(self, prompts: FloatArray) -> FloatArray:
+        """Prompts (..., 4) of what is not mirrored as they are here."""
+        if not self.mirrored:
+            return prompts
+        turned = prompts.copy()
+        turned[..., [2, 0]] = (self.inner[1] - 1 - prompts[..., [0, 2]]).clip(0)
+        return turned
 
     def samples(
         self, axis: int, wanted: slice
@@ -156,7 +180,10 @@ class Frame:
         pixels = np.arange(wanted.start, wanted.stop) - self.start[axis]
         positions = ((pixels + 0.5) * (inner / self.size[axis]) - 0.5).clip(0, inner - 1)
         low = positions.astype(np.int64)
-        return low, np.minimum(low + 1, inner - 1), (positions - low).astype(np.float32)
+        high, weight = np.minimum(low + 1, inner - 1), (positions - low).astype(np.float32)
+        if self.mirrored and axis == 1:
+            low, high = inner - 1 - low, inner - 1 - high
+        return low, high, weight
 
 
 @dataclass(frozen=True)
@@ -181,6 +208,8 @@ class Answer:
             values = values[values < inner]  # not from the padding
             if values.size == 0:
                 return None
+            if self.frame.mirrored and axis == 1:
+                values = inner - 1 - values[::-1]
             reached = _reached(values, size, inner, self.frame.start[axis])
             parts.append(overlap(reached, limits[axis]))
         rows, columns = parts

@@ -82,7 +82,7 @@ def estimate_peak(
         reading += 3 * pixels  # without alpha
     labels = pixels * np.min_scalar_type(boxes).itemsize
     mask = 16 * math.prod(shape[1:]) if is_volume else 0  # of one object, interpolated
-    prompts = (3 if is_volume else 1) * PROMPT_BYTES
+    prompts = (3 if is_volume else 2) * PROMPT_BYTES  # an image is looked at twice
     return PROGRAM_BYTES + prompts + boxes * BOX_BYTES + max(reading, values + labels + mask)
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.case import Case, label_dtype
+from app.follow import IN_PLANE, Follower, Found, exact_prompts
 from app.frame import (
     CELL,
     EMBEDDING_SIZE,
@@ -37,14 +38,15 @@ from app.frame import (
     strips,
 )
 from app.memory import Plan, estimate_peak, plan
-from app.views import WEIGHTS, View, choose_views
+from app.views import View, choose_views
 
 MODES = ("best", "exact")
 DEFAULT_MODE = "best"
-IMAGE_CROPS, VOLUME_CROPS = 16, 0  # most crops of a slice
+IMAGE_CROPS, VOLUME_CROPS = 4, 2  # most crops of a slice
+LEAST_ASKED = 15  # slices of a box, if it has as many: of more, each second or third will do
+MOST_STEP = 3
 DECODE_BATCH = 6  # prompts per call, at most: up to 30 MB each
 CELL_STEP = 4  # sizes of decoded rectangles are multiples of it: each new one is prepared for
-IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
 EMBEDDINGS_KEPT = 256  # at most, of 4 MiB: slices that both directions of the walk visit
 LARGE_IMAGE = 1 << 30  # bytes; beside one, the encoder's buffers are not kept for the next slice
 
@@ -125,8 +127,12 @@ def segment(
         case.image.shape, case.image.dtype, len(boxes), is_volume=case.is_volume
     )
     means = plan(peak, memory_limit, Plan(DECODE_BATCH, EMBEDDINGS_KEPT))
-    views = choose_views(boxes[:, IN_PLANE], height, width, max_crops)
-    walk = Walk(painted, boxes, views, mode)
+    best = mode == "best"
+    views = choose_views(
+        boxes[:, IN_PLANE], height, width, max_crops, mirror=best and not case.is_volume
+    )
+    steps = [slice_step(box[2], box[5]) if best else 1 for box in boxes.tolist()]
+    walk = Walk(painted, boxes, views, steps, Follower(image) if best else None)
     slices = Slices(image, network, walk.visits, means, clock or Clock())
     ious = {} if predicted_iou is None else predicted_iou
     for done, _ in enumerate(walk.steps(slices, ious), start=1):
@@ -221,90 +227,113 @@ def middle_slices(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return ((boxes[:, 5] - boxes[:, 2]) / 2 + boxes[:, 2]).astype(np.int64)
 
 
-def walk_plan(boxes: npt.NDArray[np.float64]) -> list[tuple[int, list[int]]]:
-    """Slices in the order of the walk, each with the boxes (by index) that are decoded there.
+def slice_step(first: float, last: float) -> int:
+    """Every how many slices a box from `first` to `last` is asked in mode "best"."""
+    return max(1, min(MOST_STEP, int(last - first + 1) // LEAST_ASKED))
 
-    `boxes` is (N, 6), z inclusive. First upwards: every box from its middle slice to its last; then
-    downwards: every box from the slice below its middle to its first. In each direction a box meets
-    its slices in order, whatever the others do.
+
+def asked_slices(first: int, last: int, middle: int, step: int) -> list[int]:
+    """Slices of a box that are asked: its ends, its middle, and of those between every `step`-th.
+
+    The same ones for all boxes, as far as they cross them, so that few are encoded.
     """
-    firsts, lasts = boxes[:, 2].astype(int), boxes[:, 5].astype(int)
-    middles = middle_slices(boxes)
-    plan = []
-    for z in range(middles.min(), lasts.max() + 1):
-        plan.append((z, np.flatnonzero((middles <= z) & (z <= lasts)).tolist()))
-    for z in range(middles.max() - 1, firsts.min() - 1, -1):
-        plan.append((z, np.flatnonzero((firsts <= z) & (z < middles)).tolist()))
-    return [(z, which) for z, which in plan if which]
+    return sorted({first, middle, last, *range(-(-first // step) * step, last, step)})
 
 
-def _prompts(given: FloatArray, neighbour: FloatArray | None, mode: str) -> FloatArray:
-    """Prompts (P, 4) of a slice from the given box (4,) and that of the neighbour's mask (4,)."""
-    if neighbour is None:
-        return given[np.newaxis]
-    if mode == "exact":
-        return neighbour[np.newaxis]
-    return np.stack([given, (given + neighbour) / 2, neighbour])
+def walk_plan(
+    boxes: npt.NDArray[np.float64], steps: Sequence[int] | None = None
+) -> list[tuple[int, list[int]]]:
+    """Slices in the order of the walk, each with the boxes (by index) that are asked there.
+
+    `boxes` is (N, 6), z inclusive; of box i every `steps[i]`-th slice is asked. First upwards:
+    every box from its middle slice to its last; then downwards: every box from below its middle to
+    its first. In each direction a box meets its slices in order, whatever the others do.
+    """
+    middles = middle_slices(boxes).tolist()
+    upwards: dict[int, list[int]] = defaultdict(list)
+    downwards: dict[int, list[int]] = defaultdict(list)
+    for i, (box, middle) in enumerate(zip(boxes.astype(int).tolist(), middles, strict=True)):
+        for z in asked_slices(box[2], box[5], middle, steps[i] if steps else 1):
+            (upwards if z >= middle else downwards)[z].append(i)
+    return [*sorted(upwards.items()), *sorted(downwards.items(), reverse=True)]
 
 
 class Walk:
     """The boxes of a case, followed together through its slices."""
 
     def __init__(
-        self, labels: Labels, boxes: npt.NDArray[np.float64], views: Sequence[View], mode: str
-    ) -> None:
-        """Boxes (N, 6), each shown as its view says; `labels` (D, H, W) are to be painted."""
-        self._labels, self._boxes, self._views, self._mode = labels, boxes, views, mode
+        self, labels: Labels, boxes: npt.NDArray[np.float64], views: Sequence[View],
+        steps: Sequence[int], follower: Follower | None,
+    ) -> None:  # fmt: skip
+        """Boxes (N, 6), each shown as its view says; `labels` (D, H, W) are to be painted.
+
+        Of box i every `steps[i]`-th slice is asked, those between are interpolated. Without a
+        follower the rules are those of mode "exact".
+        """
+        self._labels, self._boxes, self._views = labels, boxes, views
+        self._follower = follower
         self._limits = [self._within(box) for box in boxes[:, IN_PLANE]]
         self._middles = middle_slices(boxes)
-        self.plan = walk_plan(boxes)
+        self.plan = walk_plan(boxes, steps)
         self.visits = Counter(
-            (frame, z) for z, which in self.plan for view in self._by_view(which) for frame in view
+            (frame, z)
+            for z, which in self.plan
+            for view in self._by_view(which)
+            for frame, _ in view
         )
 
     def steps(self, slices: Slices, ious: PredictedIou) -> Iterator[None]:
         """Paint the labels and fill `ious`; one step for each slice of the plan."""
-        upwards: dict[int, Patch] = {}  # masks of the neighbouring slice, by box
-        downwards: dict[int, Patch] = {}
+        upwards: dict[int, Found] = {}  # in the neighbouring slice that was asked, by box
+        downwards: dict[int, Found] = {}
         for z, crossing in self.plan:
             for view, which in self._by_view(crossing).items():
                 known = [(upwards if z >= self._middles[i] else downwards).get(i) for i in which]
-                for i, (answers, iou) in zip(
-                    which, self._ask(slices, z, view, which, known), strict=True
-                ):
+                answered = self._ask(slices, z, view, which, known)
+                for i, before, (answers, carried, iou) in zip(which, known, answered, strict=True):
                     ious.setdefault(i, []).append(iou)
-                    alone = self._boxes[i, 2] == self._boxes[i, 5]  # no neighbour to ask
-                    # the mask of a large image, as float32 and more than once, takes gigabytes
-                    for part in strips(self._limits[i]) if alone else [self._limits[i]]:
-                        patch = mask_of(answers, part)
-                        target = self._labels[z, patch.rows, patch.columns]
-                        target[patch.mask & (target <= i)] = i + 1  # later boxes win, in any order
+                    if self._boxes[i, 2] == self._boxes[i, 5]:  # no neighbour to ask
+                        # the mask of a large image, as float32 and more than once, takes gigabytes
+                        for part in strips(self._limits[i]):
+                            self._paint(z, i, mask_of(answers, part))
+                        continue
+                    found = Found(z, answers, mask_of(answers, self._limits[i]), carried)
+                    self._paint(z, i, found.patch)
+                    for between, mixed in found.since(before):
+                        self._paint(between, i, mask_of(mixed, self._limits[i]))
                     if z >= self._middles[i]:
-                        upwards[i] = patch
+                        upwards[i] = found
                     if z <= self._middles[i]:
-                        downwards[i] = patch
+                        downwards[i] = found
             yield
+
+    def _paint(self, z: int, i: int, patch: Patch) -> None:
+        target = self._labels[z, patch.rows, patch.columns]
+        target[patch.mask & (target <= i)] = i + 1  # later boxes win, in any order
 
     def _ask(
         self, slices: Slices, z: int, view: View, which: list[int],
-        neighbours: Sequence[Patch | None],
-    ) -> Iterator[tuple[list[Answer], float]]:  # fmt: skip
-        """Answers about boxes `which` in the view's frames, weighted, and mean predicted IoU."""
-        asked = []
-        for frame in view:
-            given = frame.prompts(self._boxes[which][:, IN_PLANE])
-            prompts = [
-                _prompts(box, None if mask is None else frame.prompt_around(mask), self._mode)
-                for box, mask in zip(given, neighbours, strict=True)
-            ]
-            asked.append(slices.ask(frame, z, prompts, [self._limits[i] for i in which]))
-        weights = WEIGHTS[len(view)]
-        for answers in zip(*asked, strict=True):
-            both = list(zip(answers, weights, strict=True))
-            yield (
-                [replace(answer, weight=weight) for (answer, _), weight in both],
-                sum(iou * weight for (_, iou), weight in both),
+        neighbours: Sequence[Found | None],
+    ) -> Iterator[tuple[list[Answer], dict[Frame, FloatArray], float]]:  # fmt: skip
+        """Of each box in slice `z`: weighted answers, what was carried there, predicted IoU."""
+        boxes, limits = self._boxes[which], [self._limits[i] for i in which]
+        looks = []
+        for frame, weight in view:
+            if self._follower:
+                asked = self._follower.prompts(frame, z, boxes, neighbours)
+            else:
+                asked = exact_prompts(frame, boxes, neighbours)
+            prompts, carried = zip(*asked, strict=True)
+            answered = slices.ask(frame, z, prompts, limits)
+            looks.append(
+                (replace(answer, weight=weight), mask, weight * iou)
+                for (answer, iou), mask in zip(answered, carried, strict=True)
             )
+        for of_box in zip(*looks, strict=True):
+            answers, masks, ious = zip(*of_box, strict=True)
+            frames = [frame for frame, _ in view]
+            known = {f: mask for f, mask in zip(frames, masks, strict=True) if mask is not None}
+            yield list(answers), known, sum(ious)
 
     def _by_view(self, which: Sequence[int]) -> dict[View, list[int]]:
         """Boxes `which`, in their order, by what they are shown in."""
@@ -316,7 +345,7 @@ class Walk:
     def _within(self, box: npt.NDArray[np.float64]) -> Span:
         """Rows and columns outside which the mask of a box (4,) does not count."""
         height, width = self._labels.shape[1:]
-        if self._mode == "exact":
+        if self._follower is None:
             return slice(0, height), slice(0, width)
         rows, columns = box_pixels(box)
         return overlap(rows, slice(0, height)), overlap(columns, slice(0, width))

@@ -7,6 +7,7 @@ bound on their number (docs/decisions.md has the figures behind the constants).
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,19 +20,21 @@ MARGIN = 0.5  # of a box's longer side, between it and its crop's border
 MIN_CROP = 32  # slice pixels; a smaller crop shows nothing but interpolation
 MOST_TRIED = 16  # times as many of the widest crops are looked at as may be used
 MIN_GAIN = 1.5  # times a crop must be smaller than the slice
-WEIGHTS = {1: (1.0,), 2: (2 / 3, 1 / 3)}  # of the logits of (whole,) and of (crop, whole)
+CROP_WEIGHT = 2 / 3  # of a crop's logits; the rest is the whole slice's
 
 Boxes = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-View = tuple[Frame, ...]  # (whole slice,) or (crop, whole slice)
+View = tuple[tuple[Frame, float], ...]  # what a box is shown in, with the weight of its logits
 
 
-def choose_views(boxes: Boxes, height: int, width: int, max_crops: int) -> list[View]:
+def choose_views(
+    boxes: Boxes, height: int, width: int, max_crops: int, *, mirror: bool = False
+) -> list[View]:
     """What each of `boxes` (N, 4) of a slice (height, width) is shown in.
 
     Small boxes get crops, `max_crops` of them at most, as far enlarged as this allows; where
     even the widest crops are too many, the boxes of the surplus ones are only shown in the whole
-    slice, as the large ones are.
+    slice, as the large ones are: if `mirror`, as it is and mirrored.
     """
     sides = (boxes[:, 2:] - boxes[:, :2] + 1).max(axis=1)
     longer = max(height, width)
@@ -43,10 +46,11 @@ def choose_views(boxes: Boxes, height: int, width: int, max_crops: int) -> list[
         if len(crops) <= max_crops:
             break
     whole = Frame(height, width)
-    views: list[View] = [(whole,)] * len(boxes)
+    looks = [whole, replace(whole, mirrored=True)] if mirror else [whole]
+    views: list[View] = [tuple((look, 1 / len(looks)) for look in looks)] * len(boxes)
     for crop, held in sorted(crops, key=lambda item: -len(item[1]))[:max_crops]:
         for i in held:
-            views[i] = (crop, whole)
+            views[i] = (crop, CROP_WEIGHT), (whole, 1 - CROP_WEIGHT)
     return views
 
 

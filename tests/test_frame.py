@@ -1,5 +1,6 @@
 """The letterbox, with numbers one can check on paper and against the baseline's rules."""
 
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -264,6 +265,34 @@ def test_a_frame_of_a_part_counts_pixels_as_the_slice_does():
     np.testing.assert_array_equal(
         part.prompt_around(patch), [40 - 3, 20 - 3, 123 + 3, 123 + 3]
     )
+
+
+@given(frames_with_box())
+def test_a_mirrored_frame_shows_the_mirror_image_and_says_the_same(frame_and_box):
+    frame, box = frame_and_box
+    mirrored = replace(frame, mirrored=True)
+    image = (np.arange(frame.height * frame.width) % 251).astype(np.uint8).reshape(frame.size)
+    height, width = frame.inner
+    np.testing.assert_array_equal(
+        mirrored.pixels(image)[0, :, :height, :width],
+        frame.pixels(image)[0, :, :height, :width][:, :, ::-1],
+    )
+    logits = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
+    turned = logits.copy()
+    turned[:, :width] = logits[:, :width][:, ::-1]
+    np.testing.assert_array_equal(whole_mask(mirrored, turned), whole_mask(frame, logits))
+    for way in (Frame.prompts, Frame.wide_prompts):
+        (prompt,), (there,) = way(frame, box[np.newaxis]), way(mirrored, box[np.newaxis])
+        wanted = [width - 1 - prompt[2], prompt[1], width - 1 - prompt[0], prompt[3]]
+        np.testing.assert_array_equal(there, np.maximum(wanted, 0))
+
+
+def test_wide_prompts_hold_all_of_the_last_pixel_and_one_more():
+    """64 input pixels a pixel, then a quarter of one."""
+    boxes = np.array([[1.0, 0, 2, 0]])
+    np.testing.assert_array_equal(Frame(2, 4).wide_prompts(boxes), [[63, 0, 192, 64]])
+    boxes = np.array([[101.0, 203, 401, 407]])
+    np.testing.assert_array_equal(Frame(1024, 800).wide_prompts(boxes), [[24, 49, 101, 102]])
 
 
 def test_the_weighted_sum_of_answers_decides():

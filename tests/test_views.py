@@ -6,16 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.frame import Frame
-from app.views import MARGIN, MIN_CROP, MOST_TRIED, SMALL_BOX, WEIGHTS, ZOOMS, choose_views
+from app.views import CROP_WEIGHT, MARGIN, MIN_CROP, MOST_TRIED, SMALL_BOX, ZOOMS, choose_views
 
 
 def crops_of(views):
-    return {view[0] for view in views if len(view) > 1}
+    return {view[0][0] for view in views if len(view) > 1}
 
 
 def test_a_slice_of_large_boxes_is_shown_whole():
     boxes = np.array([[10, 10, 200, 150], [0, 0, 255, 255]], float)
-    assert choose_views(boxes, 256, 256, 16) == [(Frame(256, 256),)] * 2
+    whole = Frame(256, 256)
+    assert choose_views(boxes, 256, 256, 16) == [((whole, 1.0),)] * 2
+    mirrored = Frame(256, 256, mirrored=True)
+    both = (whole, 0.5), (mirrored, 0.5)
+    assert choose_views(boxes, 256, 256, 16, mirror=True) == [both] * 2
 
 
 @pytest.mark.parametrize(("side", "crops"), [(SMALL_BOX - 1, 1), (SMALL_BOX, 0)])
@@ -23,19 +27,15 @@ def test_a_box_is_small_by_its_longer_side_in_the_frame(side, crops):
     box = np.array([[100, 100, 100 + 2 * side - 1, 110]], float)  # at half a frame pixel a pixel
     (view,) = choose_views(box, 512, 512, 16)
     assert len(view) == 1 + crops
-    assert view[-1] == Frame(512, 512)  # which a small box is shown in, too
+    # a small box is shown in the whole slice, too
+    assert view[-1] == (Frame(512, 512), pytest.approx(1 - CROP_WEIGHT if crops else 1))
 
 
 def test_a_crop_is_four_boxes_wide_and_not_below_the_least():
     boxes = np.array([[500, 300, 519, 309], [100, 700, 101, 701]], float)
-    (large, _), (small, _) = choose_views(boxes, 1000, 1000, 16)
+    ((large, _), _), ((small, _), _) = choose_views(boxes, 1000, 1000, 16, mirror=True)
     assert large.size == (80, 80)
     assert small.size == (MIN_CROP, MIN_CROP)
-
-
-def test_the_weights_of_a_boxs_frames_make_a_mean():
-    assert [len(weights) for weights in WEIGHTS.values()] == list(WEIGHTS)
-    assert all(sum(weights) == pytest.approx(1) for weights in WEIGHTS.values())
 
 
 def test_a_grid_of_boxes_shares_crops_and_the_bound_holds():
@@ -67,9 +67,10 @@ def test_each_box_is_shown_once_and_whole_with_its_margin(drawn, most):
     assert len(views) == len(boxes)
     assert len(crops_of(views)) <= most
     for view, (x_min, y_min, x_max, y_max) in zip(views, boxes, strict=True):
-        assert view[-1] == Frame(height, width)
+        assert view[-1][0] == Frame(height, width)
+        assert sum(weight for _, weight in view) == pytest.approx(1)
         margin = MARGIN * (max(x_max - x_min, y_max - y_min) + 1)
-        rows, columns = view[0].span
+        rows, columns = view[0][0].span
         assert 0 <= rows.start < rows.stop <= height
         assert 0 <= columns.start < columns.stop <= width
         # start is rounded down, so up to a pixel of the margin may be lost

@@ -1,0 +1,168 @@
+"""How an object is followed from slice to slice: what a slice is asked with.
+
+The given box of a volume is the extent of the object over all of its slices, so in most of them it
+is too large, and the network tends to fill it. Mode "exact" asks with the box of the neighbour's
+mask alone, as LiteMedSAM does. Mode "best" asks three times, with
+
+    the given box;
+    a box as large as objects are there, by their usual taper, around where the neighbour's was;
+    the box of the neighbour's mask, carried along by the optical flow between the slices;
+
+docs/decisions.md has the figures of these and other rules.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from app.frame import INPUT_SIZE, Answer, FloatArray, Frame, Patch
+
+# Sides of an object in a slice, in sides of its box, by its distance from the box's middle slice
+# in tenths of half the box's extent: means over 33 data sets of the training corpus.
+TAPER = (0.90, 0.89, 0.88, 0.86, 0.83, 0.79, 0.74, 0.66, 0.57, 0.45, 0.25)
+EXPECTED_MARGIN = 1  # input pixels around a box of that size
+CARRIED_MARGIN = 2  # input pixels around the mask that was carried along
+RENEWAL = 0.3  # of what is carried on from a slice is its mask, the rest what was carried into it
+
+IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
+
+Boxes = npt.NDArray[np.float64]
+
+
+# Prompts (P, 4) of a box in a slice, and its mask (256, 256) as flow carried it there
+Asked = tuple[FloatArray, FloatArray | None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found of a box in a slice that was asked."""
+
+    z: int
+    answers: list[Answer]
+    patch: Patch
+    carried: dict[Frame, FloatArray] = field(default_factory=dict)
+
+    def since(self, before: "Found | None") -> Iterator[tuple[int, list[Answer]]]:
+        """Slices between this one and the one before, with answers interpolated between both's."""
+        if before is None:
+            return
+        for z in range(min(self.z, before.z) + 1, max(self.z, before.z)):
+            share = (z - before.z) / (self.z - before.z)
+            yield z, [
+                *(replace(answer, weight=answer.weight * (1 - share)) for answer in before.answers),
+                *(replace(answer, weight=answer.weight * share) for answer in self.answers),
+            ]
+
+    def to_carry(self, frame: Frame, given: FloatArray) -> FloatArray:
+        """What goes on from here (256, 256), 0..1, in the input pixels of one of the frames.
+
+        Of the mask, only what is inside the given box (4,).
+        """
+        found, mask = np.zeros((2, INPUT_SIZE, INPUT_SIZE), np.float32)
+        answer = next(a for a in self.answers if a.frame == frame)
+        row, column = answer.corner
+        height, width = answer.logits.shape
+        found[row : row + height, column : column + width] = answer.logits > 0
+        left, top, right, bottom = given.astype(int)
+        inside = slice(top, bottom + 1), slice(left, right + 1)
+        mask[inside] = found[inside]
+        if frame in self.carried:
+            mask = RENEWAL * mask + (1 - RENEWAL) * self.carried[frame]
+        return mask
+
+
+def exact_prompts(
+    frame: Frame, boxes: Boxes, neighbours: Sequence[Found | None]
+) -> list[Asked]:
+    """The box of each neighbour's mask; the given one (N, 6) where there is none."""
+    asked: list[Asked] = []
+    for box, near in zip(frame.prompts(boxes[:, IN_PLANE]), neighbours, strict=True):
+        around = None if near is None else frame.prompt_around(near.patch)
+        asked.append(((box if around is None else around)[np.newaxis], None))
+    return asked
+
+
+class Follower:
+    """Asks with the three boxes of mode "best"."""
+
+    def __init__(self, image: npt.NDArray[np.uint8]) -> None:
+        """For a volume (D, H, W); an image (1, H, W) or (1, H, W, 3) has no neighbours to ask."""
+        self._image = image
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flows: dict[tuple[Frame, int, int], FloatArray] = {}
+
+    def prompts(
+        self, frame: Frame, z: int, boxes: Boxes, neighbours: Sequence[Found | None]
+    ) -> list[Asked]:
+        """Prompts for boxes (N, 6) in slice `z`."""
+        asked: list[Asked] = []
+        for box, given, near in zip(
+            boxes, frame.wide_prompts(boxes[:, IN_PLANE]), neighbours, strict=True
+        ):
+            if near is None:
+                asked.append((given[np.newaxis], None))
+                continue
+            around = frame.prompt_around(near.patch)
+            share = expected_share(z, box[2], box[5], len(self._image))
+            expected = expected_box(given, given if around is None else around, share)
+            carried = self._carry(near.to_carry(frame, given), frame, z, near.z)
+            asked.append((np.stack([given, expected, box_of(carried, given)]), carried))
+        return asked
+
+    def _carry(self, mask: FloatArray, frame: Frame, z: int, before: int) -> FloatArray:
+        """A mask (256, 256) of slice `before` moved as what is in the slice moves to `z`."""
+        key = frame, z, before
+        if key not in self._flows:
+            if any(other != z for _, other, _ in self._flows):
+                self._flows.clear()
+            height, width = frame.inner
+            here, there = (
+                (frame.pixels(self._image[slice_])[0, 0, :height, :width] * 255).astype(np.uint8)
+                for slice_ in (z, before)
+            )
+            moved = self._flow.calc(here, there, np.zeros((height, width, 2), np.float32))
+            grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+            self._flows[key] = (moved + grid).astype(np.float32)
+        places = self._flows[key]
+        height, width = places.shape[:2]
+        carried = np.zeros_like(mask)
+        carried[:height, :width] = cv2.remap(
+            mask[:height, :width], places[:, :, 0], places[:, :, 1], cv2.INTER_LINEAR
+        )
+        return carried
+
+
+def expected_share(z: int, first: float, last: float, depth: int) -> float:
+    """Sides of an object in slice `z` in sides of its box, which goes from `first` to `last`.
+
+    Where the volume of `depth` slices ends with the box, it rather cuts the object.
+    """
+    offset = (z - (first + last) / 2) / ((last - first + 1) / 2)
+    cut = first <= 0 if offset < 0 else last >= depth - 1
+    return float(np.interp(0 if cut else abs(offset), np.linspace(0, 1, len(TAPER)), TAPER))
+
+
+def expected_box(given: FloatArray, around: FloatArray, share: float) -> FloatArray:
+    """A box (4,) of `share` of the given one's sides inside it, as near to `around` as can be."""
+    low, high = given[:2], given[2:]
+    half = np.minimum(share * (high - low) / 2 + EXPECTED_MARGIN, (high - low) / 2)
+    centre = ((around[:2] + around[2:]) / 2).clip(low + half, high - half)
+    return np.concatenate([centre - half, centre + half])
+
+
+def box_of(carried: FloatArray, given: FloatArray) -> FloatArray:
+    """The box (4,) around a mask 0..1, a little wider, inside the given one; that one if empty."""
+    sides = []
+    for axis in (0, 1):  # of x, then of y
+        line = np.flatnonzero((carried > 0.5).any(axis=axis))
+        if line.size == 0:
+            return given
+        sides.append(line[[0, -1]] + np.array([-1, 1]) * CARRIED_MARGIN)
+    (left, right), (top, bottom) = sides
+    low, high = given[:2], given[2:]
+    box = np.array([left, top, right, bottom], np.float32)
+    box = np.concatenate([np.maximum(box[:2], low), np.minimum(box[2:], high)])
+    return box if (box[2:] > box[:2]).all() else given

@@ -1,0 +1,136 @@
+"""What a slice of a volume is asked with, on paper."""
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ellipse
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.follow import (
+    CARRIED_MARGIN,
+    RENEWAL,
+    TAPER,
+    Follower,
+    Found,
+    box_of,
+    expected_box,
+    expected_share,
+)
+from app.frame import Answer, Frame, mask_of
+
+SIDE = 256
+FRAME = Frame(SIDE, SIDE)
+
+
+def found_at(z, mask, frame=FRAME, carried=None):
+    """`mask` (256, 256) as the network's answer in slice `z`."""
+    answers = [Answer(frame, np.where(mask, 1, -1).astype(np.float32), (0, 0))]
+    return Found(z, answers, mask_of(answers, frame.span), carried or {})
+
+
+@pytest.mark.parametrize(
+    ("z", "share"),
+    [(20, TAPER[0]), (10, TAPER[5]), (30, TAPER[5]), (25, (TAPER[2] + TAPER[3]) / 2), (0, None)],
+)
+def test_an_object_tapers_towards_the_ends_of_its_box(z, share):
+    """Slices 0.5 to 39.5 of a deep volume, so that half the extent is 20."""
+    found = expected_share(z, 0.5, 39.5, 1000)
+    assert found == pytest.approx(share or TAPER[10], abs=0.01)
+
+
+def test_where_the_volume_ends_the_object_is_cut_and_does_not_taper():
+    assert expected_share(0, 0, 39, 40) == expected_share(39, 0, 39, 40) == TAPER[0]
+    assert expected_share(0, 0, 39, 60) == TAPER[0]
+    assert expected_share(39, 0, 39, 60) < TAPER[9]
+
+
+def test_the_expected_box_has_its_share_of_the_sides_and_stays_inside():
+    given_box, around = np.array([10.0, 20, 110, 60]), np.array([50.0, 30, 60, 40])
+    # half of 100 and of 40, and a pixel around
+    np.testing.assert_array_equal(expected_box(given_box, around, 0.5), [29, 24, 81, 46])
+    corner = np.array([10.0, 20, 14, 24])
+    np.testing.assert_array_equal(expected_box(given_box, corner, 0.5), [10, 20, 62, 42])
+
+
+boxes = st.tuples(*[st.integers(0, 200)] * 2, *[st.integers(1, 50)] * 2).map(
+    lambda b: np.array([b[0], b[1], b[0] + b[2], b[1] + b[3]], np.float32)
+)
+
+
+@given(boxes, boxes, st.floats(0, 1))
+def test_no_box_that_is_asked_leaves_the_given_one(given_box, other, share):
+    mask = np.zeros((SIDE, SIDE), np.float32)
+    left, top, right, bottom = other.astype(int)
+    mask[top:bottom, left:right] = 1
+    for box in (expected_box(given_box, other, share), box_of(mask, given_box)):
+        assert (box[:2] >= given_box[:2] - 1e-3).all()
+        assert (box[2:] <= given_box[2:] + 1e-3).all()
+        assert (box[2:] > box[:2]).all()
+
+
+def test_the_box_of_a_carried_mask_is_a_little_wider_and_an_empty_one_is_the_given():
+    given_box = np.array([0, 0, 200, 200], np.float32)
+    mask = np.zeros((SIDE, SIDE), np.float32)
+    mask[30:40, 50:80] = 0.6
+    m = CARRIED_MARGIN
+    np.testing.assert_array_equal(box_of(mask, given_box), [50 - m, 30 - m, 79 + m, 39 + m])
+    np.testing.assert_array_equal(box_of(mask * 0.5, given_box), given_box)
+
+
+def test_of_what_is_carried_on_a_share_is_renewed_and_nothing_lies_outside_the_box():
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[20:40, 20:40] = True
+    given_box = np.array([10, 10, 29, 250], np.float32)
+    first = found_at(3, mask).to_carry(FRAME, given_box)
+    wanted = mask.copy()
+    wanted[:, 30:] = False
+    np.testing.assert_array_equal(first, wanted)
+    nothing = np.zeros((SIDE, SIDE), np.float32)
+    later = found_at(4, mask, carried={FRAME: nothing}).to_carry(FRAME, given_box)
+    np.testing.assert_allclose(later, RENEWAL * wanted)
+
+
+@pytest.mark.parametrize("frame", [FRAME, Frame(SIDE, SIDE, mirrored=True)])
+def test_flow_carries_a_mask_along_with_what_it_is_of(frame):
+    """A textured ellipse that moves by 6 to the right and 4 down, and shrinks."""
+    texture = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 255, (SIDE, SIDE), np.uint8), (0, 0), 3
+    )
+    masks = [ellipse(SIDE, SIDE, (100, 100), (30, 40)), ellipse(SIDE, SIDE, (104, 106), (28, 37))]
+    shift = np.float32([[0.93, 0, 106 - 93], [0, 0.93, 104 - 93]])
+    inside = [texture, cv2.warpAffine(texture, shift, (SIDE, SIDE))]
+    image = np.stack([np.where(m, 100 + t // 2, 20) for m, t in zip(masks, inside, strict=True)])
+    seen = masks[0][:, ::-1] if frame.mirrored else masks[0]
+    (asked,) = Follower(image.astype(np.uint8)).prompts(
+        frame, 1, np.array([[40.0, 40, 0, 180, 180, 1]]), [found_at(0, seen, frame)]
+    )
+    prompts, carried = asked
+    wanted = masks[1][:, ::-1] if frame.mirrored else masks[1]
+    overlap = ((carried > 0.5) & wanted).sum() / ((carried > 0.5) | wanted).sum()
+    before = (seen & wanted).sum() / (seen | wanted).sum()
+    assert overlap > 0.93 > before
+    assert len(prompts) == 3
+    ys, xs = np.nonzero(wanted)
+    tight = np.array([xs.min(), ys.min(), xs.max(), ys.max()])
+    assert np.abs(prompts[2] - tight).max() <= CARRIED_MARGIN + 3
+
+
+def test_without_a_neighbour_the_given_box_is_asked_alone():
+    image = np.zeros((1, 40, 60, 3), np.uint8)
+    frame = Frame(40, 60)
+    ((prompts, carried),) = Follower(image).prompts(
+        frame, 0, np.array([[10.0, 10, 0, 30, 20, 0]]), [None]
+    )
+    np.testing.assert_array_equal(prompts, frame.wide_prompts(np.array([[10.0, 10, 30, 20]])))
+    assert carried is None
+
+
+def test_slices_between_two_that_were_asked_get_weighted_answers_of_both():
+    mask = np.zeros((SIDE, SIDE), bool)
+    before, after = found_at(10, mask), found_at(6, mask)
+    between = dict(after.since(before))
+    assert sorted(between) == [7, 8, 9]
+    assert [answer.weight for answer in between[9]] == [0.75, 0.25]
+    assert between[9][0].logits is before.answers[0].logits
+    assert list(after.since(None)) == []
