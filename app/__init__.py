@@ -4,13 +4,14 @@ The way of the data, a module a step:
 
     npz -> case.read_case -> Case: image (H, W[, 3]) or (D, H, W) uint8, boxes, modality
         (intensity: raw scanner values become 0..255, by modality)
-    boxes -> views.choose_views -> whole slices, or crops of them around small boxes
-    view -> segment.Walk: slice after slice, all its boxes together
+    boxes -> views.choose_views -> frames: whole slices, mirrored ones, crops around small boxes
+    segment.Walk: slice after slice, all boxes together
         slice -> frame.pixels -> (1, 3, 256, 256) -> network.encode -> embedding
-        boxes -> frame.prompts -> network.decode -> logits in the boxes -> frame.mask -> masks
+        boxes, masks of the neighbouring slice -> follow -> prompts
+        prompts -> network.decode -> answers: logits in the boxes -> frame.mask_of -> masks
     masks -> labels 1..N in box order -> case.write_labels -> npz, key 'segs'
 
-Reading order: segment, views, frame, case, network. Your own files, and images that are asked for
+Reading order: segment, views, follow, frame, case, network. Your own files, and images that are asked for
 many boxes (`open_image`): app.scans.
 """
 

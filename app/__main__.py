@@ -27,7 +27,17 @@ from app.job import Job
 from app.memory import available_memory, parse_size
 from app.network import AUTO, PRECISIONS, Network, WeightsError, load
 from app.scans.options import about_scans, add_scan_options, as_option, natural
-from app.segment import DEFAULT_MODE, IMAGE_CROPS, MODES, VOLUME_CROPS, Clock, Progress, segment
+from app.segment import (
+    DEFAULT_MODE,
+    IMAGE_CROPS,
+    LEAST_ASKED,
+    MODES,
+    MOST_STEP,
+    VOLUME_CROPS,
+    Clock,
+    Progress,
+    segment,
+)
 from app.stop import Stopped, Stopper
 
 INPUTS = Path("/workspace/inputs")
@@ -77,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         "--crops", type=natural, metavar="N",
         help="most crops of a slice, enlarged for small boxes, in mode best (default "
         f"{IMAGE_CROPS}, of a volume {VOLUME_CROPS})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--step", type=_positive, metavar="K",
+        help="ask every K-th slice of a box and interpolate between (default: in mode best as many "
+        f"as leave {LEAST_ASKED}, {MOST_STEP} at most; in mode exact 1)",
     )  # fmt: skip
     parser.add_argument("--threads", type=_positive, help="default: all this process may use")
     parser.add_argument(
@@ -168,8 +183,8 @@ def segment_file(
         case = read_case(path, options.window, memory_limit=limit)
     progress(0, 1)
     labels = segment(
-        case, network, mode=options.mode, max_crops=options.crops, memory_limit=limit,
-        clock=clock, progress=progress,
+        case, network, mode=options.mode, max_crops=options.crops, step=options.step,
+        memory_limit=limit, clock=clock, progress=progress,
     )  # fmt: skip
     with clock.measure("write"):
         write_labels(output, labels)

@@ -92,6 +92,7 @@ def segment(
     *,
     mode: str = DEFAULT_MODE,
     max_crops: int | None = None,
+    step: int | None = None,
     memory_limit: int | None = None,
     clock: Clock | None = None,
     progress: Progress | None = None,
@@ -101,6 +102,8 @@ def segment(
 
     The dtype is the smallest that holds the number of boxes. `max_crops` bounds how many crops of a
     slice are enlarged for its small boxes (mode "best"; None: `IMAGE_CROPS` or `VOLUME_CROPS`).
+    Of a box's slices every `step`-th is asked, masks between are interpolated (None: every one in
+    mode "exact", else `slice_step`).
     Within `memory_limit` (bytes) it is quicker with more memory, 2 GB at most; labels are the same.
     `progress` is called with slices done and slices in all; one that the walk meets upwards and
     downwards counts twice. `predicted_iou`, an empty dict, is filled.
@@ -131,7 +134,10 @@ def segment(
     views = choose_views(
         boxes[:, IN_PLANE], height, width, max_crops, mirror=best and not case.is_volume
     )
-    steps = [slice_step(box[2], box[5]) if best else 1 for box in boxes.tolist()]
+    if step is None and best:
+        steps = [slice_step(box[2], box[5]) for box in boxes.tolist()]
+    else:
+        steps = [step or 1] * len(boxes)
     walk = Walk(painted, boxes, views, steps, Follower(image) if best else None)
     slices = Slices(image, network, walk.visits, means, clock or Clock())
     ious = {} if predicted_iou is None else predicted_iou

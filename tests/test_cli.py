@@ -81,6 +81,16 @@ def test_the_number_of_crops_is_passed_on(program, inputs, outputs, tiny_network
         program("--crops", "-1")
 
 
+def test_the_step_is_passed_on(program, inputs, outputs, tiny_network):
+    path = make_case_file(inputs, VOLUME, boxes=np.array([[5, 5, 0, 60, 40, 5]]))
+    for step in (1, 3):
+        assert program("--step", str(step))[0] == 0
+        wanted = segment(read_case(path), tiny_network, step=step)
+        np.testing.assert_array_equal(read_labels(outputs / VOLUME), wanted)
+    with pytest.raises(SystemExit):
+        program("--step", "0")
+
+
 def test_a_bad_case_is_one_line_and_the_others_are_written_all_the_same(program, inputs, outputs):
     make_case_file(inputs, IMAGE)
     make_case_file(inputs, "2DBox_US_0.npz", boxes=None)

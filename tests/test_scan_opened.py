@@ -69,14 +69,14 @@ def test_a_second_box_of_a_picture_encodes_nothing_but_a_new_crop():
     image = app.open_image(grey, network, modality="US")
     image.segment([50, 40, 200, 180])
     image.segment([90, 30, 300, 200])
-    assert answers(network) == (1, 2)
-    image.segment([88, 48, 101, 59])  # small: a crop of its own
+    assert answers(network) == (2, 4)  # as it is, and mirrored
+    image.segment([88, 48, 101, 59])  # small: a crop of its own, and the whole one
     image.segment([88, 48, 101, 59])
-    assert answers(network) == (2, 4)
+    assert answers(network) == (3, 8)
     whole = app.open_image(grey, network, modality="US", max_crops=0)
     whole.segment([50, 40, 200, 180])
     whole.segment([88, 48, 101, 59])
-    assert answers(network)[0] == 3
+    assert answers(network)[0] == 5
 
 
 def test_the_latest_embeddings_are_kept(monkeypatch):

@@ -153,8 +153,8 @@ def _run(
     progress(0, 1)
     predicted_iou: PredictedIou = {}
     labels = segment(
-        case, network, mode=options.mode, max_crops=options.crops, clock=clock, progress=progress,
-        predicted_iou=predicted_iou,
+        case, network, mode=options.mode, max_crops=options.crops, step=options.step, clock=clock,
+        progress=progress, predicted_iou=predicted_iou,
     )  # fmt: skip
     with clock.measure("write"):
         page = case.image[0] if case.is_volume else case.image

@@ -101,11 +101,12 @@ class OpenImage:
 
     def __init__(
         self, scan: Scan, network: Encoder, *, modality: str, window: Window, plane: str,
-        mode: str, max_crops: int | None, units: str, space: str | None,
+        mode: str, max_crops: int | None, step: int | None, units: str, space: str | None,
     ) -> None:  # fmt: skip
         """What the arguments are, `open_image` says."""
         self._scan, self._network = scan, Remembering(network)
-        self._mode, self._max_crops, self._units, self._space = mode, max_crops, units, space
+        self._mode, self._max_crops, self._step = mode, max_crops, step
+        self._units, self._space = units, space
         self._walk = choose_walk(scan, plane)
         kind = modality_of(scan, parse_modality(modality) if modality else None)
         self._case = case_of(scan, [], self._walk, kind, window)
@@ -128,7 +129,8 @@ class OpenImage:
         placed = boxes_in_slices(self._segments(boxes, ()), self._walk).astype(np.float64)
         case = dataclasses.replace(self._case, boxes=placed)
         labels = segment(
-            case, self._network, mode=self._mode, max_crops=self._max_crops, progress=progress
+            case, self._network, mode=self._mode, max_crops=self._max_crops, step=self._step,
+            progress=progress,
         )
         return to_grid(labels, self._walk).T.reshape(self.shape)
 
@@ -179,6 +181,7 @@ def open_image(
     plane: str = ACQUIRED,
     mode: str = DEFAULT_MODE,
     max_crops: int | None = None,
+    step: int | None = None,
     units: str = "voxel",
     space: str | None = None,
     volume: int | None = None,
@@ -198,6 +201,7 @@ def open_image(
         plane: "axial", "coronal", "sagittal", or as it was acquired.
         mode: of `segment`.
         max_crops: of `segment`; 0 encodes nothing but whole slices.
+        step: of `segment`.
         units: of boxes, "voxel" or "mm".
         space: of boxes in mm, "RAS" or "LPS".
         volume: which one of a file that has several.
@@ -213,5 +217,5 @@ def open_image(
         scan = scan_of_array(source, spacing_mm, is_volume=is_volume)
     return OpenImage(
         scan, network, modality=modality, window=window, plane=plane, mode=mode,
-        max_crops=max_crops, units=units, space=space,
+        max_crops=max_crops, step=step, units=units, space=space,
     )  # fmt: skip
