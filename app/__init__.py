@@ -11,8 +11,8 @@ The way of the data, a module a step:
         prompts -> network.decode -> answers: logits in the boxes -> frame.mask_of -> masks
     masks -> labels 1..N in box order -> case.write_labels -> npz, key 'segs'
 
-Reading order: segment, views, follow, frame, case, network. Your own files, and images that are asked for
-many boxes (`open_image`): app.scans.
+Reading order: segment, views, follow, frame, case, network. Your own files, and images that are
+asked for many boxes (`open_image`): app.scans.
 """
 
 from typing import TYPE_CHECKING

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from app.frame import INPUT_SIZE, Answer, FloatArray, Frame, Patch
+from app.frame import INPUT_SIZE, Answer, FloatArray, Frame, Patch, Span
 
 # Sides of an object in a slice, in sides of its box, by its distance from the box's middle slice
 # in tenths of half the box's extent: means over 33 data sets of the training corpus.
@@ -32,7 +32,7 @@ IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
 Boxes = npt.NDArray[np.float64]
 
 
-# Prompts (P, 4) of a box in a slice, and its mask (256, 256) as flow carried it there
+# Prompts (P, 4) of a box in a slice, and its mask (h, w), under the given box, as flow carried it
 Asked = tuple[FloatArray, FloatArray | None]
 
 
@@ -56,22 +56,16 @@ class Found:
                 *(replace(answer, weight=answer.weight * share) for answer in self.answers),
             ]
 
-    def to_carry(self, frame: Frame, given: FloatArray) -> FloatArray:
-        """What goes on from here (256, 256), 0..1, in the input pixels of one of the frames.
-
-        Of the mask, only what is inside the given box (4,).
-        """
-        found, mask = np.zeros((2, INPUT_SIZE, INPUT_SIZE), np.float32)
+    def to_carry(self, frame: Frame, inside: Span) -> FloatArray:
+        """What goes on from here, 0..1, at the input pixels `inside` (h, w) of `frame`."""
+        mask = np.zeros((INPUT_SIZE, INPUT_SIZE), np.float32)
         answer = next(a for a in self.answers if a.frame == frame)
         row, column = answer.corner
         height, width = answer.logits.shape
-        found[row : row + height, column : column + width] = answer.logits > 0
-        left, top, right, bottom = given.astype(int)
-        inside = slice(top, bottom + 1), slice(left, right + 1)
-        mask[inside] = found[inside]
+        mask[row : row + height, column : column + width] = answer.logits > 0
         if frame in self.carried:
-            mask = RENEWAL * mask + (1 - RENEWAL) * self.carried[frame]
-        return mask
+            return RENEWAL * mask[inside] + (1 - RENEWAL) * self.carried[frame]
+        return mask[inside]
 
 
 def exact_prompts(
@@ -92,7 +86,7 @@ class Follower:
         """For a volume (D, H, W); an image (1, H, W) or (1, H, W, 3) has no neighbours to ask."""
         self._image = image
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._flows: dict[tuple[Frame, int, int], FloatArray] = {}
+        self._kept: dict[tuple[Frame, int, int], FloatArray] = {}
 
     def prompts(
         self, frame: Frame, z: int, boxes: Boxes, neighbours: Sequence[Found | None]
@@ -108,31 +102,36 @@ class Follower:
             around = frame.prompt_around(near.patch)
             share = expected_share(z, box[2], box[5], len(self._image))
             expected = expected_box(given, given if around is None else around, share)
-            carried = self._carry(near.to_carry(frame, given), frame, z, near.z)
-            asked.append((np.stack([given, expected, box_of(carried, given)]), carried))
+            inside = input_pixels(given, frame)
+            start = np.array([inside[1].start, inside[0].start], np.float32)  # x and y
+            x, y = np.moveaxis(self._places(frame, z, near.z)[inside] - start, -1, 0)
+            moved = cv2.remap(near.to_carry(frame, inside), x, y, cv2.INTER_LINEAR)
+            carried = np.asarray(moved, np.float32)
+            asked.append((np.stack([given, expected, box_of(carried, start, given)]), carried))
         return asked
 
-    def _carry(self, mask: FloatArray, frame: Frame, z: int, before: int) -> FloatArray:
-        """A mask (256, 256) of slice `before` moved as what is in the slice moves to `z`."""
+    def _places(self, frame: Frame, z: int, before: int) -> FloatArray:
+        """Where in slice `before` was what is at an input pixel of slice `z`, (h, w, 2): x, y."""
         key = frame, z, before
-        if key not in self._flows:
-            if any(other != z for _, other, _ in self._flows):
-                self._flows.clear()
+        if key not in self._kept:
+            if any(other != z for _, other, _ in self._kept):
+                self._kept.clear()
             height, width = frame.inner
             here, there = (
                 (frame.pixels(self._image[slice_])[0, 0, :height, :width] * 255).astype(np.uint8)
                 for slice_ in (z, before)
             )
-            moved = self._flow.calc(here, there, np.zeros((height, width, 2), np.float32))
+            flow = self._flow.calc(here, there, np.zeros((height, width, 2), np.float32))
             grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
-            self._flows[key] = (moved + grid).astype(np.float32)
-        places = self._flows[key]
-        height, width = places.shape[:2]
-        carried = np.zeros_like(mask)
-        carried[:height, :width] = cv2.remap(
-            mask[:height, :width], places[:, :, 0], places[:, :, 1], cv2.INTER_LINEAR
-        )
-        return carried
+            self._kept[key] = (flow + grid).astype(np.float32)
+        return self._kept[key]
+
+
+def input_pixels(box: FloatArray, frame: Frame) -> Span:
+    """Rows and columns of the input pixels of a box (4,), without the padding."""
+    left, top, right, bottom = box.astype(int)
+    height, width = frame.inner
+    return slice(top, min(bottom + 1, height)), slice(left, min(right + 1, width))
 
 
 def expected_share(z: int, first: float, last: float, depth: int) -> float:
@@ -153,16 +152,16 @@ def expected_box(given: FloatArray, around: FloatArray, share: float) -> FloatAr
     return np.concatenate([centre - half, centre + half])
 
 
-def box_of(carried: FloatArray, given: FloatArray) -> FloatArray:
-    """The box (4,) around a mask 0..1, a little wider, inside the given one; that one if empty."""
+def box_of(carried: FloatArray, start: FloatArray, given: FloatArray) -> FloatArray:
+    """The box (4,) around a mask (h, w) 0..1 that begins at `start`, x and y; a little wider.
+
+    It stays inside the given one, which it is where the mask is empty.
+    """
     sides = []
     for axis in (0, 1):  # of x, then of y
         line = np.flatnonzero((carried > 0.5).any(axis=axis))
         if line.size == 0:
             return given
-        sides.append(line[[0, -1]] + np.array([-1, 1]) * CARRIED_MARGIN)
-    (left, right), (top, bottom) = sides
-    low, high = given[:2], given[2:]
-    box = np.array([left, top, right, bottom], np.float32)
-    box = np.concatenate([np.maximum(box[:2], low), np.minimum(box[2:], high)])
-    return box if (box[2:] > box[:2]).all() else given
+        sides.append(start[axis] + line[[0, -1]] + np.array([-1, 1]) * CARRIED_MARGIN)
+    low, high = np.transpose(sides)
+    return np.concatenate([np.maximum(low, given[:2]), np.minimum(high, given[2:])])

@@ -16,6 +16,7 @@ from app.follow import (
     box_of,
     expected_box,
     expected_share,
+    input_pixels,
 )
 from app.frame import Answer, Frame, mask_of
 
@@ -63,7 +64,9 @@ def test_no_box_that_is_asked_leaves_the_given_one(given_box, other, share):
     mask = np.zeros((SIDE, SIDE), np.float32)
     left, top, right, bottom = other.astype(int)
     mask[top:bottom, left:right] = 1
-    for box in (expected_box(given_box, other, share), box_of(mask, given_box)):
+    inside = input_pixels(given_box, FRAME)
+    carried = box_of(mask[inside], given_box[:2], given_box)
+    for box in (expected_box(given_box, other, share), carried):
         assert (box[:2] >= given_box[:2] - 1e-3).all()
         assert (box[2:] <= given_box[2:] + 1e-3).all()
         assert (box[2:] > box[:2]).all()
@@ -73,22 +76,28 @@ def test_the_box_of_a_carried_mask_is_a_little_wider_and_an_empty_one_is_the_giv
     given_box = np.array([0, 0, 200, 200], np.float32)
     mask = np.zeros((SIDE, SIDE), np.float32)
     mask[30:40, 50:80] = 0.6
-    m = CARRIED_MARGIN
-    np.testing.assert_array_equal(box_of(mask, given_box), [50 - m, 30 - m, 79 + m, 39 + m])
-    np.testing.assert_array_equal(box_of(mask * 0.5, given_box), given_box)
+    m, start = CARRIED_MARGIN, np.array([7, 9])
+    np.testing.assert_array_equal(
+        box_of(mask[9:, 7:], start, given_box), [50 - m, 30 - m, 79 + m, 39 + m]
+    )
+    np.testing.assert_array_equal(box_of(mask[9:, 7:] * 0.5, start, given_box), given_box)
 
 
 def test_of_what_is_carried_on_a_share_is_renewed_and_nothing_lies_outside_the_box():
     mask = np.zeros((SIDE, SIDE), bool)
     mask[20:40, 20:40] = True
-    given_box = np.array([10, 10, 29, 250], np.float32)
-    first = found_at(3, mask).to_carry(FRAME, given_box)
-    wanted = mask.copy()
-    wanted[:, 30:] = False
-    np.testing.assert_array_equal(first, wanted)
-    nothing = np.zeros((SIDE, SIDE), np.float32)
-    later = found_at(4, mask, carried={FRAME: nothing}).to_carry(FRAME, given_box)
-    np.testing.assert_allclose(later, RENEWAL * wanted)
+    inside = input_pixels(np.array([10, 10, 29, 250], np.float32), FRAME)
+    assert inside == (slice(10, 251), slice(10, 30))
+    first = found_at(3, mask).to_carry(FRAME, inside)
+    np.testing.assert_array_equal(first, mask[inside])
+    nothing = np.zeros((241, 20), np.float32)
+    later = found_at(4, mask, carried={FRAME: nothing}).to_carry(FRAME, inside)
+    np.testing.assert_allclose(later, RENEWAL * mask[inside])
+
+
+def test_the_padding_is_not_carried():
+    box = np.array([0, 20, 256, 256], np.float32)
+    assert input_pixels(box, Frame(128, 256)) == (slice(20, 128), slice(0, 256))
 
 
 @pytest.mark.parametrize("frame", [FRAME, Frame(SIDE, SIDE, mirrored=True)])
@@ -107,7 +116,10 @@ def test_flow_carries_a_mask_along_with_what_it_is_of(frame):
     )
     prompts, carried = asked
     wanted = masks[1][:, ::-1] if frame.mirrored else masks[1]
-    overlap = ((carried > 0.5) & wanted).sum() / ((carried > 0.5) | wanted).sum()
+    inside = input_pixels(prompts[0], frame)
+    assert not wanted.sum() - wanted[inside].sum()
+    moved = carried > 0.5
+    overlap = (moved & wanted[inside]).sum() / (moved | wanted[inside]).sum()
     before = (seen & wanted).sum() / (seen | wanted).sum()
     assert overlap > 0.93 > before
     assert len(prompts) == 3
