@@ -11,6 +11,7 @@ mask alone, as LiteMedSAM does. Mode "best" asks three times, with
 docs/decisions.md has the figures of these and other rules.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,13 +19,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from app.frame import INPUT_SIZE, Answer, FloatArray, Frame, Patch, Span
+from app.frame import INPUT_SIZE, Answer, FloatArray, Frame, Patch, Span, overlap
 
 # Sides of an object in a slice, in sides of its box, by its distance from the box's middle slice
 # in tenths of half the box's extent: means over 33 data sets of the training corpus.
 TAPER = (0.90, 0.89, 0.88, 0.86, 0.83, 0.79, 0.74, 0.66, 0.57, 0.45, 0.25)
 EXPECTED_MARGIN = 1  # input pixels around a box of that size
 CARRIED_MARGIN = 2  # input pixels around the mask that was carried along
+LEAST_FLOW = 16  # input pixels per side: of less, DIS makes NaN or crashes
+HALF = 127  # of a mask's 0..255: more is part of it
 RENEWAL = 0.3  # of what is carried on from a slice is its mask, the rest what was carried into it
 
 IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
@@ -32,18 +35,20 @@ IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
 Boxes = npt.NDArray[np.float64]
 
 
-# Prompts (P, 4) of a box in a slice, and its mask (h, w), under the given box, as flow carried it
-Asked = tuple[FloatArray, FloatArray | None]
+# Prompts (P, 4) of a box in a slice, and its mask (h, w), 0..255 under the given box, as flow
+# carried it there
+Mask = npt.NDArray[np.uint8]
+Asked = tuple[FloatArray, Mask | None]
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was found of a box in a slice that was asked."""
+    """What a slice that was asked tells its neighbours of a box."""
 
     z: int
-    answers: list[Answer]
-    patch: Patch
-    carried: dict[Frame, FloatArray] = field(default_factory=dict)
+    around: dict[Frame, FloatArray | None]  # prompts (4,) around its mask; None: it is empty
+    carried: dict[Frame, Mask] = field(default_factory=dict)  # (h, w): what goes on from here
+    answers: Sequence[Answer] = ()  # kept where slices between are to be interpolated
 
     def since(self, before: "Found | None") -> Iterator[tuple[int, list[Answer]]]:
         """Slices between this one and the one before, with answers interpolated between both's."""
@@ -56,31 +61,34 @@ class Found:
                 *(replace(answer, weight=answer.weight * share) for answer in self.answers),
             ]
 
-    def to_carry(self, frame: Frame, inside: Span) -> FloatArray:
-        """What goes on from here, 0..1, at the input pixels `inside` (h, w) of `frame`."""
-        mask = np.zeros((INPUT_SIZE, INPUT_SIZE), np.float32)
-        answer = next(a for a in self.answers if a.frame == frame)
-        row, column = answer.corner
-        height, width = answer.logits.shape
-        mask[row : row + height, column : column + width] = answer.logits > 0
-        if frame in self.carried:
-            return RENEWAL * mask[inside] + (1 - RENEWAL) * self.carried[frame]
-        return mask[inside]
+
+class Exact:
+    """LiteMedSAM's rules: the box of the neighbour's mask alone, which nothing limits."""
+
+    def limits(self, box: Boxes, height: int, width: int) -> Span:
+        """Rows and columns of a slice outside which the mask of a box (4,) does not count."""
+        return slice(0, height), slice(0, width)
+
+    def prompts(
+        self, frame: Frame, z: int, boxes: Boxes, neighbours: Sequence[Found | None]
+    ) -> list[Asked]:
+        """The box around each neighbour's mask; the given one (N, 6) where there is none."""
+        asked: list[Asked] = []
+        for box, near in zip(frame.prompts(boxes[:, IN_PLANE]), neighbours, strict=True):
+            around = None if near is None else near.around[frame]
+            asked.append(((box if around is None else around)[np.newaxis], None))
+        return asked
+
+    def found(
+        self, z: int, box: Boxes, answers: Sequence[Answer], patch: Patch,
+        carried: Sequence[Mask | None],
+    ) -> Found:  # fmt: skip
+        """What is handed on of a box (6,): the box around its mask."""
+        return Found(z, {answer.frame: answer.frame.prompt_around(patch) for answer in answers})
 
 
-def exact_prompts(
-    frame: Frame, boxes: Boxes, neighbours: Sequence[Found | None]
-) -> list[Asked]:
-    """The box of each neighbour's mask; the given one (N, 6) where there is none."""
-    asked: list[Asked] = []
-    for box, near in zip(frame.prompts(boxes[:, IN_PLANE]), neighbours, strict=True):
-        around = None if near is None else frame.prompt_around(near.patch)
-        asked.append(((box if around is None else around)[np.newaxis], None))
-    return asked
-
-
-class Follower:
-    """Asks with the three boxes of mode "best"."""
+class Follower(Exact):
+    """Asks with the three boxes of mode "best"; nothing counts outside the given box."""
 
     def __init__(self, image: npt.NDArray[np.uint8]) -> None:
         """For a volume (D, H, W); an image (1, H, W) or (1, H, W, 3) has no neighbours to ask."""
@@ -88,10 +96,15 @@ class Follower:
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._kept: dict[tuple[Frame, int, int], FloatArray] = {}
 
+    def limits(self, box: Boxes, height: int, width: int) -> Span:
+        """Rows and columns of the pixels in a box (4,)."""
+        rows, columns = box_pixels(box)
+        return overlap(rows, slice(0, height)), overlap(columns, slice(0, width))
+
     def prompts(
         self, frame: Frame, z: int, boxes: Boxes, neighbours: Sequence[Found | None]
     ) -> list[Asked]:
-        """Prompts for boxes (N, 6) in slice `z`."""
+        """The three boxes of each of `boxes` (N, 6) in slice `z`; without a neighbour the given."""
         asked: list[Asked] = []
         for box, given, near in zip(
             boxes, frame.wide_prompts(boxes[:, IN_PLANE]), neighbours, strict=True
@@ -99,16 +112,36 @@ class Follower:
             if near is None:
                 asked.append((given[np.newaxis], None))
                 continue
-            around = frame.prompt_around(near.patch)
+            around = near.around[frame]
             share = expected_share(z, box[2], box[5], len(self._image))
             expected = expected_box(given, given if around is None else around, share)
             inside = input_pixels(given, frame)
             start = np.array([inside[1].start, inside[0].start], np.float32)  # x and y
             x, y = np.moveaxis(self._places(frame, z, near.z)[inside] - start, -1, 0)
-            moved = cv2.remap(near.to_carry(frame, inside), x, y, cv2.INTER_LINEAR)
-            carried = np.asarray(moved, np.float32)
+            moved = cv2.remap(near.carried[frame], x, y, cv2.INTER_LINEAR)
+            carried = np.asarray(moved, np.uint8)
             asked.append((np.stack([given, expected, box_of(carried, start, given)]), carried))
         return asked
+
+    def found(
+        self, z: int, box: Boxes, answers: Sequence[Answer], patch: Patch,
+        carried: Sequence[Mask | None],
+    ) -> Found:  # fmt: skip
+        """What is handed on of a box (6,), also a mask: what was carried here, partly renewed."""
+        around = super().found(z, box, answers, patch, carried).around
+        on = {}
+        for answer, moved in zip(answers, carried, strict=True):
+            frame = answer.frame
+            inside = input_pixels(frame.wide_prompts(box[np.newaxis, IN_PLANE])[0], frame)
+            row, column = answer.corner
+            height, width = answer.logits.shape
+            shown = np.zeros((INPUT_SIZE, INPUT_SIZE), np.uint8)
+            shown[row : row + height, column : column + width][answer.logits > 0] = 255
+            mask = shown[inside]
+            if moved is not None:
+                mask = np.rint(RENEWAL * mask + (1 - RENEWAL) * moved).astype(np.uint8)
+            on[frame] = mask.copy()
+        return Found(z, around, on)
 
     def _places(self, frame: Frame, z: int, before: int) -> FloatArray:
         """Where in slice `before` was what is at an input pixel of slice `z`, (h, w, 2): x, y."""
@@ -117,14 +150,28 @@ class Follower:
             if any(other != z for _, other, _ in self._kept):
                 self._kept.clear()
             height, width = frame.inner
+            below, right = max(0, LEAST_FLOW - height), max(0, LEAST_FLOW - width)
             here, there = (
-                (frame.pixels(self._image[slice_])[0, 0, :height, :width] * 255).astype(np.uint8)
-                for slice_ in (z, before)
-            )
-            flow = self._flow.calc(here, there, np.zeros((height, width, 2), np.float32))
+                cv2.copyMakeBorder(
+                    (frame.pixels(self._image[i])[0, 0, :height, :width] * 255).astype(np.uint8),
+                    0, below, 0, right, cv2.BORDER_REPLICATE,
+                )
+                for i in (z, before)
+            )  # fmt: skip
+            flow = self._flow.calc(here, there, np.zeros((*here.shape, 2), np.float32))
+            flow = flow[:height, :width]
             grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
             self._kept[key] = (flow + grid).astype(np.float32)
         return self._kept[key]
+
+
+def box_pixels(box: Boxes) -> Span:
+    """Rows and columns of the pixels that a box (4,) touches, its ends inclusive."""
+    x_min, y_min, x_max, y_max = box
+    return (
+        slice(math.floor(y_min), math.ceil(y_max) + 1),
+        slice(math.floor(x_min), math.ceil(x_max) + 1),
+    )
 
 
 def input_pixels(box: FloatArray, frame: Frame) -> Span:
@@ -152,16 +199,18 @@ def expected_box(given: FloatArray, around: FloatArray, share: float) -> FloatAr
     return np.concatenate([centre - half, centre + half])
 
 
-def box_of(carried: FloatArray, start: FloatArray, given: FloatArray) -> FloatArray:
-    """The box (4,) around a mask (h, w) 0..1 that begins at `start`, x and y; a little wider.
+def box_of(carried: Mask, start: FloatArray, given: FloatArray) -> FloatArray:
+    """The box (4,) around a mask (h, w) that begins at `start`, x and y; a little wider.
 
     It stays inside the given one, which it is where the mask is empty.
     """
     sides = []
     for axis in (0, 1):  # of x, then of y
-        line = np.flatnonzero((carried > 0.5).any(axis=axis))
+        line = np.flatnonzero((carried > HALF).any(axis=axis))
         if line.size == 0:
             return given
         sides.append(start[axis] + line[[0, -1]] + np.array([-1, 1]) * CARRIED_MARGIN)
     low, high = np.transpose(sides)
-    return np.concatenate([np.maximum(low, given[:2]), np.minimum(high, given[2:])])
+    box = np.concatenate([np.maximum(low, given[:2]), np.minimum(high, given[2:])])
+    found: FloatArray = box.astype(np.float32)
+    return found

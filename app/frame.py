@@ -126,11 +126,11 @@ class Frame:
 
         `prompts` ends where the last pixel begins, which matters where pixels are enlarged.
         """
-        start = np.array([self.left, self.top])
-        low = np.trunc((boxes[:, :2] - start) * self.scale)
-        high = (boxes[:, 2:] - start) * self.scale + max(0.0, self.scale - 1)
-        around = np.concatenate([low - PROMPT_MARGIN, np.trunc(high) + PROMPT_MARGIN], axis=1)
-        return self._turned(around.clip(0, INPUT_SIZE).astype(np.float32))
+        start, limits = np.array([self.left, self.top]), np.array(self.inner[::-1])
+        low = np.trunc((np.floor(boxes[:, :2]) - start) * self.scale) - PROMPT_MARGIN
+        high = (np.ceil(boxes[:, 2:]) - start) * self.scale + max(0.0, self.scale - 1)
+        around = [low.clip(0), np.minimum(np.trunc(high) + PROMPT_MARGIN, limits)]
+        return self._turned(np.concatenate(around, axis=1).astype(np.float32))
 
     def cells(self, within: Span) -> Span:
         """Rows and columns of the embedding whose logits decide on these pixels of a slice."""

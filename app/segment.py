@@ -12,7 +12,6 @@ together, upwards and then downwards, so that a slice is encoded once and its bo
 one call.
 """
 
-import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.case import Case, label_dtype
-from app.follow import IN_PLANE, Follower, Found, exact_prompts
+from app.follow import IN_PLANE, Exact, Follower, Found, Mask
 from app.frame import (
     CELL,
     EMBEDDING_SIZE,
@@ -34,7 +33,6 @@ from app.frame import (
     Patch,
     Span,
     mask_of,
-    overlap,
     strips,
 )
 from app.memory import Plan, estimate_peak, plan
@@ -109,10 +107,12 @@ def segment(
     downwards counts twice. `predicted_iou`, an empty dict, is filled.
 
     Raises:
-        ValueError: `mode` is none of `MODES`.
+        ValueError: `mode` is none of `MODES`, or `step` is below 1.
     """
     if mode not in MODES:
         raise ValueError(f"mode should be one of {', '.join(MODES)}, got '{mode}'")
+    if step is not None and step < 1:
+        raise ValueError(f"step should be 1 or more, got {step}")
     labels = np.zeros(case.label_shape, label_dtype(len(case.boxes)))
     if len(case.boxes) == 0:
         return labels
@@ -137,11 +137,11 @@ def segment(
     if step is None and best:
         steps = [slice_step(box[2], box[5]) for box in boxes.tolist()]
     else:
-        steps = [step or 1] * len(boxes)
-    walk = Walk(painted, boxes, views, steps, Follower(image) if best else None)
+        steps = [1 if step is None else step] * len(boxes)
+    walk = Walk(painted, boxes, views, steps, Follower(image) if best else Exact())
     slices = Slices(image, network, walk.visits, means, clock or Clock())
     ious = {} if predicted_iou is None else predicted_iou
-    for done, _ in enumerate(walk.steps(slices, ious), start=1):
+    for done, _ in enumerate(walk.paint(slices, ious), start=1):
         if progress:
             progress(done, len(walk.plan))
     return labels
@@ -219,15 +219,6 @@ class Slices:
         return embedding
 
 
-def box_pixels(box: npt.NDArray[np.float64]) -> Span:
-    """Rows and columns of the pixels that a box (4,) touches, its ends inclusive."""
-    x_min, y_min, x_max, y_max = box
-    return (
-        slice(math.floor(y_min), math.ceil(y_max) + 1),
-        slice(math.floor(x_min), math.ceil(x_max) + 1),
-    )
-
-
 def middle_slices(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Slice (N,) at which the walk of each box (N, 6) starts, rounded down."""
     return ((boxes[:, 5] - boxes[:, 2]) / 2 + boxes[:, 2]).astype(np.int64)
@@ -269,17 +260,16 @@ class Walk:
 
     def __init__(
         self, labels: Labels, boxes: npt.NDArray[np.float64], views: Sequence[View],
-        steps: Sequence[int], follower: Follower | None,
+        steps: Sequence[int], rules: Exact,
     ) -> None:  # fmt: skip
         """Boxes (N, 6), each shown as its view says; `labels` (D, H, W) are to be painted.
 
-        Of box i every `steps[i]`-th slice is asked, those between are interpolated. Without a
-        follower the rules are those of mode "exact".
+        Of box i every `steps[i]`-th slice is asked, those between are interpolated.
         """
-        self._labels, self._boxes, self._views = labels, boxes, views
-        self._follower = follower
-        self._limits = [self._within(box) for box in boxes[:, IN_PLANE]]
+        self._labels, self._boxes, self._views, self._rules = labels, boxes, views, rules
+        self._limits = [rules.limits(box, *labels.shape[1:]) for box in boxes[:, IN_PLANE]]
         self._middles = middle_slices(boxes)
+        self._steps = steps
         self.plan = walk_plan(boxes, steps)
         self.visits = Counter(
             (frame, z)
@@ -288,58 +278,61 @@ class Walk:
             for frame, _ in view
         )
 
-    def steps(self, slices: Slices, ious: PredictedIou) -> Iterator[None]:
-        """Paint the labels and fill `ious`; one step for each slice of the plan."""
+    def paint(self, slices: Slices, ious: PredictedIou) -> Iterator[None]:
+        """Paint the labels and fill `ious`; yields after each slice of the plan."""
         upwards: dict[int, Found] = {}  # in the neighbouring slice that was asked, by box
         downwards: dict[int, Found] = {}
         for z, crossing in self.plan:
             for view, which in self._by_view(crossing).items():
-                known = [(upwards if z >= self._middles[i] else downwards).get(i) for i in which]
-                answered = self._ask(slices, z, view, which, known)
-                for i, before, (answers, carried, iou) in zip(which, known, answered, strict=True):
+                near = [
+                    (upwards if z >= self._middles[i] else downwards).pop(i, None) for i in which
+                ]
+                answered = self._ask(slices, z, view, which, near)
+                for i, before, (answers, carried, iou) in zip(which, near, answered, strict=True):
                     ious.setdefault(i, []).append(iou)
-                    if self._boxes[i, 2] == self._boxes[i, 5]:  # no neighbour to ask
+                    first, last = self._boxes[i, [2, 5]]
+                    if first == last:  # no neighbour to ask
                         # the mask of a large image, as float32 and more than once, takes gigabytes
                         for part in strips(self._limits[i]):
-                            self._paint(z, i, mask_of(answers, part))
+                            self._paint_patch(z, i, mask_of(answers, part))
                         continue
-                    found = Found(z, answers, mask_of(answers, self._limits[i]), carried)
-                    self._paint(z, i, found.patch)
+                    patch = mask_of(answers, self._limits[i])
+                    self._paint_patch(z, i, patch)
+                    found = self._rules.found(z, self._boxes[i], answers, patch, carried)
+                    if self._steps[i] > 1:
+                        found = replace(found, answers=answers)
                     for between, mixed in found.since(before):
-                        self._paint(between, i, mask_of(mixed, self._limits[i]))
-                    if z >= self._middles[i]:
+                        self._paint_patch(between, i, mask_of(mixed, self._limits[i]))
+                    if self._middles[i] <= z < last:
                         upwards[i] = found
-                    if z <= self._middles[i]:
+                    if first < z <= self._middles[i]:
                         downwards[i] = found
             yield
 
-    def _paint(self, z: int, i: int, patch: Patch) -> None:
+    def _paint_patch(self, z: int, i: int, patch: Patch) -> None:
         target = self._labels[z, patch.rows, patch.columns]
         target[patch.mask & (target <= i)] = i + 1  # later boxes win, in any order
 
     def _ask(
         self, slices: Slices, z: int, view: View, which: list[int],
         neighbours: Sequence[Found | None],
-    ) -> Iterator[tuple[list[Answer], dict[Frame, FloatArray], float]]:  # fmt: skip
-        """Of each box in slice `z`: weighted answers, what was carried there, predicted IoU."""
-        boxes, limits = self._boxes[which], [self._limits[i] for i in which]
-        looks = []
-        for frame, weight in view:
-            if self._follower:
-                asked = self._follower.prompts(frame, z, boxes, neighbours)
-            else:
-                asked = exact_prompts(frame, boxes, neighbours)
-            prompts, carried = zip(*asked, strict=True)
-            answered = slices.ask(frame, z, prompts, limits)
-            looks.append(
-                (replace(answer, weight=weight), mask, weight * iou)
-                for (answer, iou), mask in zip(answered, carried, strict=True)
+    ) -> Iterator[tuple[list[Answer], list[Mask | None], float]]:  # fmt: skip
+        """Of each box, by frame: weighted answers, masks carried to `z`; and mean IoU."""
+        limits = [self._limits[i] for i in which]
+        asked, answered = [], []
+        for frame, _ in view:
+            asked.append(self._rules.prompts(frame, z, self._boxes[which], neighbours))
+            prompts = [prompts for prompts, _ in asked[-1]]
+            answered.append(slices.ask(frame, z, prompts, limits))
+        weights = [weight for _, weight in view]
+        by_box = zip(*asked, strict=True), zip(*answered, strict=True)
+        for carried, answers in zip(*by_box, strict=True):
+            weighted = list(zip(weights, answers, strict=True))
+            yield (
+                [replace(answer, weight=weight) for weight, (answer, _) in weighted],
+                [mask for _, mask in carried],
+                sum(weight * iou for weight, (_, iou) in weighted),
             )
-        for of_box in zip(*looks, strict=True):
-            answers, masks, ious = zip(*of_box, strict=True)
-            frames = [frame for frame, _ in view]
-            known = {f: mask for f, mask in zip(frames, masks, strict=True) if mask is not None}
-            yield list(answers), known, sum(ious)
 
     def _by_view(self, which: Sequence[int]) -> dict[View, list[int]]:
         """Boxes `which`, in their order, by what they are shown in."""
@@ -347,11 +340,3 @@ class Walk:
         for i in which:
             groups.setdefault(self._views[i], []).append(i)
         return groups
-
-    def _within(self, box: npt.NDArray[np.float64]) -> Span:
-        """Rows and columns outside which the mask of a box (4,) does not count."""
-        height, width = self._labels.shape[1:]
-        if self._follower is None:
-            return slice(0, height), slice(0, width)
-        rows, columns = box_pixels(box)
-        return overlap(rows, slice(0, height)), overlap(columns, slice(0, width))

@@ -68,8 +68,8 @@ def _cover(
             return  # those still left are larger
         margins = (MARGIN * sides[left])[:, np.newaxis]
         limits = np.array([width, height])
-        low = np.maximum(boxes[left][:, :2] - margins, 0)  # (L, 2), x and y
-        high = np.minimum(boxes[left][:, 2:] + 1 + margins, limits)
+        low = np.maximum(np.floor(boxes[left][:, :2]) - margins, 0)  # (L, 2), x and y
+        high = np.minimum(np.ceil(boxes[left][:, 2:]) + 1 + margins, limits)
         best, held = np.zeros(2, int), np.zeros(left.size, bool)
         for share in np.ndindex(3, 3):  # the first box at a corner, a side, in the middle
             free = side - (high[0] - low[0])

@@ -14,7 +14,7 @@ import numpy as np
 
 from app import read_case, write_labels
 from app.case import label_dtype
-from app.segment import box_pixels
+from app.follow import box_pixels
 
 GRABCUT_ITERATIONS = 5
 GRABCUT_CONTEXT = 0.5  # of the box's size, shown around it as background

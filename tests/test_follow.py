@@ -3,10 +3,11 @@
 import cv2
 import numpy as np
 import pytest
-from conftest import ellipse
+from conftest import BrightInBox, ellipse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app import make_case, segment
 from app.follow import (
     CARRIED_MARGIN,
     RENEWAL,
@@ -24,10 +25,11 @@ SIDE = 256
 FRAME = Frame(SIDE, SIDE)
 
 
-def found_at(z, mask, frame=FRAME, carried=None):
-    """`mask` (256, 256) as the network's answer in slice `z`."""
+def found_at(z, mask, box, frame=FRAME, carried=None):
+    """`mask` (256, 256) as the network's answer about a box (6,) in slice `z`."""
     answers = [Answer(frame, np.where(mask, 1, -1).astype(np.float32), (0, 0))]
-    return Found(z, answers, mask_of(answers, frame.span), carried or {})
+    patch = mask_of(answers, frame.span)
+    return Follower(np.zeros((9, SIDE, SIDE), np.uint8)).found(z, box, answers, patch, [carried])
 
 
 @pytest.mark.parametrize(
@@ -61,9 +63,9 @@ boxes = st.tuples(*[st.integers(0, 200)] * 2, *[st.integers(1, 50)] * 2).map(
 
 @given(boxes, boxes, st.floats(0, 1))
 def test_no_box_that_is_asked_leaves_the_given_one(given_box, other, share):
-    mask = np.zeros((SIDE, SIDE), np.float32)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
     left, top, right, bottom = other.astype(int)
-    mask[top:bottom, left:right] = 1
+    mask[top:bottom, left:right] = 255
     inside = input_pixels(given_box, FRAME)
     carried = box_of(mask[inside], given_box[:2], given_box)
     for box in (expected_box(given_box, other, share), carried):
@@ -74,25 +76,26 @@ def test_no_box_that_is_asked_leaves_the_given_one(given_box, other, share):
 
 def test_the_box_of_a_carried_mask_is_a_little_wider_and_an_empty_one_is_the_given():
     given_box = np.array([0, 0, 200, 200], np.float32)
-    mask = np.zeros((SIDE, SIDE), np.float32)
-    mask[30:40, 50:80] = 0.6
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[30:40, 50:80] = 160
     m, start = CARRIED_MARGIN, np.array([7, 9])
     np.testing.assert_array_equal(
         box_of(mask[9:, 7:], start, given_box), [50 - m, 30 - m, 79 + m, 39 + m]
     )
-    np.testing.assert_array_equal(box_of(mask[9:, 7:] * 0.5, start, given_box), given_box)
+    np.testing.assert_array_equal(box_of(mask[9:, 7:] // 2, start, given_box), given_box)
 
 
 def test_of_what_is_carried_on_a_share_is_renewed_and_nothing_lies_outside_the_box():
     mask = np.zeros((SIDE, SIDE), bool)
     mask[20:40, 20:40] = True
-    inside = input_pixels(np.array([10, 10, 29, 250], np.float32), FRAME)
+    box = np.array([11.0, 11, 0, 28, 249, 8])
+    inside = input_pixels(FRAME.wide_prompts(box[np.newaxis, [0, 1, 3, 4]])[0], FRAME)
     assert inside == (slice(10, 251), slice(10, 30))
-    first = found_at(3, mask).to_carry(FRAME, inside)
-    np.testing.assert_array_equal(first, mask[inside])
-    nothing = np.zeros((241, 20), np.float32)
-    later = found_at(4, mask, carried={FRAME: nothing}).to_carry(FRAME, inside)
-    np.testing.assert_allclose(later, RENEWAL * mask[inside])
+    first = found_at(3, mask, box).carried[FRAME]
+    np.testing.assert_array_equal(first, 255 * mask[inside])
+    nothing = np.zeros((241, 20), np.uint8)
+    later = found_at(4, mask, box, carried=nothing).carried[FRAME]
+    np.testing.assert_allclose(later, RENEWAL * 255 * mask[inside], atol=0.5)
 
 
 def test_the_padding_is_not_carried():
@@ -111,14 +114,14 @@ def test_flow_carries_a_mask_along_with_what_it_is_of(frame):
     inside = [texture, cv2.warpAffine(texture, shift, (SIDE, SIDE))]
     image = np.stack([np.where(m, 100 + t // 2, 20) for m, t in zip(masks, inside, strict=True)])
     seen = masks[0][:, ::-1] if frame.mirrored else masks[0]
-    (asked,) = Follower(image.astype(np.uint8)).prompts(
-        frame, 1, np.array([[40.0, 40, 0, 180, 180, 1]]), [found_at(0, seen, frame)]
+    box = np.array([40.0, 40, 0, 180, 180, 1])
+    ((prompts, carried),) = Follower(image.astype(np.uint8)).prompts(
+        frame, 1, box[np.newaxis], [found_at(0, seen, box, frame)]
     )
-    prompts, carried = asked
     wanted = masks[1][:, ::-1] if frame.mirrored else masks[1]
     inside = input_pixels(prompts[0], frame)
     assert not wanted.sum() - wanted[inside].sum()
-    moved = carried > 0.5
+    moved = carried > 127
     overlap = (moved & wanted[inside]).sum() / (moved | wanted[inside]).sum()
     before = (seen & wanted).sum() / (seen | wanted).sum()
     assert overlap > 0.93 > before
@@ -139,10 +142,27 @@ def test_without_a_neighbour_the_given_box_is_asked_alone():
 
 
 def test_slices_between_two_that_were_asked_get_weighted_answers_of_both():
-    mask = np.zeros((SIDE, SIDE), bool)
-    before, after = found_at(10, mask), found_at(6, mask)
+    before, after = (
+        Found(z, {}, answers=[Answer(FRAME, np.full((4, 4), z, np.float32), (0, 0))])
+        for z in (10, 6)
+    )
     between = dict(after.since(before))
     assert sorted(between) == [7, 8, 9]
     assert [answer.weight for answer in between[9]] == [0.75, 0.25]
     assert between[9][0].logits is before.answers[0].logits
     assert list(after.since(None)) == []
+
+
+@pytest.mark.parametrize("side", [1, 7, 8, 9, 12, 15, 16, 17, 40])
+@pytest.mark.parametrize("turned", [False, True])
+def test_flow_of_narrow_slices_is_finite(side, turned):
+    """OpenCV's DIS raises, makes NaN or crashes below 16 pixels."""
+    random = np.random.default_rng(side)
+    shape = (3, 512, side) if turned else (3, side, 512)
+    image = random.integers(0, 255, shape, np.uint8)
+    box = [0, 0, 0, shape[2] - 1, shape[1] - 1, 2]
+    case = make_case(image, np.array([box]), is_volume=True, modality="MR")
+    labels = segment(case, BrightInBox(), max_crops=0)
+    assert labels.any(axis=(1, 2)).all()
+    places = Follower(image)._places(Frame(*shape[1:]), 1, 0)
+    assert np.isfinite(places).all()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import make_case_file, read_labels
 
+from app.follow import box_pixels
 from app.frame import Frame
-from app.segment import box_pixels
 from evaluation import robustness
 from evaluation.prompts import moved_boxes, write_moved
 from evaluation.robustness import AppError, main, run_app

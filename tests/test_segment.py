@@ -168,6 +168,27 @@ def test_large_boxes_are_shown_whole_and_small_neighbours_together():
     assert np.bincount(labels.ravel())[1:].tolist() == [sizes[0] - covered, *sizes[1:]]
 
 
+def test_a_crops_logits_count_twice_those_of_the_whole_image():
+    class Judging(BoxesAsMasks):
+        """+3 everywhere in what is enlarged, `whole` in the whole image; sure of both."""
+
+        whole = -4.0
+
+        def decode(self, embedding, prompts, cells):
+            enlarged = prompts[:, 2] - prompts[:, 0] > 40
+            logits = np.where(enlarged, 3.0, self.whole).astype(np.float32)
+            logits = np.broadcast_to(logits[:, np.newaxis, np.newaxis], (len(prompts), 256, 256))
+            return pixels_of(cells, logits), np.where(enlarged, 1.0, 0.4).astype(np.float32)
+
+    case = make_case(picture(300, 400), [[88, 48, 101, 59]], modality="US")
+    labels = segment(case, Judging(), predicted_iou=(ious := {}))
+    assert labels.sum() == 14 * 12  # 2 of +3 against 1 of -4
+    assert ious[0] == [pytest.approx(0.8)]
+    against = Judging()
+    against.whole = -7.0
+    assert not segment(case, against).any()
+
+
 def test_no_crop_is_taken_where_none_is_allowed():
     network = Everywhere()
     case = make_case(np.zeros((800, 1000), np.uint8), [[30, 30, 39, 39]], modality="US")
@@ -260,6 +281,12 @@ def test_where_boxes_of_a_volume_overlap_the_later_wins_and_each_slice_is_encode
     assert np.bincount(labels[2].ravel())[1:].tolist() == [51 * 51 - 121, 121 - 9, 9]
     assert np.bincount(labels[9].ravel())[1:].tolist() == [0, 121]
     assert not labels[10:].any()
+
+
+@pytest.mark.parametrize("step", [0, -1])
+def test_a_step_below_1_is_refused(step):
+    with pytest.raises(ValueError, match=f"step should be 1 or more, got {step}"):
+        segment(volume_with([[0, 0, 0, 9, 9, 0]], moving_volume(1)), BoxesAsMasks(), step=step)
 
 
 def test_a_mode_that_is_none_is_refused():

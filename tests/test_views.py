@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.follow import box_pixels
 from app.frame import Frame
 from app.views import CROP_WEIGHT, MARGIN, MIN_CROP, MOST_TRIED, SMALL_BOX, ZOOMS, choose_views
 
@@ -78,6 +79,18 @@ def test_each_box_is_shown_once_and_whole_with_its_margin(drawn, most):
         assert rows.start <= max(0, y_min - margin)
         assert columns.stop >= min(width, x_max + 1 + margin) - 1
         assert rows.stop >= min(height, y_max + 1 + margin) - 1
+
+
+@given(st.integers(40, 900), st.data())
+def test_every_pixel_of_a_fractional_box_is_in_its_crop(side, data):
+    place = st.floats(0, side - 1)
+    pairs = data.draw(st.lists(st.tuples(place, place, place, place), min_size=1, max_size=5))
+    boxes = np.array([[min(a, b), min(c, d), max(a, b), max(c, d)] for a, b, c, d in pairs])
+    for view, box in zip(choose_views(boxes, side, side, 4), boxes, strict=True):
+        rows, columns = view[0][0].span
+        touched = box_pixels(box)
+        assert rows.start <= touched[0].start and touched[0].stop <= rows.stop
+        assert columns.start <= touched[1].start and touched[1].stop <= columns.stop
 
 
 def test_tens_of_thousands_of_boxes_are_not_gone_through_for_each_crop(monkeypatch):
