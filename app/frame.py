@@ -190,7 +190,7 @@ class Frame:
 class Answer:
     """Logits (h, w) of one object as a frame shows it, from an input pixel (row, column) on.
 
-    What they do not cover is below 0. The weight is that among the answers about this object.
+    They cover the limits that were asked for. The weight is that among the object's answers.
     """
 
     frame: Frame

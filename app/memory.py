@@ -64,7 +64,7 @@ class Plan:
 def estimate_peak(
     shape: tuple[int, ...], dtype: np.dtype[np.generic], boxes: int, *, is_volume: bool
 ) -> int:
-    """Bytes without which a case cannot be done: one box at a time, no embedding kept.
+    """Bytes without which a case cannot be done: one box at a time, hardly an embedding kept.
 
     `shape` and `dtype` are those of the stored pixels. Either the reading is the peak, where raw
     values wait beside what becomes of them, or the segmentation.
@@ -91,5 +91,5 @@ def plan(peak: int, limit: int | None, most: Plan) -> Plan:
     spare = max(0, min(COMFORT_BYTES, limit or COMFORT_BYTES) - peak)
     batch = min(most.batch, 1 + spare // PROMPT_BYTES)
     spare -= (batch - 1) * PROMPT_BYTES
-    # one is kept at least: else each view of a slice would encode the whole of it again
+    # one is kept at least: else each view of an image would encode the whole of it again
     return Plan(batch, max(1, min(most.embeddings, spare // EMBEDDING_BYTES)))

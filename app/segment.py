@@ -3,13 +3,14 @@
 A box is followed from its middle slice outwards. There are two modes (docs/decisions.md has their
 figures), which differ in what a slice is asked with:
 
-    best    the given box, the box of the neighbour's mask and the box halfway: the mean of the
-            three answers, cut to the given box; small boxes of images in enlarged crops, too
+    best    three boxes, made of the given one and of the neighbour's mask (app.follow): the mean
+            of the answers, cut to the given box; small boxes in enlarged crops, too, images
+            mirrored, too (app.views); of long objects not every slice
     exact   LiteMedSAM's rules (docs/data.md): the box of the neighbour's mask alone
 
 The original walks object by object and encodes a slice again for each; here all objects are walked
-together, upwards and then downwards, so that a slice is encoded once and its boxes are decoded in
-one call.
+together, upwards and then downwards, so that a slice is encoded once and its boxes are decoded
+together.
 """
 
 import time
@@ -99,11 +100,11 @@ def segment(
     """Labels (H, W) or (D, H, W) of a case: i + 1 where box i is, 0 elsewhere, later boxes on top.
 
     The dtype is the smallest that holds the number of boxes. `max_crops` bounds how many crops of a
-    slice are enlarged for its small boxes (mode "best"; None: `IMAGE_CROPS` or `VOLUME_CROPS`).
-    Of a box's slices every `step`-th is asked, masks between are interpolated (None: every one in
-    mode "exact", else `slice_step`).
+    slice, or of all slices of a volume, are enlarged for small boxes (mode "best"; None:
+    `IMAGE_CROPS` or `VOLUME_CROPS`). Of a box's slices every `step`-th is asked, masks between are
+    interpolated (None: every one in mode "exact", else `slice_step`).
     Within `memory_limit` (bytes) it is quicker with more memory, 2 GB at most; labels are the same.
-    `progress` is called with slices done and slices in all; one that the walk meets upwards and
+    `progress` is called with views of slices done and in all; one that the walk meets upwards and
     downwards counts twice. `predicted_iou`, an empty dict, is filled.
 
     Raises:
@@ -143,7 +144,7 @@ def segment(
     ious = {} if predicted_iou is None else predicted_iou
     for done, _ in enumerate(walk.paint(slices, ious), start=1):
         if progress:
-            progress(done, len(walk.plan))
+            progress(done, walk.steps)
     return labels
 
 
@@ -269,20 +270,17 @@ class Walk:
         self._labels, self._boxes, self._views, self._rules = labels, boxes, views, rules
         self._limits = [rules.limits(box, *labels.shape[1:]) for box in boxes[:, IN_PLANE]]
         self._middles = middle_slices(boxes)
-        self._steps = steps
-        self.plan = walk_plan(boxes, steps)
-        self.visits = Counter(
-            (frame, z)
-            for z, which in self.plan
-            for view in self._by_view(which)
-            for frame, _ in view
-        )
+        self._every = steps
+        self._plan = walk_plan(boxes, steps)
+        asked = [(z, view) for z, which in self._plan for view in self._by_view(which)]
+        self.steps = len(asked)
+        self.visits = Counter((frame, z) for z, view in asked for frame, _ in view)
 
     def paint(self, slices: Slices, ious: PredictedIou) -> Iterator[None]:
-        """Paint the labels and fill `ious`; yields after each slice of the plan."""
+        """Paint the labels and fill `ious`, in `steps` steps: a view of a slice each."""
         upwards: dict[int, Found] = {}  # in the neighbouring slice that was asked, by box
         downwards: dict[int, Found] = {}
-        for z, crossing in self.plan:
+        for z, crossing in self._plan:
             for view, which in self._by_view(crossing).items():
                 near = [
                     (upwards if z >= self._middles[i] else downwards).pop(i, None) for i in which
@@ -299,7 +297,7 @@ class Walk:
                     patch = mask_of(answers, self._limits[i])
                     self._paint_patch(z, i, patch)
                     found = self._rules.found(z, self._boxes[i], answers, patch, carried)
-                    if self._steps[i] > 1:
+                    if self._every[i] > 1:
                         found = replace(found, answers=answers)
                     for between, mixed in found.since(before):
                         self._paint_patch(between, i, mask_of(mixed, self._limits[i]))
@@ -307,7 +305,7 @@ class Walk:
                         upwards[i] = found
                     if first < z <= self._middles[i]:
                         downwards[i] = found
-            yield
+                yield
 
     def _paint_patch(self, z: int, i: int, patch: Patch) -> None:
         target = self._labels[z, patch.rows, patch.columns]

@@ -121,7 +121,7 @@ class OpenImage:
         """Labels, of `shape`, of boxes (N, 4) or (N, 6): i + 1 where box i is, later ones on top.
 
         The first answer in a slice takes the encoder and the decoder, later ones the decoder. A
-        small box of an image is shown in a crop (mode "best"), which is encoded when it is new.
+        small box is shown in a crop, too (mode "best"), which is encoded when it is new.
 
         Raises:
             ScanError: a box that is none, or lies outside.
