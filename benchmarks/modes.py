@@ -4,20 +4,22 @@
 
 A variant's keys are arguments of `app.segment` (`mode`, `max_crops`, `step`) or constants of its
 modules (`views.SMALL_BOX`, `follow.RENEWAL`); without any, those of `VARIANTS` are compared. All
-variants do a case before the next one is read, in one process; seconds are those of `segment`, as
-ratios to the first variant.
+variants do a case before the next one is read, in one process, each case begun by another one;
+seconds are those of `segment`, as ratios to the first variant.
 """
 
 import argparse
 import ast
 import csv
 import importlib
+import inspect
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import numpy as np
@@ -26,6 +28,7 @@ from app import Case, Network, load, read_case
 from app.network import AUTO, PRECISIONS
 from app.segment import segment
 
+MODULES = ("follow", "frame", "segment", "views")  # whose constants can be set
 VARIANTS = (
     "exact: mode=exact",
     "exact, every 2nd slice: mode=exact step=2",
@@ -40,6 +43,10 @@ VARIANTS = (
     "best, no taper: follow.TAPER=(1.0,1.0)",
     "best, only the last mask carried: follow.RENEWAL=1.0",
 )
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"app.{name}")  # the name `app.segment` is the function's
 
 
 @dataclass(frozen=True)
@@ -68,12 +75,12 @@ class Variant:
             except (ValueError, SyntaxError):
                 value = value_text
             module, dot, constant = key.partition(".")
-            if not dot:
+            if not dot and key in inspect.signature(segment).parameters:
                 arguments[key] = value
-            elif hasattr(importlib.import_module(f"app.{module}"), constant):
+            elif dot and module in MODULES and hasattr(_module(module), constant):
                 constants[module, constant] = value
             else:
-                raise ValueError(f"'{name}': there is no app.{key}")
+                raise ValueError(f"'{name}': there is no {key} to set")
         return cls(name.strip(), arguments, constants)
 
     @contextmanager
@@ -81,9 +88,7 @@ class Variant:
         """Its constants replace the program's inside the `with`."""
         with ExitStack() as stack:
             for (module, constant), value in self.constants.items():
-                stack.enter_context(
-                    mock.patch.object(importlib.import_module(f"app.{module}"), constant, value)
-                )
+                stack.enter_context(mock.patch.object(_module(module), constant, value))
             yield
 
 
@@ -191,17 +196,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=(AUTO, *PRECISIONS), default=AUTO)
     parser.add_argument("--csv", type=Path, metavar="FILE")
     parser.add_argument("--picture", type=Path, metavar="FILE")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     try:
         variants = [Variant.parse(text) for text in options.variants]
     except ValueError as error:
         parser.error(str(error))
     network = load(options.weights, precision=options.precision)
     rows: list[Row] = []
-    for path in sorted(options.inputs.glob(f"{options.only}.npz")):
+    for turn, path in enumerate(sorted(options.inputs.glob(f"{options.only}.npz"))):
         with np.load(options.truths / path.name) as file:
             truth = file["gts"]
-        rows += measure(read_case(path), truth, network, variants)
+        first = turn % len(variants)
+        in_turn = variants[first:] + variants[:first]
+        rows += measure(read_case(path), truth, network, in_turn)
         print(path.name, file=sys.stderr)
     print(f"{network.variant}, {network.precision}, {network.threads} threads\n")
     print(table(rows))
@@ -210,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             writer = csv.DictWriter(stream, list(Row.__annotations__))
             writer.writeheader()
             writer.writerows(vars(row) for row in rows)
-    if options.picture:
+    if options.picture and rows:
         draw(rows, options.picture)
     return 0
 
