@@ -33,11 +33,8 @@ RENEWAL = 0.3  # of what is carried on from a slice is its mask, the rest what w
 IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
 
 Boxes = npt.NDArray[np.float64]
-
-
-# Prompts (P, 4) of a box in a slice, and its mask (h, w), 0..255 under the given box, as flow
-# carried it there
-Mask = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.uint8]  # (h, w), 0..255, of the input pixels under a given box
+# Prompts (P, 4) of a box in a slice, and its mask as flow carried it there
 Asked = tuple[FloatArray, Mask | None]
 
 
@@ -137,10 +134,11 @@ class Follower(Exact):
             height, width = answer.logits.shape
             shown = np.zeros((INPUT_SIZE, INPUT_SIZE), np.uint8)
             shown[row : row + height, column : column + width][answer.logits > 0] = 255
-            mask = shown[inside]
-            if moved is not None:
-                mask = np.rint(RENEWAL * mask + (1 - RENEWAL) * moved).astype(np.uint8)
-            on[frame] = mask.copy()
+            if moved is None:
+                on[frame] = shown[inside].copy()  # the rest is not kept with it
+            else:
+                mixed = RENEWAL * shown[inside] + (1 - RENEWAL) * moved
+                on[frame] = np.rint(mixed).astype(np.uint8)
         return Found(z, around, on)
 
     def _places(self, frame: Frame, z: int, before: int) -> FloatArray:

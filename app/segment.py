@@ -122,7 +122,8 @@ def segment(
     else:
         image, painted = case.image[np.newaxis], labels[np.newaxis]
         boxes = np.insert(case.boxes, [2, 4], 0, axis=1)  # slice 0
-    if mode == "exact":
+    best = mode == "best"
+    if not best:
         max_crops = 0
     elif max_crops is None:
         max_crops = VOLUME_CROPS if case.is_volume else IMAGE_CROPS
@@ -131,7 +132,6 @@ def segment(
         case.image.shape, case.image.dtype, len(boxes), is_volume=case.is_volume
     )
     means = plan(peak, memory_limit, Plan(DECODE_BATCH, EMBEDDINGS_KEPT))
-    best = mode == "best"
     views = choose_views(
         boxes[:, IN_PLANE], height, width, max_crops, mirror=best and not case.is_volume
     )
@@ -233,7 +233,7 @@ def slice_step(first: float, last: float) -> int:
 def asked_slices(first: int, last: int, middle: int, step: int) -> list[int]:
     """Slices of a box that are asked: its ends, its middle, and of those between every `step`-th.
 
-    The same ones for all boxes, as far as they cross them, so that few are encoded.
+    Those between are the same for all boxes of one step, so that few are encoded.
     """
     return sorted({first, middle, last, *range(-(-first // step) * step, last, step)})
 
