@@ -27,6 +27,7 @@ import numpy as np
 from app import Case, Network, load, read_case
 from app.network import AUTO, PRECISIONS
 from app.segment import segment
+from benchmarks.parity import case_dsc
 
 MODULES = ("follow", "frame", "segment", "views")  # whose constants can be set
 VARIANTS = (
@@ -104,15 +105,6 @@ class Row:
     seconds: float
 
 
-def mean_dsc(labels: np.ndarray, truth: np.ndarray, boxes: int) -> float:
-    """Mean over the objects 1..`boxes` of 2 |A and B| / (|A| + |B|)."""
-    scores = []
-    for number in range(1, boxes + 1):
-        found, wanted = labels == number, truth == number
-        scores.append(2 * (found & wanted).sum() / max(1, found.sum() + wanted.sum()))
-    return float(np.mean(scores))
-
-
 def measure(
     case: Case, truth: np.ndarray, network: Network, variants: Sequence[Variant]
 ) -> Iterator[Row]:
@@ -123,7 +115,7 @@ def measure(
             began = time.perf_counter()
             labels = segment(case, network, **variant.arguments)  # type: ignore[arg-type]
             seconds = time.perf_counter() - began
-        dsc = mean_dsc(labels, truth, len(case.boxes))
+        dsc = case_dsc(labels, truth)
         yield Row(variant.name, case.name, kind, modality, dsc, seconds)
 
 

@@ -45,7 +45,7 @@ def test_constants_are_changed_for_the_variant_only():
 
 def test_dsc_on_paper():
     labels, truth = np.array([1, 1, 2, 0, 0]), np.array([1, 0, 0, 0, 2])
-    assert modes.mean_dsc(labels, truth, 2) == pytest.approx((2 / 3 + 0) / 2)
+    assert modes.case_dsc(labels, truth) == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_means_are_by_modality_and_time_is_a_ratio():
