@@ -12,8 +12,10 @@ docs/decisions.md has the figures of these and other rules.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -27,6 +29,7 @@ TAPER = (0.90, 0.89, 0.88, 0.86, 0.83, 0.79, 0.74, 0.66, 0.57, 0.45, 0.25)
 EXPECTED_MARGIN = 1  # input pixels around a box of that size
 CARRIED_MARGIN = 2  # input pixels around the mask that was carried along
 LEAST_FLOW = 16  # input pixels per side: of less, DIS makes NaN or crashes
+FLOWS_KEPT = 16  # of 0.6 MB with their pictures: a slice's, in all it is shown in
 HALF = 127  # of a mask's 0..255: more is part of it
 RENEWAL = 0.3  # of what is carried on from a slice is its mask, the rest what was carried into it
 
@@ -47,51 +50,59 @@ class Found:
     carried: dict[Frame, Mask] = field(default_factory=dict)  # (h, w): what goes on from here
     answers: Sequence[Answer] = ()  # kept where slices between are to be interpolated
 
-    def since(self, before: "Found | None") -> Iterator[tuple[int, list[Answer]]]:
-        """Slices between this one and the one before, with answers interpolated between both's."""
-        if before is None:
-            return
-        for z in range(min(self.z, before.z) + 1, max(self.z, before.z)):
-            share = (z - before.z) / (self.z - before.z)
-            yield z, [
-                *(replace(answer, weight=answer.weight * (1 - share)) for answer in before.answers),
-                *(replace(answer, weight=answer.weight * share) for answer in self.answers),
-            ]
+
+class Rules(Protocol):
+    """How boxes are followed: what a slice is asked with, and what it hands on."""
+
+    def limits(self, box: Boxes, height: int, width: int) -> Span:
+        """Rows and columns of a slice outside which the mask of a box (4,) does not count."""
+
+    def prompts(
+        self, frame: Frame, z: int, boxes: Boxes, neighbours: Sequence[Found | None]
+    ) -> list[Asked]:
+        """What is asked about each of `boxes` (N, 6) in slice `z`, as `frame` shows it."""
+
+    def found(
+        self, z: int, box: Boxes, answers: Sequence[Answer], patch: Patch,
+        carried: Sequence[Mask | None],
+    ) -> Found:  # fmt: skip
+        """What slice `z` hands on of a box (6,): its answers by frame, `patch` their mask."""
 
 
 class Exact:
     """LiteMedSAM's rules: the box of the neighbour's mask alone, which nothing limits."""
 
     def limits(self, box: Boxes, height: int, width: int) -> Span:
-        """Rows and columns of a slice outside which the mask of a box (4,) does not count."""
+        """The whole slice."""
         return slice(0, height), slice(0, width)
 
     def prompts(
         self, frame: Frame, z: int, boxes: Boxes, neighbours: Sequence[Found | None]
     ) -> list[Asked]:
-        """The box around each neighbour's mask; the given one (N, 6) where there is none."""
+        """The box around each neighbour's mask; the given one where there is none."""
         asked: list[Asked] = []
         for box, near in zip(frame.prompts(boxes[:, IN_PLANE]), neighbours, strict=True):
-            around = None if near is None else near.around[frame]
-            asked.append(((box if around is None else around)[np.newaxis], None))
+            beside = None if near is None else near.around[frame]
+            asked.append(((box if beside is None else beside)[np.newaxis], None))
         return asked
 
     def found(
         self, z: int, box: Boxes, answers: Sequence[Answer], patch: Patch,
         carried: Sequence[Mask | None],
     ) -> Found:  # fmt: skip
-        """What is handed on of a box (6,): the box around its mask."""
-        return Found(z, {answer.frame: answer.frame.prompt_around(patch) for answer in answers})
+        """The box around the mask."""
+        return Found(z, around(answers, patch))
 
 
-class Follower(Exact):
+class Follower:
     """Asks with the three boxes of mode "best"; nothing counts outside the given box."""
 
     def __init__(self, image: npt.NDArray[np.uint8]) -> None:
         """For a volume (D, H, W); an image (1, H, W) or (1, H, W, 3) has no neighbours to ask."""
         self._image = image
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._kept: dict[tuple[Frame, int, int], FloatArray] = {}
+        self._picture = lru_cache(FLOWS_KEPT)(self._make_picture)
+        self._places = lru_cache(FLOWS_KEPT)(self._find_places)
 
     def limits(self, box: Boxes, height: int, width: int) -> Span:
         """Rows and columns of the pixels in a box (4,)."""
@@ -109,9 +120,9 @@ class Follower(Exact):
             if near is None:
                 asked.append((given[np.newaxis], None))
                 continue
-            around = near.around[frame]
+            beside = near.around[frame]
             share = expected_share(z, box[2], box[5], len(self._image))
-            expected = expected_box(given, given if around is None else around, share)
+            expected = expected_box(given, given if beside is None else beside, share)
             inside = input_pixels(given, frame)
             start = np.array([inside[1].start, inside[0].start], np.float32)  # x and y
             x, y = np.moveaxis(self._places(frame, z, near.z)[inside] - start, -1, 0)
@@ -124,8 +135,7 @@ class Follower(Exact):
         self, z: int, box: Boxes, answers: Sequence[Answer], patch: Patch,
         carried: Sequence[Mask | None],
     ) -> Found:  # fmt: skip
-        """What is handed on of a box (6,), also a mask: what was carried here, partly renewed."""
-        around = super().found(z, box, answers, patch, carried).around
+        """The box around the mask, and a mask: what was carried here, partly renewed."""
         on = {}
         for answer, moved in zip(answers, carried, strict=True):
             frame = answer.frame
@@ -139,28 +149,31 @@ class Follower(Exact):
             else:
                 mixed = RENEWAL * shown[inside] + (1 - RENEWAL) * moved
                 on[frame] = np.rint(mixed).astype(np.uint8)
-        return Found(z, around, on)
+        return Found(z, around(answers, patch), on)
 
-    def _places(self, frame: Frame, z: int, before: int) -> FloatArray:
+    def _make_picture(self, frame: Frame, z: int) -> Mask:
+        """Slice `z` as `frame` shows it, (h, w) in 8 bits, continued to what flow can work on."""
+        height, width = frame.inner
+        shown = frame.pixels(self._image[z])[0, 0, :height, :width] * 255
+        below, right = max(0, LEAST_FLOW - height), max(0, LEAST_FLOW - width)
+        picture = cv2.copyMakeBorder(
+            shown.astype(np.uint8), 0, below, 0, right, cv2.BORDER_REPLICATE
+        )
+        return np.asarray(picture, np.uint8)
+
+    def _find_places(self, frame: Frame, z: int, before: int) -> FloatArray:
         """Where in slice `before` was what is at an input pixel of slice `z`, (h, w, 2): x, y."""
-        key = frame, z, before
-        if key not in self._kept:
-            if any(other != z for _, other, _ in self._kept):
-                self._kept.clear()
-            height, width = frame.inner
-            below, right = max(0, LEAST_FLOW - height), max(0, LEAST_FLOW - width)
-            here, there = (
-                cv2.copyMakeBorder(
-                    (frame.pixels(self._image[i])[0, 0, :height, :width] * 255).astype(np.uint8),
-                    0, below, 0, right, cv2.BORDER_REPLICATE,
-                )
-                for i in (z, before)
-            )  # fmt: skip
-            flow = self._flow.calc(here, there, np.zeros((*here.shape, 2), np.float32))
-            flow = flow[:height, :width]
-            grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
-            self._kept[key] = (flow + grid).astype(np.float32)
-        return self._kept[key]
+        height, width = frame.inner
+        here, there = (self._picture(frame, i) for i in (z, before))
+        flow = self._flow.calc(here, there, np.zeros((*here.shape, 2), np.float32))
+        grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+        places: FloatArray = (flow[:height, :width] + grid).astype(np.float32)
+        return places
+
+
+def around(answers: Sequence[Answer], patch: Patch) -> dict[Frame, FloatArray | None]:
+    """Prompts (4,) around a mask in all that it was shown in; None where it is empty."""
+    return {answer.frame: answer.frame.prompt_around(patch) for answer in answers}
 
 
 def box_pixels(box: Boxes) -> Span:

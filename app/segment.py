@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.case import Case, label_dtype
-from app.follow import IN_PLANE, Exact, Follower, Found, Mask
+from app.follow import IN_PLANE, Exact, Follower, Found, Mask, Rules
 from app.frame import (
     CELL,
     EMBEDDING_SIZE,
@@ -256,12 +256,26 @@ def walk_plan(
     return [*sorted(upwards.items()), *sorted(downwards.items(), reverse=True)]
 
 
+def interpolated(
+    before: Found | None, z: int, answers: Sequence[Answer]
+) -> Iterator[tuple[int, list[Answer]]]:
+    """Slices between `z` and the one asked before, with answers mixed of both's."""
+    if before is None:
+        return
+    for between in range(min(z, before.z) + 1, max(z, before.z)):
+        share = (between - before.z) / (z - before.z)
+        yield between, [
+            *(replace(answer, weight=answer.weight * (1 - share)) for answer in before.answers),
+            *(replace(answer, weight=answer.weight * share) for answer in answers),
+        ]
+
+
 class Walk:
     """The boxes of a case, followed together through its slices."""
 
     def __init__(
         self, labels: Labels, boxes: npt.NDArray[np.float64], views: Sequence[View],
-        steps: Sequence[int], rules: Exact,
+        steps: Sequence[int], rules: Rules,
     ) -> None:  # fmt: skip
         """Boxes (N, 6), each shown as its view says; `labels` (D, H, W) are to be painted.
 
@@ -296,15 +310,17 @@ class Walk:
                         continue
                     patch = mask_of(answers, self._limits[i])
                     self._paint_patch(z, i, patch)
-                    found = self._rules.found(z, self._boxes[i], answers, patch, carried)
-                    if self._every[i] > 1:
-                        found = replace(found, answers=answers)
-                    for between, mixed in found.since(before):
+                    for between, mixed in interpolated(before, z, answers):
                         self._paint_patch(between, i, mask_of(mixed, self._limits[i]))
-                    if self._middles[i] <= z < last:
-                        upwards[i] = found
-                    if first < z <= self._middles[i]:
-                        downwards[i] = found
+                    rises, falls = self._middles[i] <= z < last, first < z <= self._middles[i]
+                    if rises or falls:
+                        found = self._rules.found(z, self._boxes[i], answers, patch, carried)
+                        if self._every[i] > 1:
+                            found = replace(found, answers=answers)
+                        if rises:
+                            upwards[i] = found
+                        if falls:
+                            downwards[i] = found
                 yield
 
     def _paint_patch(self, z: int, i: int, patch: Patch) -> None:

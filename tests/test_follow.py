@@ -20,6 +20,7 @@ from app.follow import (
     input_pixels,
 )
 from app.frame import Answer, Frame, mask_of
+from app.segment import interpolated
 
 SIDE = 256
 FRAME = Frame(SIDE, SIDE)
@@ -142,15 +143,13 @@ def test_without_a_neighbour_the_given_box_is_asked_alone():
 
 
 def test_slices_between_two_that_were_asked_get_weighted_answers_of_both():
-    before, after = (
-        Found(z, {}, answers=[Answer(FRAME, np.full((4, 4), z, np.float32), (0, 0))])
-        for z in (10, 6)
-    )
-    between = dict(after.since(before))
+    asked = [Answer(FRAME, np.full((4, 4), z, np.float32), (0, 0)) for z in (10, 6)]
+    before = Found(10, {}, answers=asked[:1])
+    between = dict(interpolated(before, 6, asked[1:]))
     assert sorted(between) == [7, 8, 9]
     assert [answer.weight for answer in between[9]] == [0.75, 0.25]
-    assert between[9][0].logits is before.answers[0].logits
-    assert list(after.since(None)) == []
+    assert between[9][0].logits is asked[0].logits
+    assert list(interpolated(None, 6, asked[1:])) == []
 
 
 @pytest.mark.parametrize("side", [1, 7, 8, 9, 12, 15, 16, 17, 40])
