@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -285,6 +287,38 @@ def test_outputs_that_take_nothing_are_one_line_of_each_case(
         1, [f"{GOOD}: {reason}", f"3DBox_MR_good.npz: {reason}"],
     )  # fmt: skip
     assert names(outputs) == []
+
+
+@pytest.fixture
+def small_file_system(tmp_path):
+    """A folder that is a file system of 8 kB, mounted for the test; skipped where none may be."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", folder]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_outputs_on_a_file_system_that_fills_up_hold_whole_files_only(
+    inputs, small_file_system, tiny_weights, capsys
+):
+    """Room for the first case, none for the second, which does not shrink; the third fits."""
+    good = make_case_file(inputs, GOOD)
+    chance = np.random.default_rng(0)
+    corners = chance.integers(0, 390, (800, 2))
+    make_case_file(
+        inputs, "2DBox_US_large.npz", imgs=np.zeros((400, 400), np.uint8),
+        boxes=np.concatenate([corners, corners + chance.integers(1, 9, (800, 2))], axis=1),
+    )  # fmt: skip
+    shutil.copy(good, inputs / "2DBox_US_last.npz")
+    status, lines = run(inputs, small_file_system, tiny_weights, capsys)
+    full = f"the labels could not be written ([Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)})"
+    assert (status, lines) == (1, [f"2DBox_US_large.npz: {full}"])
+    assert names(small_file_system) == [GOOD, "2DBox_US_last.npz"]
+    for name in names(small_file_system):
+        assert read_labels(small_file_system / name).any()
 
 
 def test_the_inputs_folder_is_no_outputs_folder(inputs, tmp_path, tiny_weights, capsys):
