@@ -24,7 +24,8 @@ import numpy.typing as npt
 from app.frame import INPUT_SIZE, Answer, FloatArray, Frame, Patch, Span, overlap
 
 # Sides of an object in a slice, in sides of its box, by its distance from the box's middle slice
-# in tenths of half the box's extent: means over 33 data sets of the training corpus.
+# in tenths of half the box's extent: a smooth curve along the means of 33 data sets of the training
+# corpus (`python -m train.taper`), above them in the middle.
 TAPER = (0.90, 0.89, 0.88, 0.86, 0.83, 0.79, 0.74, 0.66, 0.57, 0.45, 0.25)
 EXPECTED_MARGIN = 1  # input pixels around a box of that size
 CARRIED_MARGIN = 2  # input pixels around the mask that was carried along

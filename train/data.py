@@ -135,7 +135,8 @@ def read_corpus(folder: Path) -> list[Picture]:
     return pictures
 
 
-def _volume(picture: Picture) -> tuple[str, str]:
+def volume_of(picture: Picture) -> tuple[str, str]:
+    """Data set and key of the volume that a picture is a slice of; of an image its own."""
     return picture.dataset, re.sub(r"__z\d+$", "", picture.key)
 
 
@@ -147,7 +148,7 @@ class BalancedSampler:
         self._volumes: dict[tuple[str, str], list[Picture]] = defaultdict(list)
         for picture in pictures:
             self._tree[picture.modality][picture.dataset].append(picture)
-            self._volumes[_volume(picture)].append(picture)
+            self._volumes[volume_of(picture)].append(picture)
 
     def draw(self, random: np.random.Generator) -> Picture:
         """One picture."""
@@ -159,7 +160,7 @@ class BalancedSampler:
         self, picture: Picture, most: int, random: np.random.Generator
     ) -> list[Picture]:
         """Up to `most` slices of the volume that `picture` is a slice of, itself not among them."""
-        others = [other for other in self._volumes[_volume(picture)] if other is not picture]
+        others = [other for other in self._volumes[volume_of(picture)] if other is not picture]
         chosen = random.permutation(len(others))[:most]
         return [others[i] for i in chosen]
 
