@@ -3,9 +3,10 @@
     python -m benchmarks.modes INPUTS GTS [--csv FILE] [--picture FILE] ["NAME: KEY=VALUE ..." ...]
 
 A variant's keys are arguments of `app.segment` (`mode`, `max_crops`, `step`) or constants of its
-modules (`views.SMALL_BOX`, `follow.RENEWAL`); without any, those of `VARIANTS` are compared. All
-variants do a case before the next one is read, in one process, each case begun by another one;
-seconds are those of `segment`, as ratios to the first variant.
+modules (`views.SMALL_BOX`, `follow.RENEWAL`); `true_boxes=True` asks each slice of a volume with
+the box of the truth. Without any, those of `VARIANTS` are compared. All variants do a case before
+the next one is read, in one process, each case begun by another one; seconds are those of
+`segment`, as ratios to the first variant.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from app import Case, Network, load, read_case
 from app.network import AUTO, PRECISIONS
 from app.segment import segment
 from benchmarks.parity import case_dsc
+from benchmarks.true_boxes import TrueBoxes
 
 MODULES = ("follow", "frame", "segment", "views")  # whose constants can be set
 VARIANTS = (
@@ -43,7 +45,9 @@ VARIANTS = (
     "best, prompts not wider: frame.PROMPT_MARGIN=0",
     "best, no taper: follow.TAPER=(1.0,1.0)",
     "best, only the last mask carried: follow.RENEWAL=1.0",
+    "true boxes: true_boxes=True step=1",
 )
+TRUE_BOXES = "true_boxes"
 
 
 def _module(name: str) -> ModuleType:
@@ -57,6 +61,7 @@ class Variant:
     name: str
     arguments: dict[str, object]
     constants: dict[tuple[str, str], object]  # by module and name
+    true_boxes: bool = False  # ask with those of the truth, which is no way to segment
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
@@ -66,7 +71,7 @@ class Variant:
             ValueError: a word is no `KEY=VALUE`, or there is no such constant.
         """
         name, _, words = text.partition(":")
-        arguments, constants = {}, {}
+        arguments, constants, true_boxes = {}, {}, False
         for word in words.split():
             key, equals, value_text = word.partition("=")
             if not equals:
@@ -78,16 +83,22 @@ class Variant:
             module, dot, constant = key.partition(".")
             if not dot and key in inspect.signature(segment).parameters:
                 arguments[key] = value
+            elif key == TRUE_BOXES:
+                true_boxes = bool(value)
             elif dot and module in MODULES and hasattr(_module(module), constant):
                 constants[module, constant] = value
             else:
                 raise ValueError(f"'{name}': there is no {key} to set")
-        return cls(name.strip(), arguments, constants)
+        return cls(name.strip(), arguments, constants, true_boxes)
 
     @contextmanager
-    def in_force(self) -> Iterator[None]:
-        """Its constants replace the program's inside the `with`."""
+    def in_force(self, case: Case, truth: np.ndarray) -> Iterator[None]:
+        """Its constants and rules replace the program's inside the `with`."""
         with ExitStack() as stack:
+            if self.true_boxes and case.is_volume:
+                rules = TrueBoxes(case, truth)
+                patch = mock.patch.object(_module("segment"), "Follower", lambda image: rules)
+                stack.enter_context(patch)
             for (module, constant), value in self.constants.items():
                 stack.enter_context(mock.patch.object(_module(module), constant, value))
             yield
@@ -111,7 +122,7 @@ def measure(
     """Rows of a case, variant by variant."""
     kind, modality = case.name[:2], case.name.split("_")[1]
     for variant in variants:
-        with variant.in_force():
+        with variant.in_force(case, truth):
             began = time.perf_counter()
             labels = segment(case, network, **variant.arguments)  # type: ignore[arg-type]
             seconds = time.perf_counter() - began

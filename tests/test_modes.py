@@ -4,9 +4,9 @@ import csv
 
 import numpy as np
 import pytest
-from conftest import make_case_file
+from conftest import BoxesAsMasks, make_case_file
 
-from app import follow, read_case, segment, views
+from app import follow, make_case, read_case, segment, views
 from benchmarks import modes
 from benchmarks.modes import Row, Variant
 
@@ -38,9 +38,25 @@ def test_what_is_no_variant_is_named(text, message):
 
 def test_constants_are_changed_for_the_variant_only():
     before = views.SMALL_BOX, follow.RENEWAL
-    with Variant.parse("x: views.SMALL_BOX=64 follow.RENEWAL=1.0").in_force():
+    case, truth = make_case(np.zeros((9, 9), np.uint8), [[1, 1, 3, 3]]), np.zeros((9, 9))
+    with Variant.parse("x: views.SMALL_BOX=64 follow.RENEWAL=1.0").in_force(case, truth):
         assert (views.SMALL_BOX, follow.RENEWAL) == (64, 1.0)
     assert before == (views.SMALL_BOX, follow.RENEWAL)
+
+
+def test_true_boxes_are_those_of_the_truth_in_each_slice():
+    """The network fills what it is asked with: the truth's box and a pixel around it."""
+    truth = np.zeros((3, 64, 256), np.uint8)
+    for z, x in enumerate((20, 40)):  # nothing in the last slice
+        truth[z, 10:20, x : x + 30] = 1
+    case = make_case(np.zeros(truth.shape, np.uint8), [[10, 5, 0, 90, 40, 2]], is_volume=True)
+    with Variant.parse("x: true_boxes=True").in_force(case, truth):
+        labels = segment(case, BoxesAsMasks(), max_crops=0)
+    for z, x in enumerate((20, 40)):
+        ys, xs = np.nonzero(labels[z])
+        assert (ys.min(), ys.max(), xs.min(), xs.max()) == (9, 20, x - 1, x + 30)
+    assert np.argwhere(labels[2]).min(axis=0).tolist() == [5, 10]  # the given one
+    assert not np.array_equal(segment(case, BoxesAsMasks(), max_crops=0), labels)
 
 
 def test_dsc_on_paper():
