@@ -11,6 +11,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from conftest import volume_case
+from highdicom.color import CIELabColor
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from test_scan_cli import BOXES, box_words, wanted_volume
@@ -353,7 +354,7 @@ def test_every_transfer_syntax_gives_the_same_slice(name):
 
 SEGMENTS = [
     Segment(1, "left lung", (0, 0, 0), (2, 2, 1)),
-    Segment(2, "heart", (3, 1, 0), (4, 3, 2)),
+    Segment(2, "heart", (3, 1, 0), (4, 3, 2), (51, 102, 255)),
     Segment(3, "not found", (0, 0, 0), (1, 1, 1)),
 ]
 
@@ -410,6 +411,9 @@ def test_a_segmentation_refers_to_the_images_it_lies_on(tmp_path):
     assert (seg.Modality, seg.PatientID, seg.SeriesNumber) == ("SEG", "7", 1003)
     assert seg.SeriesInstanceUID != SERIES
     assert [one.SegmentLabel for one in seg.SegmentSequence] == [one.name for one in SEGMENTS]
+    colours = [[*one.RecommendedDisplayCIELabValue] for one in seg.SegmentSequence]
+    assert colours == [[*CIELabColor.from_rgb(*one.colour).value] for one in SEGMENTS]
+    assert colours[1] == [*CIELabColor.from_rgb(51, 102, 255).value]
     measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert [float(mm) for mm in measures.PixelSpacing] == [2, 1]
 

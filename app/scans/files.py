@@ -19,7 +19,6 @@ READERS = {suffix: read for suffixes, read in KINDS for suffix in suffixes}
 WRITTEN = (
     itk.SEGMENTATION, ".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".png", ".tif", ".tiff", ".npz"
 )  # fmt: skip
-NRRD = (".nrrd", ".nhdr")
 
 
 def suffix_of(path: Path, known: tuple[str, ...]) -> str:
@@ -61,5 +60,5 @@ def default_suffix(path: Path) -> str:
     if suffix in (*nifti.SUFFIXES, *pictures.TIFF):
         return suffix
     if suffix in itk.SUFFIXES:
-        return itk.SEGMENTATION if suffix in NRRD else ".mha"
+        return itk.SEGMENTATION if suffix in itk.NRRD else ".mha"
     return ".png" if suffix in pictures.SUFFIXES else ".dcm"

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from app.scans import itk
 from app.scans.boxes import Drawn
 from app.scans.files import read_scan
 from app.scans.scan import FloatArray, Scan, ScanError, Voxels
+from app.scans.slicer import Declared
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +33,12 @@ def same_grid(one: Scan, other: Scan) -> bool:
     return bool(np.abs(voxels - _corners(one)).max() < SAME_GRID_VOXELS)
 
 
-def read_labels(path: Path) -> Scan:
-    """The label map at `path`; its voxels are uint16, and some are not 0.
+def _as_labels(label_map: Scan) -> Scan:
+    """The same with voxels in uint16.
 
     Raises:
-        ScanError: it cannot be read, or is no label map.
+        ScanError: they are no labels.
     """
-    label_map = read_scan(path)
     name, labels = label_map.name, label_map.voxels
     if labels.ndim != 3 or (labels.dtype.kind == "f" and (labels != np.rint(labels)).any()):
         raise ScanError(f"{name}: expected a label map of whole numbers")
@@ -47,15 +48,27 @@ def read_labels(path: Path) -> Scan:
     return replace(label_map, voxels=labels.astype(np.uint16))
 
 
+def read_labels(path: Path) -> Scan:
+    """The label map at `path`; its voxels are uint16, and some are not 0.
+
+    Raises:
+        ScanError: it cannot be read, or is no label map.
+    """
+    return _as_labels(read_scan(path))
+
+
 def boxes_around_labels(path: Path, scan: Scan, margin: int) -> list[Drawn]:
     """A box around each label of the label map at `path`, in order of their values.
 
-    On another grid than the scan's, which needs a place in the world, voxels are taken over as
-    the space they fill. `margin` voxels of the label map are added on every side.
+    Those of a 3D Slicer segmentation are in its own order, with its names and colours; a segment
+    without a voxel is left out, with a warning. On another grid than the scan's, which needs a
+    place in the world, voxels are taken over as the space they fill. `margin` voxels of the label
+    map are added on every side.
 
     Raises:
         ScanError: it cannot be read, is no label map, or cannot be laid over the scan.
     """
+    segments = itk.segments(path)
     label_map = read_labels(path)
     name = label_map.name
     in_mm = not same_grid(label_map, scan)
@@ -63,10 +76,20 @@ def boxes_around_labels(path: Path, scan: Scan, margin: int) -> list[Drawn]:
         raise other_grid(label_map, scan)
     if in_mm:
         log.info("%s: on another grid than %s, laid over it by mm", name, scan.name)
-    return [
-        Drawn(f"label {value}", _in_world(label_map, *ends) if in_mm else np.stack(ends), in_mm)
-        for value, ends in extents(label_map.voxels, margin)
-    ]
+    found = dict(extents(label_map.voxels, margin))
+    if not segments:
+        segments = [Declared(f"label {value}", None, 0, value) for value in found]
+    if nameless := set(found) - {one.value for one in segments}:
+        raise ScanError(f"{name}: holds the value {min(nameless)}, which no segment has")
+    drawn = []
+    for one in segments:
+        if one.value not in found:
+            log.warning("%s: '%s' has no voxel, and is left out", name, one.name)
+            continue
+        ends = found[one.value]
+        points = _in_world(label_map, *ends) if in_mm else np.stack(ends)
+        drawn.append(Drawn(one.name, points, in_mm, one.colour))
+    return drawn
 
 
 def other_grid(label_map: Scan, scan: Scan) -> ScanError:

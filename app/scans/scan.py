@@ -13,6 +13,7 @@ from app.case import CaseError, printable
 
 FloatArray = npt.NDArray[np.float64]
 Voxels = npt.NDArray[np.generic]
+Colour = tuple[int, int, int]  # red, green and blue, 0..255
 
 RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # and back: ITK and DICOM count to the left and back
 # Pictures have no place in the world. With this one, columns run to the patient's left and rows to
@@ -64,10 +65,13 @@ class Segment:
     name: str
     first: tuple[int, int, int]  # corners of its box: voxels (i, j, k), both inclusive
     last: tuple[int, int, int]
+    own_colour: Colour | None = None  # where somebody gave it one
 
     @property
-    def colour(self) -> tuple[int, int, int]:
-        """Red, green and blue, 0..255; the same value has the same one in every file."""
+    def colour(self) -> Colour:
+        """Its own; else, of the same value, the same one in every file."""
+        if self.own_colour is not None:
+            return self.own_colour
         red, green, blue = colorsys.hsv_to_rgb(self.value * GOLDEN_RATIO % 1, 0.75, 1)
         return round(red * 255), round(green * 255), round(blue * 255)
 
