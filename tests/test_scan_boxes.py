@@ -11,7 +11,7 @@ from test_scan_walk import AFFINES, ALIGNED, scan_of
 from app.scans.box_files import Entry, Meaning, read_boxes
 from app.scans.boxes import on_grid
 from app.scans.files import read_scan
-from app.scans.label_maps import boxes_around_labels
+from app.scans.label_maps import boxes_around_labels, read_labels
 from app.scans.scan import PICTURE_AFFINE, RAS_OF_LPS, ScanError
 
 GRID = (64, 40, 6)
@@ -334,7 +334,7 @@ def test_a_segment_without_name_and_colour_is_a_label(tmp_path):
 @pytest.mark.parametrize(
     ("liver", "spleen", "message"),
     [
-        ({}, None, "holds the value 2, which no segment has"),
+        ({}, None, "layer 0 holds the value 2, which no segment has"),
         ({"Color": "0.5 1"}, {}, "'Segment0_Color' should be 3 numbers within 0..1, got '0.5 1'"),
         ({"Color": "0 0 nan"}, {}, "'Segment0_Color' should be 3 numbers within 0..1, got '0 0 na"),
         ({"Color": "255 0 0"}, {}, "'Segment0_Color' should be 3 numbers within 0..1, got '255 0"),
@@ -353,3 +353,92 @@ def test_segments_that_contradict_each_other_are_one_line(liver, spleen, message
         boxes_around_labels(path, scan(), 0)
     assert str(raised.value).startswith(f"a.seg.nrrd: {message}")
     assert "\n" not in str(raised.value)
+
+
+def layers(count=3):
+    """Voxels (I, J, K, layers): 1 in each, bounds that overlap from layer to layer."""
+    voxels = np.zeros((*GRID, count), np.uint8)
+    for number in range(count):
+        voxels[8 + number : 47 - number, 6:31, 0 : 4 + number % 2, number] = 1
+    return voxels
+
+
+def layered(number, **more):
+    return {"ID": f"Segment_{number}", "Name": f"organ {number}", "LabelValue": "1",
+            "Layer": str(number), **more}  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])  # 3 and 4 bytes a voxel are colour elsewhere
+@pytest.mark.parametrize("old", [False, True])
+def test_segments_of_different_layers_may_overlap(old, count, tmp_path):
+    segments = [layered(number, Color="0 1 0") for number in range(count)]
+    if old:
+        segments = [{"ID": one["ID"], "Name": one["Name"], "Color": "0 1 0"} for one in segments]
+    path = slicer_file(tmp_path / "a.seg.nrrd", *segments, voxels=layers(count))
+    assert around(path, scan()) == [
+        (f"organ {number}", (8 + number, 6, 0), (46 - number, 30, 3 + number % 2), (0, 255, 0))
+        for number in range(count)
+    ]
+
+
+def test_layers_are_read_as_3d_slicer_writes_them(tmp_path):
+    """Layers are the first axis, one that is no space; a value belongs to its layer alone."""
+    voxels = layers(2)
+    voxels[0, 0, 5, 1] = 3
+    header = """NRRD0004
+type: uint8
+dimension: 4
+space: left-posterior-superior
+sizes: 2 64 40 6
+space directions: none (1,0,0) (0,2,0) (0,0,3)
+kinds: list domain domain domain
+encoding: raw
+space origin: (-30,-40,-50)
+Segment0_ID:=Segment_1
+Segment0_Layer:=1
+Segment0_LabelValue:=3
+Segment0_Name:=tip
+Segment1_ID:=Segment_2
+Segment1_Layer:=1
+Segment1_LabelValue:=1
+Segment1_Name:=liver
+Segment2_ID:=Segment_3
+Segment2_Layer:=0
+Segment2_LabelValue:=1
+Segment2_Name:=whole
+
+"""
+    path = tmp_path / "a.seg.nrrd"
+    path.write_bytes(header.encode() + np.moveaxis(voxels, 3, 0).tobytes("F"))
+    assert [found[:3] for found in around(path, scan())] == [
+        ("tip", (0, 0, 5), (0, 0, 5)),
+        ("liver", (9, 6, 0), (45, 30, 4)),
+        ("whole", (8, 6, 0), (46, 30, 3)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ([layered(0), layered(2)], "'Segment1_Layer' should be one of 0..1, got '2'"),
+        ([layered(0), layered(1, Layer="-1")], "'Segment1_Layer' should be one of 0..1, got '-1'"),
+        ([layered(0), layered(1, Layer="1.0")], "'Segment1_Layer' should be one of 0..1, got '1.0"),
+        ([layered(0), layered(0)], "'Segment1_LabelValue' should differ from that of 'organ 0' in"),
+        ([layered(0)], "layer 1 holds the value 1, which no segment has"),
+        ([layered(0), {"Name": "x", "LabelValue": "1"}], "key 'Segment1_Layer' is missing, expect"),
+        ([{"Name": "x", "LabelValue": "1"}], "key 'Segment0_Layer' is missing, expected in"),
+        ([{"Name": "x"}] * 3, "'Segment2_Layer' should be one of 0..1, got '2'"),
+    ],
+)  # fmt: skip
+def test_layers_that_are_not_certain_are_one_line(fields, message, tmp_path):
+    path = slicer_file(tmp_path / "a.seg.nrrd", *fields, voxels=layers(2))
+    with pytest.raises(ScanError) as raised:
+        boxes_around_labels(path, scan(), 0)
+    assert str(raised.value).startswith(f"a.seg.nrrd: {message}")
+
+
+def test_layers_are_no_label_map_of_a_case(tmp_path):
+    both = [layered(0), layered(1)]
+    path = slicer_file(tmp_path / "a.seg.nrrd", *both, voxels=layers(2))
+    with pytest.raises(ScanError, match=r"^a.seg.nrrd: expected one label a voxel, .* of 2 la"):
+        read_labels(path)

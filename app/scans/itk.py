@@ -93,24 +93,39 @@ def read(path: Path, volume: int | None) -> Scan:
         ScanError: the file is broken, or has several volumes and none is chosen.
     """
     name = printable(path.name)
-    image = _in_file(_open(path).Execute, path)
-    voxels: Voxels = extra("SimpleITK", name).GetArrayFromImage(image)  # (..., K, J, I[, channels])
+    volumes, image = _read(path)
     components = image.GetNumberOfComponentsPerPixel()
-    in_colour = components in COLOURS and voxels.dtype == np.uint8 and image.GetDimension() < 4
-    if in_colour:
-        channels = np.moveaxis(voxels, -1, 0)[:3]
+    voxels: Voxels
+    if components in COLOURS and volumes.dtype == np.uint8 and image.GetDimension() < 4:
         choose_volume(1, volume, name)
-        voxels = np.stack([channel.T for channel in channels], axis=-1)
+        voxels = np.stack(list(volumes[:3]), axis=-1)
     else:
-        if components == 1:
-            voxels = voxels[..., np.newaxis]
-        voxels = np.moveaxis(voxels, -1, 0)  # (components, ..., K, J, I)
-        spatial = min(image.GetDimension(), 3)
-        voxels = voxels.reshape(-1, *voxels.shape[-spatial:])
-        voxels = voxels[choose_volume(len(voxels), volume, name)].T
-    return made_scan(
-        path, voxels if voxels.ndim > 2 + in_colour else voxels[:, :, np.newaxis], _affine(image)
-    )
+        voxels = volumes[choose_volume(len(volumes), volume, name)]
+    return made_scan(path, voxels, _affine(image))
+
+
+def read_layers(path: Path) -> list[Scan]:
+    """Every layer of one of 3D Slicer's segmentations, a scan each, all on the same grid.
+
+    Raises:
+        ScanError: the file is broken.
+    """
+    volumes, image = _read(path)
+    return [made_scan(path, voxels, _affine(image)) for voxels in volumes]
+
+
+def _read(path: Path) -> tuple[Voxels, Any]:
+    """Volumes or components (V, I, J, K) of a file, and SimpleITK's image of it."""
+    image = _in_file(_open(path).Execute, path)
+    sitk = extra("SimpleITK", printable(path.name))
+    voxels: Voxels = sitk.GetArrayFromImage(image)  # (..., K, J, I) or (..., K, J, I, components)
+    if image.GetNumberOfComponentsPerPixel() == 1:
+        voxels = voxels[..., np.newaxis]
+    voxels = np.moveaxis(voxels, -1, 0)  # (components, ..., K, J, I)
+    spatial = min(image.GetDimension(), 3)
+    voxels = voxels.reshape(-1, *voxels.shape[-spatial:])
+    voxels = voxels.transpose(0, *range(spatial, 0, -1))
+    return (voxels if spatial == 3 else voxels[..., np.newaxis]), image
 
 
 def encoded(labels: Voxels, scan: Scan, path: Path, segments: list[Segment]) -> bytes:

@@ -43,50 +43,77 @@ def _as_labels(label_map: Scan) -> Scan:
     if labels.ndim != 3 or (labels.dtype.kind == "f" and (labels != np.rint(labels)).any()):
         raise ScanError(f"{name}: expected a label map of whole numbers")
     low, high = labels.min(), labels.max()
-    if not (low >= 0 and 0 < high <= MAX_LABELS):  # NaN compares as neither
+    if not 0 <= low <= high <= MAX_LABELS:  # NaN compares as neither
         raise ScanError(f"{name}: expected labels 1..{MAX_LABELS}, found {low}..{high}")
     return replace(label_map, voxels=labels.astype(np.uint16))
+
+
+def _read_layers(path: Path) -> tuple[list[Scan], list[Declared]]:
+    """The label maps at `path`, several of a segmentation with layers, and what it says of them.
+
+    Their voxels are uint16, and some are not 0; what is no segmentation declares nothing.
+
+    Raises:
+        ScanError: it cannot be read, or is no label map.
+    """
+    segments = itk.segments(path)
+    read = itk.read_layers(path) if segments else [read_scan(path)]
+    layers = [_as_labels(layer) for layer in read]
+    if not any(layer.voxels.any() for layer in layers):
+        raise ScanError(f"{layers[0].name}: expected labels 1..{MAX_LABELS}, found 0..0")
+    return layers, segments
 
 
 def read_labels(path: Path) -> Scan:
     """The label map at `path`; its voxels are uint16, and some are not 0.
 
     Raises:
-        ScanError: it cannot be read, or is no label map.
+        ScanError: it cannot be read, or is no label map of one layer.
     """
-    return _as_labels(read_scan(path))
+    layers, _ = _read_layers(path)
+    if len(layers) > 1:
+        raise ScanError(
+            f"{layers[0].name}: expected one label a voxel, found a segmentation of {len(layers)} "
+            "layers, which may overlap"
+        )
+    return layers[0]
 
 
 def boxes_around_labels(path: Path, scan: Scan, margin: int) -> list[Drawn]:
     """A box around each label of the label map at `path`, in order of their values.
 
-    Those of a 3D Slicer segmentation are in its own order, with its names and colours; a segment
-    without a voxel is left out, with a warning. On another grid than the scan's, which needs a
-    place in the world, voxels are taken over as the space they fill. `margin` voxels of the label
-    map are added on every side.
+    Those of a 3D Slicer segmentation, of all its layers, are in its own order, with its names and
+    colours; a segment without a voxel is left out, with a warning. On another grid than the scan's,
+    which needs a place in the world, voxels are taken over as the space they fill. `margin` voxels
+    of the label map are added on every side.
 
     Raises:
         ScanError: it cannot be read, is no label map, or cannot be laid over the scan.
     """
-    segments = itk.segments(path)
-    label_map = read_labels(path)
+    layers, segments = _read_layers(path)
+    label_map = layers[0]
     name = label_map.name
     in_mm = not same_grid(label_map, scan)
     if in_mm and not (label_map.has_mm and scan.has_mm):
         raise other_grid(label_map, scan)
     if in_mm:
         log.info("%s: on another grid than %s, laid over it by mm", name, scan.name)
-    found = dict(extents(label_map.voxels, margin))
+    found = {
+        (number, value): ends
+        for number, layer in enumerate(layers)
+        for value, ends in extents(layer.voxels, margin)
+    }
     if not segments:
-        segments = [Declared(f"label {value}", None, 0, value) for value in found]
-    if nameless := set(found) - {one.value for one in segments}:
-        raise ScanError(f"{name}: holds the value {min(nameless)}, which no segment has")
+        segments = [Declared(f"label {value}", None, 0, value) for _, value in found]
+    if nameless := set(found) - {(one.layer, one.value) for one in segments}:
+        layer, value = min(nameless)
+        raise ScanError(f"{name}: layer {layer} holds the value {value}, which no segment has")
     drawn = []
     for one in segments:
-        if one.value not in found:
+        ends = found.get((one.layer, one.value))
+        if ends is None:
             log.warning("%s: '%s' has no voxel, and is left out", name, one.name)
             continue
-        ends = found[one.value]
         points = _in_world(label_map, *ends) if in_mm else np.stack(ends)
         drawn.append(Drawn(one.name, points, in_mm, one.colour))
     return drawn
@@ -104,6 +131,8 @@ def extents(
 ) -> Iterator[tuple[int, tuple[FloatArray, FloatArray]]]:
     """Each label with its first and last voxel (3,), moved apart by `margin` inside the grid."""
     voxels = np.argwhere(labels)
+    if len(voxels) == 0:
+        return
     values = labels[tuple(voxels.T)]
     order = np.argsort(values, kind="stable")
     present, starts = np.unique(values[order], return_index=True)
