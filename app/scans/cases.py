@@ -32,7 +32,7 @@ from app.intensity import DEFAULT_WINDOW, UNKNOWN, parse_modality, parse_window
 from app.scans.command import case_of, modality_of, to_grid
 from app.scans.files import READERS, read_scan, stem_of, suffix_of
 from app.scans.label_maps import extents, other_grid, read_labels, same_grid
-from app.scans.options import ANATOMICAL, as_option, natural
+from app.scans.options import ANATOMICAL, add_choices, as_option
 from app.scans.plan import labels_of
 from app.scans.scan import Scan, ScanError, Segment, Voxels
 from app.scans.walk import ACQUIRED, Walk, choose_walk
@@ -106,7 +106,7 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
         CaseError: one of them cannot be used, or their grids differ.
         OSError: it cannot be written.
     """
-    scan = read_scan(scan_path, options.volume)
+    scan = read_scan(scan_path, options.volume, options.series)
     label_map = read_labels(labels_path)
     if not same_grid(label_map, scan):
         raise other_grid(label_map, scan)
@@ -154,7 +154,7 @@ def back(case_path: Path, segs_path: Path, scan_path: Path, options: argparse.Na
     """
     image, gts, values, axes, flips = _read(case_path, *KEYS)
     (segs,) = _read(segs_path, "segs")
-    scan = read_scan(scan_path, options.volume)
+    scan = read_scan(scan_path, options.volume, options.series)
     name = printable(case_path.name)
     if sorted(axes.tolist()) != [0, 1, 2] or flips.shape != (3,):
         raise ScanError(f"{name}: 'grid_axes' and 'grid_flips' should be of D, H and W")
@@ -263,9 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("out", type=Path, help="folder for the labels")
     other.set_defaults(steps=going_back)
     for command in (one, other):
-        command.add_argument(
-            "--volume", type=natural, metavar="K", help="of scans that have several, from 0"
-        )
+        add_choices(command)
     return parser
 
 
