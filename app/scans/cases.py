@@ -29,6 +29,7 @@ from app.case import (
     whole_file,
 )
 from app.intensity import DEFAULT_WINDOW, UNKNOWN, parse_modality, parse_window
+from app.memory import available_memory
 from app.scans.command import case_of, modality_of, to_grid
 from app.scans.files import READERS, read_scan, stem_of, suffix_of
 from app.scans.label_maps import extents, other_grid, read_labels, same_grid
@@ -106,8 +107,9 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
         CaseError: one of them cannot be used, or their grids differ.
         OSError: it cannot be written.
     """
-    scan = read_scan(scan_path, options.volume, options.series)
-    label_map = read_labels(labels_path)
+    limit = available_memory()
+    scan = read_scan(scan_path, options.volume, options.series, memory_limit=limit)
+    label_map = read_labels(labels_path, memory_limit=limit - scan.voxels.nbytes)
     if not same_grid(label_map, scan):
         raise other_grid(label_map, scan)
     modality = modality_of(scan, options.modality)
@@ -154,7 +156,9 @@ def back(case_path: Path, segs_path: Path, scan_path: Path, options: argparse.Na
     """
     image, gts, values, axes, flips = _read(case_path, *KEYS)
     (segs,) = _read(segs_path, "segs")
-    scan = read_scan(scan_path, options.volume, options.series)
+    scan = read_scan(
+        scan_path, options.volume, options.series, memory_limit=available_memory()
+    )
     name = printable(case_path.name)
     if sorted(axes.tolist()) != [0, 1, 2] or flips.shape != (3,):
         raise ScanError(f"{name}: 'grid_axes' and 'grid_flips' should be of D, H and W")

@@ -19,6 +19,7 @@ from app.scans.scan import (
     choose_volume,
     extra,
     made_scan,
+    require_memory,
 )
 from app.scans.slicer import Declared, declared, fields_of
 
@@ -86,14 +87,15 @@ def segments(path: Path) -> list[Declared]:
     return declared(fields, _volumes(header), printable(path.name))
 
 
-def read(path: Path, volume: int | None) -> Scan:
+def read(path: Path, volume: int | None, memory_limit: int | None = None) -> Scan:
     """The scan of a file that SimpleITK reads.
 
     Raises:
-        ScanError: the file is broken, or has several volumes and none is chosen.
+        ScanError: the file is broken, has several volumes and none is chosen, or would take more
+            than `memory_limit` bytes.
     """
     name = printable(path.name)
-    volumes, image = _read(path)
+    volumes, image = _read(path, memory_limit)
     components = image.GetNumberOfComponentsPerPixel()
     voxels: Voxels
     if components in COLOURS and volumes.dtype == np.uint8 and image.GetDimension() < 4:
@@ -101,23 +103,35 @@ def read(path: Path, volume: int | None) -> Scan:
         voxels = np.stack(list(volumes[:3]), axis=-1)
     else:
         voxels = volumes[choose_volume(len(volumes), volume, name)]
+        if len(volumes) > 1:
+            voxels = voxels.copy("K")  # a view would hold the others
     return made_scan(path, voxels, _affine(image))
 
 
-def read_layers(path: Path) -> list[Scan]:
+def read_layers(path: Path, memory_limit: int | None = None) -> list[Scan]:
     """Every layer of one of 3D Slicer's segmentations, a scan each, all on the same grid.
 
     Raises:
-        ScanError: the file is broken.
+        ScanError: the file is broken, or would take more than `memory_limit` bytes.
     """
-    volumes, image = _read(path)
+    volumes, image = _read(path, memory_limit)
     return [made_scan(path, voxels, _affine(image)) for voxels in volumes]
 
 
-def _read(path: Path) -> tuple[Voxels, Any]:
+def _read(path: Path, memory_limit: int | None) -> tuple[Voxels, Any]:
     """Volumes or components (V, I, J, K) of a file, and SimpleITK's image of it."""
-    image = _in_file(_open(path).Execute, path)
-    sitk = extra("SimpleITK", printable(path.name))
+    name = printable(path.name)
+    sitk = extra("SimpleITK", name)
+    header = _open(path)
+    small = sitk.Image([1] * header.GetDimension(), header.GetPixelID())
+    dtype = sitk.GetArrayViewFromImage(small).dtype
+    size = header.GetSize()
+    values = math.prod(size) * header.GetNumberOfComponents()
+    # SimpleITK's own, an array of it, and one with components that lie apart
+    copies = 2 + (header.GetNumberOfComponents() > 1)
+    shape = (*size[:3], *(1,) * (3 - len(size)))
+    require_memory(name, shape, dtype, copies * values * dtype.itemsize, memory_limit)
+    image = _in_file(header.Execute, path)
     voxels: Voxels = sitk.GetArrayFromImage(image)  # (..., K, J, I) or (..., K, J, I, components)
     if image.GetNumberOfComponentsPerPixel() == 1:
         voxels = voxels[..., np.newaxis]

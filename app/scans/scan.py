@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.case import CaseError, printable
+from app.memory import estimate_scan_peak
 
 FloatArray = npt.NDArray[np.float64]
 Voxels = npt.NDArray[np.generic]
@@ -107,6 +108,34 @@ def made_scan(
         rows = to_world[:3].round(4).tolist()
         raise ScanError(f"{name}: the affine should have an inverse, found {rows}")
     return Scan(path, voxels, to_world, modality, slice_axis, has_mm, sources)
+
+
+def require_memory(
+    name: str,
+    shape: tuple[int, ...],
+    dtype: npt.DTypeLike,
+    reading: int,
+    limit: int | None,
+) -> None:
+    """Refuse a scan by what its header says, before its voxels are read; see `app.memory`.
+
+    Args:
+        name: of the file.
+        shape: (I, J, K) or (I, J, K, 3), of what is to be read.
+        dtype: that its voxels are to have.
+        reading: bytes of all that is held while they are read.
+        limit: bytes that this process may take; None is no limit.
+
+    Raises:
+        ScanError: it would take more.
+    """
+    peak = estimate_scan_peak(shape, np.dtype(dtype), reading)
+    if limit is not None and peak > limit:
+        size = "x".join(map(str, shape))
+        raise ScanError(
+            f"{name}: {size} voxels of {np.dtype(dtype)} need about {peak / 1e9:.1f} GB, "
+            f"the memory limit is {limit / 1e9:.1f} GB"
+        )
 
 
 def grey(colour: Voxels) -> Voxels:
