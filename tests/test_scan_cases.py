@@ -203,6 +203,15 @@ def test_a_dicom_series_is_a_folder(command, data):
     assert names(data / "back") == ["study_labels.dcm"]
 
 
+def test_a_grid_without_right_angles_is_told(command, data):
+    sheared = CASE_AFFINE.copy()
+    sheared[1, 2] = 1
+    save_volume(data, affine=sheared)
+    status, lines = make(command, data, "--modality", "MR")
+    assert status == 0
+    assert lines[0] == "liver_0.nii.gz: its axes count as if at right angles, and are not"
+
+
 def test_one_of_several_series_of_a_folder_is_chosen(command, data):
     """As in the program: by its number or UID, there and back; the others are none of it."""
     voxels = grid_of(volume_case()["imgs"].astype(np.int16))

@@ -117,6 +117,8 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
         raise ScanError(f"{scan.name}: does not say its modality, expected --modality")
     if not scan.has_mm and scan.grid[2] > 1:
         log.warning("%s: has no millimetres, its spacing counts as 1", scan.name)
+    if scan.is_sheared:
+        log.warning("%s: its axes count as if at right angles, and are not", scan.name)
     walk = choose_walk(scan, options.plane)
     values = np.setdiff1d(label_map.voxels, [0]).astype(np.uint16)
     numbers = np.zeros(int(values[-1]) + 1, label_dtype(len(values)))

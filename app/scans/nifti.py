@@ -134,7 +134,8 @@ def encoded(labels: Voxels, scan: Scan, path: Path) -> bytes:
         kind = nibabel.Nifti1Image if max(scan.grid) <= NIFTI1_LONGEST else nibabel.Nifti2Image
         image = kind(labels, scan.affine, dtype=labels.dtype)
         image.set_sform(scan.affine, ALIGNED)
-        image.set_qform(scan.affine, ALIGNED)  # nearest to it, if the grid is sheared
+        # it knows right angles only: better none than one that a reader may believe in
+        image.set_qform(scan.affine, 0 if scan.is_sheared else ALIGNED)
         image.header.set_xyzt_units("mm")
     image.header.set_intent("label")
     content: bytes = image.to_bytes()

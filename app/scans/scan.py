@@ -22,6 +22,7 @@ RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # and back: ITK and DICOM count to
 PICTURE_AFFINE = RAS_OF_LPS
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV has it
 REQUIREMENTS = "requirements-scans.txt"
+RIGHT_ANGLE = np.deg2rad(0.5)  # axes that are further from it are not at right angles by rounding
 GOLDEN_RATIO = 0.618034  # steps of it around the circle of hues never come close to each other
 
 
@@ -56,6 +57,13 @@ class Scan:
     def spacing_mm(self) -> FloatArray:
         """Distance (3,) of neighbours along i, j and k."""
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0), np.float64)
+
+    @property
+    def is_sheared(self) -> bool:
+        """Whether i, j and k are not at right angles, as where the gantry was tilted."""
+        directions = self.affine[:3, :3] / self.spacing_mm
+        cosines = directions.T @ directions - np.eye(3)
+        return bool(np.abs(cosines).max() > np.sin(RIGHT_ANGLE))
 
 
 @dataclass(frozen=True)
