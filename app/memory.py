@@ -18,6 +18,8 @@ from app.intensity import COUNTED_ITEMSIZE
 PROGRAM_BYTES = 400 << 20  # Python, the libraries, encoder and decoder in f32, pieces of arrays
 PROMPT_BYTES = 32 << 20  # of each box that is decoded in one call
 EMBEDDING_BYTES = 4 << 20  # (1, 256, 64, 64) float32
+LIBRARY_BYTES = 160 << 20  # nibabel, SimpleITK, pydicom and highdicom, once imported
+LABEL_COPIES = 4  # of a scan's labels, while they are encoded and compressed to be written
 BOX_BYTES = 2 << 10  # a box's copies as floats, its prompts and places in lists
 COMFORT_BYTES = 1900 * 10**6  # what speed may be bought with; a case that needs more gets it
 
@@ -84,6 +86,29 @@ def estimate_peak(
     mask = 16 * math.prod(shape[1:]) if is_volume else 0  # of one object, interpolated
     prompts = (3 if is_volume else 2) * PROMPT_BYTES  # an image is looked at twice
     return PROGRAM_BYTES + prompts + boxes * BOX_BYTES + max(reading, values + labels + mask)
+
+
+def estimate_scan_peak(
+    shape: tuple[int, ...], dtype: np.dtype[np.generic], reading: int
+) -> int:
+    """Bytes without which a scan of another format cannot be done, its boxes not counted.
+
+    Its voxels, (I, J, K) or (I, J, K, 3) of `dtype`, wait beside the case that is made of them, for
+    their statistics; `reading` are the bytes of all that is held while they are read.
+    """
+    values, pixels = math.prod(shape), math.prod(shape[:3])
+    if dtype == np.uint8:
+        making = 5 * values if shape[3:] and shape[2] > 1 else 0  # to grey by way of float32
+    elif dtype.kind in "iu" and dtype.itemsize <= COUNTED_ITEMSIZE:
+        making = values * (1 + dtype.itemsize)
+    else:  # uint8, which ones are not zero, a copy of those, and of floats one without NaN
+        making = values * (2 + dtype.itemsize * (1 + (dtype.kind == "f")))
+    thinnest = min(shape[:3])
+    mask = 16 * pixels // thinnest if thinnest > 1 else 0  # of the largest slice of a volume
+    segmenting = values + LABEL_COPIES * pixels + mask
+    kept = values * dtype.itemsize
+    program = PROGRAM_BYTES + LIBRARY_BYTES + 3 * PROMPT_BYTES
+    return program + max(reading, kept + max(making, segmenting))
 
 
 def plan(peak: int, limit: int | None, most: Plan) -> Plan:

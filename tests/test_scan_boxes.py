@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from test_scan_files import save
+import SimpleITK as sitk
+from test_scan_files import itk_image, save
 from test_scan_walk import AFFINES, ALIGNED, scan_of
 
-from app.scans.box_files import Meaning, read_boxes
+from app.scans.box_files import Entry, Meaning, read_boxes
 from app.scans.boxes import on_grid
 from app.scans.files import read_scan
-from app.scans.label_maps import boxes_around_labels
+from app.scans.label_maps import boxes_around_labels, read_labels
 from app.scans.scan import PICTURE_AFFINE, RAS_OF_LPS, ScanError
 
 GRID = (64, 40, 6)
@@ -287,3 +288,157 @@ def test_what_is_no_label_map_is_refused(tmp_path):
     with pytest.raises(ScanError, match=r"^labels.nii: expected the grid of scan.nii, \(64, 40, 1"):
         boxes_around_labels(path, picture_scan(), 0)
     assert read_scan(path).grid == GRID
+
+
+# --- 3D Slicer's segmentations
+
+LIVER = {"ID": "Segment_1", "Name": "liver, left lobe", "Color": "0.2 0.4 1", "LabelValue": "5",
+         "Layer": "0"}  # fmt: skip
+SPLEEN = {"ID": "Segment_2", "Name": "spleen", "Color": "1 0 0.6", "LabelValue": "2", "Layer": "0"}
+
+
+def slicer_file(path, *segments, voxels=None, affine=ALIGNED):
+    """A .seg.nrrd of label_map(), or of voxels (I, J, K[, layers]), with the fields of segments."""
+    stored = label_map() if voxels is None else voxels
+    image = itk_image(stored, affine, is_vector=stored.ndim == 4)
+    for number, fields in enumerate(segments):
+        for key, value in fields.items():
+            image.SetMetaData(f"Segment{number}_{key}", value)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def around(path, scan):
+    boxes = boxes_around_labels(path, scan, 0)
+    return [(*placed([Entry(box)], scan)[0], box.colour) for box in boxes]
+
+
+def test_segments_of_3d_slicer_keep_their_names_colours_and_order(tmp_path, caplog):
+    path = slicer_file(tmp_path / "a.seg.nrrd", LIVER, SPLEEN, LIVER | {"LabelValue": "9"})
+    wanted = [
+        ("liver, left lobe", (8, 6, 0), (46, 30, 3), (51, 102, 255)),
+        ("spleen", (20, 10, 2), (29, 19, 4), (255, 0, 153)),
+    ]
+    assert around(path, scan()) == wanted
+    assert caplog.messages == ["a.seg.nrrd: 'liver, left lobe' has no voxel, and is left out"]
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(tmp_path / "b.nrrd"))  # by its header, not name
+    assert around(tmp_path / "b.nrrd", scan()) == wanted
+
+
+def test_a_segment_without_name_and_colour_is_a_label(tmp_path):
+    bare = [{"LabelValue": "2"}, {"LabelValue": "5", "Name": " "}]
+    found = boxes_around_labels(slicer_file(tmp_path / "a.seg.nrrd", *bare), scan(), 0)
+    assert [(one.name, one.colour) for one in found] == [("label 2", None), ("label 5", None)]
+
+
+@pytest.mark.parametrize(
+    ("liver", "spleen", "message"),
+    [
+        ({}, None, "layer 0 holds the value 2, which no segment has"),
+        ({"Color": "0.5 1"}, {}, "'Segment0_Color' should be 3 numbers within 0..1, got '0.5 1'"),
+        ({"Color": "0 0 nan"}, {}, "'Segment0_Color' should be 3 numbers within 0..1, got '0 0 na"),
+        ({"Color": "255 0 0"}, {}, "'Segment0_Color' should be 3 numbers within 0..1, got '255 0"),
+        ({"LabelValue": "two"}, {}, "'Segment0_LabelValue' should be 1 or more, got 'two'"),
+        ({"LabelValue": "0"}, {}, "'Segment0_LabelValue' should be 1 or more, got '0'"),
+        ({"LabelValue": None}, {}, "key 'Segment0_LabelValue' is missing, expected in each"),
+        ({"LabelValue": "2"}, {},
+         "'Segment1_LabelValue' should differ from that of 'liver, left lobe' in layer 0, got 2"),
+    ],
+)  # fmt: skip
+def test_segments_that_contradict_each_other_are_one_line(liver, spleen, message, tmp_path):
+    both = [LIVER | liver] if spleen is None else [LIVER | liver, SPLEEN | spleen]
+    fields = [{key: value for key, value in one.items() if value is not None} for one in both]
+    path = slicer_file(tmp_path / "a.seg.nrrd", *fields)
+    with pytest.raises(ScanError) as raised:
+        boxes_around_labels(path, scan(), 0)
+    assert str(raised.value).startswith(f"a.seg.nrrd: {message}")
+    assert "\n" not in str(raised.value)
+
+
+def layers(count=3):
+    """Voxels (I, J, K, layers): 1 in each, bounds that overlap from layer to layer."""
+    voxels = np.zeros((*GRID, count), np.uint8)
+    for number in range(count):
+        voxels[8 + number : 47 - number, 6:31, 0 : 4 + number % 2, number] = 1
+    return voxels
+
+
+def layered(number, **more):
+    return {"ID": f"Segment_{number}", "Name": f"organ {number}", "LabelValue": "1",
+            "Layer": str(number), **more}  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])  # 3 and 4 bytes a voxel are colour elsewhere
+@pytest.mark.parametrize("old", [False, True])
+def test_segments_of_different_layers_may_overlap(old, count, tmp_path):
+    segments = [layered(number, Color="0 1 0") for number in range(count)]
+    if old:
+        segments = [{"ID": one["ID"], "Name": one["Name"], "Color": "0 1 0"} for one in segments]
+    path = slicer_file(tmp_path / "a.seg.nrrd", *segments, voxels=layers(count))
+    assert around(path, scan()) == [
+        (f"organ {number}", (8 + number, 6, 0), (46 - number, 30, 3 + number % 2), (0, 255, 0))
+        for number in range(count)
+    ]
+
+
+def test_layers_are_read_as_3d_slicer_writes_them(tmp_path):
+    """Layers are the first axis, one that is no space; a value belongs to its layer alone."""
+    voxels = layers(2)
+    voxels[0, 0, 5, 1] = 3
+    header = """NRRD0004
+type: uint8
+dimension: 4
+space: left-posterior-superior
+sizes: 2 64 40 6
+space directions: none (1,0,0) (0,2,0) (0,0,3)
+kinds: list domain domain domain
+encoding: raw
+space origin: (-30,-40,-50)
+Segment0_ID:=Segment_1
+Segment0_Layer:=1
+Segment0_LabelValue:=3
+Segment0_Name:=tip
+Segment1_ID:=Segment_2
+Segment1_Layer:=1
+Segment1_LabelValue:=1
+Segment1_Name:=liver
+Segment2_ID:=Segment_3
+Segment2_Layer:=0
+Segment2_LabelValue:=1
+Segment2_Name:=whole
+
+"""
+    path = tmp_path / "a.seg.nrrd"
+    path.write_bytes(header.encode() + np.moveaxis(voxels, 3, 0).tobytes("F"))
+    assert [found[:3] for found in around(path, scan())] == [
+        ("tip", (0, 0, 5), (0, 0, 5)),
+        ("liver", (9, 6, 0), (45, 30, 4)),
+        ("whole", (8, 6, 0), (46, 30, 3)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ([layered(0), layered(2)], "'Segment1_Layer' should be one of 0..1, got '2'"),
+        ([layered(0), layered(1, Layer="-1")], "'Segment1_Layer' should be one of 0..1, got '-1'"),
+        ([layered(0), layered(1, Layer="1.0")], "'Segment1_Layer' should be one of 0..1, got '1.0"),
+        ([layered(0), layered(0)], "'Segment1_LabelValue' should differ from that of 'organ 0' in"),
+        ([layered(0)], "layer 1 holds the value 1, which no segment has"),
+        ([layered(0), {"Name": "x", "LabelValue": "1"}], "key 'Segment1_Layer' is missing, expect"),
+        ([{"Name": "x", "LabelValue": "1"}], "key 'Segment0_Layer' is missing, expected in"),
+        ([{"Name": "x"}] * 3, "'Segment2_Layer' should be one of 0..1, got '2'"),
+    ],
+)  # fmt: skip
+def test_layers_that_are_not_certain_are_one_line(fields, message, tmp_path):
+    path = slicer_file(tmp_path / "a.seg.nrrd", *fields, voxels=layers(2))
+    with pytest.raises(ScanError) as raised:
+        boxes_around_labels(path, scan(), 0)
+    assert str(raised.value).startswith(f"a.seg.nrrd: {message}")
+
+
+def test_layers_are_no_label_map_of_a_case(tmp_path):
+    both = [layered(0), layered(1)]
+    path = slicer_file(tmp_path / "a.seg.nrrd", *both, voxels=layers(2))
+    with pytest.raises(ScanError, match=r"^a.seg.nrrd: expected one label a voxel, .* of 2 la"):
+        read_labels(path)

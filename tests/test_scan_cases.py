@@ -203,6 +203,38 @@ def test_a_dicom_series_is_a_folder(command, data):
     assert names(data / "back") == ["study_labels.dcm"]
 
 
+def test_a_grid_without_right_angles_is_told(command, data):
+    sheared = CASE_AFFINE.copy()
+    sheared[1, 2] = 1
+    save_volume(data, affine=sheared)
+    status, lines = make(command, data, "--modality", "MR")
+    assert status == 0
+    assert lines[0] == "liver_0.nii.gz: its axes count as if at right angles, and are not"
+
+
+def test_one_of_several_series_of_a_folder_is_chosen(command, data):
+    """As in the program: by its number or UID, there and back; the others are none of it."""
+    voxels = grid_of(volume_case()["imgs"].astype(np.int16))
+    folder = series(data / "scans" / "study", voxels, Modality="MR")
+    series(folder, voxels[:, :, :3], Modality="MR", SeriesNumber=7, SeriesInstanceUID="1.2.7")
+    labels = nibabel.Nifti1Image(grid_of(labels_by_npz()), CASE_AFFINE)
+    nibabel.save(labels, data / "labels" / "study.nii.gz")
+    status, lines = make(command, data)
+    assert (status, len(lines)) == (1, 1)
+    assert lines[0].startswith("study: --series should name one of 2 series: ")
+    status, lines = make(command, data, "--series", "1.2.7")
+    assert (status, len(lines)) == (1, 1)
+    assert lines[0].endswith("expected the grid of study, (64, 40, 3), got (64, 40, 6)")
+    assert names(data / "cases") == []
+    assert make(command, data, "--series", "3")[0] == 0
+    as_outputs(data)
+    status, lines = back(command, data)
+    assert (status, len(lines)) == (1, 1)
+    words = ("back", data / "cases", data / "segs", folder, data / "back", "--series", "3")
+    assert command(*words)[0] == 0
+    assert names(data / "back") == ["study_labels.dcm"]
+
+
 def test_what_does_not_fit_is_one_line_and_the_others_go_on(command, data):
     save_volume(data)
     save_volume(data, "shifted")

@@ -12,6 +12,7 @@ from conftest import image_case, volume_case
 from PIL import Image
 from pydicom import examples
 from test_cli import names
+from test_scan_boxes import LIVER, SPLEEN, slicer_file
 from test_scan_files import itk_image
 from test_scan_walk import ALIGNED, grid_of
 
@@ -340,6 +341,26 @@ def test_boxes_from_a_label_map_are_those_of_its_labels(program, volume, mine):
     np.testing.assert_array_equal(found, wanted)
     status, lines = program(*options, inputs=volume, outputs=mine / "rough.nii")
     assert (status, lines[-1]) == (1, "rough.nii: is an input, and is not overwritten")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".seg.nrrd"])
+def test_names_and_colours_of_3d_slicer_go_through(program, suffix, volume, mine):
+    rough = slicer_file(mine / "rough.seg.nrrd", LIVER, SPLEEN)
+    out = mine / f"out{suffix}"
+    assert program("--boxes-from", str(rough), inputs=volume, outputs=out)[0] == 0
+    wanted = [("liver, left lobe", [51, 102, 255]), ("spleen", [255, 0, 153])]
+    if suffix == ".nii.gz":
+        labels = json.loads((mine / "out.labels.json").read_text())["labels"]
+        found = [(one["name"], one["colour"]) for one in labels]
+    else:
+        image = sitk.ReadImage(str(out))
+        found = [
+            (image.GetMetaData(f"Segment{number}_Name"),
+             [round(255 * float(part))
+              for part in image.GetMetaData(f"Segment{number}_Color").split()])
+            for number in range(2)
+        ]  # fmt: skip
+    assert found == wanted
 
 
 def test_a_dry_run_says_and_shows_each_box(program, volume, mine):

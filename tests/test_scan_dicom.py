@@ -1,5 +1,6 @@
 """DICOM: what SimpleITK's own reader (GDCM) says of the same files, and what is refused."""
 
+import csv
 import logging
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from conftest import volume_case
+from highdicom.color import CIELabColor
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from test_scan_cli import BOXES, box_words, wanted_volume
@@ -18,6 +20,7 @@ from test_scan_files import itk_affine
 from test_scan_walk import AFFINES, ALIGNED, grid_of, scan_of
 
 from app.scans import dicom_seg
+from app.scans.boxes import drawn_box, on_grid
 from app.scans.files import read_scan
 from app.scans.scan import RAS_OF_LPS, ScanError, Segment
 from app.scans.suv import suv_factor
@@ -170,10 +173,43 @@ def test_a_doubled_slice_is_refused(tmp_path):
     assert str(raised.value) == "ct: slices are doubled at 1 of 8 positions, expected one each"
 
 
-def test_a_tilted_gantry_is_refused(tmp_path):
+TILT = np.deg2rad(20)
+# Rows lean back from the head, the table goes to the head: 1, 2 and 3 mm.
+TILTED = np.array([[-1, 0, 0, 30], [0, -2 * np.cos(TILT), 0, 40], [0, 2 * np.sin(TILT), 3, -50],
+                   [0, 0, 0, 1]])  # fmt: skip
+
+
+def test_slices_of_a_tilted_gantry_lie_where_each_of_them_says(tmp_path, caplog):
+    scan = read_scan(series(tmp_path / "ct", affine=TILTED))
+    np.testing.assert_array_equal(scan.voxels, VOXELS)
+    np.testing.assert_allclose(scan.affine, TILTED, atol=ROUNDED)
+    assert caplog.messages == [
+        "ct: the stack is tilted by 20.0 degrees against its slices (gantry tilt); they are taken "
+        "as they are, each where it lies"
+    ]
+    for file, _ in scan.sources:
+        header = pydicom.dcmread(file)
+        k = int(header.pixel_array[0, 0])  # VOXELS[0, 0, k] is k
+        first = RAS_OF_LPS[:3, :3] @ np.array(header.ImagePositionPatient, float)
+        np.testing.assert_allclose((scan.affine @ [0, 0, k, 1])[:3], first, atol=ROUNDED)
+
+
+def test_a_box_in_mm_is_all_slices_of_a_tilted_gantry_that_it_meets(tmp_path):
+    """Rows lie 2 cos 20 mm apart; the box is 9 mm along the table, its slices reach out of it."""
+    scan = read_scan(series(tmp_path / "ct", np.zeros((64, 40, 12), np.int16), TILTED))
+    rows = 40 - 2 * np.cos(TILT) * np.array([20, 10])
+    low = -50 + 2 * np.sin(TILT) * 15 + 12  # in the middle of these rows slice 4
+    box = drawn_box("a", [0, rows[0], low, 10, rows[1], low + 9], "mm", "RAS")
+    placed = on_grid(box, scan, 1)
+    more = int(2 * np.sin(TILT) * 5 / 3)  # slices by which the rows are higher, or lower, than that
+    assert more == 1
+    assert (placed.first, placed.last) == ((20, 10, 4 - more), (30, 20, 7 + more))
+
+
+def test_no_gantry_is_tilted_that_much(tmp_path):
     tilted = ALIGNED.copy()
-    tilted[1, 2] = 3 * np.tan(np.deg2rad(12))
-    with pytest.raises(ScanError, match=r"^ct: the stack is tilted by 12.0 degrees against its sl"):
+    tilted[1, 2] = 3 * np.tan(np.deg2rad(50))
+    with pytest.raises(ScanError, match=r"^ct: the stack is tilted by 50.0 degrees against its sl"):
         read_scan(series(tmp_path / "ct", affine=tilted))
 
 
@@ -353,7 +389,7 @@ def test_every_transfer_syntax_gives_the_same_slice(name):
 
 SEGMENTS = [
     Segment(1, "left lung", (0, 0, 0), (2, 2, 1)),
-    Segment(2, "heart", (3, 1, 0), (4, 3, 2)),
+    Segment(2, "heart", (3, 1, 0), (4, 3, 2), (51, 102, 255)),
     Segment(3, "not found", (0, 0, 0), (1, 1, 1)),
 ]
 
@@ -410,6 +446,9 @@ def test_a_segmentation_refers_to_the_images_it_lies_on(tmp_path):
     assert (seg.Modality, seg.PatientID, seg.SeriesNumber) == ("SEG", "7", 1003)
     assert seg.SeriesInstanceUID != SERIES
     assert [one.SegmentLabel for one in seg.SegmentSequence] == [one.name for one in SEGMENTS]
+    colours = [[*one.RecommendedDisplayCIELabValue] for one in seg.SegmentSequence]
+    assert colours == [[*CIELabColor.from_rgb(*one.colour).value] for one in SEGMENTS]
+    assert colours[1] == [*CIELabColor.from_rgb(51, 102, 255).value]
     measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert [float(mm) for mm in measures.PixelSpacing] == [2, 1]
 
@@ -492,6 +531,33 @@ def test_a_dicom_folder_is_done_in_one_command(program, tiny_network, tmp_path):
     out = nibabel.load(tmp_path / "out.nii")
     np.testing.assert_array_equal(out.dataobj, wanted_volume(tiny_network))
     np.testing.assert_allclose(out.affine, ALIGNED, atol=ROUNDED)
+
+
+def test_a_tilted_gantry_is_segmented_slice_by_slice(program, tiny_network, tmp_path):
+    """As the same slices of a gantry that was upright; labels lie where each slice does."""
+    voxels = grid_of(volume_case()["imgs"].astype(np.int16))
+    folder = series(tmp_path / "study", voxels, TILTED, Modality="MR")
+    outs = [tmp_path / f"out{suffix}" for suffix in (".dcm", ".nii.gz", ".seg.nrrd", ".mha")]
+    table = tmp_path / "stats.csv"
+    for out in outs:
+        options = [*box_words(), "--stats", str(table)]
+        status, lines = program(*options, inputs=folder, outputs=out)
+        assert status == 0
+        assert "study: the stack is tilted by 20.0 degrees" in lines[1]
+    wanted = wanted_volume(tiny_network)
+    np.testing.assert_array_equal(labels_of_segmentation(outs[0], folder, (64, 40, 6)), wanted)
+    nifti = nibabel.load(outs[1])
+    np.testing.assert_array_equal(nifti.dataobj, wanted)
+    np.testing.assert_allclose(nifti.affine, TILTED, atol=ROUNDED)
+    with pytest.raises(RuntimeError, match="only supports orthonormal direction cosines"):
+        sitk.ReadImage(str(outs[1]))  # where it would else believe in a qform without the tilt
+    for out in outs[2:]:
+        found = sitk.ReadImage(str(out))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found).T, wanted)
+        np.testing.assert_allclose(itk_affine(found), TILTED, atol=ROUNDED)
+    (first, *_) = csv.DictReader(table.read_text().splitlines())
+    millilitres = int(first["voxels"]) * 6 * np.cos(TILT) / 1000
+    assert float(first["volume_ml"]) == pytest.approx(millilitres, rel=1e-4)
 
 
 def test_a_study_of_a_batch_is_a_folder_in_the_folder(program, tmp_path):

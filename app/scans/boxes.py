@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from app.scans.scan import RAS_OF_LPS, FloatArray, Scan, ScanError, Segment
+from app.scans.scan import RAS_OF_LPS, Colour, FloatArray, Scan, ScanError, Segment
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ class Drawn:
     # (P, 3) points that span it: (i, j, k) of the file's grid, or mm in RAS. (P, 2) on a picture.
     points: FloatArray
     in_mm: bool = False
+    colour: Colour | None = None  # that it is to have, if somebody gave it one
 
 
 def drawn_box(
@@ -99,7 +100,7 @@ def on_grid(drawn: Drawn, scan: Scan, value: int) -> Segment:
         log.warning(
             "%s is one voxel thin along %s, of %d", where, AXES[axis], grid[axis]
         )  # fmt: skip
-    return Segment(value, drawn.name, _voxel(cut_first), _voxel(cut_last))
+    return Segment(value, drawn.name, _voxel(cut_first), _voxel(cut_last), drawn.colour)
 
 
 def _voxel(position: FloatArray) -> tuple[int, int, int]:

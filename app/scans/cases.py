@@ -29,10 +29,11 @@ from app.case import (
     whole_file,
 )
 from app.intensity import DEFAULT_WINDOW, UNKNOWN, parse_modality, parse_window
+from app.memory import available_memory
 from app.scans.command import case_of, modality_of, to_grid
 from app.scans.files import READERS, read_scan, stem_of, suffix_of
 from app.scans.label_maps import extents, other_grid, read_labels, same_grid
-from app.scans.options import ANATOMICAL, as_option, natural
+from app.scans.options import ANATOMICAL, add_choices, as_option
 from app.scans.plan import labels_of
 from app.scans.scan import Scan, ScanError, Segment, Voxels
 from app.scans.walk import ACQUIRED, Walk, choose_walk
@@ -106,8 +107,9 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
         CaseError: one of them cannot be used, or their grids differ.
         OSError: it cannot be written.
     """
-    scan = read_scan(scan_path, options.volume)
-    label_map = read_labels(labels_path)
+    limit = available_memory()
+    scan = read_scan(scan_path, options.volume, options.series, memory_limit=limit)
+    label_map = read_labels(labels_path, memory_limit=limit - scan.voxels.nbytes)
     if not same_grid(label_map, scan):
         raise other_grid(label_map, scan)
     modality = modality_of(scan, options.modality)
@@ -115,6 +117,8 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
         raise ScanError(f"{scan.name}: does not say its modality, expected --modality")
     if not scan.has_mm and scan.grid[2] > 1:
         log.warning("%s: has no millimetres, its spacing counts as 1", scan.name)
+    if scan.is_sheared:
+        log.warning("%s: its axes count as if at right angles, and are not", scan.name)
     walk = choose_walk(scan, options.plane)
     values = np.setdiff1d(label_map.voxels, [0]).astype(np.uint16)
     numbers = np.zeros(int(values[-1]) + 1, label_dtype(len(values)))
@@ -154,7 +158,9 @@ def back(case_path: Path, segs_path: Path, scan_path: Path, options: argparse.Na
     """
     image, gts, values, axes, flips = _read(case_path, *KEYS)
     (segs,) = _read(segs_path, "segs")
-    scan = read_scan(scan_path, options.volume)
+    scan = read_scan(
+        scan_path, options.volume, options.series, memory_limit=available_memory()
+    )
     name = printable(case_path.name)
     if sorted(axes.tolist()) != [0, 1, 2] or flips.shape != (3,):
         raise ScanError(f"{name}: 'grid_axes' and 'grid_flips' should be of D, H and W")
@@ -263,9 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("out", type=Path, help="folder for the labels")
     other.set_defaults(steps=going_back)
     for command in (one, other):
-        command.add_argument(
-            "--volume", type=natural, metavar="K", help="of scans that have several, from 0"
-        )
+        add_choices(command)
     return parser
 
 

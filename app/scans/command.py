@@ -12,6 +12,7 @@ import numpy.typing as npt
 from app.case import Case, CaseError, make_case, whole_file
 from app.intensity import MODALITIES, UNKNOWN, Modality, Window, find_modality
 from app.job import Job
+from app.memory import available_memory
 from app.network import Network
 from app.scans.boxes import on_grid
 from app.scans.files import read_scan
@@ -130,12 +131,15 @@ def place(plan: Plan, options: argparse.Namespace) -> Placed:
     Raises:
         CaseError: the scan or a box cannot be used.
     """
-    scan = read_scan(plan.path, options.volume, options.series)
+    limit = options.memory_limit or available_memory()
+    scan = read_scan(plan.path, options.volume, options.series, memory_limit=limit)
     walk = choose_walk(scan, options.plane or ACQUIRED)
     log.info("%s", describe(scan, walk))
     drawn = list(plan.drawn)
     if plan.label_map is not None:
-        drawn += boxes_around_labels(plan.label_map, scan, options.margin or 0)
+        left = limit - scan.voxels.nbytes
+        margin = options.margin or 0
+        drawn += boxes_around_labels(plan.label_map, scan, margin, memory_limit=left)
     segments = [on_grid(box, scan, value) for value, box in enumerate(drawn, start=1)]
     check_writable(plan.outputs, scan, segments)
     modality = modality_of(scan, options.modality)
@@ -152,9 +156,11 @@ def _run(
     scan, case = placed.scan, placed.case
     progress(0, 1)
     predicted_iou: PredictedIou = {}
+    # the voxels wait beside the case, so that much less is left to be quick with
+    left = max(1, (options.memory_limit or available_memory()) - scan.voxels.nbytes)
     labels = segment(
-        case, network, mode=options.mode, max_crops=options.crops, step=options.step, clock=clock,
-        progress=progress, predicted_iou=predicted_iou,
+        case, network, mode=options.mode, max_crops=options.crops, step=options.step,
+        memory_limit=left, clock=clock, progress=progress, predicted_iou=predicted_iou,
     )  # fmt: skip
     with clock.measure("write"):
         page = case.image[0] if case.is_volume else case.image

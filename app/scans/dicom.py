@@ -5,6 +5,7 @@ file allows it, MONOCHROME1 turned so that more is brighter.
 """
 
 import logging
+import math
 import struct
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from app.scans.scan import (
     extra,
     grey,
     made_scan,
+    require_memory,
 )
 from app.scans.suv import suv_factor
 
@@ -82,11 +84,32 @@ def readable(
             logger.setLevel(level)
 
 
-def read(path: Path, volume: int | None, series: str | None = None) -> Scan:
+def _require_memory(
+    header: Any, chosen: Sequence[Slice], name: str, limit: int | None
+) -> None:
+    """Raise ScanError if `chosen` slices would take more than `limit` bytes; `header` is one's."""
+    rows, columns = chosen[0].size
+    shape: tuple[int, ...] = (columns, rows, len(chosen))
+    stored = int(header.get("BitsAllocated") or 8) // 8 or 1
+    values, dtype = math.prod(shape), np.dtype(np.float32)
+    palette = header.get("PhotometricInterpretation") == "PALETTE COLOR"
+    if palette or header.get("SamplesPerPixel", 1) == 3:
+        values, dtype = 3 * values, np.dtype(f"u{2 if stored > 1 else 1}")
+        shape = shape if len(chosen) > 1 else (*shape, 3)
+    decoded = rows * columns * int(header.get("NumberOfFrames") or 1) * stored
+    # slices, beside the volume of them, or its grey; and what the decoder makes of one file
+    reading = values * (2 * dtype.itemsize + (0 if dtype == np.float32 else 4)) + 2 * decoded
+    require_memory(name, shape, dtype, reading, limit)
+
+
+def read(
+    path: Path, volume: int | None, memory_limit: int | None = None, series: str | None = None
+) -> Scan:
     """The scan of a DICOM file, or of a folder of them; `series` chooses by number or UID.
 
     Raises:
-        ScanError: nothing there can be read, or it is not one series of one regular grid.
+        ScanError: nothing there can be read, it is not one series of one regular grid, or would
+            take more than `memory_limit` bytes.
     """
     name = printable(path.name)
     pydicom = extra("pydicom", name)
@@ -104,6 +127,7 @@ def read(path: Path, volume: int | None, series: str | None = None) -> Scan:
             has_mm = True
         else:
             chosen, affine, has_mm = _pages(slices, volume, name)
+        _require_memory(first, chosen, name, memory_limit)
         pixels = [_values(part, pydicom) for part in _by_file(chosen)]
     voxels = np.concatenate(pixels)  # (K, rows, columns[, 3])
     if voxels.ndim == 4 and len(voxels) > 1:

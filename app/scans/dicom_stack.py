@@ -1,10 +1,14 @@
 """Slices of a DICOM series, by the positions they say themselves, to one regular grid.
 
-What is no regular grid is refused with what is wrong: slices missing or doubled, a gantry that was
-tilted, several orientations or sizes. Order and spacing are never taken from instance numbers,
-file names or the slice thickness.
+What is no regular grid is refused with what is wrong: slices missing or doubled, several
+orientations or sizes. Order and spacing are never taken from instance numbers, file names or the
+slice thickness.
+
+The slices of a gantry that was tilted are a grid, too, one whose axes are not at right angles. Each
+is segmented as it was acquired, and lies where it says; nothing is resampled.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from app.scans.scan import RAS_OF_LPS, FloatArray, ScanError, choose_volume
+from app.scans.scan import RAS_OF_LPS, RIGHT_ANGLE, FloatArray, ScanError, choose_volume
+
+log = logging.getLogger(__name__)
 
 SAME_POSITION_MM = 1e-3
 EVEN = 0.02  # part of the spacing by which a gap may differ: decimal places are rounded
 SAME_DIRECTION = 1e-4  # of cosines
-MOST_TILT = np.deg2rad(0.5)  # of the stack against the normal of its slices: rounding
+MOST_TILT = np.deg2rad(45)  # of the stack against the normal of its slices; gantries reach 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +128,14 @@ def _step(
     tilt = float(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1)))
     if tilt > MOST_TILT:
         raise ScanError(
-            f"{name}: the stack is tilted by {np.rad2deg(tilt):.1f} degrees against its slices "
-            "(gantry tilt); resample it to a right-angled grid first"
+            f"{name}: the stack is tilted by {np.rad2deg(tilt):.1f} degrees against its slices, "
+            f"no gantry by more than {np.rad2deg(MOST_TILT):.0f}"
         )
+    if tilt > RIGHT_ANGLE:
+        log.warning(
+            "%s: the stack is tilted by %.1f degrees against its slices (gantry tilt); they are "
+            "taken as they are, each where it lies", name, np.rad2deg(tilt),
+        )  # fmt: skip
     straight = positions[0] + np.arange(len(slices))[:, np.newaxis] * step
     if np.abs(positions - straight).max() > max(EVEN * usual, 10 * SAME_POSITION_MM):
         raise ScanError(f"{name}: slices should lie on a line, and do not")

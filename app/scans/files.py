@@ -7,7 +7,7 @@ from app.case import printable
 from app.scans import dicom, itk, nifti, pictures
 from app.scans.scan import Scan, ScanError
 
-Reader = Callable[[Path, int | None], Scan]
+Reader = Callable[[Path, int | None, int | None], Scan]  # of a file, a volume, a memory limit
 KINDS: tuple[tuple[tuple[str, ...], Reader], ...] = (
     (nifti.SUFFIXES, nifti.read),
     (itk.SUFFIXES, itk.read),
@@ -19,7 +19,6 @@ READERS = {suffix: read for suffixes, read in KINDS for suffix in suffixes}
 WRITTEN = (
     itk.SEGMENTATION, ".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".png", ".tif", ".tiff", ".npz"
 )  # fmt: skip
-NRRD = (".nrrd", ".nhdr")
 
 
 def suffix_of(path: Path, known: tuple[str, ...]) -> str:
@@ -34,25 +33,32 @@ def stem_of(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)]
 
 
-def read_scan(path: Path, volume: int | None = None, series: str | None = None) -> Scan:
+def read_scan(
+    path: Path,
+    volume: int | None = None,
+    series: str | None = None,
+    *,
+    memory_limit: int | None = None,
+) -> Scan:
     """The scan of a file, or of a folder of DICOM files.
 
     `volume` is which one of a file that has several, `series` which one of a DICOM folder.
 
     Raises:
-        ScanError: the file is broken, of no known kind, or has several volumes and none is chosen.
+        ScanError: the file is broken, of no known kind, has several volumes and none is chosen, or
+            would take more than `memory_limit` bytes, as its header says.
     """
     suffix = suffix_of(path, tuple(READERS))
     if path.is_dir() or suffix in dicom.SUFFIXES or (not suffix and dicom.is_dicom(path)):
         if not path.exists():
             raise ScanError(f"{printable(path.name)}: expected a file, found none")
-        return dicom.read(path, volume, series)
+        return dicom.read(path, volume, memory_limit, series)
     if not suffix:
         found = printable(path.name)
         raise ScanError(f"{found}: expected DICOM or a name ending in {', '.join(READERS)}")
     if not path.is_file():
         raise ScanError(f"{printable(path.name)}: expected a file, found none")
-    return READERS[suffix](path, volume)
+    return READERS[suffix](path, volume, memory_limit)
 
 
 def default_suffix(path: Path) -> str:
@@ -61,5 +67,5 @@ def default_suffix(path: Path) -> str:
     if suffix in (*nifti.SUFFIXES, *pictures.TIFF):
         return suffix
     if suffix in itk.SUFFIXES:
-        return itk.SEGMENTATION if suffix in NRRD else ".mha"
+        return itk.SEGMENTATION if suffix in itk.NRRD else ".mha"
     return ".png" if suffix in pictures.SUFFIXES else ".dcm"

@@ -1,8 +1,10 @@
 """NRRD and MetaImage (.nrrd, .nhdr, .mha, .mhd) with SimpleITK, and 3D Slicer's .seg.nrrd."""
 
+import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,11 +19,16 @@ from app.scans.scan import (
     choose_volume,
     extra,
     made_scan,
+    require_memory,
 )
+from app.scans.slicer import Declared, declared, fields_of
 
-SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+NRRD = (".nrrd", ".nhdr")
+SUFFIXES = (*NRRD, ".mha", ".mhd")
 SEGMENTATION = ".seg.nrrd"
 COLOURS = (3, 4)  # components of bytes that are RGB or RGBA, not several volumes
+
+T = TypeVar("T")
 
 
 def _affine(image: Any) -> FloatArray:
@@ -35,36 +42,104 @@ def _affine(image: Any) -> FloatArray:
     return RAS_OF_LPS @ affine
 
 
-def read(path: Path, volume: int | None) -> Scan:
+def _in_file(step: Callable[[], T], path: Path) -> T:
+    """What `step` returns, which reads of `path` with SimpleITK.
+
+    Raises:
+        ScanError: the file is broken.
+    """
+    try:
+        return step()
+    except RuntimeError as error:
+        reason = one_line(error).rpartition("ERROR: ")[2]
+        raise ScanError(
+            f"{printable(path.name)}: not a readable file of its kind ({reason})"
+        ) from error
+
+
+def _open(path: Path) -> Any:
+    """SimpleITK's reader of a file, which knows its header; no voxel is read yet.
+
+    Raises:
+        ScanError: the file is broken, or SimpleITK is not installed.
+    """
+    reader = extra("SimpleITK", printable(path.name)).ImageFileReader()
+    reader.SetFileName(str(path))
+    _in_file(reader.ReadImageInformation, path)
+    return reader
+
+
+def _volumes(header: Any) -> int:
+    """How many volumes, or components, a file has by its header."""
+    return int(header.GetNumberOfComponents() * math.prod(header.GetSize()[3:]))
+
+
+def segments(path: Path) -> list[Declared]:
+    """The segments that a NRRD file declares; [] if it is none of 3D Slicer's segmentations.
+
+    Raises:
+        ScanError: the file is broken, or they contradict each other.
+    """
+    if path.suffix.lower() not in NRRD:
+        return []
+    header = _open(path)
+    fields = {key: header.GetMetaData(key) for key in header.GetMetaDataKeys()}
+    return declared(fields, _volumes(header), printable(path.name))
+
+
+def read(path: Path, volume: int | None, memory_limit: int | None = None) -> Scan:
     """The scan of a file that SimpleITK reads.
 
     Raises:
-        ScanError: the file is broken, or has several volumes and none is chosen.
+        ScanError: the file is broken, has several volumes and none is chosen, or would take more
+            than `memory_limit` bytes.
     """
     name = printable(path.name)
-    sitk = extra("SimpleITK", name)
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        reason = one_line(error).rpartition("ERROR: ")[2]
-        raise ScanError(f"{name}: not a readable file of its kind ({reason})") from error
+    volumes, image = _read(path, memory_limit)
     components = image.GetNumberOfComponentsPerPixel()
-    voxels: Voxels = sitk.GetArrayFromImage(image)  # (..., K, J, I) or (..., K, J, I, components)
-    in_colour = components in COLOURS and voxels.dtype == np.uint8 and image.GetDimension() < 4
-    if in_colour:
-        channels = np.moveaxis(voxels, -1, 0)[:3]
+    voxels: Voxels
+    if components in COLOURS and volumes.dtype == np.uint8 and image.GetDimension() < 4:
         choose_volume(1, volume, name)
-        voxels = np.stack([channel.T for channel in channels], axis=-1)
+        voxels = np.stack(list(volumes[:3]), axis=-1)
     else:
-        if components == 1:
-            voxels = voxels[..., np.newaxis]
-        voxels = np.moveaxis(voxels, -1, 0)  # (components, ..., K, J, I)
-        spatial = min(image.GetDimension(), 3)
-        voxels = voxels.reshape(-1, *voxels.shape[-spatial:])
-        voxels = voxels[choose_volume(len(voxels), volume, name)].T
-    return made_scan(
-        path, voxels if voxels.ndim > 2 + in_colour else voxels[:, :, np.newaxis], _affine(image)
-    )
+        voxels = volumes[choose_volume(len(volumes), volume, name)]
+        if len(volumes) > 1:
+            voxels = voxels.copy("K")  # a view would hold the others
+    return made_scan(path, voxels, _affine(image))
+
+
+def read_layers(path: Path, memory_limit: int | None = None) -> list[Scan]:
+    """Every layer of one of 3D Slicer's segmentations, a scan each, all on the same grid.
+
+    Raises:
+        ScanError: the file is broken, or would take more than `memory_limit` bytes.
+    """
+    volumes, image = _read(path, memory_limit)
+    return [made_scan(path, voxels, _affine(image)) for voxels in volumes]
+
+
+def _read(path: Path, memory_limit: int | None) -> tuple[Voxels, Any]:
+    """Volumes or components (V, I, J, K) of a file, and SimpleITK's image of it."""
+    name = printable(path.name)
+    sitk = extra("SimpleITK", name)
+    header = _open(path)
+    small = sitk.Image([1] * header.GetDimension(), header.GetPixelID())
+    dtype = sitk.GetArrayViewFromImage(small).dtype
+    size = header.GetSize()
+    values = math.prod(size) * header.GetNumberOfComponents()
+    # SimpleITK's own, an array of it, and one with components that lie apart
+    copies = 2 + (header.GetNumberOfComponents() > 1)
+    shape = (*size[:3], *(1,) * (3 - len(size)))
+    require_memory(name, shape, dtype, copies * values * dtype.itemsize, memory_limit)
+    image = _in_file(header.Execute, path)
+    voxels: Voxels = sitk.GetArrayFromImage(image)  # (..., K, J, I) or (..., K, J, I, components)
+    if image.GetNumberOfComponentsPerPixel() == 1:
+        voxels = voxels[..., np.newaxis]
+    voxels = np.moveaxis(voxels, -1, 0)  # (components, ..., K, J, I)
+    spatial = min(image.GetDimension(), 3)
+    voxels = voxels.reshape(-1, *voxels.shape[-spatial:])
+    voxels = voxels.transpose(0, *range(spatial, 0, -1))
+    return (voxels if spatial == 3 else voxels[..., np.newaxis]), image
 
 
 def encoded(labels: Voxels, scan: Scan, path: Path, segments: list[Segment]) -> bytes:
@@ -80,33 +155,10 @@ def encoded(labels: Voxels, scan: Scan, path: Path, segments: list[Segment]) -> 
     image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     if path.name.lower().endswith(SEGMENTATION):
-        for key, value in _slicer_fields(segments, scan).items():
+        for key, value in fields_of(segments, scan.grid).items():
             image.SetMetaData(key, value)
     suffix = path.suffix.lower()
     with tempfile.TemporaryDirectory() as folder:  # SimpleITK writes to names only
         temporary = Path(folder) / f"labels{suffix}"
         sitk.WriteImage(image, str(temporary), useCompression=True)
         return temporary.read_bytes()
-
-
-def _slicer_fields(segments: list[Segment], scan: Scan) -> dict[str, str]:
-    """What 3D Slicer reads of a segmentation: each segment's name, colour, value and extent."""
-    i, j, k = (size - 1 for size in scan.grid)
-    fields = {
-        "Segmentation_MasterRepresentation": "Binary labelmap",
-        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
-        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
-    }
-    for number, segment in enumerate(segments):
-        fields |= {
-            f"Segment{number}_ID": f"Segment_{segment.value}",
-            f"Segment{number}_Name": segment.name,
-            f"Segment{number}_NameAutoGenerated": "0",
-            f"Segment{number}_Color": " ".join(f"{part / 255:.6f}" for part in segment.colour),
-            f"Segment{number}_ColorAutoGenerated": "0",
-            f"Segment{number}_LabelValue": str(segment.value),
-            f"Segment{number}_Layer": "0",
-            f"Segment{number}_Extent": f"0 {i} 0 {j} 0 {k}",
-            f"Segment{number}_Tags": "|",
-        }
-    return fields

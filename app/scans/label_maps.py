@@ -7,15 +7,20 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from app.scans import itk
 from app.scans.boxes import Drawn
 from app.scans.files import read_scan
 from app.scans.scan import FloatArray, Scan, ScanError, Voxels
+from app.scans.slicer import Declared
 
 log = logging.getLogger(__name__)
 
 SAME_GRID_VOXELS = 0.01  # corners of two grids that are closer are the same
 MAX_LABELS = 65535
+
+VoxelArray = npt.NDArray[np.int64]
 
 
 def _corners(scan: Scan) -> FloatArray:
@@ -31,42 +36,99 @@ def same_grid(one: Scan, other: Scan) -> bool:
     return bool(np.abs(voxels - _corners(one)).max() < SAME_GRID_VOXELS)
 
 
-def read_labels(path: Path) -> Scan:
-    """The label map at `path`; its voxels are uint16, and some are not 0.
+def _as_labels(label_map: Scan) -> Scan:
+    """The same with voxels in uint16.
 
     Raises:
-        ScanError: it cannot be read, or is no label map.
+        ScanError: they are no labels.
     """
-    label_map = read_scan(path)
     name, labels = label_map.name, label_map.voxels
     if labels.ndim != 3 or (labels.dtype.kind == "f" and (labels != np.rint(labels)).any()):
         raise ScanError(f"{name}: expected a label map of whole numbers")
     low, high = labels.min(), labels.max()
-    if not (low >= 0 and 0 < high <= MAX_LABELS):  # NaN compares as neither
+    if not 0 <= low <= high <= MAX_LABELS:  # NaN compares as neither
         raise ScanError(f"{name}: expected labels 1..{MAX_LABELS}, found {low}..{high}")
     return replace(label_map, voxels=labels.astype(np.uint16))
 
 
-def boxes_around_labels(path: Path, scan: Scan, margin: int) -> list[Drawn]:
-    """A box around each label of the label map at `path`, in order of their values.
+def _read_layers(
+    path: Path, memory_limit: int | None
+) -> tuple[list[Scan], list[Declared]]:
+    """The label maps at `path`, several of a segmentation with layers, and what it says of them.
 
-    On another grid than the scan's, which needs a place in the world, voxels are taken over as
-    the space they fill. `margin` voxels of the label map are added on every side.
+    Their voxels are uint16, and some are not 0; what is no segmentation declares nothing.
 
     Raises:
-        ScanError: it cannot be read, is no label map, or cannot be laid over the scan.
+        ScanError: it cannot be read, is no label map, or would take more than `memory_limit` bytes.
     """
-    label_map = read_labels(path)
+    segments = itk.segments(path)
+    if segments:
+        read = itk.read_layers(path, memory_limit)
+    else:
+        read = [read_scan(path, memory_limit=memory_limit)]
+    layers = [_as_labels(layer) for layer in read]
+    if not any(layer.voxels.any() for layer in layers):
+        raise ScanError(f"{layers[0].name}: expected labels 1..{MAX_LABELS}, found 0..0")
+    return layers, segments
+
+
+def read_labels(path: Path, *, memory_limit: int | None = None) -> Scan:
+    """The label map at `path`; its voxels are uint16, and some are not 0.
+
+    Raises:
+        ScanError: it cannot be read, is no label map of one layer, or would take more than
+            `memory_limit` bytes.
+    """
+    layers, _ = _read_layers(path, memory_limit)
+    if len(layers) > 1:
+        raise ScanError(
+            f"{layers[0].name}: expected one label a voxel, found a segmentation of {len(layers)} "
+            "layers, which may overlap"
+        )
+    return layers[0]
+
+
+def boxes_around_labels(
+    path: Path, scan: Scan, margin: int, *, memory_limit: int | None = None
+) -> list[Drawn]:
+    """A box around each label of the label map at `path`, in order of their values.
+
+    Those of a 3D Slicer segmentation, of all its layers, are in its own order, with its names and
+    colours; a segment without a voxel is left out, with a warning. On another grid than the scan's,
+    which needs a place in the world, voxels are taken over as the space they fill. `margin` voxels
+    of the label map are added on every side.
+
+    Raises:
+        ScanError: it cannot be read, is no label map, cannot be laid over the scan, or would take
+            more than `memory_limit` bytes.
+    """
+    layers, segments = _read_layers(path, memory_limit)
+    label_map = layers[0]
     name = label_map.name
     in_mm = not same_grid(label_map, scan)
     if in_mm and not (label_map.has_mm and scan.has_mm):
         raise other_grid(label_map, scan)
     if in_mm:
         log.info("%s: on another grid than %s, laid over it by mm", name, scan.name)
-    return [
-        Drawn(f"label {value}", _in_world(label_map, *ends) if in_mm else np.stack(ends), in_mm)
-        for value, ends in extents(label_map.voxels, margin)
-    ]
+    found = {
+        (number, value): ends
+        for number, layer in enumerate(layers)
+        for value, ends in extents(layer.voxels, margin)
+    }
+    if not segments:
+        segments = [Declared(f"label {value}", None, 0, value) for _, value in found]
+    if nameless := set(found) - {(one.layer, one.value) for one in segments}:
+        layer, value = min(nameless)
+        raise ScanError(f"{name}: layer {layer} holds the value {value}, which no segment has")
+    drawn = []
+    for one in segments:
+        ends = found.get((one.layer, one.value))
+        if ends is None:
+            log.warning("%s: '%s' has no voxel, and is left out", name, one.name)
+            continue
+        points = _in_world(label_map, *ends) if in_mm else np.stack(ends)
+        drawn.append(Drawn(one.name, points, in_mm, one.colour))
+    return drawn
 
 
 def other_grid(label_map: Scan, scan: Scan) -> ScanError:
@@ -80,15 +142,30 @@ def extents(
     labels: Voxels, margin: int = 0
 ) -> Iterator[tuple[int, tuple[FloatArray, FloatArray]]]:
     """Each label with its first and last voxel (3,), moved apart by `margin` inside the grid."""
+    found: dict[int, tuple[VoxelArray, VoxelArray]] = {}
+    for k in range(labels.shape[2]):  # the places of all voxels at once would be 24 bytes each
+        for value, first, last in _extents_in_slice(labels[:, :, k]):
+            low, high = np.append(first, k), np.append(last, k)
+            if value in found:
+                low, high = np.minimum(found[value][0], low), np.maximum(found[value][1], high)
+            found[value] = low, high
+    top = np.array(labels.shape) - 1
+    for value, (low, high) in sorted(found.items()):
+        first, last = (low - margin).clip(0, top), (high + margin).clip(0, top)
+        yield value, (first.astype(np.float64), last.astype(np.float64))
+
+
+def _extents_in_slice(labels: Voxels) -> Iterator[tuple[int, VoxelArray, VoxelArray]]:
+    """Each label in (I, J) with its first and last voxel (2,)."""
     voxels = np.argwhere(labels)
+    if len(voxels) == 0:
+        return
     values = labels[tuple(voxels.T)]
     order = np.argsort(values, kind="stable")
     present, starts = np.unique(values[order], return_index=True)
-    first = np.minimum.reduceat(voxels[order], starts) - margin
-    last = np.maximum.reduceat(voxels[order], starts) + margin
-    for value, low, high in zip(present.tolist(), first, last, strict=True):
-        top = np.array(labels.shape) - 1
-        yield value, (low.clip(0, top).astype(np.float64), high.clip(0, top).astype(np.float64))
+    first = np.minimum.reduceat(voxels[order], starts)
+    last = np.maximum.reduceat(voxels[order], starts)
+    yield from zip(present.tolist(), first, last, strict=True)
 
 
 def _in_world(scan: Scan, first: FloatArray, last: FloatArray) -> FloatArray:

@@ -5,6 +5,7 @@ Not read: pairs of .hdr and .img, whose older kinds do not say where left is.
 
 import gzip
 import logging
+import math
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
 
 from app.case import MAX_MEMBER_BYTES, one_line, printable
-from app.scans.scan import Scan, ScanError, Voxels, choose_volume, extra, made_scan
+from app.scans.scan import (
+    Scan,
+    ScanError,
+    Voxels,
+    choose_volume,
+    extra,
+    made_scan,
+    require_memory,
+)
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +67,27 @@ def _warn_of_forms(header: Any, name: str) -> None:
             log.warning("%s: sform and qform are %.3g mm apart, the sform counts", name, apart)
 
 
-def read(path: Path, volume: int | None) -> Scan:
+def _require_memory(image: Any, shape: tuple[int, ...], name: str, limit: int | None) -> None:
+    """Raise ScanError if the volume `shape` of a file would take more than `limit` bytes."""
+    stored = image.header.get_data_dtype()
+    scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
+    values = math.prod(shape)
+    dtype: np.dtype[np.generic] = stored
+    if stored.names:  # RGB or RGBA
+        shape, dtype = (*shape, 3), np.dtype(np.uint8)
+    elif scaled or stored == np.float64:
+        dtype = np.dtype(np.float32)
+    # unpacked in two pieces; scaled in float64, the product beside the sum
+    reading = values * max(2 * stored.itemsize, 16 if scaled else 0)
+    require_memory(name, shape, dtype, reading, limit)
+
+
+def read(path: Path, volume: int | None, memory_limit: int | None = None) -> Scan:
     """The scan of a NIfTI file.
 
     Raises:
-        ScanError: the file is broken, or has several volumes and none is chosen.
+        ScanError: the file is broken, has several volumes and none is chosen, or would take more
+            than `memory_limit` bytes.
     """
     name = printable(path.name)
     image = _open(path)
@@ -75,6 +100,7 @@ def read(path: Path, volume: int | None) -> Scan:
     declared = header.get_data_dtype().itemsize * int(np.prod(shape[:3], dtype=object))
     if declared > MAX_MEMBER_BYTES:
         raise ScanError(f"{name}: declares {declared} bytes, the limit is {MAX_MEMBER_BYTES}")
+    _require_memory(image, shape[:3], name, memory_limit)
     _warn_of_forms(header, name)
     index = (..., *np.unravel_index(chosen, shape[3:])) if len(shape) > 3 else ...
     try:
@@ -108,7 +134,8 @@ def encoded(labels: Voxels, scan: Scan, path: Path) -> bytes:
         kind = nibabel.Nifti1Image if max(scan.grid) <= NIFTI1_LONGEST else nibabel.Nifti2Image
         image = kind(labels, scan.affine, dtype=labels.dtype)
         image.set_sform(scan.affine, ALIGNED)
-        image.set_qform(scan.affine, ALIGNED)  # nearest to it, if the grid is sheared
+        # it knows right angles only: better none than one that a reader may believe in
+        image.set_qform(scan.affine, 0 if scan.is_sheared else ALIGNED)
         image.header.set_xyzt_units("mm")
     image.header.set_intent("label")
     content: bytes = image.to_bytes()

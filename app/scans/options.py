@@ -31,6 +31,16 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def add_choices(parser: argparse._ActionsContainer) -> None:
+    """Add the options that choose one of several scans in a file or folder; None if not given."""
+    parser.add_argument(
+        "--volume", type=natural, metavar="K", help="of a file that has several, from 0"
+    )
+    parser.add_argument(
+        "--series", metavar="NUMBER|UID", help="of a DICOM folder that has several"
+    )
+
+
 def add_scan_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for scans, in a group of their own; each is None unless it is given."""
     group = parser.add_argument_group(
@@ -76,14 +86,9 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
         "--modality", type=as_option(parse_modality), metavar="NAME",
         help="CT, MR, ...; else what the file says, else what its values look like",
     )  # fmt: skip
-    group.add_argument(
-        "--volume", type=natural, metavar="K", help="of a file that has several, from 0"
-    )
+    add_choices(group)
     group.add_argument(
         "--stats", type=Path, metavar="FILE", help="write a CSV table of the objects' sizes"
-    )
-    group.add_argument(
-        "--series", metavar="NUMBER|UID", help="of a DICOM folder that has several"
     )
 
 

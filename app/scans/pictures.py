@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.case import one_line, printable
+from app.scans.picture_headers import read_pages
 from app.scans.scan import (
     PICTURE_AFFINE,
     Scan,
@@ -20,6 +21,7 @@ from app.scans.scan import (
     choose_volume,
     grey,
     made_scan,
+    require_memory,
 )
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -30,15 +32,34 @@ MASK_OPACITY = 0.4
 Bytes = npt.NDArray[np.uint8]
 
 
-def read(path: Path, volume: int | None) -> Scan:
+def _require_memory(path: Path, limit: int | None) -> None:
+    """Raise ScanError if the pages of a file would take more than `limit` bytes, decoded."""
+    pages = read_pages(path)
+    if not pages:
+        return
+    width, height = max((page.width, page.height) for page in pages)
+    channels, itemsize = max((page.channels, page.itemsize) for page in pages)
+    if len(pages) > 1:
+        shape: tuple[int, ...] = (width, height, len(pages))
+    else:
+        shape = (width, height, 1, 3) if channels == 3 else (width, height, 1)
+    decoded = sum(one.width * one.height * one.channels * one.itemsize for one in pages)
+    if 0 not in shape:
+        reading = 2 * decoded + path.stat().st_size  # OpenCV's, and an array of it
+        require_memory(printable(path.name), shape, f"u{itemsize}", reading, limit)
+
+
+def read(path: Path, volume: int | None, memory_limit: int | None = None) -> Scan:
     """The scan of a picture: (W, H, 1) or (W, H, 1, 3), or (W, H, pages) of a TIFF.
 
     Raises:
-        ScanError: the file is broken or its pages differ in size.
+        ScanError: the file is broken, its pages differ in size, or it would take more than
+            `memory_limit` bytes.
     """
     name = printable(path.name)
     choose_volume(1, volume, name)
     try:
+        _require_memory(path, memory_limit)
         content = np.fromfile(path, np.uint8)
         if path.suffix.lower() in TIFF:
             _, found = cv2.imdecodemulti(content, AS_STORED)

@@ -1,5 +1,6 @@
 """How a box was understood, in words and in a picture: what --dry-run shows."""
 
+from dataclasses import replace
 from itertools import product
 
 import cv2
@@ -43,5 +44,5 @@ def box_picture(one: Segment, walk: Walk, case: Case) -> bytes:
     )
     first = (x_min * zoom, y_min * zoom, 0)
     last = ((x_max + 1) * zoom - 1, (y_max + 1) * zoom - 1, 0)
-    shown = Segment(one.value, one.name, first, last)
+    shown = replace(one, first=first, last=last)
     return png(overlay(page, np.zeros(page.shape[:2], np.uint8), [shown]))

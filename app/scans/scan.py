@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from app.case import CaseError, printable
+from app.memory import estimate_scan_peak
 
 FloatArray = npt.NDArray[np.float64]
 Voxels = npt.NDArray[np.generic]
+Colour = tuple[int, int, int]  # red, green and blue, 0..255
 
 RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # and back: ITK and DICOM count to the left and back
 # Pictures have no place in the world. With this one, columns run to the patient's left and rows to
@@ -20,6 +22,7 @@ RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # and back: ITK and DICOM count to
 PICTURE_AFFINE = RAS_OF_LPS
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV has it
 REQUIREMENTS = "requirements-scans.txt"
+RIGHT_ANGLE = np.deg2rad(0.5)  # axes that are further from it are not at right angles by rounding
 GOLDEN_RATIO = 0.618034  # steps of it around the circle of hues never come close to each other
 
 
@@ -55,6 +58,13 @@ class Scan:
         """Distance (3,) of neighbours along i, j and k."""
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0), np.float64)
 
+    @property
+    def is_sheared(self) -> bool:
+        """Whether i, j and k are not at right angles, as where the gantry was tilted."""
+        directions = self.affine[:3, :3] / self.spacing_mm
+        cosines = directions.T @ directions - np.eye(3)
+        return bool(np.abs(cosines).max() > np.sin(RIGHT_ANGLE))
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -64,10 +74,13 @@ class Segment:
     name: str
     first: tuple[int, int, int]  # corners of its box: voxels (i, j, k), both inclusive
     last: tuple[int, int, int]
+    own_colour: Colour | None = None  # where somebody gave it one
 
     @property
-    def colour(self) -> tuple[int, int, int]:
-        """Red, green and blue, 0..255; the same value has the same one in every file."""
+    def colour(self) -> Colour:
+        """Its own; else, of the same value, the same one in every file."""
+        if self.own_colour is not None:
+            return self.own_colour
         red, green, blue = colorsys.hsv_to_rgb(self.value * GOLDEN_RATIO % 1, 0.75, 1)
         return round(red * 255), round(green * 255), round(blue * 255)
 
@@ -103,6 +116,34 @@ def made_scan(
         rows = to_world[:3].round(4).tolist()
         raise ScanError(f"{name}: the affine should have an inverse, found {rows}")
     return Scan(path, voxels, to_world, modality, slice_axis, has_mm, sources)
+
+
+def require_memory(
+    name: str,
+    shape: tuple[int, ...],
+    dtype: npt.DTypeLike,
+    reading: int,
+    limit: int | None,
+) -> None:
+    """Refuse a scan by what its header says, before its voxels are read; see `app.memory`.
+
+    Args:
+        name: of the file.
+        shape: (I, J, K) or (I, J, K, 3), of what is to be read.
+        dtype: that its voxels are to have.
+        reading: bytes of all that is held while they are read.
+        limit: bytes that this process may take; None is no limit.
+
+    Raises:
+        ScanError: it would take more.
+    """
+    peak = estimate_scan_peak(shape, np.dtype(dtype), reading)
+    if limit is not None and peak > limit:
+        size = "x".join(map(str, shape))
+        raise ScanError(
+            f"{name}: {size} voxels of {np.dtype(dtype)} need about {peak / 1e9:.1f} GB, "
+            f"the memory limit is {limit / 1e9:.1f} GB"
+        )
 
 
 def grey(colour: Voxels) -> Voxels:

@@ -1,0 +1,245 @@
+"""Scans that do not fit are refused by their headers; what is estimated covers what is used."""
+
+import gzip
+import struct
+import tracemalloc
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import names
+from test_scan_cli import box_words
+from test_scan_dicom import image, place_tags, series
+from test_scan_files import save
+from test_scan_walk import ALIGNED
+
+from app import segment
+from app.intensity import DEFAULT_WINDOW, UNKNOWN
+from app.memory import estimate_scan_peak
+from app.scans import dicom, nifti, pictures
+from app.scans.command import case_of
+from app.scans.files import read_scan
+from app.scans.label_maps import extents
+from app.scans.picture_headers import Page, read_pages
+from app.scans.scan import ScanError
+from app.scans.walk import choose_walk
+
+LIMIT = 1 << 30
+REFUSED_BYTES = 4 << 20
+NOTHING = estimate_scan_peak((1, 1, 1), np.dtype(np.uint8), 0)  # the program without a scan
+
+
+def nifti_of(path, *shape):
+    save(path, np.zeros((2, 2, 2), np.int16))
+    header = nibabel.load(path).header.copy()
+    header.set_data_shape(shape)
+    path.write_bytes((gzip.compress if path.suffix == ".gz" else bytes)(header.binaryblock))
+
+
+def nrrd_of(path, sizes):
+    path.write_text(f"NRRD0004\ntype: short\ndimension: {len(sizes.split())}\nsizes: {sizes}\n"
+                    "encoding: raw\nendian: little\n\n..")  # fmt: skip
+
+
+def mha_of(path, sizes):
+    path.write_text(f"ObjectType = Image\nNDims = 3\nDimSize = {sizes}\nElementType = MET_SHORT\n"
+                    "ElementDataFile = LOCAL\n..")  # fmt: skip
+
+
+def dicom_of(path, rows, columns, **tags):
+    dataset = image(np.zeros((2, 2), np.int16), **place_tags(ALIGNED, 0), **tags)
+    dataset.Rows, dataset.Columns = rows, columns
+    dataset.save_as(path, enforce_file_format=True)
+
+
+def png_of(path, *size):
+    path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", *size, 0, 0, 0))
+
+
+def bmp_of(path, *size):
+    path.write_bytes(b"BM" + bytes(12) + struct.pack("<Iii", 40, *size) + bytes(40))
+
+
+def jpeg_of(path, *size):
+    """An empty comment before the frame, and bytes of padding."""
+    frame = struct.pack(">HBHHB", 17, 8, *size, 3)
+    path.write_bytes(b"\xff\xd8\xff\xfe\0\x02\xff\xff\xff\xc2" + frame + bytes(20))
+
+
+def tiff_of(path, width, height, order=">"):
+    tags = zip((256, 257, 258, 262, 277), (width, height, 16, 1, 1), strict=True)
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags)
+    start = (b"MM" if order == ">" else b"II") + struct.pack(f"{order}HI", 42, 8)
+    path.write_bytes(start + struct.pack(f"{order}H", 5) + entries + bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "size", "message"),
+    [
+        ("a.nii", nifti_of, (1000, 900, 300), "1000x900x300 voxels of int16 need about 2.6 GB"),
+        ("a.nii.gz", nifti_of, (1000, 900, 300, 1), "1000x900x300 voxels of int16 need about 2.6"),
+        ("b.nii", nifti_of, (1000, 900, 300, 2), "has 2 volumes"),
+        ("a.nrrd", nrrd_of, ("1000 900 300",), "1000x900x300 voxels of int16 need about 2.6 GB"),
+        ("b.nrrd", nrrd_of, ("100 90 60 700",), "100x90x60 voxels of int16 need about 2.2 GB"),
+        ("a.mha", mha_of, ("1000 900 300",), "1000x900x300 voxels of int16 need about 2.6 GB"),
+        ("a.dcm", dicom_of, (30000, 20000), "20000x30000x1 voxels of float32 need about 9.1 GB"),
+        ("a.png", png_of, (30000, 20000, 8, 0), "30000x20000x1 voxels of uint8 need about 4.3 GB"),
+        ("b.png", png_of, (30000, 20000, 16, 2), "30000x20000x1x3 voxels of uint16 need about 9.7"),
+        ("a.bmp", bmp_of, (30000, -20000), "30000x20000x1x3 voxels of uint8 need about 6.7 GB"),
+        ("a.jpg", jpeg_of, (20000, 30000), "30000x20000x1x3 voxels of uint8 need about 6.7 GB"),
+        ("a.tif", tiff_of, (30000, 20000), "30000x20000x1 voxels of uint16 need about 4.9 GB"),
+        ("b.tif", tiff_of, (30000, 20000, "<"), "30000x20000x1 voxels of uint16 need about 4.9 "),
+    ],
+)
+def test_a_scan_that_does_not_fit_is_refused_by_its_header(name, write, size, message, tmp_path):
+    """What there is of its pixels would not do; nothing is allocated for them."""
+    write(tmp_path / name, *size)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ScanError) as raised:
+            read_scan(tmp_path / name, memory_limit=LIMIT)
+        assert tracemalloc.get_traced_memory()[1] < REFUSED_BYTES
+    finally:
+        tracemalloc.stop()
+    assert str(raised.value).startswith(f"{name}: {message}")
+    assert message == "has 2 volumes" or str(raised.value).endswith(", the memory limit is 1.1 GB")
+
+
+def test_what_fits_exactly_is_read(tmp_path):
+    path = save(tmp_path / "a.nii", np.ones((64, 40, 6), np.int16))
+    peak = estimate_scan_peak((64, 40, 6), np.dtype(np.int16), 4 * 64 * 40 * 6)
+    assert read_scan(path, memory_limit=peak).grid == (64, 40, 6)
+    with pytest.raises(ScanError, match="need about 0.7 GB, the memory limit is 0.7 GB"):
+        read_scan(path, memory_limit=peak - 1)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16", "1"])
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [(".png", {}), (".bmp", {}), (".jpg", {}), (".jpg", {"progressive": True}), (".tif", {}),
+     (".tif", {"big_tiff": True}), (".tif", {"compression": "tiff_lzw"})],
+)  # fmt: skip
+def test_a_picture_is_as_large_as_its_header_says(suffix, options, mode, tmp_path):
+    """Channels may be fewer once decoded: a palette can be one of greys."""
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 64), np.uint8)
+    whole = Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else (
+        Image.fromarray(pixels).convert(mode)
+    )
+    path = tmp_path / f"a{suffix}"
+    try:
+        whole.save(path, **options)
+    except OSError:
+        pytest.skip(f"there is no {suffix} of mode {mode}")
+    (page,) = read_pages(path)
+    found = read_scan(path).voxels
+    assert (page.width, page.height, 1) == found.shape[:3]
+    assert page.itemsize == found.itemsize
+    assert page.channels in (3, found[0, 0, 0].size)
+    assert mode not in ("L", "RGB", "RGBA", "I;16") or suffix == ".bmp" or (
+        page.channels == found[0, 0, 0].size
+    )
+
+
+def test_pages_of_a_tiff_are_counted_once_each(tmp_path):
+    pages = [Image.fromarray(np.zeros((4, 6), np.uint8))] * 3
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert read_pages(tmp_path / "a.tif") == [Page(6, 4, 1, 1)] * 3
+    tiff_of(tmp_path / "b.tif", 6, 4)
+    content = bytearray((tmp_path / "b.tif").read_bytes())
+    content[-4:] = struct.pack(">I", 8)  # the next page is this one
+    (tmp_path / "b.tif").write_bytes(content)
+    assert read_pages(tmp_path / "b.tif") == [Page(6, 4, 1, 2)]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 8, 11, 20, 25, 40])
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg", ".tif"])
+def test_a_header_that_ends_too_early_has_no_size(suffix, kept, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    assert read_pages(path) in ([], [Page(6, 4, 1 if suffix == ".png" else 3, 1)])
+    with pytest.raises(ScanError, match=f"^a{suffix}: not a readable picture"):
+        read_scan(path, memory_limit=LIMIT)
+
+
+def scans(folder):
+    """Scans of 1 million values, whose parts numpy allocates: SimpleITK's are not seen here."""
+    voxels = np.random.default_rng(1).integers(-999, 999, (100, 100, 100), np.int16)
+    save(folder / "a.nii.gz", voxels)
+    save(folder / "b.nii", voxels, slope_inter=(2, 1))
+    save(folder / "c.nii.gz", voxels.astype(np.float32) + np.float32(0.5))
+    save(folder / "d.nii.gz", voxels.astype(np.float64) + 0.5)
+    series(folder / "ct", voxels[:, :, :20], RescaleSlope="2")
+    colour = np.random.default_rng(1).integers(0, 256, (1000, 1000, 3), np.uint8)
+    Image.fromarray(colour).save(folder / "a.png")
+    Image.fromarray(colour).save(folder / "a.bmp")
+    grey = [Image.fromarray(colour[..., channel]) for channel in range(3)]
+    grey[0].save(folder / "a.tif", save_all=True, append_images=grey[1:])
+
+
+def test_what_is_estimated_covers_what_is_used(tmp_path, monkeypatch):
+    scans(tmp_path)
+    monkeypatch.setattr("app.intensity.COUNTED_AT_ONCE", 1 << 12)  # a piece counts to the program
+    estimates = []
+    for module in (nifti, dicom, pictures):
+        monkeypatch.setattr(
+            module, "require_memory",
+            lambda name, shape, dtype, reading, limit: estimates.append(
+                (shape, estimate_scan_peak(shape, np.dtype(dtype), reading))
+            ),
+        )  # fmt: skip
+    for path in sorted(tmp_path.iterdir()):
+        read_scan(path)  # so that what its library keeps does not count
+        tracemalloc.start()
+        scan = read_scan(path)
+        case_of(scan, [], choose_walk(scan), UNKNOWN, DEFAULT_WINDOW)
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        shape, estimate = estimates[-1]
+        assert shape == scan.voxels.shape, path.name
+        # of values alone: beside them there are pieces of a stream, and 30 kB of a DICOM header
+        more = 200_000 + 50_000 * len(scan.sources)
+        assert scan.voxels.nbytes <= used <= estimate - NOTHING + more, path.name
+
+
+def test_the_extents_of_labels_take_little_memory():
+    labels = np.ones((100, 100, 100), np.uint16, order="F")
+    tracemalloc.start()
+    found = dict(extents(labels))
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [end.tolist() for end in found[1]] == [[0, 0, 0], [99, 99, 99]]
+    assert used < labels.nbytes
+
+
+def test_labels_are_read_within_what_the_scan_leaves(program, volume, mine):
+    nifti_of(mine / "labels.nii", 4000, 4000, 100)
+    options = ["--quiet", "--boxes-from", str(mine / "labels.nii"), "--memory-limit", "2G"]
+    status, lines = program(*options, inputs=volume, outputs=mine / "out.nii")
+    assert (status, len(lines)) == (1, 1)
+    assert lines[0].startswith("labels.nii: 4000x4000x100 voxels of int16 need about ")
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_the_program_refuses_a_scan_beyond_the_limit(program, more, volume, mine):
+    options = ["--quiet", *box_words(), "--memory-limit", "600M", *more]
+    status, lines = program(*options, inputs=volume, outputs=mine / "out.nii")
+    assert status == 1
+    assert lines == [
+        "scan.nii.gz: 64x40x6 voxels of uint8 need about 0.7 GB, the memory limit is 0.6 GB"
+    ]
+    assert names(mine) == ["scan.nii.gz"]
+
+
+def test_what_the_voxels_take_is_not_spent_twice(program, volume, mine, monkeypatch):
+    limits = []
+
+    def spied(case, network, *, memory_limit, **more):
+        limits.append(memory_limit)
+        return segment(case, network, memory_limit=memory_limit, **more)
+
+    monkeypatch.setattr("app.scans.command.segment", spied)
+    options = [*box_words(), "--memory-limit", "2000000000"]
+    assert program(*options, inputs=volume, outputs=mine / "out.nii")[0] == 0
+    assert limits == [2_000_000_000 - 64 * 40 * 6]
