@@ -7,6 +7,8 @@ in turns, case by case (A B, A B, A B), so that whatever else the machine does h
 
 import argparse
 import csv
+import importlib.util
+import itertools
 import os
 import platform
 import shlex
@@ -29,10 +31,11 @@ from evaluation.measure import (
     python_program,
     run,
 )
-from evaluation.published import COLUMNS, OTHER_MACHINES, TABLE_5, published_name
+from evaluation.published import COLUMNS, OTHER_MACHINES, TABLE_5, Published, published_name
 from evaluation.score import ScoreError, npz_files
 
 OURS = "swiftmedsam"
+MARKS = ("o", "s", "^", "D", "v")
 NOTHING_RUNS = 5
 ISA_FLAGS = {  # of /proc/cpuinfo
     "avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx_vnni": "AVX-VNNI",
@@ -107,6 +110,10 @@ def _parser() -> argparse.ArgumentParser:
         help="a case whose first run took a program longer is not repeated for it",
     )  # fmt: skip
     parser.add_argument("--only", metavar="GLOB", default="*", help="time these files alone")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE",
+        help="draw seconds by case and program, published ones beside them (png, svg, pdf)",
+    )  # fmt: skip
     return parser
 
 
@@ -232,25 +239,64 @@ def runs_table(runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size]) ->
     return table(rows)
 
 
-def published_table(
-    runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size], names: Sequence[str]
-) -> str:
-    """The paper's Table 5 with our columns beside it; nothing where none of its cases was run.
+def published_of(file: str, size: Size) -> Published | None:
+    """The row of the paper's Table 5 that a file stands for.
 
     A file that has the name of one of its cases and another shape or other boxes is none.
     """
+    case = published_name(file)
+    if case is None or size != Size(TABLE_5[case].shape, TABLE_5[case].objects):
+        return None
+    return TABLE_5[case]
+
+
+def published_table(
+    runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size], names: Sequence[str]
+) -> str:
+    """The paper's Table 5 with our columns beside it; nothing where none of its cases was run."""
     rows = [["Case", "Size", "Objects", *COLUMNS, *(f"{name} here" for name in names)]]
     for file, size in sizes.items():
-        case = published_name(file)
-        if case is None or size != Size(TABLE_5[case].shape, TABLE_5[case].objects):
+        row = published_of(file, size)
+        if row is None:
             continue
-        published = [
-            "-" if seconds is None else f"{seconds:.1f}" for seconds in TABLE_5[case].seconds
-        ]
+        published = ["-" if seconds is None else f"{seconds:.1f}" for seconds in row.seconds]
         of_case = runs.get(file, {})
         ours = [f"{_seconds(of_case[name]):.2f}" if name in of_case else "-" for name in names]
         rows.append([file.removesuffix(".npz"), *size.words, *published, *ours])
     return f"{table(rows)}\n{OTHER_MACHINES}" if len(rows) > 1 else ""
+
+
+def draw(
+    runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size], names: Sequence[str],
+    picture: Path,
+) -> None:  # fmt: skip
+    """Write `picture`: medians by case, full marks; published seconds of its namesake, hollow ones.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from matplotlib.figure import Figure  # for development only; the tables need none
+
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(sizes))
+    for name, mark in zip(names, itertools.cycle(MARKS)):
+        medians = [
+            _seconds(runs[file][name]) if name in runs.get(file, {}) else None for file in sizes
+        ]
+        axes.plot(places, medians, mark, ms=6, label=name)
+    for i, (name, mark) in enumerate(zip(COLUMNS, MARKS, strict=False)):
+        found = [published_of(file, size) for file, size in sizes.items()]
+        if any(found):
+            seconds = [None if row is None else row.seconds[i] for row in found]
+            label = f"{name}, published"
+            axes.plot(places, seconds, mark, ms=7, mfc="none", alpha=0.5, label=label)
+    labels = [f"{file.removesuffix('.npz')}\n{', '.join(sizes[file].words)}" for file in sizes]
+    axes.set_xticks(places, labels, rotation=60, ha="right", fontsize=7)
+    axes.set(yscale="log", ylabel="seconds, whole process or container")
+    axes.grid(alpha=0.3, which="both")
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    figure.savefig(picture, dpi=120)
 
 
 def _sizes(cases: dict[str, Path]) -> dict[str, Size]:
@@ -289,7 +335,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)
-    options = _parser().parse_args(words[:end])
+    parser = _parser()
+    options = parser.parse_args(words[:end])
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install -r requirements-dev.txt")
     try:
         cases = npz_files(options.inputs, options.only)
         if not cases:
@@ -300,6 +349,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{clear_line()}{error}", file=sys.stderr)
         return 1
     _print_all(runs, sizes, compared)
+    if options.plot:
+        draw(by_case(runs), sizes, [program.name for program in compared], options.plot)
     failed = [timed for timed in runs if not timed.run.ok]
     for timed in failed:
         print(

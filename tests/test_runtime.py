@@ -205,8 +205,9 @@ def test_tables_have_medians_ratios_and_the_published_column(inputs, tmp_path, o
     make_stand_in(inputs)
     slow = "sh -c 'sleep 1; cp {inputs}/* {outputs}'"
     words = ["--repeats", "1", "--program", f"slow={slow}"]
-    out = tmp_path / "t.csv"
-    assert main([str(inputs), "--out", str(out), *words]) == 0
+    out, picture = tmp_path / "t.csv", tmp_path / "t.png"
+    assert main([str(inputs), "--out", str(out), "--plot", str(picture), *words]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     lines = [line.split() for line in printed.splitlines()]
     seconds = {r["program"]: float(r["seconds"]) for r in rows(out) if r["file"] == IMAGE}
