@@ -1,14 +1,18 @@
 """What is shipped is pinned by hash, listed with its licence, and the same for everybody."""
 
+import hashlib
 import json
 import re
 import subprocess
 import sys
 from importlib.metadata import version
 
+import pytest
 from test_layers import ROOT
 
+from app import load
 from app.network import MANIFEST, default_weights
+from swiftmedsam import VARIANTS, load_model
 
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+?) *(?:; *(.*?))? *\\?$", re.MULTILINE)
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -35,6 +39,22 @@ def test_the_image_and_predict_install_from_the_lock_alone():
     assert "!requirements.lock" in (ROOT / ".dockerignore").read_text().split()
     assert "requirements.lock" in (ROOT / "predict.sh").read_text()
     assert "requirements.txt" not in (ROOT / "predict.sh").read_text() + dockerfile
+
+
+SHIPPED = subprocess.run(
+    ["git", "ls-files", f"weights/*/{MANIFEST}"], cwd=ROOT, capture_output=True, text=True
+).stdout.split() or [f"weights/v2/{MANIFEST}"]  # an archive without git
+
+
+@pytest.mark.parametrize("manifest", SHIPPED)
+def test_shipped_models_load_and_are_of_the_checkpoint_beside_them(manifest):
+    folder = (ROOT / manifest).parent
+    assert load(folder, precision="f32", threads=1).variant == folder.name
+    source = json.loads((ROOT / manifest).read_text())["source"]
+    checkpoint = folder / source["file"]
+    assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() == source["sha256"]
+    load_model(checkpoint, VARIANTS[folder.name])
+    assert "Not a medical device" in (folder / "README.md").read_text()
 
 
 def bill():
