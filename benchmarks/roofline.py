@@ -22,6 +22,7 @@ import openvino as ov
 
 from app.network import PRECISIONS, available_threads, default_weights, read_manifest
 from benchmarks.latency import SIDE, product
+from benchmarks.work import work
 
 ROUNDS = 15
 COPIED = 256 << 20  # bytes, much more than a cache holds
@@ -41,26 +42,6 @@ class Step:
     def most(self, peak: float, bandwidth: float) -> float:
         """FLOP/s under the roof of `peak` FLOP/s and `bandwidth` bytes/s."""
         return min(peak, bandwidth * self.flop / self.moved)
-
-
-def work(model: ov.Model) -> dict[str, int]:
-    """FLOP of products, convolutions and attention of a model, by name; shapes are static."""
-    found = {}
-    for node in model.get_ordered_ops():
-        kind = node.get_type_name()
-        shape = list(node.input(0).get_shape()) if node.inputs() else []
-        if kind == "MatMul":
-            inner = shape[-2] if node.get_attributes()["transpose_a"] else shape[-1]
-        elif kind in ("Convolution", "GroupConvolution"):
-            weights = list(node.input(1).get_shape())
-            inner = int(np.prod(weights[1 if kind == "Convolution" else 2 :]))
-        elif kind == "ScaledDotProductAttention":
-            inner = 2 * list(node.input(1).get_shape())[-2]  # of each query with each key, and back
-        else:
-            continue
-        outputs = int(np.prod(list(node.output(0).get_shape())))
-        found[node.get_friendly_name()] = 2 * inner * outputs
-    return found
 
 
 def _names(node: ov.Node) -> Iterator[str]:

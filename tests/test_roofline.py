@@ -5,7 +5,8 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from benchmarks import roofline
-from benchmarks.roofline import Step, table, work
+from benchmarks.roofline import Step, table
+from benchmarks.work import work
 
 
 def model_of(node, *parameters):
