@@ -12,9 +12,9 @@ docs/decisions.md has the figures of these and other rules.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 import cv2
@@ -100,10 +100,11 @@ class Follower:
 
     def __init__(self, image: npt.NDArray[np.uint8]) -> None:
         """For a volume (D, H, W); an image (1, H, W) or (1, H, W, 3) has no neighbours to ask."""
-        self._image = image
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._picture = lru_cache(FLOWS_KEPT)(self._make_picture)
-        self._places = lru_cache(FLOWS_KEPT)(self._find_places)
+        self._depth = len(image)
+        # of functions, not of methods: a cache in a cycle would keep the volume until a collection
+        picture = lru_cache(FLOWS_KEPT)(partial(flow_picture, image))
+        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._places = lru_cache(FLOWS_KEPT)(partial(flow_places, flow, picture))
 
     def limits(self, box: Boxes, height: int, width: int) -> Span:
         """Rows and columns of the pixels in a box (4,)."""
@@ -122,7 +123,7 @@ class Follower:
                 asked.append((given[np.newaxis], None))
                 continue
             beside = near.around[frame]
-            share = expected_share(z, box[2], box[5], len(self._image))
+            share = expected_share(z, box[2], box[5], self._depth)
             expected = expected_box(given, given if beside is None else beside, share)
             inside = input_pixels(given, frame)
             start = np.array([inside[1].start, inside[0].start], np.float32)  # x and y
@@ -152,24 +153,27 @@ class Follower:
                 on[frame] = np.rint(mixed).astype(np.uint8)
         return Found(z, around(answers, patch), on)
 
-    def _make_picture(self, frame: Frame, z: int) -> Mask:
-        """Slice `z` as `frame` shows it, (h, w) in 8 bits, continued to what flow can work on."""
-        height, width = frame.inner
-        shown = frame.pixels(self._image[z])[0, 0, :height, :width] * 255
-        below, right = max(0, LEAST_FLOW - height), max(0, LEAST_FLOW - width)
-        picture = cv2.copyMakeBorder(
-            shown.astype(np.uint8), 0, below, 0, right, cv2.BORDER_REPLICATE
-        )
-        return np.asarray(picture, np.uint8)
 
-    def _find_places(self, frame: Frame, z: int, before: int) -> FloatArray:
-        """Where in slice `before` was what is at an input pixel of slice `z`, (h, w, 2): x, y."""
-        height, width = frame.inner
-        here, there = (self._picture(frame, i) for i in (z, before))
-        flow = self._flow.calc(here, there, np.zeros((*here.shape, 2), np.float32))
-        grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
-        places: FloatArray = (flow[:height, :width] + grid).astype(np.float32)
-        return places
+def flow_picture(image: npt.NDArray[np.uint8], frame: Frame, z: int) -> Mask:
+    """Slice `z` of a volume as `frame` shows it, (h, w), continued to what DIS can work on."""
+    height, width = frame.inner
+    shown = frame.pixels(image[z])[0, 0, :height, :width] * 255
+    below, right = max(0, LEAST_FLOW - height), max(0, LEAST_FLOW - width)
+    picture = cv2.copyMakeBorder(shown.astype(np.uint8), 0, below, 0, right, cv2.BORDER_REPLICATE)
+    return np.asarray(picture, np.uint8)
+
+
+def flow_places(
+    flow: cv2.DISOpticalFlow, picture: Callable[[Frame, int], Mask], frame: Frame, z: int,
+    before: int,
+) -> FloatArray:  # fmt: skip
+    """Where in slice `before` was what is at an input pixel of slice `z`, (h, w, 2): x, y."""
+    height, width = frame.inner
+    here, there = (picture(frame, i) for i in (z, before))
+    moved = flow.calc(here, there, np.zeros((*here.shape, 2), np.float32))
+    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+    places: FloatArray = (moved[:height, :width] + grid).astype(np.float32)
+    return places
 
 
 def around(answers: Sequence[Answer], patch: Patch) -> dict[Frame, FloatArray | None]:

@@ -1,5 +1,8 @@
 """What a slice of a volume is asked with, on paper."""
 
+import gc
+import weakref
+
 import cv2
 import numpy as np
 import pytest
@@ -165,3 +168,19 @@ def test_flow_of_narrow_slices_is_finite(side, turned):
     assert labels.any(axis=(1, 2)).all()
     places = Follower(image)._places(Frame(*shape[1:]), 1, 0)
     assert np.isfinite(places).all()
+
+
+def test_a_volume_is_freed_when_its_case_is_done():
+    """Without waiting for the garbage collector: a folder of large volumes would fill memory."""
+    image = np.random.default_rng(1).integers(0, 255, (4, 60, 80), np.uint8)
+    alive = weakref.ref(image)
+    gc.disable()
+    try:
+        case = make_case(image, [[10, 10, 0, 50, 50, 3]], is_volume=True, modality="MR")
+        del image
+        assert segment(case, BrightInBox()).any()
+        assert alive() is case.image
+        del case
+        assert alive() is None
+    finally:
+        gc.enable()
