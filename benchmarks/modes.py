@@ -27,7 +27,7 @@ import numpy as np
 
 from app import Case, Network, load, read_case
 from app.network import AUTO, PRECISIONS
-from app.segment import segment
+from app.segment import DEFAULT_MODE, segment
 from benchmarks.parity import case_dsc
 from benchmarks.true_boxes import TrueBoxes
 
@@ -89,6 +89,8 @@ class Variant:
                 constants[module, constant] = value
             else:
                 raise ValueError(f"'{name}': there is no {key} to set")
+        if true_boxes and arguments.get("mode", DEFAULT_MODE) != DEFAULT_MODE:
+            raise ValueError(f"'{name}': {TRUE_BOXES} is for mode {DEFAULT_MODE} only")
         return cls(name.strip(), arguments, constants, true_boxes)
 
     @contextmanager

@@ -32,7 +32,7 @@ DEQUANTIZED = "/DequantizationMultiply"  # what OpenVINO adds to the name of a p
 
 @dataclass(frozen=True)
 class Step:
-    """One executed step; means over the rounds."""
+    """One executed step; means over all rounds, the cold first one, too."""
 
     kind: str
     seconds: float
@@ -149,7 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     weights = options.weights or default_weights()
     models = read_manifest(weights)["models"]
-    kind = next(kind for kind in PRECISIONS[options.precision] if kind in models)
+    kind = next((kind for kind in PRECISIONS[options.precision] if kind in models), None)
+    if kind is None:
+        parser.error(f"{weights.name} has no encoder for {options.precision}")
     name = next(name for name in models[kind]["encoder"] if name.endswith(".xml"))
     threads = available_threads()
     core = ov.Core()

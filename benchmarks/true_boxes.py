@@ -14,8 +14,14 @@ class TrueBoxes:
     """Rules of following (`app.follow.Rules`) that know the truth; the mask is cut as in "best"."""
 
     def __init__(self, case: Case, truth: npt.NDArray[np.integer]) -> None:
-        """The truth (D, H, W) has i + 1 where box i is."""
+        """The truth (D, H, W) has i + 1 where box i is.
+
+        Raises:
+            ValueError: two boxes are the same, so that they cannot be told apart here.
+        """
         self._labels = {box.tobytes(): i for i, box in enumerate(case.boxes, start=1)}
+        if len(self._labels) < len(case.boxes):
+            raise ValueError(f"{case.name}: two of its boxes are the same")
         self._truth = truth
         self._follower = Follower(case.image)
 

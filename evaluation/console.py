@@ -1,9 +1,13 @@
 """What the commands of this folder share: arguments, a counter, tables."""
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
 
 
 def positive(text: str) -> int:
@@ -15,6 +19,23 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
     return int(text)
+
+
+def picture(text: str) -> Path:
+    """A file that matplotlib can draw to, looked at before the work that is to be drawn.
+
+    Raises:
+        argparse.ArgumentTypeError: matplotlib or the folder is not there, or the suffix is no
+            picture's.
+    """
+    path = Path(text)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("needs matplotlib: pip install -r requirements-dev.txt")
+    if path.suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(PICTURES)}, got '{text}'")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
 
 
 def add_shared_options(parser: argparse.ArgumentParser, verb: str) -> None:

@@ -5,7 +5,6 @@ and that for each move. Moves are in pixels of the network's input, whose longer
 """
 
 import argparse
-import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from app.case import CaseError
-from evaluation.console import add_shared_options, clear_line, progress, table
+from evaluation.console import add_shared_options, clear_line, picture, progress, table
 from evaluation.prompts import write_moved
 from evaluation.score import CaseScore, ScoreError, Summary, find_jobs, score, summarise
 
@@ -46,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
         help="pixels of the 256 input, outward; below 0 inward (default "
         f"{' '.join(map(str, MOVES))})",
     )  # fmt: skip
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves (png, svg, pdf)")
+    parser.add_argument(
+        "--plot", type=picture, metavar="FILE", help="draw the curves (png, svg, pdf)"
+    )
     add_shared_options(parser, "take")
     return parser
 
@@ -100,8 +101,8 @@ def robustness_table(summaries: Mapping[int, Summary]) -> str:
     return table(rows)
 
 
-def draw(summaries: Mapping[int, Summary], picture: Path) -> None:
-    """Write `picture`: DSC over moves, a line per modality, the average with its interval.
+def draw(summaries: Mapping[int, Summary], out: Path) -> None:
+    """Write `out`: DSC over moves, a line per modality, the average with its interval.
 
     Raises:
         OSError: it cannot be written.
@@ -129,17 +130,14 @@ def draw(summaries: Mapping[int, Summary], picture: Path) -> None:
     axes.set_ylabel("DSC, %")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False)
-    figure.savefig(picture, dpi=150)
+    figure.savefig(out, dpi=150)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)
-    parser = _parser()
-    options = parser.parse_args(words[:end])
-    if options.plot and importlib.util.find_spec("matplotlib") is None:
-        parser.error("--plot needs matplotlib: pip install -r requirements-dev.txt")
+    options = _parser().parse_args(words[:end])
     try:
         summaries = {}
         for move in sorted(set(options.moves)):

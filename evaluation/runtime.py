@@ -7,7 +7,6 @@ in turns, case by case (A B, A B, A B), so that whatever else the machine does h
 
 import argparse
 import csv
-import importlib.util
 import itertools
 import os
 import platform
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.case import CaseError, read_case
-from evaluation.console import clear_line, positive, progress, table
+from evaluation.console import clear_line, picture, positive, progress, table
 from evaluation.measure import (
     PARTS,
     Program,
@@ -111,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--only", metavar="GLOB", default="*", help="time these files alone")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE",
+        "--plot", type=picture, metavar="FILE",
         help="draw seconds by case and program, published ones beside them (png, svg, pdf)",
     )  # fmt: skip
     return parser
@@ -268,9 +267,9 @@ def published_table(
 
 def draw(
     runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size], names: Sequence[str],
-    picture: Path,
+    out: Path,
 ) -> None:  # fmt: skip
-    """Write `picture`: medians by case, full marks; published seconds of its namesake, hollow ones.
+    """Write `out`: medians by case, full marks; published seconds of its namesake, hollow ones.
 
     Raises:
         OSError: it cannot be written.
@@ -296,7 +295,7 @@ def draw(
     axes.set(yscale="log", ylabel="seconds, whole process or container")
     axes.grid(alpha=0.3, which="both")
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
-    figure.savefig(picture, dpi=120)
+    figure.savefig(out, dpi=120)
 
 
 def _sizes(cases: dict[str, Path]) -> dict[str, Size]:
@@ -335,10 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)
-    parser = _parser()
-    options = parser.parse_args(words[:end])
-    if options.plot and importlib.util.find_spec("matplotlib") is None:
-        parser.error("--plot needs matplotlib: pip install -r requirements-dev.txt")
+    options = _parser().parse_args(words[:end])
     try:
         cases = npz_files(options.inputs, options.only)
         if not cases:
@@ -350,7 +346,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     _print_all(runs, sizes, compared)
     if options.plot:
-        draw(by_case(runs), sizes, [program.name for program in compared], options.plot)
+        try:
+            draw(by_case(runs), sizes, [program.name for program in compared], options.plot)
+        except OSError as error:
+            print(error, file=sys.stderr)
+            return 1
     failed = [timed for timed in runs if not timed.run.ok]
     for timed in failed:
         print(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.case import Case, CaseError, read_case
-from evaluation.console import add_shared_options, clear_line, positive, progress
+from evaluation.console import add_shared_options, clear_line, picture, positive, progress
 from evaluation.metrics import Labels
 from evaluation.score import (
     CaseScore,
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("gts", type=Path, metavar="GTS", help="folder of truth")
     parser.add_argument("segs", type=Path, metavar="SEGS", help="folder of outputs")
     parser.add_argument("other", type=Path, metavar="OTHER_SEGS", nargs="?", help="another one")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="png or jpg")
+    parser.add_argument("--out", type=picture, required=True, metavar="FILE", help="png or jpg")
     parser.add_argument(
         "--count", type=positive, default=10, help="rows, of gains and of losses each (default 10)"
     )
@@ -158,8 +158,9 @@ def draw(rows: Sequence[Row], options: argparse.Namespace) -> None:
         case = read_case(options.inputs / row.name)
         maps: list[Labels] = [read_truth(options.gts / row.name)]
         for folder in (options.segs, options.other):
-            if folder is not None and (folder / row.name).exists():
-                maps.append(read_output(folder / row.name))
+            if folder is not None:  # a missing output has no mask
+                there = (folder / row.name).exists()
+                maps.append(read_output(folder / row.name) if there else np.zeros_like(maps[0]))
         label = int(np.unique(maps[0][maps[0] > 0])[row.place])
         if label > len(case.boxes):
             raise ScoreError(f"{row.name}: truth has label {label}, boxes are {len(case.boxes)}")

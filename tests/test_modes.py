@@ -9,6 +9,7 @@ from conftest import BoxesAsMasks, make_case_file
 from app import follow, make_case, read_case, segment, views
 from benchmarks import modes
 from benchmarks.modes import Row, Variant
+from benchmarks.true_boxes import TrueBoxes
 
 VOLUME_BOXES = np.array([[5, 5, 0, 60, 40, 5]])
 
@@ -29,6 +30,7 @@ def test_a_variant_is_parsed():
         ("x: views.LARGE=3", "'x': there is no views.LARGE to set"),
         ("x: nothing.LARGE=3", "'x': there is no nothing.LARGE to set"),
         ("x: stepp=3", "'x': there is no stepp to set"),
+        ("x: mode=exact true_boxes=True", "'x': true_boxes is for mode best only"),
     ],
 )
 def test_what_is_no_variant_is_named(text, message):
@@ -57,6 +59,9 @@ def test_true_boxes_are_those_of_the_truth_in_each_slice():
         assert (ys.min(), ys.max(), xs.min(), xs.max()) == (9, 20, x - 1, x + 30)
     assert np.argwhere(labels[2]).min(axis=0).tolist() == [5, 10]  # the given one
     assert not np.array_equal(segment(case, BoxesAsMasks(), max_crops=0), labels)
+    twice = make_case(case.image, np.concatenate([case.boxes] * 2), is_volume=True)
+    with pytest.raises(ValueError, match="two of its boxes are the same"):
+        TrueBoxes(twice, truth)
 
 
 def test_dsc_on_paper():

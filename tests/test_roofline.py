@@ -2,10 +2,11 @@
 
 import numpy as np
 import openvino as ov
+import pytest
 from openvino import opset13 as ops
 
 from benchmarks import roofline
-from benchmarks.roofline import Step, table
+from benchmarks.roofline import Step, steps, table
 from benchmarks.work import work
 
 
@@ -42,15 +43,23 @@ def test_the_table_says_how_much_of_the_roof_is_reached():
     ]
 
 
-def test_the_command_finds_all_of_the_work_in_the_steps(
-    tiny_weights, tmp_path, capsys, monkeypatch
-):
+def test_all_of_the_work_is_found_in_the_steps(tiny_weights):
+    core = ov.Core()
+    model = core.read_model(tiny_weights / "encoder.xml")
+    compiled = core.compile_model(model, "CPU", {"PERF_COUNT": True, "INFERENCE_NUM_THREADS": 1})
+    compiled.create_infer_request().infer([np.zeros((1, 3, 256, 256), np.float32)])
+    found = steps(model, compiled.get_runtime_model())
+    assert sum(step.flop for step in found) == sum(work(model).values()) > 0
+
+
+def test_the_command_prints_and_draws(tiny_weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(roofline, "ROUNDS", 1)
     monkeypatch.setattr(roofline, "COPIED", 1 << 20)
     picture = tmp_path / "roof.png"
-    words = ["--weights", str(tiny_weights), "--precision", "f32", "--picture", str(picture)]
-    assert roofline.main(words) == 0
-    printed = capsys.readouterr().out
-    model = ov.Core().read_model(tiny_weights / "encoder.xml")
-    assert f" {sum(work(model).values()) / 1e9:.1f} GFLOP" in printed
+    words = ["--weights", str(tiny_weights), "--picture", str(picture)]
+    assert roofline.main([*words, "--precision", "f32"]) == 0
+    assert "| FullyConnected |" in capsys.readouterr().out
     assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        roofline.main([*words, "--precision", "int8"])
+    assert "tiny has no encoder for int8" in capsys.readouterr().err

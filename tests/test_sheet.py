@@ -46,7 +46,6 @@ def test_slices_go_from_the_first_to_the_last_of_the_box(tmp_path):
 
 
 def test_the_sheet_is_drawn(inputs, tmp_path, capsys):
-    files = {}
     for name in ("gts", "first", "other"):
         (tmp_path / name).mkdir()
     for name in ("2DBox_US_1.npz", "3DBox_MR_1.npz"):
@@ -56,7 +55,6 @@ def test_the_sheet_is_drawn(inputs, tmp_path, capsys):
         np.savez(tmp_path / "gts" / name, gts=truth, spacing=np.ones(3))
         np.savez(tmp_path / "first" / name, segs=np.roll(truth, 6, axis=-1))
         np.savez(tmp_path / "other" / name, segs=truth)
-        files[name] = case
     words = [str(inputs), str(tmp_path / "gts"), str(tmp_path / "first")]
     for more in ([], ["--by-modality"], [str(tmp_path / "other")]):
         sheet = tmp_path / "sheet.png"
@@ -64,8 +62,19 @@ def test_the_sheet_is_drawn(inputs, tmp_path, capsys):
         assert sheet.read_bytes().startswith(b"\x89PNG")
         sheet.unlink()
     assert capsys.readouterr().out.splitlines()[-1].startswith("gain: 70 to 100  ")
-    assert main([*words, "--out", str(tmp_path / "no" / "sheet.png"), "--processes", "1"]) == 1
-    assert "No such file" in capsys.readouterr().err
+    (tmp_path / "first" / "2DBox_US_1.npz").unlink()  # a gain from nothing
+    more = [str(tmp_path / "other"), "--out", str(sheet), "--processes", "1"]
+    assert main([*words, *more]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("gain: 0 to 100  2DBox_US_1")
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("no/sheet.png", "there is no folder"), ("sheet.xyz", "expected one of")]
+)
+def test_what_cannot_be_drawn_is_said_before_the_work(inputs, tmp_path, capsys, out, message):
+    with pytest.raises(SystemExit):
+        main([str(inputs), str(inputs), str(inputs), "--out", str(tmp_path / out)])
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("only", ["4D*"])
