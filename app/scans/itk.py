@@ -26,6 +26,7 @@ from app.scans.slicer import Declared, declared, fields_of
 NRRD = (".nrrd", ".nhdr")
 SUFFIXES = (*NRRD, ".mha", ".mhd")
 SEGMENTATION = ".seg.nrrd"
+FEWEST_AXES, MOST_AXES = 2, 5  # that SimpleITK makes an image of
 COLOURS = (3, 4)  # components of bytes that are RGB or RGBA, not several volumes
 
 T = TypeVar("T")
@@ -123,7 +124,12 @@ def _read(path: Path, memory_limit: int | None) -> tuple[Voxels, Any]:
     name = printable(path.name)
     sitk = extra("SimpleITK", name)
     header = _open(path)
-    small = sitk.Image([1] * header.GetDimension(), header.GetPixelID())
+    axes = header.GetDimension()
+    if not FEWEST_AXES <= axes <= MOST_AXES:
+        raise ScanError(
+            f"{name}: expected a grid of {FEWEST_AXES}..{MOST_AXES} dimensions, found {axes}"
+        )
+    small = _in_file(lambda: sitk.Image([1] * axes, header.GetPixelID()), path)
     dtype = sitk.GetArrayViewFromImage(small).dtype
     size = header.GetSize()
     values = math.prod(size) * header.GetNumberOfComponents()
