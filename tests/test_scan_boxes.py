@@ -291,6 +291,18 @@ def test_what_is_no_label_map_is_refused(tmp_path):
     assert read_scan(path).grid == GRID
 
 
+@pytest.mark.parametrize("suffix", [".nrrd", ".seg.nrrd", ".mha"])
+def test_a_label_map_that_is_no_file_is_one_line_whatever_its_kind(suffix, tmp_path):
+    path = tmp_path / f"labels{suffix}"
+    for read in (read_labels, lambda path: boxes_around_labels(path, scan(), 0)):
+        with pytest.raises(ScanError, match=f"^{path.name}: expected a file, found none$"):
+            read(path)
+    path.mkdir()
+    for read in (read_labels, lambda path: boxes_around_labels(path, scan(), 0)):
+        with pytest.raises(ScanError, match=f"^{path.name}: expected DICOM images, .* found none$"):
+            read(path)
+
+
 # --- 3D Slicer's segmentations
 
 LIVER = {"ID": "Segment_1", "Name": "liver, left lobe", "Color": "0.2 0.4 1", "LabelValue": "5",

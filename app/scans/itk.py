@@ -78,10 +78,12 @@ def _volumes(header: Any) -> int:
 def segments(path: Path) -> list[Declared]:
     """The segments that a NRRD file declares; [] if it is none of 3D Slicer's segmentations.
 
+    Nor is what is no file: whoever reads it says so.
+
     Raises:
         ScanError: the file is broken, or they contradict each other.
     """
-    if path.suffix.lower() not in NRRD:
+    if path.suffix.lower() not in NRRD or not path.is_file():
         return []
     header = _open(path)
     fields = {key: header.GetMetaData(key) for key in header.GetMetaDataKeys()}
