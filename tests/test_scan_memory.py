@@ -152,6 +152,49 @@ def test_pages_of_a_tiff_are_counted_once_each(tmp_path):
     assert read_pages(tmp_path / "b.tif") == [Page(6, 4, 1, 2)]
 
 
+def test_pages_before_a_damaged_one_count(tmp_path):
+    """OpenCV decodes them; they were forgotten, and the limit with them."""
+    tiff_of(tmp_path / "a.tif", 30000, 20000)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[-4:] = struct.pack(">I", 1 << 30)  # the next page would begin beyond the end
+    (tmp_path / "a.tif").write_bytes(content)
+    assert read_pages(tmp_path / "a.tif") == [Page(30000, 20000, 1, 2)]
+    with pytest.raises(ScanError, match="voxels of uint16 need about 4.9 GB"):
+        read_scan(tmp_path / "a.tif", memory_limit=LIMIT)
+
+
+def test_the_older_header_of_a_bmp_has_numbers_of_16_bits(tmp_path):
+    path = tmp_path / "a.bmp"
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 64, 3), np.uint8)
+    head = b"BM" + bytes(8) + struct.pack("<IIHHHH", 26, 12, 64, 40, 1, 24)
+    path.write_bytes(head + pixels[::-1, :, ::-1].tobytes())
+    assert read_pages(path) == [Page(64, 40, 3, 1)]
+    assert read_scan(path).grid == (64, 40, 1)
+
+
+def test_a_header_that_would_take_minutes_is_refused(tmp_path):
+    entries = 1 << 15
+    page = struct.pack("<H", entries) + struct.pack("<HHII", 256, 4, 1, 9) * entries
+    pages = [page + struct.pack("<I", 8 + (k + 1) * (len(page) + 4)) for k in range(40)]
+    (tmp_path / "a.tif").write_bytes(b"II*\0\x08\0\0\0" + b"".join(pages))
+    jpeg_of(tmp_path / "a.jpg", 40, 30)
+    content = (tmp_path / "a.jpg").read_bytes()
+    assert read_pages(tmp_path / "a.jpg") == [Page(30, 40, 3, 1)]
+    (tmp_path / "b.jpg").write_bytes(content.replace(b"\xff\xff", b"\xff" * 9000))
+    (tmp_path / "c.jpg").write_bytes(content.replace(b"\xff\xfe\0\x02", b"\xff\xfe\0\x02" * 9000))
+    for name in ("a.tif", "b.jpg", "c.jpg"):
+        assert read_pages(tmp_path / name) == []
+        with pytest.raises(ScanError, match=f"^{name}: not a readable picture, expected the"):
+            read_scan(tmp_path / name)
+
+
+def test_a_picture_of_a_kind_that_only_opencv_knows_is_refused(tmp_path):
+    Image.fromarray(np.zeros((40, 64), np.uint8)).save(tmp_path / "a.webp")
+    path = (tmp_path / "a.webp").rename(tmp_path / "a.png")
+    with pytest.raises(ScanError, match=r"^a.png: not a readable picture, expected the header"):
+        read_scan(path)
+
+
 @pytest.mark.parametrize("kept", [0, 1, 3, 8, 11, 20, 25, 40])
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg", ".tif"])
 def test_a_header_that_ends_too_early_has_no_size(suffix, kept, tmp_path):

@@ -33,10 +33,17 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def _require_memory(path: Path, limit: int | None) -> None:
-    """Raise ScanError if the pages of a file would take more than `limit` bytes, decoded."""
+    """Raise ScanError if the pages of a file would take more than `limit` bytes, decoded.
+
+    Or if its header does not say: OpenCV goes by the content, and decodes kinds of files whose
+    headers are not known here, whatever they are called.
+    """
     pages = read_pages(path)
     if not pages:
-        return
+        raise ScanError(
+            f"{printable(path.name)}: not a readable picture, expected the header of a PNG, JPEG, "
+            f"BMP or TIFF with its size, found none in {path.stat().st_size} bytes"
+        )
     width, height = max((page.width, page.height) for page in pages)
     channels, itemsize = max((page.channels, page.itemsize) for page in pages)
     if len(pages) > 1:
