@@ -98,7 +98,8 @@ def estimate_scan_peak(
     """
     values, pixels = math.prod(shape), math.prod(shape[:3])
     if dtype == np.uint8:
-        making = 5 * values if shape[3:] and shape[2] > 1 else 0  # to grey by way of float32
+        # to grey: colour as float32, and what becomes of it
+        making = 4 * (values + pixels) if shape[3:] and shape[2] > 1 else 0
     elif dtype.kind in "iu" and dtype.itemsize <= COUNTED_ITEMSIZE:
         making = values * (1 + dtype.itemsize)
     else:  # uint8, which ones are not zero, a copy of those, and of floats one without NaN

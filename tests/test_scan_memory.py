@@ -7,6 +7,7 @@ import tracemalloc
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
 from test_cli import names
 from test_scan_cli import box_words
@@ -17,7 +18,7 @@ from test_scan_walk import ALIGNED
 from app import segment
 from app.intensity import DEFAULT_WINDOW, UNKNOWN
 from app.memory import estimate_scan_peak
-from app.scans import dicom, nifti, pictures
+from app.scans import dicom, itk, nifti, pictures
 from app.scans.command import case_of
 from app.scans.files import read_scan
 from app.scans.label_maps import extents
@@ -214,6 +215,8 @@ def scans(folder):
     save(folder / "c.nii.gz", voxels.astype(np.float32) + np.float32(0.5))
     save(folder / "d.nii.gz", voxels.astype(np.float64) + 0.5)
     series(folder / "ct", voxels[:, :, :20], RescaleSlope="2")
+    small = np.random.default_rng(1).integers(0, 256, (100, 100, 100, 3), np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(small, isVector=True), str(folder / "a.mha"))
     colour = np.random.default_rng(1).integers(0, 256, (1000, 1000, 3), np.uint8)
     Image.fromarray(colour).save(folder / "a.png")
     Image.fromarray(colour).save(folder / "a.bmp")
@@ -225,7 +228,7 @@ def test_what_is_estimated_covers_what_is_used(tmp_path, monkeypatch):
     scans(tmp_path)
     monkeypatch.setattr("app.intensity.COUNTED_AT_ONCE", 1 << 12)  # a piece counts to the program
     estimates = []
-    for module in (nifti, dicom, pictures):
+    for module in (nifti, dicom, itk, pictures):
         monkeypatch.setattr(
             module, "require_memory",
             lambda name, shape, dtype, reading, limit: estimates.append(

@@ -99,9 +99,8 @@ def read(path: Path, volume: int | None, memory_limit: int | None = None) -> Sca
     """
     name = printable(path.name)
     volumes, image = _read(path, memory_limit)
-    components = image.GetNumberOfComponentsPerPixel()
     voxels: Voxels
-    if components in COLOURS and volumes.dtype == np.uint8 and image.GetDimension() < 4:
+    if _is_colour(image.GetNumberOfComponentsPerPixel(), volumes.dtype, image.GetDimension()):
         choose_volume(1, volume, name)
         voxels = np.stack(list(volumes[:3]), axis=-1)
     else:
@@ -117,12 +116,22 @@ def read_layers(path: Path, memory_limit: int | None = None) -> list[Scan]:
     Raises:
         ScanError: the file is broken, or would take more than `memory_limit` bytes.
     """
-    volumes, image = _read(path, memory_limit)
+    volumes, image = _read(path, memory_limit, as_layers=True)
     return [made_scan(path, voxels, _affine(image)) for voxels in volumes]
 
 
-def _read(path: Path, memory_limit: int | None) -> tuple[Voxels, Any]:
-    """Volumes or components (V, I, J, K) of a file, and SimpleITK's image of it."""
+def _is_colour(components: int, dtype: np.dtype[np.generic], axes: int) -> bool:
+    """Whether voxels of so many components are one volume of colours, not several volumes."""
+    return components in COLOURS and dtype == np.uint8 and axes < 4
+
+
+def _read(
+    path: Path, memory_limit: int | None, *, as_layers: bool = False
+) -> tuple[Voxels, Any]:
+    """Volumes or components (V, I, J, K) of a file, and SimpleITK's image of it.
+
+    Not one but all of them are kept `as_layers`.
+    """
     name = printable(path.name)
     sitk = extra("SimpleITK", name)
     header = _open(path)
@@ -138,6 +147,10 @@ def _read(path: Path, memory_limit: int | None) -> tuple[Voxels, Any]:
     # SimpleITK's own, an array of it, and one with components that lie apart
     copies = 2 + (header.GetNumberOfComponents() > 1)
     shape = (*size[:3], *(1,) * (3 - len(size)))
+    if as_layers and _volumes(header) > 1:
+        shape = (*shape, _volumes(header))
+    elif _is_colour(header.GetNumberOfComponents(), dtype, axes):
+        shape = (*shape, 3)
     require_memory(name, shape, dtype, copies * values * dtype.itemsize, memory_limit)
     image = _in_file(header.Execute, path)
     voxels: Voxels = sitk.GetArrayFromImage(image)  # (..., K, J, I) or (..., K, J, I, components)
