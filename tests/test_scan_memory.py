@@ -10,18 +10,19 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 from test_cli import names
+from test_scan_boxes import layered, slicer_file
 from test_scan_cli import box_words
 from test_scan_dicom import image, place_tags, series
 from test_scan_files import save
-from test_scan_walk import ALIGNED
+from test_scan_walk import ALIGNED, scan_of
 
 from app import segment
 from app.intensity import DEFAULT_WINDOW, UNKNOWN
-from app.memory import estimate_scan_peak
+from app.memory import estimate_labels_peak, estimate_scan_peak
 from app.scans import dicom, itk, nifti, pictures
 from app.scans.command import case_of
 from app.scans.files import read_scan
-from app.scans.label_maps import extents
+from app.scans.label_maps import boxes_around_labels, extents
 from app.scans.picture_headers import Page, read_pages
 from app.scans.scan import ScanError
 from app.scans.walk import choose_walk
@@ -265,6 +266,42 @@ def test_labels_are_read_within_what_the_scan_leaves(program, volume, mine):
     status, lines = program(*options, inputs=volume, outputs=mine / "out.nii")
     assert (status, len(lines)) == (1, 1)
     assert lines[0].startswith("labels.nii: 4000x4000x100 voxels of int16 need about ")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("layers", [1, 4])
+def test_a_label_map_is_charged_what_it_takes_and_no_case(layers, dtype, tmp_path, monkeypatch):
+    estimates = []
+
+    def spied(*arguments):
+        estimates.append(estimate_labels_peak(*arguments))
+        return estimates[-1]
+
+    monkeypatch.setattr("app.scans.label_maps.estimate_labels_peak", spied)
+    labels = np.zeros((100, 100, 100), dtype)
+    labels[10:90, 10:90, 10:50] = 1
+    if layers == 1:
+        path = save(tmp_path / "a.nii", labels)
+    else:
+        path = slicer_file(tmp_path / "a.seg.nrrd", *map(layered, range(layers)),
+                           voxels=np.stack([labels] * layers, axis=-1))  # fmt: skip
+    around = scan_of(labels, ALIGNED)
+    boxes_around_labels(path, around, 0)  # so that what its library keeps does not count
+    tracemalloc.start()
+    assert len(boxes_around_labels(path, around, 0, memory_limit=1 << 30)) == layers
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert used <= estimates[-1] - estimate_labels_peak((0, 0, 0), np.dtype(dtype), 0) + 800_000
+    boxes_around_labels(path, around, 0, memory_limit=estimates[-1])
+    with pytest.raises(ScanError, match=r"need about 0.\d GB, the memory limit is 0"):
+        boxes_around_labels(path, around, 0, memory_limit=estimates[-1] - 1)
+
+
+def test_a_large_label_map_that_fits_is_not_refused(tmp_path):
+    """As a scan it would need 10 GB: a case, and labels that are written."""
+    shape, dtype = (512, 512, 2000), np.dtype(np.float32)
+    assert estimate_labels_peak(shape, dtype, 8 * 512 * 512 * 2000) < 5.5e9
+    assert estimate_scan_peak(shape, dtype, 8 * 512 * 512 * 2000) > 7.5e9
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])

@@ -20,6 +20,7 @@ from app.scans.dicom_stack import Slice, stack
 from app.scans.scan import (
     PICTURE_AFFINE,
     FloatArray,
+    MemoryLimit,
     Scan,
     ScanError,
     Voxels,
@@ -85,9 +86,9 @@ def readable(
 
 
 def _require_memory(
-    header: Any, chosen: Sequence[Slice], name: str, limit: int | None
+    header: Any, chosen: Sequence[Slice], name: str, limit: MemoryLimit | None
 ) -> None:
-    """Raise ScanError if `chosen` slices would take more than `limit` bytes; `header` is one's."""
+    """Raise ScanError if `chosen` slices would take more than `limit`; `header` is one's."""
     rows, columns = chosen[0].size
     shape: tuple[int, ...] = (columns, rows, len(chosen))
     stored = int(header.get("BitsAllocated") or 8) // 8 or 1
@@ -103,13 +104,16 @@ def _require_memory(
 
 
 def read(
-    path: Path, volume: int | None, memory_limit: int | None = None, series: str | None = None
+    path: Path,
+    volume: int | None,
+    memory_limit: MemoryLimit | None = None,
+    series: str | None = None,
 ) -> Scan:
     """The scan of a DICOM file, or of a folder of them; `series` chooses by number or UID.
 
     Raises:
         ScanError: nothing there can be read, it is not one series of one regular grid, or would
-            take more than `memory_limit` bytes.
+            take more than `memory_limit`.
     """
     name = printable(path.name)
     pydicom = extra("pydicom", name)

@@ -12,6 +12,7 @@ from app.case import one_line, printable
 from app.scans.scan import (
     RAS_OF_LPS,
     FloatArray,
+    MemoryLimit,
     Scan,
     ScanError,
     Segment,
@@ -90,12 +91,12 @@ def segments(path: Path) -> list[Declared]:
     return declared(fields, _volumes(header), printable(path.name))
 
 
-def read(path: Path, volume: int | None, memory_limit: int | None = None) -> Scan:
+def read(path: Path, volume: int | None, memory_limit: MemoryLimit | None = None) -> Scan:
     """The scan of a file that SimpleITK reads.
 
     Raises:
         ScanError: the file is broken, has several volumes and none is chosen, or would take more
-            than `memory_limit` bytes.
+            than `memory_limit`.
     """
     name = printable(path.name)
     volumes, image = _read(path, memory_limit)
@@ -110,11 +111,11 @@ def read(path: Path, volume: int | None, memory_limit: int | None = None) -> Sca
     return made_scan(path, voxels, _affine(image))
 
 
-def read_layers(path: Path, memory_limit: int | None = None) -> list[Scan]:
+def read_layers(path: Path, memory_limit: MemoryLimit | None = None) -> list[Scan]:
     """Every layer of one of 3D Slicer's segmentations, a scan each, all on the same grid.
 
     Raises:
-        ScanError: the file is broken, or would take more than `memory_limit` bytes.
+        ScanError: the file is broken, or would take more than `memory_limit`.
     """
     volumes, image = _read(path, memory_limit, as_layers=True)
     return [made_scan(path, voxels, _affine(image)) for voxels in volumes]
@@ -126,7 +127,7 @@ def _is_colour(components: int, dtype: np.dtype[np.generic], axes: int) -> bool:
 
 
 def _read(
-    path: Path, memory_limit: int | None, *, as_layers: bool = False
+    path: Path, memory_limit: MemoryLimit | None, *, as_layers: bool = False
 ) -> tuple[Voxels, Any]:
     """Volumes or components (V, I, J, K) of a file, and SimpleITK's image of it.
 
