@@ -49,9 +49,9 @@ def mha_of(path, sizes):
                     "ElementDataFile = LOCAL\n..")  # fmt: skip
 
 
-def dicom_of(path, rows, columns, **tags):
+def dicom_of(path, rows, columns, frames=1, **tags):
     dataset = image(np.zeros((2, 2), np.int16), **place_tags(ALIGNED, 0), **tags)
-    dataset.Rows, dataset.Columns = rows, columns
+    dataset.Rows, dataset.Columns, dataset.NumberOfFrames = rows, columns, frames
     dataset.save_as(path, enforce_file_format=True)
 
 
@@ -86,6 +86,7 @@ def tiff_of(path, width, height, order=">"):
         ("b.nrrd", nrrd_of, ("100 90 60 700",), "100x90x60 voxels of int16 need about 2.2 GB"),
         ("a.mha", mha_of, ("1000 900 300",), "1000x900x300 voxels of int16 need about 2.6 GB"),
         ("a.dcm", dicom_of, (30000, 20000), "20000x30000x1 voxels of float32 need about 9.1 GB"),
+        ("b.dcm", dicom_of, (1, 1, 10**8), "100000000 frames need about 63.9 GB"),
         ("a.png", png_of, (30000, 20000, 8, 0), "30000x20000x1 voxels of uint8 need about 4.3 GB"),
         ("b.png", png_of, (30000, 20000, 16, 2), "30000x20000x1x3 voxels of uint16 need about 9.7"),
         ("a.bmp", bmp_of, (30000, -20000), "30000x20000x1x3 voxels of uint8 need about 6.7 GB"),

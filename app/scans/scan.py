@@ -148,11 +148,16 @@ def require_memory(
     """
     if limit is None:
         return
+    size = "x".join(map(str, shape))
     peak = limit.estimate(shape, np.dtype(dtype), reading)
+    require_peak(name, f"{size} voxels of {np.dtype(dtype)}", peak, limit)
+
+
+def require_peak(name: str, what: str, peak: int, limit: MemoryLimit) -> None:
+    """Raise ScanError if `peak` bytes, for `what` the file of that name has, are too many."""
     if peak > limit.size:
-        size = "x".join(map(str, shape))
         raise ScanError(
-            f"{name}: {size} voxels of {np.dtype(dtype)} need about {peak / 1e9:.1f} GB, "
+            f"{name}: {what} need about {peak / 1e9:.1f} GB, "
             f"the memory limit is {limit.size / 1e9:.1f} GB"
         )
 
