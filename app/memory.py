@@ -19,6 +19,7 @@ PROGRAM_BYTES = 400 << 20  # Python, the libraries, encoder and decoder in f32, 
 PROMPT_BYTES = 32 << 20  # of each box that is decoded in one call
 EMBEDDING_BYTES = 4 << 20  # (1, 256, 64, 64) float32
 LIBRARY_BYTES = 160 << 20  # nibabel, SimpleITK, pydicom and highdicom, once imported
+SCAN_PROGRAM_BYTES = PROGRAM_BYTES + LIBRARY_BYTES + 3 * PROMPT_BYTES
 LABEL_COPIES = 4  # of a scan's labels, while they are encoded and compressed to be written
 BOX_BYTES = 2 << 10  # a box's copies as floats, its prompts and places in lists
 COMFORT_BYTES = 1900 * 10**6  # what speed may be bought with; a case that needs more gets it
@@ -98,7 +99,8 @@ def estimate_scan_peak(
     """
     values, pixels = math.prod(shape), math.prod(shape[:3])
     if dtype == np.uint8:
-        making = 5 * values if shape[3:] and shape[2] > 1 else 0  # to grey by way of float32
+        # to grey: colour as float32, and what becomes of it
+        making = 4 * (values + pixels) if shape[3:] and shape[2] > 1 else 0
     elif dtype.kind in "iu" and dtype.itemsize <= COUNTED_ITEMSIZE:
         making = values * (1 + dtype.itemsize)
     else:  # uint8, which ones are not zero, a copy of those, and of floats one without NaN
@@ -107,8 +109,20 @@ def estimate_scan_peak(
     mask = 16 * pixels // thinnest if thinnest > 1 else 0  # of the largest slice of a volume
     segmenting = values + LABEL_COPIES * pixels + mask
     kept = values * dtype.itemsize
-    program = PROGRAM_BYTES + LIBRARY_BYTES + 3 * PROMPT_BYTES
-    return program + max(reading, kept + max(making, segmenting))
+    return SCAN_PROGRAM_BYTES + max(reading, kept + max(making, segmenting))
+
+
+def estimate_labels_peak(
+    shape: tuple[int, ...], dtype: np.dtype[np.generic], reading: int
+) -> int:
+    """Bytes without which a label map that only boxes come from cannot be read.
+
+    It becomes uint16; of floats there are rounded ones, and which differ from them. No case is made
+    of it. The arguments are those of `estimate_scan_peak`; several layers are a fourth axis.
+    """
+    values = math.prod(shape)
+    making = values * max(2, dtype.itemsize + 1 if dtype.kind == "f" else 0)
+    return SCAN_PROGRAM_BYTES + max(reading, values * dtype.itemsize + making)
 
 
 def plan(peak: int, limit: int | None, most: Plan) -> Plan:

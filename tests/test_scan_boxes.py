@@ -13,6 +13,7 @@ from app.scans.boxes import on_grid
 from app.scans.files import read_scan
 from app.scans.label_maps import boxes_around_labels, read_labels
 from app.scans.scan import PICTURE_AFFINE, RAS_OF_LPS, ScanError
+from app.scans.slicer import declared
 
 GRID = (64, 40, 6)
 VOXEL = Meaning()
@@ -290,6 +291,18 @@ def test_what_is_no_label_map_is_refused(tmp_path):
     assert read_scan(path).grid == GRID
 
 
+@pytest.mark.parametrize("suffix", [".nrrd", ".seg.nrrd", ".mha"])
+def test_a_label_map_that_is_no_file_is_one_line_whatever_its_kind(suffix, tmp_path):
+    path = tmp_path / f"labels{suffix}"
+    for read in (read_labels, lambda path: boxes_around_labels(path, scan(), 0)):
+        with pytest.raises(ScanError, match=f"^{path.name}: expected a file, found none$"):
+            read(path)
+    path.mkdir()
+    for read in (read_labels, lambda path: boxes_around_labels(path, scan(), 0)):
+        with pytest.raises(ScanError, match=f"^{path.name}: expected DICOM images, .* found none$"):
+            read(path)
+
+
 # --- 3D Slicer's segmentations
 
 LIVER = {"ID": "Segment_1", "Name": "liver, left lobe", "Color": "0.2 0.4 1", "LabelValue": "5",
@@ -329,6 +342,13 @@ def test_a_segment_without_name_and_colour_is_a_label(tmp_path):
     bare = [{"LabelValue": "2"}, {"LabelValue": "5", "Name": " "}]
     found = boxes_around_labels(slicer_file(tmp_path / "a.seg.nrrd", *bare), scan(), 0)
     assert [(one.name, one.colour) for one in found] == [("label 2", None), ("label 5", None)]
+
+
+def test_a_key_with_thousands_of_digits_is_no_segment():
+    """int() refuses them."""
+    fields = {f"Segment{'1' * 5000}_Name": "much", "Segment0_Name": "liver"}
+    (found,) = declared(fields, 1, "a.seg.nrrd")
+    assert found.name == "liver"
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,21 @@ def test_what_simpleitk_cannot_read_is_one_line(content, suffix, tmp_path):
         read_scan(path)
 
 
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+@pytest.mark.parametrize("axes", [1, 6])
+def test_dimensions_that_simpleitk_has_no_image_of_are_one_line(axes, suffix, tmp_path):
+    ones = " ".join(["1"] * axes)
+    (tmp_path / f"a{suffix}").write_text({
+        ".nrrd": f"NRRD0004\ntype: short\ndimension: {axes}\nsizes: {ones}\nencoding: raw\n"
+                 "endian: little\n\n..",
+        ".mha": f"ObjectType = Image\nNDims = {axes}\nDimSize = {ones}\nElementType = MET_SHORT\n"
+                "ElementDataFile = LOCAL\n..",
+    }[suffix])  # fmt: skip
+    with pytest.raises(ScanError) as raised:
+        read_scan(tmp_path / f"a{suffix}")
+    assert str(raised.value) == f"a{suffix}: expected a grid of 2..5 dimensions, found {axes}"
+
+
 # --- pictures
 
 

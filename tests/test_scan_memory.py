@@ -7,20 +7,22 @@ import tracemalloc
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
 from test_cli import names
+from test_scan_boxes import layered, slicer_file
 from test_scan_cli import box_words
 from test_scan_dicom import image, place_tags, series
 from test_scan_files import save
-from test_scan_walk import ALIGNED
+from test_scan_walk import ALIGNED, scan_of
 
 from app import segment
 from app.intensity import DEFAULT_WINDOW, UNKNOWN
-from app.memory import estimate_scan_peak
-from app.scans import dicom, nifti, pictures
+from app.memory import estimate_labels_peak, estimate_scan_peak
+from app.scans import dicom, itk, nifti, pictures
 from app.scans.command import case_of
 from app.scans.files import read_scan
-from app.scans.label_maps import extents
+from app.scans.label_maps import boxes_around_labels, extents
 from app.scans.picture_headers import Page, read_pages
 from app.scans.scan import ScanError
 from app.scans.walk import choose_walk
@@ -47,9 +49,9 @@ def mha_of(path, sizes):
                     "ElementDataFile = LOCAL\n..")  # fmt: skip
 
 
-def dicom_of(path, rows, columns, **tags):
+def dicom_of(path, rows, columns, frames=1, **tags):
     dataset = image(np.zeros((2, 2), np.int16), **place_tags(ALIGNED, 0), **tags)
-    dataset.Rows, dataset.Columns = rows, columns
+    dataset.Rows, dataset.Columns, dataset.NumberOfFrames = rows, columns, frames
     dataset.save_as(path, enforce_file_format=True)
 
 
@@ -84,6 +86,7 @@ def tiff_of(path, width, height, order=">"):
         ("b.nrrd", nrrd_of, ("100 90 60 700",), "100x90x60 voxels of int16 need about 2.2 GB"),
         ("a.mha", mha_of, ("1000 900 300",), "1000x900x300 voxels of int16 need about 2.6 GB"),
         ("a.dcm", dicom_of, (30000, 20000), "20000x30000x1 voxels of float32 need about 9.1 GB"),
+        ("b.dcm", dicom_of, (1, 1, 10**8), "100000000 frames need about 63.9 GB"),
         ("a.png", png_of, (30000, 20000, 8, 0), "30000x20000x1 voxels of uint8 need about 4.3 GB"),
         ("b.png", png_of, (30000, 20000, 16, 2), "30000x20000x1x3 voxels of uint16 need about 9.7"),
         ("a.bmp", bmp_of, (30000, -20000), "30000x20000x1x3 voxels of uint8 need about 6.7 GB"),
@@ -152,6 +155,49 @@ def test_pages_of_a_tiff_are_counted_once_each(tmp_path):
     assert read_pages(tmp_path / "b.tif") == [Page(6, 4, 1, 2)]
 
 
+def test_pages_before_a_damaged_one_count(tmp_path):
+    """OpenCV decodes them; they were forgotten, and the limit with them."""
+    tiff_of(tmp_path / "a.tif", 30000, 20000)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[-4:] = struct.pack(">I", 1 << 30)  # the next page would begin beyond the end
+    (tmp_path / "a.tif").write_bytes(content)
+    assert read_pages(tmp_path / "a.tif") == [Page(30000, 20000, 1, 2)]
+    with pytest.raises(ScanError, match="voxels of uint16 need about 4.9 GB"):
+        read_scan(tmp_path / "a.tif", memory_limit=LIMIT)
+
+
+def test_the_older_header_of_a_bmp_has_numbers_of_16_bits(tmp_path):
+    path = tmp_path / "a.bmp"
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 64, 3), np.uint8)
+    head = b"BM" + bytes(8) + struct.pack("<IIHHHH", 26, 12, 64, 40, 1, 24)
+    path.write_bytes(head + pixels[::-1, :, ::-1].tobytes())
+    assert read_pages(path) == [Page(64, 40, 3, 1)]
+    assert read_scan(path).grid == (64, 40, 1)
+
+
+def test_a_header_that_would_take_minutes_is_refused(tmp_path):
+    entries = 1 << 15
+    page = struct.pack("<H", entries) + struct.pack("<HHII", 256, 4, 1, 9) * entries
+    pages = [page + struct.pack("<I", 8 + (k + 1) * (len(page) + 4)) for k in range(40)]
+    (tmp_path / "a.tif").write_bytes(b"II*\0\x08\0\0\0" + b"".join(pages))
+    jpeg_of(tmp_path / "a.jpg", 40, 30)
+    content = (tmp_path / "a.jpg").read_bytes()
+    assert read_pages(tmp_path / "a.jpg") == [Page(30, 40, 3, 1)]
+    (tmp_path / "b.jpg").write_bytes(content.replace(b"\xff\xff", b"\xff" * 9000))
+    (tmp_path / "c.jpg").write_bytes(content.replace(b"\xff\xfe\0\x02", b"\xff\xfe\0\x02" * 9000))
+    for name in ("a.tif", "b.jpg", "c.jpg"):
+        assert read_pages(tmp_path / name) == []
+        with pytest.raises(ScanError, match=f"^{name}: not a readable picture, expected the"):
+            read_scan(tmp_path / name)
+
+
+def test_a_picture_of_a_kind_that_only_opencv_knows_is_refused(tmp_path):
+    Image.fromarray(np.zeros((40, 64), np.uint8)).save(tmp_path / "a.webp")
+    path = (tmp_path / "a.webp").rename(tmp_path / "a.png")
+    with pytest.raises(ScanError, match=r"^a.png: not a readable picture, expected the header"):
+        read_scan(path)
+
+
 @pytest.mark.parametrize("kept", [0, 1, 3, 8, 11, 20, 25, 40])
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg", ".tif"])
 def test_a_header_that_ends_too_early_has_no_size(suffix, kept, tmp_path):
@@ -171,6 +217,8 @@ def scans(folder):
     save(folder / "c.nii.gz", voxels.astype(np.float32) + np.float32(0.5))
     save(folder / "d.nii.gz", voxels.astype(np.float64) + 0.5)
     series(folder / "ct", voxels[:, :, :20], RescaleSlope="2")
+    small = np.random.default_rng(1).integers(0, 256, (100, 100, 100, 3), np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(small, isVector=True), str(folder / "a.mha"))
     colour = np.random.default_rng(1).integers(0, 256, (1000, 1000, 3), np.uint8)
     Image.fromarray(colour).save(folder / "a.png")
     Image.fromarray(colour).save(folder / "a.bmp")
@@ -182,7 +230,7 @@ def test_what_is_estimated_covers_what_is_used(tmp_path, monkeypatch):
     scans(tmp_path)
     monkeypatch.setattr("app.intensity.COUNTED_AT_ONCE", 1 << 12)  # a piece counts to the program
     estimates = []
-    for module in (nifti, dicom, pictures):
+    for module in (nifti, dicom, itk, pictures):
         monkeypatch.setattr(
             module, "require_memory",
             lambda name, shape, dtype, reading, limit: estimates.append(
@@ -219,6 +267,42 @@ def test_labels_are_read_within_what_the_scan_leaves(program, volume, mine):
     status, lines = program(*options, inputs=volume, outputs=mine / "out.nii")
     assert (status, len(lines)) == (1, 1)
     assert lines[0].startswith("labels.nii: 4000x4000x100 voxels of int16 need about ")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("layers", [1, 4])
+def test_a_label_map_is_charged_what_it_takes_and_no_case(layers, dtype, tmp_path, monkeypatch):
+    estimates = []
+
+    def spied(*arguments):
+        estimates.append(estimate_labels_peak(*arguments))
+        return estimates[-1]
+
+    monkeypatch.setattr("app.scans.label_maps.estimate_labels_peak", spied)
+    labels = np.zeros((100, 100, 100), dtype)
+    labels[10:90, 10:90, 10:50] = 1
+    if layers == 1:
+        path = save(tmp_path / "a.nii", labels)
+    else:
+        path = slicer_file(tmp_path / "a.seg.nrrd", *map(layered, range(layers)),
+                           voxels=np.stack([labels] * layers, axis=-1))  # fmt: skip
+    around = scan_of(labels, ALIGNED)
+    boxes_around_labels(path, around, 0)  # so that what its library keeps does not count
+    tracemalloc.start()
+    assert len(boxes_around_labels(path, around, 0, memory_limit=1 << 30)) == layers
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert used <= estimates[-1] - estimate_labels_peak((0, 0, 0), np.dtype(dtype), 0) + 800_000
+    boxes_around_labels(path, around, 0, memory_limit=estimates[-1])
+    with pytest.raises(ScanError, match=r"need about 0.\d GB, the memory limit is 0"):
+        boxes_around_labels(path, around, 0, memory_limit=estimates[-1] - 1)
+
+
+def test_a_large_label_map_that_fits_is_not_refused(tmp_path):
+    """As a scan it would need 10 GB: a case, and labels that are written."""
+    shape, dtype = (512, 512, 2000), np.dtype(np.float32)
+    assert estimate_labels_peak(shape, dtype, 8 * 512 * 512 * 2000) < 5.5e9
+    assert estimate_scan_peak(shape, dtype, 8 * 512 * 512 * 2000) > 7.5e9
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])

@@ -20,6 +20,7 @@ from app.scans.dicom_stack import Slice, stack
 from app.scans.scan import (
     PICTURE_AFFINE,
     FloatArray,
+    MemoryLimit,
     Scan,
     ScanError,
     Voxels,
@@ -28,6 +29,7 @@ from app.scans.scan import (
     grey,
     made_scan,
     require_memory,
+    require_peak,
 )
 from app.scans.suv import suv_factor
 
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".dcm", ".ima")
 MAGIC_AT, MAGIC = 128, b"DICM"
+SLICE_BYTES = 632  # of a `Slice` and what it holds
 # What pydicom and the decoders raise for files that are damaged or of a kind they do not know.
 DAMAGED = (
     OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError,
@@ -84,10 +87,33 @@ def readable(
             logger.setLevel(level)
 
 
+def _frames(header: Any) -> int:
+    return int(header.get("NumberOfFrames") or 1)
+
+
+def _decoded(header: Any) -> int:
+    """Bytes of the frames of a file, which are decoded all at once."""
+    stored = int(header.get("BitsAllocated") or 8) // 8 or 1
+    return int(header.Rows) * int(header.Columns) * _frames(header) * stored
+
+
+def _require_memory_of_frames(headers: Sequence[Any], name: str, limit: MemoryLimit | None) -> None:
+    """Raise ScanError if slices of frames that are only declared would take more than `limit`.
+
+    Which of them are wanted is not known yet: what their pixels take is asked afterwards.
+    """
+    if limit is None:
+        return
+    frames = sum(map(_frames, headers))
+    peak = limit.estimate((1, 1, 1), np.dtype(np.float32), frames * SLICE_BYTES)
+    require_peak(name, f"{frames} frames", peak, limit)
+
+
 def _require_memory(
-    header: Any, chosen: Sequence[Slice], name: str, limit: int | None
+    headers: Sequence[Any], chosen: Sequence[Slice], name: str, limit: MemoryLimit | None
 ) -> None:
-    """Raise ScanError if `chosen` slices would take more than `limit` bytes; `header` is one's."""
+    """Raise ScanError if `chosen` slices, of files of these headers, take more than `limit`."""
+    header = headers[0]
     rows, columns = chosen[0].size
     shape: tuple[int, ...] = (columns, rows, len(chosen))
     stored = int(header.get("BitsAllocated") or 8) // 8 or 1
@@ -96,20 +122,23 @@ def _require_memory(
     if palette or header.get("SamplesPerPixel", 1) == 3:
         values, dtype = 3 * values, np.dtype(f"u{2 if stored > 1 else 1}")
         shape = shape if len(chosen) > 1 else (*shape, 3)
-    decoded = rows * columns * int(header.get("NumberOfFrames") or 1) * stored
     # slices, beside the volume of them, or its grey; and what the decoder makes of one file
-    reading = values * (2 * dtype.itemsize + (0 if dtype == np.float32 else 4)) + 2 * decoded
+    reading = values * (2 * dtype.itemsize + (0 if dtype == np.float32 else 4))
+    reading += 2 * max(map(_decoded, headers)) + SLICE_BYTES * sum(map(_frames, headers))
     require_memory(name, shape, dtype, reading, limit)
 
 
 def read(
-    path: Path, volume: int | None, memory_limit: int | None = None, series: str | None = None
+    path: Path,
+    volume: int | None,
+    memory_limit: MemoryLimit | None = None,
+    series: str | None = None,
 ) -> Scan:
     """The scan of a DICOM file, or of a folder of them; `series` chooses by number or UID.
 
     Raises:
         ScanError: nothing there can be read, it is not one series of one regular grid, or would
-            take more than `memory_limit` bytes.
+            take more than `memory_limit`.
     """
     name = printable(path.name)
     pydicom = extra("pydicom", name)
@@ -120,14 +149,17 @@ def read(
             headers = [(path, pydicom.dcmread(path, stop_before_pixels=True))]
     first = headers[0][1]
     with readable(name, pydicom):
-        _check_kind(first, name)
+        for _, header in headers:
+            _check_kind(header, name)
+        every = [header for _, header in headers]
+        _require_memory_of_frames(every, name, memory_limit)
         slices = [one for file, header in headers for one in _slices(file, header)]
         if any(one.position is not None for one in slices):
             chosen, affine = stack(slices, volume, name)
             has_mm = True
         else:
             chosen, affine, has_mm = _pages(slices, volume, name)
-        _require_memory(first, chosen, name, memory_limit)
+        _require_memory(every, chosen, name, memory_limit)
         pixels = [_values(part, pydicom) for part in _by_file(chosen)]
     voxels = np.concatenate(pixels)  # (K, rows, columns[, 3])
     if voxels.ndim == 4 and len(voxels) > 1:
@@ -176,8 +208,7 @@ def _check_kind(header: Any, name: str) -> None:
         kind = getattr(header.get("SOPClassUID"), "name", "an object of no kind")
         without = "" if "Rows" in header else " without pixels"
         raise ScanError(f"{name}: expected an image, found {kind}{without}")
-    frames = int(header.get("NumberOfFrames") or 1)
-    declared = header.Rows * header.Columns * frames * header.get("SamplesPerPixel", 1) * (
+    declared = header.Rows * header.Columns * _frames(header) * header.get("SamplesPerPixel", 1) * (
         header.get("BitsAllocated", 8) // 8 or 1
     )
     if not 0 < declared <= MAX_MEMBER_BYTES:
@@ -207,7 +238,7 @@ def _slices(path: Path, header: Any) -> Iterator[Slice]:
 
     Where it has several frames without functional groups, as films have, they are at no position.
     """
-    frames = int(header.get("NumberOfFrames") or 1)
+    frames = _frames(header)
     in_space = frames == 1 or "PerFrameFunctionalGroupsSequence" in header
     for frame in range(frames):
         measures = _group(header, frame, "PixelMeasuresSequence")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from app.case import printable
 from app.scans import dicom, itk, nifti, pictures
-from app.scans.scan import Scan, ScanError
+from app.scans.scan import MemoryLimit, Scan, ScanError
 
-Reader = Callable[[Path, int | None, int | None], Scan]  # of a file, a volume, a memory limit
+Reader = Callable[[Path, int | None, MemoryLimit | None], Scan]  # of a file, and which volume
 KINDS: tuple[tuple[tuple[str, ...], Reader], ...] = (
     (nifti.SUFFIXES, nifti.read),
     (itk.SUFFIXES, itk.read),
@@ -38,7 +38,7 @@ def read_scan(
     volume: int | None = None,
     series: str | None = None,
     *,
-    memory_limit: int | None = None,
+    memory_limit: int | MemoryLimit | None = None,
 ) -> Scan:
     """The scan of a file, or of a folder of DICOM files.
 
@@ -48,17 +48,18 @@ def read_scan(
         ScanError: the file is broken, of no known kind, has several volumes and none is chosen, or
             would take more than `memory_limit` bytes, as its header says.
     """
+    limit = MemoryLimit(memory_limit) if isinstance(memory_limit, int) else memory_limit
     suffix = suffix_of(path, tuple(READERS))
     if path.is_dir() or suffix in dicom.SUFFIXES or (not suffix and dicom.is_dicom(path)):
         if not path.exists():
             raise ScanError(f"{printable(path.name)}: expected a file, found none")
-        return dicom.read(path, volume, memory_limit, series)
+        return dicom.read(path, volume, limit, series)
     if not suffix:
         found = printable(path.name)
         raise ScanError(f"{found}: expected DICOM or a name ending in {', '.join(READERS)}")
     if not path.is_file():
         raise ScanError(f"{printable(path.name)}: expected a file, found none")
-    return READERS[suffix](path, volume, memory_limit)
+    return READERS[suffix](path, volume, limit)
 
 
 def default_suffix(path: Path) -> str:

@@ -12,6 +12,7 @@ from app.case import one_line, printable
 from app.scans.scan import (
     RAS_OF_LPS,
     FloatArray,
+    MemoryLimit,
     Scan,
     ScanError,
     Segment,
@@ -26,6 +27,7 @@ from app.scans.slicer import Declared, declared, fields_of
 NRRD = (".nrrd", ".nhdr")
 SUFFIXES = (*NRRD, ".mha", ".mhd")
 SEGMENTATION = ".seg.nrrd"
+FEWEST_AXES, MOST_AXES = 2, 5  # that SimpleITK makes an image of
 COLOURS = (3, 4)  # components of bytes that are RGB or RGBA, not several volumes
 
 T = TypeVar("T")
@@ -77,28 +79,29 @@ def _volumes(header: Any) -> int:
 def segments(path: Path) -> list[Declared]:
     """The segments that a NRRD file declares; [] if it is none of 3D Slicer's segmentations.
 
+    Nor is what is no file: whoever reads it says so.
+
     Raises:
         ScanError: the file is broken, or they contradict each other.
     """
-    if path.suffix.lower() not in NRRD:
+    if path.suffix.lower() not in NRRD or not path.is_file():
         return []
     header = _open(path)
     fields = {key: header.GetMetaData(key) for key in header.GetMetaDataKeys()}
     return declared(fields, _volumes(header), printable(path.name))
 
 
-def read(path: Path, volume: int | None, memory_limit: int | None = None) -> Scan:
+def read(path: Path, volume: int | None, memory_limit: MemoryLimit | None = None) -> Scan:
     """The scan of a file that SimpleITK reads.
 
     Raises:
         ScanError: the file is broken, has several volumes and none is chosen, or would take more
-            than `memory_limit` bytes.
+            than `memory_limit`.
     """
     name = printable(path.name)
     volumes, image = _read(path, memory_limit)
-    components = image.GetNumberOfComponentsPerPixel()
     voxels: Voxels
-    if components in COLOURS and volumes.dtype == np.uint8 and image.GetDimension() < 4:
+    if _is_colour(image.GetNumberOfComponentsPerPixel(), volumes.dtype, image.GetDimension()):
         choose_volume(1, volume, name)
         voxels = np.stack(list(volumes[:3]), axis=-1)
     else:
@@ -108,28 +111,47 @@ def read(path: Path, volume: int | None, memory_limit: int | None = None) -> Sca
     return made_scan(path, voxels, _affine(image))
 
 
-def read_layers(path: Path, memory_limit: int | None = None) -> list[Scan]:
+def read_layers(path: Path, memory_limit: MemoryLimit | None = None) -> list[Scan]:
     """Every layer of one of 3D Slicer's segmentations, a scan each, all on the same grid.
 
     Raises:
-        ScanError: the file is broken, or would take more than `memory_limit` bytes.
+        ScanError: the file is broken, or would take more than `memory_limit`.
     """
-    volumes, image = _read(path, memory_limit)
+    volumes, image = _read(path, memory_limit, as_layers=True)
     return [made_scan(path, voxels, _affine(image)) for voxels in volumes]
 
 
-def _read(path: Path, memory_limit: int | None) -> tuple[Voxels, Any]:
-    """Volumes or components (V, I, J, K) of a file, and SimpleITK's image of it."""
+def _is_colour(components: int, dtype: np.dtype[np.generic], axes: int) -> bool:
+    """Whether voxels of so many components are one volume of colours, not several volumes."""
+    return components in COLOURS and dtype == np.uint8 and axes < 4
+
+
+def _read(
+    path: Path, memory_limit: MemoryLimit | None, *, as_layers: bool = False
+) -> tuple[Voxels, Any]:
+    """Volumes or components (V, I, J, K) of a file, and SimpleITK's image of it.
+
+    Not one but all of them are kept `as_layers`.
+    """
     name = printable(path.name)
     sitk = extra("SimpleITK", name)
     header = _open(path)
-    small = sitk.Image([1] * header.GetDimension(), header.GetPixelID())
+    axes = header.GetDimension()
+    if not FEWEST_AXES <= axes <= MOST_AXES:
+        raise ScanError(
+            f"{name}: expected a grid of {FEWEST_AXES}..{MOST_AXES} dimensions, found {axes}"
+        )
+    small = _in_file(lambda: sitk.Image([1] * axes, header.GetPixelID()), path)
     dtype = sitk.GetArrayViewFromImage(small).dtype
     size = header.GetSize()
     values = math.prod(size) * header.GetNumberOfComponents()
     # SimpleITK's own, an array of it, and one with components that lie apart
     copies = 2 + (header.GetNumberOfComponents() > 1)
     shape = (*size[:3], *(1,) * (3 - len(size)))
+    if as_layers and _volumes(header) > 1:
+        shape = (*shape, _volumes(header))
+    elif _is_colour(header.GetNumberOfComponents(), dtype, axes):
+        shape = (*shape, 3)
     require_memory(name, shape, dtype, copies * values * dtype.itemsize, memory_limit)
     image = _in_file(header.Execute, path)
     voxels: Voxels = sitk.GetArrayFromImage(image)  # (..., K, J, I) or (..., K, J, I, components)

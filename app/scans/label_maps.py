@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from app.memory import estimate_labels_peak
 from app.scans import itk
 from app.scans.boxes import Drawn
 from app.scans.files import read_scan
-from app.scans.scan import FloatArray, Scan, ScanError, Voxels
+from app.scans.scan import FloatArray, MemoryLimit, Scan, ScanError, Voxels
 from app.scans.slicer import Declared
 
 log = logging.getLogger(__name__)
@@ -52,14 +53,14 @@ def _as_labels(label_map: Scan) -> Scan:
 
 
 def _read_layers(
-    path: Path, memory_limit: int | None
+    path: Path, memory_limit: MemoryLimit | None
 ) -> tuple[list[Scan], list[Declared]]:
     """The label maps at `path`, several of a segmentation with layers, and what it says of them.
 
     Their voxels are uint16, and some are not 0; what is no segmentation declares nothing.
 
     Raises:
-        ScanError: it cannot be read, is no label map, or would take more than `memory_limit` bytes.
+        ScanError: it cannot be read, is no label map, or would take more than `memory_limit`.
     """
     segments = itk.segments(path)
     if segments:
@@ -79,7 +80,9 @@ def read_labels(path: Path, *, memory_limit: int | None = None) -> Scan:
         ScanError: it cannot be read, is no label map of one layer, or would take more than
             `memory_limit` bytes.
     """
-    layers, _ = _read_layers(path, memory_limit)
+    # beside it a case is made: it counts as a scan
+    limit = None if memory_limit is None else MemoryLimit(memory_limit)
+    layers, _ = _read_layers(path, limit)
     if len(layers) > 1:
         raise ScanError(
             f"{layers[0].name}: expected one label a voxel, found a segmentation of {len(layers)} "
@@ -102,7 +105,8 @@ def boxes_around_labels(
         ScanError: it cannot be read, is no label map, cannot be laid over the scan, or would take
             more than `memory_limit` bytes.
     """
-    layers, segments = _read_layers(path, memory_limit)
+    limit = None if memory_limit is None else MemoryLimit(memory_limit, estimate_labels_peak)
+    layers, segments = _read_layers(path, limit)
     label_map = layers[0]
     name = label_map.name
     in_mm = not same_grid(label_map, scan)

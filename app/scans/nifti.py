@@ -15,6 +15,7 @@ from numpy.lib.recfunctions import structured_to_unstructured
 
 from app.case import MAX_MEMBER_BYTES, one_line, printable
 from app.scans.scan import (
+    MemoryLimit,
     Scan,
     ScanError,
     Voxels,
@@ -67,8 +68,10 @@ def _warn_of_forms(header: Any, name: str) -> None:
             log.warning("%s: sform and qform are %.3g mm apart, the sform counts", name, apart)
 
 
-def _require_memory(image: Any, shape: tuple[int, ...], name: str, limit: int | None) -> None:
-    """Raise ScanError if the volume `shape` of a file would take more than `limit` bytes."""
+def _require_memory(
+    image: Any, shape: tuple[int, ...], name: str, limit: MemoryLimit | None
+) -> None:
+    """Raise ScanError if the volume `shape` of a file would take more than `limit`."""
     stored = image.header.get_data_dtype()
     scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
     values = math.prod(shape)
@@ -82,12 +85,12 @@ def _require_memory(image: Any, shape: tuple[int, ...], name: str, limit: int | 
     require_memory(name, shape, dtype, reading, limit)
 
 
-def read(path: Path, volume: int | None, memory_limit: int | None = None) -> Scan:
+def read(path: Path, volume: int | None, memory_limit: MemoryLimit | None = None) -> Scan:
     """The scan of a NIfTI file.
 
     Raises:
         ScanError: the file is broken, has several volumes and none is chosen, or would take more
-            than `memory_limit` bytes.
+            than `memory_limit`.
     """
     name = printable(path.name)
     image = _open(path)

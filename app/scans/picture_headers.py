@@ -1,7 +1,7 @@
 """How large a picture is, by the header of its file: OpenCV says so only once it has decoded it.
 
-PNG, BMP, JPEG and TIFF (BigTIFF, too). What is damaged or unusual has no size here; whether it is
-readable at all, OpenCV says.
+PNG, BMP, JPEG and TIFF (BigTIFF, too). What is damaged, or so long that looking at it would take
+minutes, has no size here, and is refused: OpenCV would decode it without a limit.
 """
 
 import struct
@@ -17,8 +17,15 @@ TIFF_MAGIC = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", Tr
 JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 JPEG_ALONE = {0x01, 0xFF, *range(0xD0, 0xD9)}  # markers, and padding, without a length
 WIDTH, LENGTH, BITS, SAMPLES, PHOTOMETRIC, GREY_TIFF = 256, 257, 258, 277, 262, (0, 1)
+TAGS = {WIDTH, LENGTH, BITS, SAMPLES, PHOTOMETRIC}
 TIFF_TYPES = {3: "H", 4: "I", 16: "Q"}
-MOST_PAGES, MOST_TAGS = 65535, 256  # that are looked at
+OS2_BMP = 12  # bytes of the older header
+# That are looked at: of a file, some seconds' work at most.
+MOST_PAGES, MOST_TAGS, MOST_MARKERS = 65535, 1_000_000, 8192
+
+
+class _TooLong(Exception):
+    """Where the rest, which OpenCV may decode, is not looked at."""
 
 
 @dataclass(frozen=True)
@@ -32,32 +39,43 @@ class Page:
 
 
 def read_pages(path: Path) -> list[Page]:
-    """The pages of a picture file; [] where its header does not say.
+    """The pages of a picture file; [] where its header does not say, or is too long.
+
+    Of a damaged TIFF, those before the damage.
 
     Raises:
         OSError: it cannot be read.
     """
+    found: list[Page] = []
     with path.open("rb") as stream:
-        head = stream.read(32)
         try:
-            if head.startswith(PNG):
-                width, height, bits, kind = struct.unpack_from(">IIBB", head, 16)
-                return [Page(width, height, 1 if kind == GREY_PNG else 3, 1 + (bits > 8))]
-            if head.startswith(b"BM"):
-                width, height = struct.unpack_from("<ii", head, 18)
-                return [Page(abs(width), abs(height), 3, 1)]
-            if head.startswith(b"\xff\xd8"):
-                return [_jpeg(stream)]
-            if head[:4] in TIFF_MAGIC:
-                return list(_tiff(stream, *TIFF_MAGIC[head[:4]]))
+            for page in _pages(stream):
+                found.append(page)  # those before an error are kept
         except (struct.error, KeyError, OverflowError, ValueError):
             pass
-    return []
+        except _TooLong:
+            return []
+    return found
+
+
+def _pages(stream: BinaryIO) -> Iterator[Page]:
+    head = stream.read(32)
+    if head.startswith(PNG):
+        width, height, bits, kind = struct.unpack_from(">IIBB", head, 16)
+        yield Page(width, height, 1 if kind == GREY_PNG else 3, 1 + (bits > 8))
+    elif head.startswith(b"BM"):
+        (length,) = struct.unpack_from("<I", head, 14)
+        width, height = struct.unpack_from("<HH" if length == OS2_BMP else "<ii", head, 18)
+        yield Page(abs(width), abs(height), 3, 1)
+    elif head.startswith(b"\xff\xd8"):
+        yield _jpeg(stream)
+    elif head[:4] in TIFF_MAGIC:
+        yield from _tiff(stream, *TIFF_MAGIC[head[:4]])
 
 
 def _jpeg(stream: BinaryIO) -> Page:
     stream.seek(2)
-    while True:
+    for _ in range(MOST_MARKERS):
         start, marker = struct.unpack(">BB", stream.read(2))
         if start != 0xFF:
             raise ValueError("no marker")
@@ -72,32 +90,39 @@ def _jpeg(stream: BinaryIO) -> Page:
             bits, height, width, channels = struct.unpack(">BHHB", stream.read(6))
             return Page(width, height, 1 if channels == 1 else 3, 1 + (bits > 8))
         stream.seek(length - 2, 1)
+    raise _TooLong
 
 
 def _tiff(stream: BinaryIO, order: str, big: bool) -> Iterator[Page]:
-    offset_type, count_type, entry, at = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
+    offset_type, count_type, at = ("Q", "Q", 8) if big else ("I", "H", 4)
+    entry = struct.Struct(f"{order}HH{offset_type}{at}s")  # tag, type, count; values, or where
 
     def number(kind: str) -> int:
         (value,) = struct.unpack(order + kind, stream.read(struct.calcsize(order + kind)))
         return int(value)
 
     stream.seek(at)
-    offset, seen = number(offset_type), set[int]()
-    while offset and offset not in seen and len(seen) < MOST_PAGES:
+    offset, seen, left = number(offset_type), set[int](), MOST_TAGS
+    while offset and offset not in seen:
         seen.add(offset)
         stream.seek(offset)
         tags: dict[int, int] = {}
-        start, entries = offset + struct.calcsize(count_type), number(count_type)
-        for index in range(min(entries, MOST_TAGS)):
-            stream.seek(start + index * entry)
-            tag, kind, count = number("H"), number("H"), number(offset_type)
-            if kind in TIFF_TYPES:
-                if count * struct.calcsize(order + TIFF_TYPES[kind]) > entry - 4 - at:
-                    stream.seek(number(offset_type))
+        entries = number(count_type)
+        left -= entries
+        if left < 0 or len(seen) > MOST_PAGES:
+            raise _TooLong
+        directory = stream.read(entries * entry.size)
+        following = stream.read(at)
+        for tag, kind, count, value in entry.iter_unpack(directory):
+            if tag not in TAGS or tag in tags or kind not in TIFF_TYPES:
+                continue  # of a tag that is there twice, the first counts
+            if count * struct.calcsize(order + TIFF_TYPES[kind]) > at:
+                stream.seek(struct.unpack(order + offset_type, value)[0])
                 tags[tag] = number(TIFF_TYPES[kind])  # the first value says enough
+            else:
+                (tags[tag],) = struct.unpack_from(order + TIFF_TYPES[kind], value)
         grey = tags.get(SAMPLES, 1) == 1 and tags.get(PHOTOMETRIC) in GREY_TIFF
         bits = tags.get(BITS, 1)
         itemsize = next((size for size in (1, 2, 4) if bits <= 8 * size), 8)
         yield Page(tags[WIDTH], tags[LENGTH], 1 if grey else 3, itemsize)
-        stream.seek(start + entries * entry)
-        offset = number(offset_type)
+        (offset,) = struct.unpack(order + offset_type, following)

@@ -14,6 +14,7 @@ from app.case import one_line, printable
 from app.scans.picture_headers import read_pages
 from app.scans.scan import (
     PICTURE_AFFINE,
+    MemoryLimit,
     Scan,
     ScanError,
     Segment,
@@ -32,11 +33,18 @@ MASK_OPACITY = 0.4
 Bytes = npt.NDArray[np.uint8]
 
 
-def _require_memory(path: Path, limit: int | None) -> None:
-    """Raise ScanError if the pages of a file would take more than `limit` bytes, decoded."""
+def _require_memory(path: Path, limit: MemoryLimit | None) -> None:
+    """Raise ScanError if the pages of a file would take more than `limit`, decoded.
+
+    Or if its header does not say: OpenCV goes by the content, and decodes kinds of files whose
+    headers are not known here, whatever they are called.
+    """
     pages = read_pages(path)
     if not pages:
-        return
+        raise ScanError(
+            f"{printable(path.name)}: not a readable picture, expected the header of a PNG, JPEG, "
+            f"BMP or TIFF with its size, found none in {path.stat().st_size} bytes"
+        )
     width, height = max((page.width, page.height) for page in pages)
     channels, itemsize = max((page.channels, page.itemsize) for page in pages)
     if len(pages) > 1:
@@ -49,12 +57,12 @@ def _require_memory(path: Path, limit: int | None) -> None:
         require_memory(printable(path.name), shape, f"u{itemsize}", reading, limit)
 
 
-def read(path: Path, volume: int | None, memory_limit: int | None = None) -> Scan:
+def read(path: Path, volume: int | None, memory_limit: MemoryLimit | None = None) -> Scan:
     """The scan of a picture: (W, H, 1) or (W, H, 1, 3), or (W, H, pages) of a TIFF.
 
     Raises:
         ScanError: the file is broken, its pages differ in size, or it would take more than
-            `memory_limit` bytes.
+            `memory_limit`.
     """
     name = printable(path.name)
     choose_volume(1, volume, name)

@@ -2,6 +2,7 @@
 
 import colorsys
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -118,12 +119,20 @@ def made_scan(
     return Scan(path, voxels, to_world, modality, slice_axis, has_mm, sources)
 
 
+@dataclass(frozen=True)
+class MemoryLimit:
+    """What may be taken to read a file and for what becomes of it, and how that is estimated."""
+
+    size: int  # bytes
+    estimate: Callable[[tuple[int, ...], np.dtype[np.generic], int], int] = estimate_scan_peak
+
+
 def require_memory(
     name: str,
     shape: tuple[int, ...],
     dtype: npt.DTypeLike,
     reading: int,
-    limit: int | None,
+    limit: MemoryLimit | None,
 ) -> None:
     """Refuse a scan by what its header says, before its voxels are read; see `app.memory`.
 
@@ -132,17 +141,24 @@ def require_memory(
         shape: (I, J, K) or (I, J, K, 3), of what is to be read.
         dtype: that its voxels are to have.
         reading: bytes of all that is held while they are read.
-        limit: bytes that this process may take; None is no limit.
+        limit: what this process may take; None is no limit.
 
     Raises:
         ScanError: it would take more.
     """
-    peak = estimate_scan_peak(shape, np.dtype(dtype), reading)
-    if limit is not None and peak > limit:
-        size = "x".join(map(str, shape))
+    if limit is None:
+        return
+    size = "x".join(map(str, shape))
+    peak = limit.estimate(shape, np.dtype(dtype), reading)
+    require_peak(name, f"{size} voxels of {np.dtype(dtype)}", peak, limit)
+
+
+def require_peak(name: str, what: str, peak: int, limit: MemoryLimit) -> None:
+    """Raise ScanError if `peak` bytes, for `what` the file of that name has, are too many."""
+    if peak > limit.size:
         raise ScanError(
-            f"{name}: {size} voxels of {np.dtype(dtype)} need about {peak / 1e9:.1f} GB, "
-            f"the memory limit is {limit / 1e9:.1f} GB"
+            f"{name}: {what} need about {peak / 1e9:.1f} GB, "
+            f"the memory limit is {limit.size / 1e9:.1f} GB"
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from app.case import printable
 from app.scans.scan import Colour, ScanError, Segment
 
-FIELD = re.compile(r"Segment(\d+)_(\w+)", re.ASCII)
+FIELD = re.compile(r"Segment(\d{1,9})_(\w+)", re.ASCII)  # int() refuses thousands of digits
 PLACE = ("Layer", "LabelValue")  # fields that say which voxels are a segment's
 
 
