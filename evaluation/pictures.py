@@ -152,13 +152,17 @@ def contours(
     return paths
 
 
+def evenly(first: int, last: int, most: int) -> list[int]:
+    """Up to `most` whole numbers from `first` to `last`, both among them, evenly apart."""
+    return [int(z) for z in np.linspace(first, last, min(most, last - first + 1)).round()]
+
+
 def slices_shown(case: Case) -> list[int]:
     """Up to `MAX_SLICES` indices z, evenly from the lowest to the highest that has a box."""
     low, high = 0, case.image.shape[0] - 1
     if len(case.boxes):
         low, high = int(case.boxes[:, 2].min()), int(case.boxes[:, 5].max())
-    count = min(MAX_SLICES, high - low + 1)
-    return [int(z) for z in np.linspace(low, high, count).round()]
+    return evenly(low, high, MAX_SLICES)
 
 
 def middle_of(case: Case) -> tuple[int, int]:

@@ -284,12 +284,11 @@ def draw(
             _seconds(runs[file][name]) if name in runs.get(file, {}) else None for file in sizes
         ]
         axes.plot(places, medians, mark, ms=6, label=name)
-    for i, (name, mark) in enumerate(zip(COLUMNS, MARKS, strict=False)):
-        found = [published_of(file, size) for file, size in sizes.items()]
-        if any(found):
-            seconds = [None if row is None else row.seconds[i] for row in found]
-            label = f"{name}, published"
-            axes.plot(places, seconds, mark, ms=7, mfc="none", alpha=0.5, label=label)
+    published = [published_of(file, size) for file, size in sizes.items()]
+    for i, (name, mark) in enumerate(zip(COLUMNS, MARKS, strict=True) if any(published) else ()):
+        seconds = [None if row is None else row.seconds[i] for row in published]
+        label = f"{name}, published"
+        axes.plot(places, seconds, mark, ms=7, mfc="none", alpha=0.5, label=label)
     labels = [f"{file.removesuffix('.npz')}\n{', '.join(sizes[file].words)}" for file in sizes]
     axes.set_xticks(places, labels, rotation=60, ha="right", fontsize=7)
     axes.set(yscale="log", ylabel="seconds, whole process or container")

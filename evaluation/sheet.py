@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from app.case import Case, CaseError, read_case
+from app.case import CaseError, read_case
 from evaluation.console import add_shared_options, clear_line, picture, positive, progress
 from evaluation.metrics import Labels
+from evaluation.pictures import evenly
 from evaluation.score import (
     CaseScore,
     ScoreError,
@@ -109,13 +110,6 @@ def changes(base: Sequence[CaseScore], other: Sequence[CaseScore], count: int) -
             yield Row(title, before.name, place)
 
 
-def shown_slices(case: Case, box: int) -> list[int]:
-    """Up to `PANELS` slices of a box of a volume, from its first to its last."""
-    first, last = case.boxes[box, [2, 5]].astype(int).tolist()
-    count = min(PANELS, last - first + 1)
-    return [int(z) for z in np.linspace(first, last, count).round()]
-
-
 def close_up(box: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
     """x from and to, y from and to, around a box (4,)."""
     margin = AROUND * max(box[2] - box[0], box[3] - box[1], 8)
@@ -166,7 +160,8 @@ def draw(rows: Sequence[Row], options: argparse.Namespace) -> None:
             raise ScoreError(f"{row.name}: truth has label {label}, boxes are {len(case.boxes)}")
         if case.is_volume:
             box = case.boxes[label - 1, [0, 1, 3, 4]]
-            for axes, z in zip(line, shown_slices(case, label - 1), strict=False):
+            first, last = case.boxes[label - 1, [2, 5]].astype(int).tolist()
+            for axes, z in zip(line, evenly(first, last, PANELS), strict=False):
                 masks = [labels[z] == label for labels in maps]
                 draw_panel(axes, case.image[z], masks, box, close_up(box))
                 axes.text(0, 0, f"z {z}", fontsize=6, transform=axes.transAxes, va="top")
