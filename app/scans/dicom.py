@@ -91,10 +91,15 @@ def _frames(header: Any) -> int:
     return int(header.get("NumberOfFrames") or 1)
 
 
+def _stored(header: Any) -> int:
+    """Bytes of a sample."""
+    return int(header.get("BitsAllocated") or 8) // 8 or 1
+
+
 def _decoded(header: Any) -> int:
     """Bytes of the frames of a file, which are decoded all at once."""
-    stored = int(header.get("BitsAllocated") or 8) // 8 or 1
-    return int(header.Rows) * int(header.Columns) * _frames(header) * stored
+    samples = int(header.get("SamplesPerPixel") or 1) * _stored(header)
+    return int(header.Rows) * int(header.Columns) * _frames(header) * samples
 
 
 def _require_memory_of_frames(headers: Sequence[Any], name: str, limit: MemoryLimit | None) -> None:
@@ -116,11 +121,10 @@ def _require_memory(
     header = headers[0]
     rows, columns = chosen[0].size
     shape: tuple[int, ...] = (columns, rows, len(chosen))
-    stored = int(header.get("BitsAllocated") or 8) // 8 or 1
     values, dtype = math.prod(shape), np.dtype(np.float32)
     palette = header.get("PhotometricInterpretation") == "PALETTE COLOR"
     if palette or header.get("SamplesPerPixel", 1) == 3:
-        values, dtype = 3 * values, np.dtype(f"u{2 if stored > 1 else 1}")
+        values, dtype = 3 * values, np.dtype(f"u{2 if _stored(header) > 1 else 1}")
         shape = shape if len(chosen) > 1 else (*shape, 3)
     # slices, beside the volume of them, or its grey; and what the decoder makes of one file
     reading = values * (2 * dtype.itemsize + (0 if dtype == np.float32 else 4))
@@ -208,9 +212,7 @@ def _check_kind(header: Any, name: str) -> None:
         kind = getattr(header.get("SOPClassUID"), "name", "an object of no kind")
         without = "" if "Rows" in header else " without pixels"
         raise ScanError(f"{name}: expected an image, found {kind}{without}")
-    declared = header.Rows * header.Columns * _frames(header) * header.get("SamplesPerPixel", 1) * (
-        header.get("BitsAllocated", 8) // 8 or 1
-    )
+    declared = _decoded(header)
     if not 0 < declared <= MAX_MEMBER_BYTES:
         raise ScanError(f"{name}: declares {declared} bytes, the limit is {MAX_MEMBER_BYTES}")
 
