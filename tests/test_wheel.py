@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app import __version__
+from app.network import default_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("app", "weights", "pyproject.toml", "README.md", "LICENSE", "NOTICE",
@@ -42,6 +43,9 @@ def test_a_wheel_holds_every_module_the_types_and_the_network(wheel):
     assert {"app/py.typed", "app/weights/DEFAULT", "app/weights/v2/encoder.bin"} <= names
     assert {name.partition("/")[0] for name in names} == {"app"}  # nothing beside the package
     assert not [name for name in names if name.endswith((".safetensors", ".pth"))]
+    assert {name.split("/")[2] for name in names if name.count("/") > 2 and "weights" in name} == {
+        default_weights().name
+    }
     assert wheel.stat().st_size < LARGEST
 
 
