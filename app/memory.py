@@ -22,6 +22,9 @@ LIBRARY_BYTES = 160 << 20  # nibabel, SimpleITK, pydicom and highdicom, once imp
 SCAN_PROGRAM_BYTES = PROGRAM_BYTES + LIBRARY_BYTES + 3 * PROMPT_BYTES
 LABEL_COPIES = 4  # of a scan's labels, while they are encoded and compressed to be written
 BOX_BYTES = 2 << 10  # a box's copies as floats, its prompts and places in lists
+FOLLOWED = 128  # boxes of a volume that are followed from slice to slice at a time
+# of each, in two slices and two frames: a mask of 256 x 256, and logits to interpolate with
+FOLLOWED_BYTES = 2 * 2 * 256 * 256 * (1 + 4)
 COMFORT_BYTES = 1900 * 10**6  # what speed may be bought with; a case that needs more gets it
 
 CGROUP_LIMITS = (  # of this container: v2, then v1
@@ -86,7 +89,9 @@ def estimate_peak(
     labels = pixels * np.min_scalar_type(boxes).itemsize
     mask = 16 * math.prod(shape[1:]) if is_volume else 0  # of one object, interpolated
     prompts = (3 if is_volume else 2) * PROMPT_BYTES  # an image is looked at twice
-    return PROGRAM_BYTES + prompts + boxes * BOX_BYTES + max(reading, values + labels + mask)
+    followed = min(boxes, FOLLOWED) * FOLLOWED_BYTES if is_volume else 0
+    segmenting = values + labels + mask + followed
+    return PROGRAM_BYTES + prompts + boxes * BOX_BYTES + max(reading, segmenting)
 
 
 def estimate_scan_peak(

@@ -36,7 +36,7 @@ from app.frame import (
     mask_of,
     strips,
 )
-from app.memory import Plan, estimate_peak, plan
+from app.memory import FOLLOWED, Plan, estimate_peak, plan
 from app.views import View, choose_views
 
 MODES = ("best", "exact")
@@ -245,15 +245,25 @@ def walk_plan(
 
     `boxes` is (N, 6), z inclusive; of box i every `steps[i]`-th slice is asked. First upwards:
     every box from its middle slice to its last; then downwards: every box from below its middle to
-    its first. In each direction a box meets its slices in order, whatever the others do.
+    its first. In each direction a box meets its slices in order, whatever the others do. Of more
+    than `FOLLOWED` boxes in a volume as many are walked at a time, those whose middles are near
+    each other together: what a slice tells its neighbours waits in memory.
     """
-    middles = middle_slices(boxes).tolist()
-    upwards: dict[int, list[int]] = defaultdict(list)
-    downwards: dict[int, list[int]] = defaultdict(list)
-    for i, (box, middle) in enumerate(zip(boxes.astype(int).tolist(), middles, strict=True)):
-        for z in asked_slices(box[2], box[5], middle, steps[i] if steps else 1):
-            (upwards if z >= middle else downwards)[z].append(i)
-    return [*sorted(upwards.items()), *sorted(downwards.items(), reverse=True)]
+    middles = middle_slices(boxes)
+    several = bool((boxes[:, 2] < boxes[:, 5]).any())
+    group = FOLLOWED if several else max(1, len(boxes))
+    order = np.argsort(middles, kind="stable")
+    walked: list[tuple[int, list[int]]] = []
+    for start in range(0, len(boxes), group):
+        upwards: dict[int, list[int]] = defaultdict(list)
+        downwards: dict[int, list[int]] = defaultdict(list)
+        for i in sorted(order[start : start + group].tolist()):
+            first, last = boxes[i, [2, 5]].astype(int).tolist()
+            middle = int(middles[i])
+            for z in asked_slices(first, last, middle, steps[i] if steps else 1):
+                (upwards if z >= middle else downwards)[z].append(i)
+        walked += [*sorted(upwards.items()), *sorted(downwards.items(), reverse=True)]
+    return walked
 
 
 def interpolated(

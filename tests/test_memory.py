@@ -21,6 +21,7 @@ from app.frame import STRIP_PIXELS, Answer, Frame, mask_of, strips
 from app.memory import (
     COMFORT_BYTES,
     EMBEDDING_BYTES,
+    FOLLOWED_BYTES,
     PROGRAM_BYTES,
     PROMPT_BYTES,
     Plan,
@@ -299,6 +300,7 @@ def test_labels_do_not_depend_on_the_memory_there_is(tiny_network, monkeypatch, 
     released, real = [], tiny_network.release_encoder
     monkeypatch.setattr(tiny_network, "release_encoder", lambda: released.append(real()))
     monkeypatch.setattr(sys.modules["app.segment"], "LARGE_IMAGE", 0)
+    monkeypatch.setattr(sys.modules["app.segment"], "FOLLOWED", 1)
     monkeypatch.setattr("app.frame.STRIP_PIXELS", 100)
     np.testing.assert_array_equal(segment(case, tiny_network), wanted)
     assert released
@@ -308,6 +310,9 @@ class Quick(BoxesAsMasks):
     """A network that answers at once: the whole frame, for any box."""
 
     logits = np.ones((8, 256, 256), np.float32)
+
+    def encode(self, pixels):
+        return np.zeros(1, np.float32)
 
     def decode(self, embedding, prompts, cells):
         _, height, width = cells.shape
@@ -325,6 +330,25 @@ def test_seventy_thousand_boxes_are_labels_of_32_bits(tmp_path):
     assert (found.dtype, found.shape) == (np.uint32, (250, 300))
     assert found[corners[-1, 1], corners[-1, 0]] == 70_000
     assert found[0, 0] == 1
+
+
+def test_the_boxes_of_a_volume_that_wait_for_a_neighbour_are_bounded(monkeypatch):
+    """Each keeps a mask and logits, 48 as much as 16."""
+    monkeypatch.setattr(sys.modules["app.segment"], "FOLLOWED", 8)
+
+    def peak_of_boxes(count):
+        boxes = [[0, 0, 0, 255, 255, 29]] * count
+        case = make_case(np.zeros((30, 256, 256), np.uint8), boxes, is_volume=True, modality="MR")
+        tracemalloc.start()
+        try:
+            segment(case, Quick())
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    least = 8 * 256 * 256 * (1 + 4)
+    assert least < peak_of_boxes(8) < 8 * FOLLOWED_BYTES + (16 << 20)
+    assert peak_of_boxes(48) < peak_of_boxes(16) + least / 2  # the second walk makes flows anew
 
 
 def test_a_volume_is_read_with_the_limit_of_its_mask(tmp_path):

@@ -187,6 +187,17 @@ def test_a_walk_goes_up_and_then_down_and_skips_slices_between_boxes():
     ]  # fmt: skip
 
 
+def test_of_many_boxes_those_with_near_middles_are_walked_together(monkeypatch):
+    monkeypatch.setattr(segment_module, "FOLLOWED", 2)
+    boxes = np.array([[0, 0, z, 9, 9, z + 1] for z in (6, 0, 7, 1, 3)], np.float64)
+    assert walk_plan(boxes) == [
+        (0, [1]), (1, [1, 3]), (2, [3]), (3, [4]), (4, [4]), (6, [0]), (7, [0]),
+        (7, [2]), (8, [2]),
+    ]  # fmt: skip
+    boxes[:, 5] = boxes[:, 2]  # of one slice each: nothing is handed on
+    assert walk_plan(boxes) == [(0, [1]), (1, [3]), (3, [4]), (6, [0]), (7, [2])]
+
+
 @pytest.mark.parametrize(("z_min", "z_max"), [(0, 0), (0, 6), (2, 4), (6, 6), (0, 1), (5, 6)])
 def test_the_first_and_the_last_slice_of_a_box_are_segmented_and_no_other(z_min, z_max):
     case = volume_with([[0, 0, z_min, 255, 63, z_max]], moving_volume(7))
