@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=_positive, help="default: all this process may use")
     parser.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS",
-        help="give up a case that takes longer, between two slices (default: never)",
+        help="give up a case that takes longer, between two boxes (default: never)",
     )  # fmt: skip
     parser.add_argument(
         "--memory-limit", type=as_option(parse_size), metavar="SIZE",
@@ -290,7 +290,7 @@ def watched(show: Progress, stopper: Stopper, timeout: float | None, name: str) 
         stopper.check()
         show(done, total)
         if done < total and time.perf_counter() > deadline:
-            where = f"after {done} of {total} slices" if done else "before its first slice"
+            where = f"after {done} of {total} slices" if done else "before its first slice was done"
             raise OutOfTime(f"{name}: given up {where}, --timeout is {timeout:g} s")
 
     return progress

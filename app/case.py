@@ -6,6 +6,7 @@ Whatever is wrong with a file is found here and said in one line; the rest of th
 
 import contextlib
 import fcntl
+import functools
 import io
 import logging
 import lzma
@@ -21,21 +22,30 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from app.intensity import DEFAULT_WINDOW, UNKNOWN, Modality, Window, find_modality, to_display
-from app.memory import estimate_peak
+from app.intensity import (
+    DEFAULT_WINDOW,
+    UNKNOWN,
+    Modality,
+    Window,
+    fill_display,
+    find_modality,
+    to_display,
+)
+from app.memory import estimate_peak, streamed
+from app.pieces import extent, pieces
 
 log = logging.getLogger(__name__)
 
 CASE_NAME = re.compile(r"(?P<dim>[23])DBox_(?P<modality>[^_]*)_?.*\.npz", re.DOTALL)
 MAX_MEMBER_BYTES = 4 << 30  # a declared array above this is refused, not allocated
+MAX_STREAMED_BYTES = 10 << 30  # of pixels that are not held: 20,000 x 20,000 x 3 of 8 bytes
 MAX_HEADER_BYTES = 16 << 10  # of an npy; numpy refuses 10,000, but only once it has read them all
-READ_BYTES = 4 << 20  # of an array at a time
 MAX_FOUND = 200  # characters of what was found in a message; an archive may hold 65,535 long names
 PARTIAL_PREFIX, PARTIAL_SUFFIX = ".segs-", ".partial"  # of files that are not whole yet
 MAX_VALUE = 1e30  # of a pixel; sums and products of larger ones leave float32
@@ -109,6 +119,10 @@ class _Member:
         """Bytes of the array."""
         return self.dtype.itemsize * math.prod(self.shape)
 
+    def as_stored(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A view of an array of this shape whose C order is that of the file."""
+        return array.T if self.fortran else array
+
     def refuse(self, wrong: str) -> NoReturn:
         """Raise a CaseError that says what is wrong with this array."""
         raise CaseError(f"{self.file}: '{self.key}' {wrong}")
@@ -143,8 +157,9 @@ def _find_member(archive: zipfile.ZipFile, file: str, key: str) -> _Member:
     if dtype.hasobject or dtype.kind not in "biuf":
         refuse(f"should hold real numbers, got dtype {dtype}")
     member = _Member(file, key, shape, fortran, dtype, start.tell())
-    if member.nbytes > MAX_MEMBER_BYTES:
-        refuse(f"declares {member.nbytes} bytes, more than the limit of {MAX_MEMBER_BYTES}")
+    limit = MAX_STREAMED_BYTES if key == "imgs" and streamed(shape, dtype) else MAX_MEMBER_BYTES
+    if member.nbytes > limit:
+        refuse(f"declares {member.nbytes} bytes, more than the limit of {limit}")
     held = archive.getinfo(f"{key}.npy").file_size - member.start
     if held < member.nbytes:
         refuse(f"ends before its {member.nbytes} bytes, found {held}")
@@ -163,32 +178,51 @@ def _read_member(archive: zipfile.ZipFile, member: _Member) -> npt.NDArray[np.ge
         member.refuse(f"needs {member.nbytes} bytes, more than can be allocated")
     except BROKEN_HEADER as error:
         member.refuse(f"has a broken npy header ({one_line(error)})")
-    with archive.open(f"{member.key}.npy") as stream:
-        stream.read(member.start)
-        try:
-            _fill(stream, array.T if member.fortran else array)
-        except EOFError as error:
-            member.refuse(f"ends before its {member.nbytes} bytes ({one_line(error)})")
-        stream.read(1)  # at its end the archive's checksum is looked at
+    for target, values in zip(
+        pieces(member.as_stored(array)), _stored_pieces(archive, member), strict=True
+    ):
+        target[...] = values
     return array
 
 
-def _fill(stream: IO[bytes], target: npt.NDArray[np.generic]) -> None:
-    """Read the elements of `target`, a view with any strides, piece by piece.
+def _stored_pieces(archive: zipfile.ZipFile, member: _Member) -> Iterator[npt.NDArray[np.generic]]:
+    """The array as it is stored, read piece by piece.
 
     Raises:
-        EOFError: there are less.
+        CaseError: the archive holds less than it says.
     """
-    if target.nbytes <= READ_BYTES:
-        content = stream.read(target.nbytes)
-        if len(content) < target.nbytes:
-            raise EOFError(f"read {len(content)} of {target.nbytes}")
-        target[...] = np.ndarray(target.shape, target.dtype, content)
-    elif len(target) == 1:
-        _fill(stream, target[0])
-    else:
-        _fill(stream, target[: len(target) // 2])
-        _fill(stream, target[len(target) // 2 :])
+    # of no memory: a shape to be cut into pieces
+    shape = member.as_stored(np.broadcast_to(np.zeros((), member.dtype), member.shape))
+    with archive.open(f"{member.key}.npy") as stream:
+        stream.read(member.start)
+        for part in pieces(shape):
+            try:
+                content = stream.read(part.nbytes)
+            except EOFError as error:
+                member.refuse(f"ends before its {member.nbytes} bytes ({one_line(error)})")
+            if len(content) < part.nbytes:
+                found = f"read {len(content)} of {part.nbytes}"
+                member.refuse(f"ends before its {member.nbytes} bytes ({found})")
+            yield np.ndarray(part.shape, member.dtype, content)
+        stream.read(1)  # at its end the archive's checksum is looked at
+
+
+def _read_display(
+    archive: zipfile.ZipFile, member: _Member, modality: Modality, window: Window
+) -> npt.NDArray[np.uint8]:
+    """What `to_display` makes of an array, of which no more than a piece is held at a time.
+
+    Raises:
+        CaseError: the archive holds less than it says, or a value is out of range.
+    """
+    values = functools.partial(_stored_pieces, archive, member)
+    ends = extent(values)
+    if member.dtype.kind == "f":
+        _check_ends(*ends, member.file)
+    display = np.empty(member.shape, np.uint8)
+    target = member.as_stored(display)
+    fill_display(values, member.dtype, ends, target, modality, window, name=member.file)
+    return display
 
 
 def _require_memory(image: _Member, boxes: _Member, limit: int, *, is_volume: bool) -> None:
@@ -202,21 +236,23 @@ def _require_memory(image: _Member, boxes: _Member, limit: int, *, is_volume: bo
         )
 
 
-def _check_image(image: npt.NDArray[np.generic], name: str, *, is_volume: bool) -> None:
+def _check_shape(shape: tuple[int, ...], name: str, *, is_volume: bool) -> None:
     wanted = "(D, H, W)" if is_volume else "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
-    right_rank = image.ndim == 3 if is_volume else image.ndim in (2, 3)
-    if not is_volume and image.ndim == 3 and image.shape[2] not in (1, 3, 4):
+    right_rank = len(shape) == 3 if is_volume else len(shape) in (2, 3)
+    if not is_volume and len(shape) == 3 and shape[2] not in (1, 3, 4):
         right_rank = False
-    if not right_rank or 0 in image.shape:
-        raise CaseError(f"{name}: 'imgs' should be {wanted}, got {image.shape}")
-    if image.dtype.kind == "f":
-        low, high = float(image.min()), float(image.max())  # one NaN makes both NaN
-        if not np.isfinite([low, high]).all():
-            raise CaseError(f"{name}: 'imgs' should be finite, found NaN or infinity")
-        if max(-low, high) > MAX_VALUE:
-            raise CaseError(
-                f"{name}: 'imgs' should be within {MAX_VALUE:g} of 0, found {low:g}..{high:g}"
-            )
+    if not right_rank or 0 in shape:
+        raise CaseError(f"{name}: 'imgs' should be {wanted}, got {shape}")
+
+
+def _check_ends(low: float, high: float, name: str) -> None:
+    """Of floating-point pixels from `low` to `high`; NaN both, if one is."""
+    if not np.isfinite([low, high]).all():
+        raise CaseError(f"{name}: 'imgs' should be finite, found NaN or infinity")
+    if max(-low, high) > MAX_VALUE:
+        raise CaseError(
+            f"{name}: 'imgs' should be within {MAX_VALUE:g} of 0, found {low:g}..{high:g}"
+        )
 
 
 def _check_boxes(
@@ -288,7 +324,9 @@ def make_case(
     for key, array in (("imgs", pixels), ("boxes", raw_boxes)):
         if array.dtype.kind not in "biuf":
             raise CaseError(f"{name}: '{key}' should hold real numbers, got dtype {array.dtype}")
-    _check_image(pixels, name, is_volume=is_volume)
+    _check_shape(pixels.shape, name, is_volume=is_volume)
+    if pixels.dtype.kind == "f":
+        _check_ends(*extent(functools.partial(pieces, pixels)), name)
     if not is_volume and pixels.ndim == 3:
         pixels = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3]  # no alpha
         pixels = np.ascontiguousarray(pixels)
@@ -337,7 +375,13 @@ def read_case(
             stored_boxes = _find_member(archive, name, "boxes")
             if memory_limit is not None:
                 _require_memory(stored_image, stored_boxes, memory_limit, is_volume=is_volume)
-            image = _read_member(archive, stored_image)
+            image: npt.NDArray[Any]
+            if streamed(stored_image.shape, stored_image.dtype):
+                _check_shape(stored_image.shape, name, is_volume=is_volume)
+                modality = find_modality(match["modality"])
+                image = _read_display(archive, stored_image, modality, window)
+            else:
+                image = _read_member(archive, stored_image)
             boxes = _read_member(archive, stored_boxes)
     except CaseError:
         raise

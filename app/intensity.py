@@ -6,6 +6,7 @@ rest. Everything else is recognised here and not crushed: a CT in Hounsfield uni
 """
 
 import enum
+import functools
 import logging
 import re
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from app.pieces import Values, extent, pieces, visible_percentiles
+
 log = logging.getLogger(__name__)
 
 PERCENTILES = (0.5, 99.5)  # of the non-zero pixels; the organisers' rule for all but CT
 CHALLENGE_MAX = 255
-COUNTED_ITEMSIZE = 2  # bytes of integers whose values are counted instead of sorted
-COUNTED_AT_ONCE = 1 << 20  # of them
 MIN_HOUNSFIELD_SPAN = 100  # a signed CT of a smaller span was normalised, not left in HU
 
 
@@ -113,47 +114,12 @@ def parse_modality(name: str) -> Modality:
     return modality
 
 
-def _stretch(image: npt.NDArray[np.generic], low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Clip to low..high and spread over 0..255; slice by slice, so that a volume is not copied."""
+def _stretch(values: Values, out: npt.NDArray[np.uint8], low: float, high: float) -> None:
+    """Clip to low..high and spread over 0..255, piece by piece into `out`."""
     gain = CHALLENGE_MAX / max(high - low, 1e-8)
-    out = np.empty(image.shape, np.uint8)
-    for plane, target in zip(image, out, strict=True):
-        scaled = (plane.astype(np.float32) - np.float32(low)) * np.float32(gain)
+    for piece, target in zip(values(), pieces(out), strict=True):
+        scaled = (piece.astype(np.float32) - np.float32(low)) * np.float32(gain)
         target[...] = np.round(scaled.clip(0, CHALLENGE_MAX))
-    return out
-
-
-def _visible_range(image: npt.NDArray[np.generic]) -> tuple[float, float] | None:
-    """`PERCENTILES` of the pixels that are not 0, or None if all are."""
-    if image.dtype.kind in "iu" and image.dtype.itemsize <= COUNTED_ITEMSIZE:
-        return _counted_range(image)
-    visible = image[image != 0]
-    if not visible.size:
-        return None
-    if visible.dtype == np.float16:  # its neighbours may be further apart than it can say
-        visible = visible.astype(np.float32)
-    low, high = np.percentile(visible, PERCENTILES, overwrite_input=True)
-    return float(low), float(high)
-
-
-def _counted_range(image: npt.NDArray[np.generic]) -> tuple[float, float] | None:
-    """The same of integers of few bits: each value is counted, so that no pixel is copied."""
-    counts = np.zeros(1 << 8 * image.dtype.itemsize, np.int64)
-    lowest = -(counts.size // 2) if image.dtype.kind == "i" else 0
-    flat = image.reshape(-1)
-    for start in range(0, flat.size, COUNTED_AT_ONCE):
-        values = flat[start : start + COUNTED_AT_ONCE].astype(np.int64) - lowest
-        counts += np.bincount(values, minlength=counts.size)
-    counts[-lowest] = 0
-    up_to = counts.cumsum()
-    if up_to[-1] == 0:
-        return None
-    found = []
-    for percent in PERCENTILES:  # linear between the two nearest, as np.percentile
-        place = percent / 100 * (up_to[-1] - 1)
-        near = np.searchsorted(up_to, [np.floor(place), np.ceil(place)], side="right") + lowest
-        found.append(float(near[0] + (near[1] - near[0]) * (place % 1)))
-    return found[0], found[1]
 
 
 def to_display(
@@ -172,23 +138,38 @@ def to_display(
     """
     if image.dtype == np.uint8:
         return image.astype(np.uint8, copy=False)
-    if image.dtype == np.bool_:
-        return image.astype(np.uint8) * np.uint8(CHALLENGE_MAX)
-    low, high = float(image.min()), float(image.max())
-    fractions = image.dtype.kind == "f" and high <= 1
+    out = np.empty(image.shape, np.uint8)
+    values = functools.partial(pieces, image)
+    fill_display(values, image.dtype, extent(values), out, modality, window, raw=raw, name=name)
+    return out
+
+
+def fill_display(
+    values: Values, dtype: np.dtype[np.generic], ends: tuple[float, float],
+    out: npt.NDArray[np.uint8], modality: Modality, window: Window, *,
+    raw: bool = False, name: str = "image",
+) -> None:  # fmt: skip
+    """`to_display` into `out`, of values of `dtype` whose pieces are those of `out`.
+
+    They reach from `ends[0]` to `ends[1]`.
+    """
+    low, high = ends
+    if dtype == np.bool_:
+        return _stretch(values, out, 0, 1)
+    fractions = dtype.kind == "f" and high <= 1
     if low >= 0 and high <= CHALLENGE_MAX and not fractions and not raw:
-        return _stretch(image, 0, CHALLENGE_MAX)
+        return _stretch(values, out, 0, CHALLENGE_MAX)
     if modality.raw is RawRule.WINDOW:
         if low < 0 and high - low >= MIN_HOUNSFIELD_SPAN:
             half = window.width / 2
             log.info("%s: Hounsfield units, window %g/%g", name, window.level, window.width)
-            return _stretch(image, window.level - half, window.level + half)
+            return _stretch(values, out, window.level - half, window.level + half)
         log.warning(
             "%s: %s of %g..%g is not in Hounsfield units; percentiles are used",
             name, modality.name, low, high,
         )  # fmt: skip
-    low, high = _visible_range(image) or (low, high)
-    if high <= low:  # one value and background, or a constant
-        low, high = float(image.min()), float(image.max())
+    visible = visible_percentiles(values, dtype, PERCENTILES)
+    if visible is not None and visible[0] < visible[1]:
+        low, high = visible  # else: one value and background, or a constant
     log.info("%s: raw values, percentiles %g..%g", name, low, high)
-    return _stretch(image, low, high)
+    return _stretch(values, out, low, high)

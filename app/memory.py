@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from app.intensity import COUNTED_ITEMSIZE
-
 PROGRAM_BYTES = 400 << 20  # Python, the libraries, encoder and decoder in f32, pieces of arrays
 PROMPT_BYTES = 32 << 20  # of each box that is decoded in one call
 EMBEDDING_BYTES = 4 << 20  # (1, 256, 64, 64) float32
 LIBRARY_BYTES = 160 << 20  # nibabel, SimpleITK, pydicom and highdicom, once imported
 SCAN_PROGRAM_BYTES = PROGRAM_BYTES + LIBRARY_BYTES + 3 * PROMPT_BYTES
 LABEL_COPIES = 4  # of a scan's labels, while they are encoded and compressed to be written
+HELD_BYTES = 512 << 20  # of raw values; to read more of them twice or thrice takes less memory
 BOX_BYTES = 2 << 10  # a box's copies as floats, its prompts and places in lists
 FOLLOWED = 128  # boxes of a volume that are followed from slice to slice at a time
 # of each, in two slices and two frames: a mask of 256 x 256, and logits to interpolate with
@@ -67,6 +66,12 @@ class Plan:
     embeddings: int  # that wait for another visit to their slice
 
 
+def streamed(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> bool:
+    """Whether stored pixels are so many bytes that they are never held, but read anew as needed."""
+    alpha = len(shape) == 3 and shape[2] == 4  # which does not count among the values
+    return dtype != np.uint8 and not alpha and math.prod(shape) * dtype.itemsize > HELD_BYTES
+
+
 def estimate_peak(
     shape: tuple[int, ...], dtype: np.dtype[np.generic], boxes: int, *, is_volume: bool
 ) -> int:
@@ -77,13 +82,8 @@ def estimate_peak(
     """
     values = math.prod(shape)
     pixels = values if is_volume else math.prod(shape[:2])
-    if dtype == np.uint8:
-        reading = values
-    elif dtype.kind in "iu" and dtype.itemsize <= COUNTED_ITEMSIZE:
-        reading = values * (dtype.itemsize + 1)
-    else:  # raw, uint8, which ones are not zero, and a copy of those (float16: also as float32)
-        copies = 6 if dtype == np.float16 else dtype.itemsize
-        reading = values * (dtype.itemsize + 2 + copies)
+    held = 0 if dtype == np.uint8 or streamed(shape, dtype) else values * dtype.itemsize
+    reading = held + values
     if not is_volume and shape[2:] == (4,):
         reading += 3 * pixels  # without alpha
     labels = pixels * np.min_scalar_type(boxes).itemsize
@@ -106,10 +106,10 @@ def estimate_scan_peak(
     if dtype == np.uint8:
         # to grey: colour as float32, and what becomes of it
         making = 4 * (values + pixels) if shape[3:] and shape[2] > 1 else 0
-    elif dtype.kind in "iu" and dtype.itemsize <= COUNTED_ITEMSIZE:
-        making = values * (1 + dtype.itemsize)
-    else:  # uint8, which ones are not zero, a copy of those, and of floats one without NaN
-        making = values * (2 + dtype.itemsize * (1 + (dtype.kind == "f")))
+    elif dtype.kind == "f":  # without NaN, rounded, and which are not whole
+        making = values * (2 * dtype.itemsize + 1)
+    else:
+        making = values
     thinnest = min(shape[:3])
     mask = 16 * pixels // thinnest if thinnest > 1 else 0  # of the largest slice of a volume
     segmenting = values + LABEL_COPIES * pixels + mask

@@ -104,8 +104,8 @@ def segment(
     `IMAGE_CROPS` or `VOLUME_CROPS`). Of a box's slices every `step`-th is asked, masks between are
     interpolated (None: every one in mode "exact", else `slice_step`).
     Within `memory_limit` (bytes) it is quicker with more memory, 2 GB at most; labels are the same.
-    `progress` is called with views of slices done and in all; one that the walk meets upwards and
-    downwards counts twice. `predicted_iou`, an empty dict, is filled.
+    `progress` is called after each answer with views of slices done and in all; one that the walk
+    meets upwards and downwards counts twice. `predicted_iou`, an empty dict, is filled.
 
     Raises:
         ValueError: `mode` is none of `MODES`, or `step` is below 1.
@@ -142,7 +142,9 @@ def segment(
     walk = Walk(painted, boxes, views, steps, Follower(image) if best else Exact())
     slices = Slices(image, network, walk.visits, means, clock or Clock())
     ious = {} if predicted_iou is None else predicted_iou
-    for done, _ in enumerate(walk.paint(slices, ious), start=1):
+    done = 0
+    for view_done in walk.paint(slices, ious):
+        done += view_done
         if progress:
             progress(done, walk.steps)
     return labels
@@ -300,8 +302,11 @@ class Walk:
         self.steps = len(asked)
         self.visits = Counter((frame, z) for z, view in asked for frame, _ in view)
 
-    def paint(self, slices: Slices, ious: PredictedIou) -> Iterator[None]:
-        """Paint the labels and fill `ious`, in `steps` steps: a view of a slice each."""
+    def paint(self, slices: Slices, ious: PredictedIou) -> Iterator[bool]:
+        """Paint the labels and fill `ious`, box by box: whether a view of a slice is done by it.
+
+        Of those there are `steps`.
+        """
         upwards: dict[int, Found] = {}  # in the neighbouring slice that was asked, by box
         downwards: dict[int, Found] = {}
         for z, crossing in self._plan:
@@ -312,26 +317,32 @@ class Walk:
                 answered = self._ask(slices, z, view, which, near)
                 for i, before, (answers, carried, iou) in zip(which, near, answered, strict=True):
                     ious.setdefault(i, []).append(iou)
-                    first, last = self._boxes[i, [2, 5]]
-                    if first == last:  # no neighbour to ask
-                        # the mask of a large image, as float32 and more than once, takes gigabytes
-                        for part in strips(self._limits[i]):
-                            self._paint_patch(z, i, mask_of(answers, part))
-                        continue
-                    patch = mask_of(answers, self._limits[i])
-                    self._paint_patch(z, i, patch)
-                    for between, mixed in interpolated(before, z, answers):
-                        self._paint_patch(between, i, mask_of(mixed, self._limits[i]))
-                    rises, falls = self._middles[i] <= z < last, first < z <= self._middles[i]
-                    if rises or falls:
-                        found = self._rules.found(z, self._boxes[i], answers, patch, carried)
-                        if self._every[i] > 1:
-                            found = replace(found, answers=answers)
-                        if rises:
-                            upwards[i] = found
-                        if falls:
-                            downwards[i] = found
-                yield
+                    found = self._paint_box(z, i, before, answers, carried)
+                    if found and z >= self._middles[i]:
+                        upwards[i] = found
+                    if found and self._boxes[i, 2] < z <= self._middles[i]:
+                        downwards[i] = found
+                    yield i == which[-1]
+
+    def _paint_box(
+        self, z: int, i: int, before: Found | None, answers: list[Answer],
+        carried: list[Mask | None],
+    ) -> Found | None:  # fmt: skip
+        """Paint box `i` in slice `z`, and between it and the one before; what goes on from here."""
+        first, last = self._boxes[i, [2, 5]]
+        if first == last:  # no neighbour to ask
+            # the mask of a large image, as float32 and more than once, takes gigabytes
+            for part in strips(self._limits[i]):
+                self._paint_patch(z, i, mask_of(answers, part))
+            return None
+        patch = mask_of(answers, self._limits[i])
+        self._paint_patch(z, i, patch)
+        for between, mixed in interpolated(before, z, answers):
+            self._paint_patch(between, i, mask_of(mixed, self._limits[i]))
+        if not (self._middles[i] <= z < last or first < z <= self._middles[i]):
+            return None
+        found = self._rules.found(z, self._boxes[i], answers, patch, carried)
+        return replace(found, answers=answers) if self._every[i] > 1 else found
 
     def _paint_patch(self, z: int, i: int, patch: Patch) -> None:
         target = self._labels[z, patch.rows, patch.columns]

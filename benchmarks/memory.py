@@ -85,6 +85,8 @@ SHAPES = (
     Shape("2DBox_Microscopy_colour", (20_000, 20_000, 3), "|u1", whole_and_parts),
     Shape("2DBox_Microscopy_fortran", (20_000, 20_000, 3), "|u1", whole_and_parts, fortran=True),
     Shape("2DBox_X-Ray_raw", (20_000, 20_000), "<u2", whole_and_parts, gain=9),
+    Shape("2DBox_Microscopy_raw", (20_000, 20_000, 3), "<u2", whole_and_parts, gain=9),
+    Shape("2DBox_Microscopy_float", (20_000, 20_000, 3), "<f4", whole_and_parts, gain=9),
     Shape("2DBox_US_70000", (2000, 3000), "|u1", many),
     Shape("3DBox_MR_20", (1000, 512, 512), "|u1", twenty),
     Shape("3DBox_CT_raw", (1000, 512, 512), "<i2", twenty, low=-1000, gain=9),

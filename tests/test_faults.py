@@ -319,7 +319,7 @@ def test_a_case_that_takes_too_long_is_one_line_and_the_next_goes_on(
     file = tmp_path / "failures.json"
     options = ["--weights", tiny_weights, "--quiet", "--timeout", 2.5, "--failures", file]
     assert run(inputs, outputs, *options) == 1
-    line = f"{VOLUME}: given up after 3 of 8 slices, --timeout is 2.5 s"
+    line = f"{VOLUME}: given up after 2 of 8 slices, --timeout is 2.5 s"
     assert capsys.readouterr().err == f"{line}\n"
     assert json.loads(file.read_text()) == [{"file": VOLUME, "message": line}]
     assert names(outputs) == [IMAGE, "3DBox_MR_2.npz"]
@@ -328,15 +328,26 @@ def test_a_case_that_takes_too_long_is_one_line_and_the_next_goes_on(
 def test_a_case_whose_last_slice_is_done_is_written_however_long_it_took(
     inputs, outputs, tiny_weights, second_a_slice
 ):
-    make_case_file(inputs, IMAGE)
+    make_case_file(inputs, IMAGE, boxes=[[8, 6, 46, 30]])
     assert run(inputs, outputs, "--weights", tiny_weights, "--timeout", 0.5) == 0
     assert names(outputs) == [IMAGE]
+
+
+def test_an_image_of_many_boxes_is_given_up_between_two(
+    inputs, outputs, tiny_weights, second_a_slice, capsys, monkeypatch
+):
+    decoded, real = [], Network.decode
+    monkeypatch.setattr(Network, "decode", lambda *args: decoded.append(args) or real(*args))
+    make_case_file(inputs, IMAGE, boxes=[[8, 6, 70, 40]] * 40)
+    assert run(inputs, outputs, "--weights", tiny_weights, "--timeout", 0.5, "--quiet") == 1
+    assert "given up before its first slice was done" in capsys.readouterr().err
+    assert len(decoded) < 5
 
 
 def test_a_case_that_takes_too_long_to_read_is_not_begun(inputs, outputs, tiny_weights, capsys):
     long_volume(inputs, VOLUME)
     assert run(inputs, outputs, "--weights", tiny_weights, "--timeout", "1e-9") == 1
-    assert f"{VOLUME}: given up before its first slice, " in capsys.readouterr().err
+    assert f"{VOLUME}: given up before its first slice was done, " in capsys.readouterr().err
     assert names(outputs) == []
 
 

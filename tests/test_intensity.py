@@ -5,10 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from app import intensity
 from app.intensity import (
     MODALITIES,
-    PERCENTILES,
     UNKNOWN,
     WINDOWS,
     RawRule,
@@ -163,19 +161,3 @@ def test_anything_else_is_no_window_and_is_quoted(text):
     with pytest.raises(ValueError, match=r"expected soft, lung, bone, brain or LEVEL,WIDTH") as e:
         parse_window(text)
     assert str(e.value).endswith(f"got '{text}'")
-
-
-@pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", ">i2"])
-def test_values_that_are_counted_have_the_percentiles_of_those_that_are_sorted(dtype, monkeypatch):
-    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max + 1
-    random = np.random.default_rng(0)
-    images = [random.integers(low, high, (7, 9)), random.integers(low, high, (2, 300, 40)),
-              np.full((3, 4), high - 1), np.eye(5) * (low or 7), np.array([[0, 0, 3, high - 1]])]
-    for image in (image.astype(dtype) for image in images):
-        monkeypatch.setattr(intensity, "COUNTED_AT_ONCE", 13)
-        counted = intensity._visible_range(image)
-        assert counted == pytest.approx(np.percentile(image[image != 0], PERCENTILES), rel=1e-12)
-        with monkeypatch.context() as patch:
-            patch.setattr(intensity, "COUNTED_ITEMSIZE", 0)
-            assert counted == pytest.approx(intensity._visible_range(image), rel=1e-12)
-    assert intensity._visible_range(np.zeros((3, 4), dtype)) is None

@@ -185,6 +185,7 @@ GROWING = {
     "2DBox_US_alpha": ((5000, 4000, 4), "|u1"),
     "2DBox_US_float16": ((6000, 6000), "<f2"),
     "2DBox_US_float64": ((4500, 4000), "<f8"),
+    "2DBox_US_float32": ((12_000, 12_000), "<f4"),  # more than is held
     "3DBox_MR_uint16": ((60, 1000, 1000), "<u2"),
 }
 
@@ -240,11 +241,66 @@ def test_an_array_is_read_in_pieces_of_any_size(tmp_path_factory, shape, dtype, 
     folder = tmp_path_factory.mktemp("pieces")
     path = make_case_file(folder, IMAGE, imgs=values)
     with pytest.MonkeyPatch.context() as patch, zipfile.ZipFile(path) as archive:
-        patch.setattr(app.case, "READ_BYTES", piece)
+        patch.setattr("app.pieces.PIECE", piece)
         found = app.case._read_member(archive, app.case._find_member(archive, IMAGE, "imgs"))
     assert found.flags.c_contiguous
     assert found.dtype == values.dtype
     np.testing.assert_array_equal(found, values)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize("dtype", ["|b1", "|i1", "<i2", ">u2", "<i4", "<f2", "<f4", ">f8"])
+def test_pixels_that_are_not_held_become_the_same_image(
+    tmp_path, monkeypatch, dtype, modality, order
+):
+    random = np.random.default_rng(3)
+    cases = (
+        (f"2DBox_{modality}_1.npz", (30, 40, 3), [[1, 2, 20, 21]]),
+        (f"3DBox_{modality}_1.npz", (5, 30, 40), [[1, 2, 0, 20, 21, 4]]),
+    )
+    for name, shape, boxes in cases:
+        values = (random.normal(size=shape) * 400 - 90).clip(-128, 127 if dtype == "|i1" else 3000)
+        values = np.abs(values) if "u" in dtype else values
+        pixels = np.asarray(values.astype(dtype), order=order)
+        make_case_file(tmp_path, name, imgs=pixels, boxes=boxes)
+        held = read_case(tmp_path / name)
+        with monkeypatch.context() as patch:
+            patch.setattr("app.memory.HELD_BYTES", 0)
+            patch.setattr("app.pieces.PIECE", 100)
+            patch.setattr("app.case._read_member", lambda *args, real=app.case._read_member: (
+                real(*args) if args[1].key == "boxes" else pytest.fail("the pixels were held")
+            ))  # fmt: skip
+            streamed = read_case(tmp_path / name)
+        assert streamed.image.flags.c_contiguous
+        np.testing.assert_array_equal(streamed.image, held.image)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"imgs": np.full((9, 9), np.nan)}, "'imgs' should be finite, found NaN or infinity"),
+        ({"imgs": np.full((9, 9), 1e35)}, "'imgs' should be within 1e\\+30 of 0"),
+        ({"imgs": np.zeros((9, 9, 2))}, r"'imgs' should be \(H, W\)"),
+    ],
+)  # fmt: skip
+def test_pixels_that_are_not_held_are_checked_as_others(tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr("app.memory.HELD_BYTES", 0)
+    with pytest.raises(CaseError, match=f"^{IMAGE}: {message}"):
+        read_case(make_case_file(tmp_path, IMAGE, **changes))
+
+
+def test_pixels_that_are_not_held_but_end_early_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("app.memory.HELD_BYTES", 0)
+    path = zip_file(tmp_path, members_with(npy_with(header_of((9, 9), "'<f4'"), data=bytes(300))))
+    with pytest.raises(CaseError, match="'imgs' ends before its 324 bytes, found 300"):
+        read_case(path)
+
+
+@pytest.mark.parametrize("dtype", ["|b1", "<u2", "<f4", "<f8"])
+def test_the_largest_image_fits_into_2_gb_whatever_its_values(dtype):
+    size = (20_000, 20_000, 3)
+    assert estimate_peak(size, np.dtype(dtype), 10, is_volume=False) < 2.1e9
 
 
 def test_an_array_whose_last_byte_was_altered_is_refused(tmp_path):

@@ -228,7 +228,7 @@ def scans(folder):
 
 def test_what_is_estimated_covers_what_is_used(tmp_path, monkeypatch):
     scans(tmp_path)
-    monkeypatch.setattr("app.intensity.COUNTED_AT_ONCE", 1 << 12)  # a piece counts to the program
+    monkeypatch.setattr("app.pieces.PIECE", 1 << 12)  # a piece counts to the program
     estimates = []
     for module in (nifti, dicom, itk, pictures):
         monkeypatch.setattr(
