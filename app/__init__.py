@@ -17,6 +17,7 @@ asked for many boxes (`open_image`): app.scans.
 
 from typing import TYPE_CHECKING
 
+from app import stop as stop  # first: from here on `python -m app` hears signals
 from app.case import Case, CaseError, make_case, read_case, write_labels
 from app.network import Network, WeightsError, load
 from app.segment import segment

@@ -9,13 +9,27 @@ What is raised can be lost: Python swallows it in a `__del__`, and a library mig
 error of its own. So the flag is there as well, and `Stopper.check` is called at every slice.
 """
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    os._exit(128 + number)  # nothing has been begun
+
+
+if sys.argv[0] == "-m":  # of `python -m app`, as long as it imports
+    # The kernel drops SIGTERM for process 1 of a container that has no handler: `docker stop` would
+    # wait for nothing. Where a signal is to be ignored it stays so.
+    for _number in SIGNALS:
+        if signal.getsignal(_number) is not signal.SIG_IGN:
+            signal.signal(_number, _leave)
 
 
 class Stopped(BaseException):

@@ -210,6 +210,20 @@ def test_a_signal_reaches_the_program_through_the_shells_of_the_container(
     assert names(outputs) == []
 
 
+@both_signals
+def test_a_signal_ends_a_program_that_is_still_importing(tmp_path, number):
+    """A package that imports for ever in place of one of the libraries."""
+    (tmp_path / "cv2.py").write_text(
+        "import sys, time\nprint('importing', file=sys.stderr, flush=True)\nwhile 1: time.sleep(9)"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    with start(env=os.environ | {"PYTHONPATH": paths}) as process:
+        assert process.stderr.readline() == "importing\n"
+        process.send_signal(number)
+        _, rest = process.communicate(timeout=HANGS)
+    assert (process.returncode, rest) == (STATUS[number], "")
+
+
 def signal_at(monkeypatch, place, name, number):
     """Send this process a signal when the function is called, as often as it is called."""
     real = getattr(place, name)
