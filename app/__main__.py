@@ -1,6 +1,7 @@
 """`python -m app [INPUTS] [OUTPUTS]`: segment every case of a folder."""
 
 import argparse
+import contextlib
 import functools
 import json
 import logging
@@ -172,22 +173,27 @@ def segment_file(
     path: Path, options: argparse.Namespace, output: Path,
     network: Network, clock: Clock, progress: Progress,
 ) -> Case:  # fmt: skip
-    """Segment one npz as `options` say; what `Job.run` says.
+    """Segment one npz as `options` say; what `Job.run` says. If that fails, no older output stays.
 
     Raises:
         CaseError: the input is not a case.
         OSError: the output cannot be written.
     """
     limit = options.memory_limit or available_memory()
-    with clock.measure("read"):
-        case = read_case(path, options.window, memory_limit=limit)
-    progress(0, 1)
-    labels = segment(
-        case, network, mode=options.mode, max_crops=options.crops, step=options.step,
-        memory_limit=limit, clock=clock, progress=progress,
-    )  # fmt: skip
-    with clock.measure("write"):
-        write_labels(output, labels)
+    try:
+        with clock.measure("read"):
+            case = read_case(path, options.window, memory_limit=limit)
+        progress(0, 1)
+        labels = segment(
+            case, network, mode=options.mode, max_crops=options.crops, step=options.step,
+            memory_limit=limit, clock=clock, progress=progress,
+        )  # fmt: skip
+        with clock.measure("write"):
+            write_labels(output, labels)
+    except Exception:  # it would look as if it were of this run
+        with contextlib.suppress(OSError):
+            output.unlink()
+        raise
     return case
 
 

@@ -114,6 +114,17 @@ def test_a_bad_case_is_one_line_and_the_others_are_written_all_the_same(program,
         assert line.startswith(start)
 
 
+def test_no_older_output_of_a_failed_case_stays(program, inputs, outputs):
+    make_case_file(inputs, "2DBox_US_1.npz")
+    make_case_file(inputs, "2DBox_US_2.npz")
+    assert program()[0] == 0
+    (inputs / "2DBox_US_1.npz").write_bytes(b"no zip")
+    assert program("--skip-existing")[0] == 0
+    assert len(names(outputs)) == 2
+    assert program()[0] == 1
+    assert names(outputs) == ["2DBox_US_2.npz"]
+
+
 def test_the_failures_are_listed_in_a_file(program, inputs, tmp_path):
     """Next to the lines of the log; the list is empty when there was none."""
     file = tmp_path / "failures.json"

@@ -65,6 +65,20 @@ def test_labels_do_not_depend_on_the_number_of_threads(tiny_weights, precision, 
     np.testing.assert_array_equal(segment(CASES[name], two), segment(CASES[name], one))
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_labels_of_the_shipped_network_in_int8_do_not_depend_on_threads_or_kept_models(
+    name, tmp_path
+):
+    weights = shutil.copytree(ROOT / "weights" / "v2", tmp_path / "v2", ignore=shutil.ignore_patterns("compiled"))
+    one, two = (load(weights, precision="int8", threads=n) for n in (1, 2))
+    wanted = segment(CASES[name], one)
+    assert wanted.any()
+    np.testing.assert_array_equal(segment(CASES[name], two), wanted)
+    two.precompile()
+    kept = load(weights, precision="int8", threads=2)
+    np.testing.assert_array_equal(segment(CASES[name], kept), wanted)
+
+
 def test_two_runs_write_the_same_bytes(files, inputs, tmp_path, tiny_weights):
     """Also when one run does each case alone."""
     for name in ("a", "b"):
