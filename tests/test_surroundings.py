@@ -69,7 +69,8 @@ def test_labels_do_not_depend_on_the_number_of_threads(tiny_weights, precision, 
 def test_labels_of_the_shipped_network_in_int8_do_not_depend_on_threads_or_kept_models(
     name, tmp_path
 ):
-    weights = shutil.copytree(ROOT / "weights" / "v2", tmp_path / "v2", ignore=shutil.ignore_patterns("compiled"))
+    no_models = shutil.ignore_patterns("compiled")
+    weights = shutil.copytree(ROOT / "weights" / "v2", tmp_path / "v2", ignore=no_models)
     one, two = (load(weights, precision="int8", threads=n) for n in (1, 2))
     wanted = segment(CASES[name], one)
     assert wanted.any()
