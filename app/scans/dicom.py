@@ -1,7 +1,7 @@
 """DICOM: a folder of one series or several, or a file; classic, enhanced, and frames in time.
 
-pydicom reads and gdcm decodes. Values are those of the modality: rescaled, PET to SUV where the
-file allows it, MONOCHROME1 turned so that more is brighter.
+pydicom reads, gdcm decodes, or `dicom_jpeg`. Values are those of the modality: rescaled, PET to SUV
+where the file allows it, MONOCHROME1 turned so that more is brighter.
 """
 
 import logging
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from app.case import MAX_MEMBER_BYTES, one_line, printable
+from app.scans import dicom_jpeg
 from app.scans.dicom_stack import Slice, stack
 from app.scans.scan import (
     PICTURE_AFFINE,
@@ -290,7 +291,12 @@ def _values(slices: Sequence[Slice], pydicom: Any) -> Voxels:
     """Values (K, rows, columns[, 3]) of frames of one file."""
     dataset = pydicom.dcmread(slices[0].path)
     photometric = dataset.get("PhotometricInterpretation", "MONOCHROME2")
-    stored = pydicom.pixels.pixel_array(dataset)
+    stored: Voxels
+    if dicom_jpeg.is_of_12_bits(dataset):
+        name = printable(slices[0].path.name)
+        stored = dicom_jpeg.decoded(dataset, _frames(dataset), name, pydicom)
+    else:
+        stored = pydicom.pixels.pixel_array(dataset)
     in_colour = dataset.get("SamplesPerPixel", 1) == 3
     planes = stored.reshape(-1, *stored.shape[-3 if in_colour else -2 :])
     picked = planes[[one.frame for one in slices]]
