@@ -85,7 +85,7 @@ def tiff_of(path, width, height, order=">"):
         ("a.nrrd", nrrd_of, ("1000 900 300",), "1000x900x300 voxels of int16 need about 2.6 GB"),
         ("b.nrrd", nrrd_of, ("100 90 60 700",), "100x90x60 voxels of int16 need about 2.2 GB"),
         ("a.mha", mha_of, ("1000 900 300",), "1000x900x300 voxels of int16 need about 2.6 GB"),
-        ("a.dcm", dicom_of, (30000, 20000), "20000x30000x1 voxels of float32 need about 9.1 GB"),
+        ("a.dcm", dicom_of, (30000, 20000), "20000x30000x1 voxels of float32 need about 12.7 GB"),
         ("b.dcm", dicom_of, (1, 1, 10**8), "100000000 frames need about 63.9 GB"),
         ("a.png", png_of, (30000, 20000, 8, 0), "30000x20000x1 voxels of uint8 need about 4.3 GB"),
         ("b.png", png_of, (30000, 20000, 16, 2), "30000x20000x1x3 voxels of uint16 need about 9.7"),
@@ -217,6 +217,7 @@ def scans(folder):
     save(folder / "c.nii.gz", voxels.astype(np.float32) + np.float32(0.5))
     save(folder / "d.nii.gz", voxels.astype(np.float64) + 0.5)
     series(folder / "ct", voxels[:, :, :20], RescaleSlope="2")
+    series(folder / "cr", voxels.reshape(1000, 1000, 1), PhotometricInterpretation="MONOCHROME1")
     small = np.random.default_rng(1).integers(0, 256, (100, 100, 100, 3), np.uint8)
     sitk.WriteImage(sitk.GetImageFromArray(small, isVector=True), str(folder / "a.mha"))
     colour = np.random.default_rng(1).integers(0, 256, (1000, 1000, 3), np.uint8)

@@ -127,8 +127,12 @@ def _require_memory(
     if palette or header.get("SamplesPerPixel", 1) == 3:
         values, dtype = 3 * values, np.dtype(f"u{2 if _stored(header) > 1 else 1}")
         shape = shape if len(chosen) > 1 else (*shape, 3)
-    # slices, beside the volume of them, or its grey; and what the decoder makes of one file
-    reading = values * (2 * dtype.itemsize + (0 if dtype == np.float32 else 4))
+    reading = 2 * values * dtype.itemsize  # slices, beside the volume of them
+    if dtype == np.float32:
+        reading += 8 * rows * columns  # one of them in float64, while it is rescaled
+    else:
+        reading += 4 * values  # their grey
+    # and what the decoder makes of one file
     reading += 2 * max(map(_decoded, headers)) + SLICE_BYTES * sum(map(_frames, headers))
     require_memory(name, shape, dtype, reading, limit)
 
