@@ -120,11 +120,12 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
     if scan.is_sheared:
         log.warning("%s: its axes count as if at right angles, and are not", scan.name)
     walk = choose_walk(scan, options.plane)
-    values = np.setdiff1d(label_map.voxels, [0]).astype(np.uint16)
+    segments = segments_around(label_map.voxels)
+    values = np.array([one.value for one in segments], np.uint16)
     numbers = np.zeros(int(values[-1]) + 1, label_dtype(len(values)))
     numbers[values] = np.arange(len(values)) + 1
     numbered = numbers[label_map.voxels]
-    case = case_of(scan, segments_around(numbered), walk, modality, options.window)
+    case = case_of(scan, segments, walk, modality, options.window)
     name = f"{3 if case.is_volume else 2}DBox_{modality.name}_{stem}.npz"
     with whole_file(options.out / name) as stream:
         np.savez_compressed(stream, **case_arrays(case, numbered, values, scan, walk))
