@@ -150,9 +150,8 @@ def extents(
 
     `labels` (I, J, K) are uint16 or smaller; 0 is none.
     """
-    values_below = int(labels.max()) + 1
-    lows = np.full((values_below, 3), max(labels.shape))
-    highs = np.full((values_below, 3), -1)  # where a label is not found
+    shape = (int(labels.max()) + 1, 3)  # by value
+    lows, highs = np.full(shape, max(labels.shape)), np.full(shape, -1)
     for corner, piece in _pieces(labels, np.zeros(3, np.int64)):
         voxels = np.argwhere(piece)
         if len(voxels) == 0:
