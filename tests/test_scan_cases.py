@@ -304,7 +304,8 @@ def test_what_is_held_is_not_spent_twice(run, more, second, held, command, data,
     [
         (np.zeros((6, 40, 63), np.uint8), "'segs' should be (6, 40, 64) of 0..3, got (6, 40, 63)"),
         (np.full((6, 40, 64), 4), "'segs' should be (6, 40, 64) of 0..3, got (6, 40, 64) int64 of"),
-        (np.zeros((6, 40, 64)), "'segs' should be (6, 40, 64) of 0..3, got (6, 40, 64) float64 of"),
+        (np.zeros((6, 40, 64)), "'segs' should be (6, 40, 64) of 0..3, got (6, 40, 64) float64"),
+        (np.zeros((0,), np.uint8), "'segs' should be (6, 40, 64) of 0..3, got (0,) uint8"),
         (None, "key 'segs' is missing, found ['other']"),
     ],
 )  # fmt: skip
@@ -318,6 +319,25 @@ def test_outputs_of_something_else_are_refused(segs, message, command, data):
     assert lines[0].startswith("3DBox_MR_liver_0.npz: ")
     assert message in lines[0]
     assert names(data / "back") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gts": np.full((6, 40, 64), 4)}, "'gts' should be (6, 40, 64) of 0..3, got (6, 40, 64)"),
+        ({"label_values": np.array([1, 2, 1 << 40])}, "'label_values' should be (N,) uint16, got"),
+        ({"label_values": np.zeros(0, np.uint16)}, "'label_values' should be (N,) uint16, got (0"),
+    ],
+)
+def test_a_case_that_was_changed_is_refused(change, message, command, data):
+    save_volume(data)
+    assert make(command, data, *MODALITY)[0] == 0
+    as_outputs(data)
+    path = data / "cases" / "3DBox_MR_liver_0.npz"
+    np.savez(path, **{**np.load(path), **change})
+    status, lines = back(command, data)
+    assert (status, len(lines)) == (1, 1)
+    assert lines[0].startswith(f"3DBox_MR_liver_0.npz: {message}")
 
 
 def test_wrong_folders_are_one_line(command, data):

@@ -155,6 +155,17 @@ def _read(path: Path, *keys: str, memory_limit: int) -> list[npt.NDArray[Any]]:
         raise ScanError(f"{name}: not a readable npz file ({one_line(error)})") from error
 
 
+def _wrong_labels(labels: npt.NDArray[Any], shape: tuple[int, ...], most: int) -> str:
+    """What is wrong with labels that should have that shape and be of 0..`most`; "" if nothing."""
+    found = f"{labels.shape} {labels.dtype}"
+    if labels.shape == shape and labels.dtype.kind in "iu":
+        low, high = labels.min(), labels.max()
+        if 0 <= low <= high <= most:
+            return ""
+        found += f" of {low}..{high}"
+    return f"should be {shape} of 0..{most}, got {found}"
+
+
 def back(case_path: Path, segs_path: Path, scan_path: Path, options: argparse.Namespace) -> None:
     """Write the output of a case as labels of its scan, by the values they had there.
 
@@ -176,12 +187,13 @@ def back(case_path: Path, segs_path: Path, scan_path: Path, options: argparse.Na
     walk = Walk("", (d, h, w), (up, down, across), scan.grid)
     if gts.shape != walk.shape[-gts.ndim :]:
         raise ScanError(f"{name}: was made of another scan than {scan.name}, {scan.grid}")
-    whole = segs.dtype.kind in "iu"
-    if segs.shape != gts.shape or not whole or segs.min() < 0 or segs.max() > len(values):
+    if values.dtype != np.uint16 or values.ndim != 1 or len(values) == 0:
         raise ScanError(
-            f"{name}: 'segs' should be {gts.shape} of 0..{len(values)}, "
-            f"got {segs.shape} {segs.dtype} of {segs.min()}..{segs.max()}"
+            f"{name}: 'label_values' should be (N,) uint16, got {values.shape} {values.dtype}"
         )
+    for key, labels in (("gts", gts), ("segs", segs)):
+        if wrong := _wrong_labels(labels, gts.shape, len(values)):
+            raise ScanError(f"{name}: '{key}' {wrong}")
     called = np.append(0, values).astype(label_dtype(int(values.max())))
     segments = segments_around(to_grid(called[gts], walk))
     outputs = Outputs(labels_of(scan_path, options.out))
