@@ -25,9 +25,15 @@ from app.case import (
 )
 from app.intensity import DEFAULT_WINDOW, WINDOWS, parse_window
 from app.job import Job
-from app.memory import available_memory, parse_size
+from app.memory import available_memory
 from app.network import AUTO, PRECISIONS, Network, WeightsError, load
-from app.scans.options import about_scans, add_scan_options, as_option, natural
+from app.scans.options import (
+    about_scans,
+    add_memory_limit,
+    add_scan_options,
+    as_option,
+    natural,
+)
 from app.segment import (
     DEFAULT_MODE,
     IMAGE_CROPS,
@@ -99,10 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=_seconds, metavar="SECONDS",
         help="give up a case that takes longer, between two boxes (default: never)",
     )  # fmt: skip
-    parser.add_argument(
-        "--memory-limit", type=as_option(parse_size), metavar="SIZE",
-        help="refuse a case that would take more, like 8G (default: the container's, or all)",
-    )  # fmt: skip
+    add_memory_limit(parser)
     parser.add_argument("--only", metavar="GLOB", default="*", help="file names to segment")
     parser.add_argument(
         "--window", type=as_option(parse_window), default=DEFAULT_WINDOW,

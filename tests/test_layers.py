@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = {"convert", "train", "evaluation", "benchmarks", "fuzz"}
 OURS = {"app", "swiftmedsam", *TOOLS}
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "tqdm"}
-EXTRAS = {"nibabel", "SimpleITK", "pydicom", "gdcm", "highdicom"}  # of requirements-scans.txt
+# Of requirements-scans.txt.
+EXTRAS = {"nibabel", "SimpleITK", "pydicom", "gdcm", "imagecodecs", "highdicom"}
 
 
 def imports(path: Path) -> set[str]:

@@ -11,7 +11,7 @@ from test_scan_walk import AFFINES, ALIGNED, scan_of
 from app.scans.box_files import Entry, Meaning, read_boxes
 from app.scans.boxes import on_grid
 from app.scans.files import read_scan
-from app.scans.label_maps import boxes_around_labels, read_labels
+from app.scans.label_maps import boxes_around_labels, extents, read_labels
 from app.scans.scan import PICTURE_AFFINE, RAS_OF_LPS, ScanError
 from app.scans.slicer import declared
 
@@ -252,6 +252,23 @@ def test_boxes_around_labels_come_in_the_order_of_their_values(tmp_path):
     segments = [on_grid(box, scan(), 1) for box in drawn]
     assert (segments[0].first, segments[0].last) == ((20, 10, 2), (29, 19, 4))
     assert (segments[1].first, segments[1].last) == ((8, 6, 0), (46, 30, 3))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_extents_are_those_of_each_label_alone(order, monkeypatch):
+    """Of maps that are larger than what is looked at together."""
+    monkeypatch.setattr("app.scans.label_maps.PIECE_VOXELS", 7)
+    random = np.random.default_rng(1)
+    for _ in range(100):
+        shape = random.integers(1, 9, 3)
+        painted = random.integers(0, 2000, shape) * (random.random(shape) < 0.3)
+        labels = np.asarray(painted // 400, np.uint16, order=order)
+        wanted = []
+        for value in np.unique(labels[labels > 0]):
+            places = np.argwhere(labels == value)
+            wanted.append((value, places.min(axis=0).tolist(), places.max(axis=0).tolist()))
+        found = [(value, first.tolist(), last.tolist()) for value, (first, last) in extents(labels)]
+        assert found == wanted
 
 
 def test_a_margin_ends_at_the_border(tmp_path, caplog):

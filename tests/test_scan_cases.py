@@ -12,6 +12,7 @@ from test_scan_dicom import series
 from test_scan_walk import AFFINES, ORIENTATIONS, grid_of, labels_by_npz
 
 from app import read_case
+from app.scans import cases
 from app.scans.cases import main
 from evaluation.score import score
 from train.data import read_corpus
@@ -59,8 +60,8 @@ def make(command, data, *more):
     return command("make", data / "scans", data / "labels", data / "cases", *more)
 
 
-def back(command, data):
-    return command("back", data / "cases", data / "segs", data / "scans", data / "back")
+def back(command, data, *more):
+    return command("back", data / "cases", data / "segs", data / "scans", data / "back", *more)
 
 
 def test_a_case_is_the_volume_as_a_radiologist_sees_it(command, data):
@@ -259,12 +260,52 @@ def test_what_does_not_fit_is_one_line_and_the_others_go_on(command, data):
     assert names(data / "cases") == ["3DBox_MR_liver_0.npz"]
 
 
+MODALITY = ("--modality", "MR")
+
+
+def test_what_would_not_fit_is_refused_there_and_back(command, data):
+    save_volume(data)
+    little, refused = ("--memory-limit", "600M"), "need about 0.7 GB, the memory limit is 0.6 GB"
+    assert make(command, data, *MODALITY, *little) == (
+        1, [f"liver_0.nii.gz: 40x6x64 voxels of uint8 {refused}"]
+    )  # fmt: skip
+    assert make(command, data, *MODALITY)[0] == 0
+    as_outputs(data)
+    status, lines = back(command, data, *little)
+    assert (status, len(lines)) == (1, 1)
+    assert lines[0].startswith("3DBox_MR_liver_0.npz: ")
+    assert lines[0].endswith(f" bytes of imgs, gts, label_values, grid_axes, grid_flips {refused}")
+    assert names(data / "back") == []
+
+
+@pytest.mark.parametrize(
+    ("run", "more", "second", "held"),
+    [(make, MODALITY, "read_labels", 1), (back, (), "read_scan", 3)],
+)
+def test_what_is_held_is_not_spent_twice(run, more, second, held, command, data, monkeypatch):
+    """The scan while its label map is read; imgs, gts and segs while the scan is."""
+    save_volume(data)
+    assert make(command, data, *MODALITY)[0] == 0
+    as_outputs(data)
+    limits = []
+    read = getattr(cases, second)
+
+    def spied(*arguments, memory_limit):
+        limits.append(memory_limit)
+        return read(*arguments, memory_limit=memory_limit)
+
+    monkeypatch.setattr(cases, second, spied)
+    assert run(command, data, *more, "--memory-limit", "2000000000")[0] == 0
+    assert limits == [2_000_000_000 - held * 64 * 40 * 6]
+
+
 @pytest.mark.parametrize(
     ("segs", "message"),
     [
         (np.zeros((6, 40, 63), np.uint8), "'segs' should be (6, 40, 64) of 0..3, got (6, 40, 63)"),
         (np.full((6, 40, 64), 4), "'segs' should be (6, 40, 64) of 0..3, got (6, 40, 64) int64 of"),
-        (np.zeros((6, 40, 64)), "'segs' should be (6, 40, 64) of 0..3, got (6, 40, 64) float64 of"),
+        (np.zeros((6, 40, 64)), "'segs' should be (6, 40, 64) of 0..3, got (6, 40, 64) float64"),
+        (np.zeros((0,), np.uint8), "'segs' should be (6, 40, 64) of 0..3, got (0,) uint8"),
         (None, "key 'segs' is missing, found ['other']"),
     ],
 )  # fmt: skip
@@ -278,6 +319,25 @@ def test_outputs_of_something_else_are_refused(segs, message, command, data):
     assert lines[0].startswith("3DBox_MR_liver_0.npz: ")
     assert message in lines[0]
     assert names(data / "back") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gts": np.full((6, 40, 64), 4)}, "'gts' should be (6, 40, 64) of 0..3, got (6, 40, 64)"),
+        ({"label_values": np.array([1, 2, 1 << 40])}, "'label_values' should be (N,) uint16, got"),
+        ({"label_values": np.zeros(0, np.uint16)}, "'label_values' should be (N,) uint16, got (0"),
+    ],
+)
+def test_a_case_that_was_changed_is_refused(change, message, command, data):
+    save_volume(data)
+    assert make(command, data, *MODALITY)[0] == 0
+    as_outputs(data)
+    path = data / "cases" / "3DBox_MR_liver_0.npz"
+    np.savez(path, **{**np.load(path), **change})
+    status, lines = back(command, data)
+    assert (status, len(lines)) == (1, 1)
+    assert lines[0].startswith(f"3DBox_MR_liver_0.npz: {message}")
 
 
 def test_wrong_folders_are_one_line(command, data):

@@ -17,10 +17,12 @@ from test_scan_dicom import series
 from test_scan_walk import ALIGNED, grid_of, labels_by_npz, mm_of
 
 import app
+from app.memory import EMBEDDING_BYTES, PROMPT_BYTES, estimate_scan_peak
 from app.scans import opened
 from app.scans.opened import Remembering, scan_of_array
 from app.scans.scan import ScanError
 from app.scans.walk import choose_walk
+from app.segment import DECODE_BATCH
 
 SPACING = (3, 2, 1)  # of the volume case, D first
 FIRST, SECOND, _ = volume_case()["boxes"]
@@ -79,10 +81,9 @@ def test_a_second_box_of_a_picture_encodes_nothing_but_a_new_crop():
     assert answers(network)[0] == 5
 
 
-def test_the_latest_embeddings_are_kept(monkeypatch):
-    monkeypatch.setattr(opened, "EMBEDDINGS_KEPT", 2)
+def test_the_latest_embeddings_are_kept():
     network = BrightInBox()
-    remembering = Remembering(network)
+    remembering = Remembering(network, 2)
     a, b, c = (np.full((1, 3, 256, 256), value, np.float32) for value in (0.1, 0.2, 0.3))
     for pixels in (a, b, a, c, a):  # b is the one asked for least lately
         np.testing.assert_array_equal(remembering.encode(pixels), pixels)
@@ -191,6 +192,46 @@ def test_no_box_is_no_work():
 def test_an_array_that_cannot_be_used_is_one_line(shape, more, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         app.open_image(np.zeros(shape, np.uint8), BrightInBox(), **more)
+
+
+VOXELS = 64 * 40 * 6  # of the volume case, a byte each
+PEAK = estimate_scan_peak((64, 40, 6), np.dtype(np.uint8), 0)
+BATCH = (DECODE_BATCH - 1) * PROMPT_BYTES
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read(volume, monkeypatch):
+    """A file by its header, an array by its shape; without a limit what there is counts."""
+    refused = "need about 0.7 GB, the memory limit is 0.6 GB"
+    with pytest.raises(ScanError, match=f"^scan.nii.gz: 64x40x6 voxels of uint8 {refused}"):
+        app.open_image(volume, BrightInBox(), modality="MR", memory_limit=600_000_000)
+    large = np.broadcast_to(np.float32(1), (1000, 1000, 1000))
+    with pytest.raises(ScanError, match="^array: 1000x1000x1000 voxels of float32 need about 14."):
+        app.open_image(large, BrightInBox(), memory_limit=8 << 30)
+    monkeypatch.setattr(opened, "available_memory", lambda: 600_000_000)
+    with pytest.raises(ScanError, match=f"^scan.nii.gz: 64x40x6 voxels of uint8 {refused}"):
+        app.open_image(volume, BrightInBox(), modality="MR")
+    with pytest.raises(ScanError, match=f"^array: 64x40x6 voxels of uint8 {refused}"):
+        open_volume(BrightInBox())
+
+
+@pytest.mark.parametrize(
+    ("spare", "kept"), [(0, 1), (BATCH, 1), (BATCH + 3 * EMBEDDING_BYTES, 3), (2 << 30, 256)]
+)
+def test_embeddings_are_kept_within_what_is_left(spare, kept, monkeypatch):
+    limits = []
+
+    def spied(case, network, *, memory_limit, **more):
+        limits.append(memory_limit)
+        return app.segment(case, network, memory_limit=memory_limit, **more)
+
+    monkeypatch.setattr(opened, "segment", spied)
+    network = BrightInBox()
+    image = open_volume(network, memory_limit=PEAK + spare)
+    first, again = image.segment(SECOND), image.segment(SECOND)
+    assert limits == [PEAK + spare - VOXELS - kept * EMBEDDING_BYTES] * 2
+    np.testing.assert_array_equal(first, open_volume(BrightInBox()).segment(SECOND))
+    np.testing.assert_array_equal(first, again)
+    assert (answers(network)[0] == 4) == (kept >= 4)  # slices 1 to 4
 
 
 @pytest.mark.parametrize(

@@ -29,13 +29,13 @@ from app.case import (
     whole_file,
 )
 from app.intensity import DEFAULT_WINDOW, UNKNOWN, parse_modality, parse_window
-from app.memory import available_memory
+from app.memory import SCAN_PROGRAM_BYTES, available_memory
 from app.scans.command import case_of, modality_of, to_grid
 from app.scans.files import READERS, read_scan, stem_of, suffix_of
 from app.scans.label_maps import extents, other_grid, read_labels, same_grid
-from app.scans.options import ANATOMICAL, add_choices, as_option
+from app.scans.options import ANATOMICAL, add_choices, add_memory_limit, as_option
 from app.scans.plan import labels_of
-from app.scans.scan import Scan, ScanError, Segment, Voxels
+from app.scans.scan import MemoryLimit, Scan, ScanError, Segment, Voxels, require_peak
 from app.scans.walk import ACQUIRED, Walk, choose_walk
 from app.scans.write import Outputs, refuse_inputs, write
 
@@ -104,10 +104,10 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
     """Write the case of a scan and its label map.
 
     Raises:
-        CaseError: one of them cannot be used, or their grids differ.
+        CaseError: one of them cannot be used or does not fit into memory, or their grids differ.
         OSError: it cannot be written.
     """
-    limit = available_memory()
+    limit = options.memory_limit or available_memory()
     scan = read_scan(scan_path, options.volume, options.series, memory_limit=limit)
     label_map = read_labels(labels_path, memory_limit=limit - scan.voxels.nbytes)
     if not same_grid(label_map, scan):
@@ -120,28 +120,34 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
     if scan.is_sheared:
         log.warning("%s: its axes count as if at right angles, and are not", scan.name)
     walk = choose_walk(scan, options.plane)
-    values = np.setdiff1d(label_map.voxels, [0]).astype(np.uint16)
+    segments = segments_around(label_map.voxels)
+    values = np.array([one.value for one in segments], np.uint16)
     numbers = np.zeros(int(values[-1]) + 1, label_dtype(len(values)))
     numbers[values] = np.arange(len(values)) + 1
     numbered = numbers[label_map.voxels]
-    case = case_of(scan, segments_around(numbered), walk, modality, options.window)
+    case = case_of(scan, segments, walk, modality, options.window)
     name = f"{3 if case.is_volume else 2}DBox_{modality.name}_{stem}.npz"
     with whole_file(options.out / name) as stream:
         np.savez_compressed(stream, **case_arrays(case, numbered, values, scan, walk))
     log.info("%s: written %s, %d boxes", scan.name, options.out / name, len(values))
 
 
-def _read(path: Path, *keys: str) -> list[npt.NDArray[Any]]:
+def _read(path: Path, *keys: str, memory_limit: int) -> list[npt.NDArray[Any]]:
     """Arrays of an npz file.
 
     Raises:
-        ScanError: it cannot be read, or lacks one.
+        ScanError: it cannot be read, lacks one, or they would take more than `memory_limit` bytes.
     """
     name = printable(path.name)
     try:
         with np.load(path, allow_pickle=False) as archive:
             if lacking := [key for key in keys if key not in archive]:
                 raise ScanError(f"{name}: key '{lacking[0]}' is missing, found {archive.files}")
+            members = archive.zip.infolist()
+            sizes = {one.filename.removesuffix(".npy"): one.file_size for one in members}
+            held = sum(sizes[key] for key in keys)
+            what = f"{held} bytes of {', '.join(keys)}"
+            require_peak(name, what, SCAN_PROGRAM_BYTES + held, MemoryLimit(memory_limit))
             return [archive[key] for key in keys]
     except ScanError:
         raise
@@ -149,18 +155,31 @@ def _read(path: Path, *keys: str) -> list[npt.NDArray[Any]]:
         raise ScanError(f"{name}: not a readable npz file ({one_line(error)})") from error
 
 
+def _wrong_labels(labels: npt.NDArray[Any], shape: tuple[int, ...], most: int) -> str:
+    """What is wrong with labels that should have that shape and be of 0..`most`; "" if nothing."""
+    found = f"{labels.shape} {labels.dtype}"
+    if labels.shape == shape and labels.dtype.kind in "iu":
+        low, high = labels.min(), labels.max()
+        if 0 <= low <= high <= most:
+            return ""
+        found += f" of {low}..{high}"
+    return f"should be {shape} of 0..{most}, got {found}"
+
+
 def back(case_path: Path, segs_path: Path, scan_path: Path, options: argparse.Namespace) -> None:
     """Write the output of a case as labels of its scan, by the values they had there.
 
     Raises:
-        CaseError: the files do not belong together, or one cannot be used.
+        CaseError: the files do not belong together, or one cannot be used or does not fit into
+            memory.
         OSError: it cannot be written.
     """
-    image, gts, values, axes, flips = _read(case_path, *KEYS)
-    (segs,) = _read(segs_path, "segs")
-    scan = read_scan(
-        scan_path, options.volume, options.series, memory_limit=available_memory()
-    )
+    left = options.memory_limit or available_memory()
+    image, gts, values, axes, flips = _read(case_path, *KEYS, memory_limit=left)
+    left -= image.nbytes + gts.nbytes
+    (segs,) = _read(segs_path, "segs", memory_limit=left)
+    left -= segs.nbytes
+    scan = read_scan(scan_path, options.volume, options.series, memory_limit=left)
     name = printable(case_path.name)
     if sorted(axes.tolist()) != [0, 1, 2] or flips.shape != (3,):
         raise ScanError(f"{name}: 'grid_axes' and 'grid_flips' should be of D, H and W")
@@ -168,12 +187,13 @@ def back(case_path: Path, segs_path: Path, scan_path: Path, options: argparse.Na
     walk = Walk("", (d, h, w), (up, down, across), scan.grid)
     if gts.shape != walk.shape[-gts.ndim :]:
         raise ScanError(f"{name}: was made of another scan than {scan.name}, {scan.grid}")
-    whole = segs.dtype.kind in "iu"
-    if segs.shape != gts.shape or not whole or segs.min() < 0 or segs.max() > len(values):
+    if values.dtype != np.uint16 or values.ndim != 1 or len(values) == 0:
         raise ScanError(
-            f"{name}: 'segs' should be {gts.shape} of 0..{len(values)}, "
-            f"got {segs.shape} {segs.dtype} of {segs.min()}..{segs.max()}"
+            f"{name}: 'label_values' should be (N,) uint16, got {values.shape} {values.dtype}"
         )
+    for key, labels in (("gts", gts), ("segs", segs)):
+        if wrong := _wrong_labels(labels, gts.shape, len(values)):
+            raise ScanError(f"{name}: '{key}' {wrong}")
     called = np.append(0, values).astype(label_dtype(int(values.max())))
     segments = segments_around(to_grid(called[gts], walk))
     outputs = Outputs(labels_of(scan_path, options.out))
@@ -270,6 +290,7 @@ def _parser() -> argparse.ArgumentParser:
     other.set_defaults(steps=going_back)
     for command in (one, other):
         add_choices(command)
+        add_memory_limit(command)
     return parser
 
 

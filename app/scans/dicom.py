@@ -1,7 +1,7 @@
 """DICOM: a folder of one series or several, or a file; classic, enhanced, and frames in time.
 
-pydicom reads and gdcm decodes. Values are those of the modality: rescaled, PET to SUV where the
-file allows it, MONOCHROME1 turned so that more is brighter.
+pydicom reads, gdcm decodes, or `dicom_jpeg`. Values are those of the modality: rescaled, PET to SUV
+where the file allows it, MONOCHROME1 turned so that more is brighter.
 """
 
 import logging
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from app.case import MAX_MEMBER_BYTES, one_line, printable
+from app.scans import dicom_jpeg
 from app.scans.dicom_stack import Slice, stack
 from app.scans.scan import (
     PICTURE_AFFINE,
@@ -126,8 +127,12 @@ def _require_memory(
     if palette or header.get("SamplesPerPixel", 1) == 3:
         values, dtype = 3 * values, np.dtype(f"u{2 if _stored(header) > 1 else 1}")
         shape = shape if len(chosen) > 1 else (*shape, 3)
-    # slices, beside the volume of them, or its grey; and what the decoder makes of one file
-    reading = values * (2 * dtype.itemsize + (0 if dtype == np.float32 else 4))
+    reading = 2 * values * dtype.itemsize  # slices, beside the volume of them
+    if dtype == np.float32:
+        reading += 8 * rows * columns  # one of them in float64, while it is rescaled
+    else:
+        reading += 4 * values  # their grey
+    # and what the decoder makes of one file
     reading += 2 * max(map(_decoded, headers)) + SLICE_BYTES * sum(map(_frames, headers))
     require_memory(name, shape, dtype, reading, limit)
 
@@ -290,7 +295,12 @@ def _values(slices: Sequence[Slice], pydicom: Any) -> Voxels:
     """Values (K, rows, columns[, 3]) of frames of one file."""
     dataset = pydicom.dcmread(slices[0].path)
     photometric = dataset.get("PhotometricInterpretation", "MONOCHROME2")
-    stored = pydicom.pixels.pixel_array(dataset)
+    stored: Voxels
+    if dicom_jpeg.is_of_12_bits(dataset):
+        name = printable(slices[0].path.name)
+        stored = dicom_jpeg.decoded(dataset, _frames(dataset), name, pydicom)
+    else:
+        stored = pydicom.pixels.pixel_array(dataset)
     in_colour = dataset.get("SamplesPerPixel", 1) == 3
     planes = stored.reshape(-1, *stored.shape[-3 if in_colour else -2 :])
     picked = planes[[one.frame for one in slices]]

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 SAME_GRID_VOXELS = 0.01  # corners of two grids that are closer are the same
 MAX_LABELS = 65535
+PIECE_VOXELS = 1 << 15  # whose places are looked for together: 70 bytes each
 
 VoxelArray = npt.NDArray[np.int64]
 
@@ -145,31 +146,41 @@ def other_grid(label_map: Scan, scan: Scan) -> ScanError:
 def extents(
     labels: Voxels, margin: int = 0
 ) -> Iterator[tuple[int, tuple[FloatArray, FloatArray]]]:
-    """Each label with its first and last voxel (3,), moved apart by `margin` inside the grid."""
-    found: dict[int, tuple[VoxelArray, VoxelArray]] = {}
-    for k in range(labels.shape[2]):  # the places of all voxels at once would be 24 bytes each
-        for value, first, last in _extents_in_slice(labels[:, :, k]):
-            low, high = np.append(first, k), np.append(last, k)
-            if value in found:
-                low, high = np.minimum(found[value][0], low), np.maximum(found[value][1], high)
-            found[value] = low, high
+    """Each label with its first and last voxel (3,), moved apart by `margin` inside the grid.
+
+    `labels` (I, J, K) are uint16 or smaller; 0 is none.
+    """
+    shape = (int(labels.max()) + 1, 3)  # by value
+    lows, highs = np.full(shape, max(labels.shape)), np.full(shape, -1)
+    for corner, piece in _pieces(labels, np.zeros(3, np.int64)):
+        voxels = np.argwhere(piece)
+        if len(voxels) == 0:
+            continue
+        values = piece[tuple(voxels.T)]
+        order = np.argsort(values, kind="stable")
+        present, starts = np.unique(values[order], return_index=True)
+        voxels = voxels[order] + corner
+        lows[present] = np.minimum(lows[present], np.minimum.reduceat(voxels, starts))
+        highs[present] = np.maximum(highs[present], np.maximum.reduceat(voxels, starts))
     top = np.array(labels.shape) - 1
-    for value, (low, high) in sorted(found.items()):
-        first, last = (low - margin).clip(0, top), (high + margin).clip(0, top)
+    for value in np.flatnonzero(highs[:, 0] >= 0).tolist():
+        first, last = (lows[value] - margin).clip(0, top), (highs[value] + margin).clip(0, top)
         yield value, (first.astype(np.float64), last.astype(np.float64))
 
 
-def _extents_in_slice(labels: Voxels) -> Iterator[tuple[int, VoxelArray, VoxelArray]]:
-    """Each label in (I, J) with its first and last voxel (2,)."""
-    voxels = np.argwhere(labels)
-    if len(voxels) == 0:
+def _pieces(labels: Voxels, corner: VoxelArray) -> Iterator[tuple[VoxelArray, Voxels]]:
+    """Parts of (I, J, K) of `PIECE_VOXELS` at most, each with the place (3,) of its first voxel.
+
+    That of `labels` is `corner`.
+    """
+    if labels.size <= PIECE_VOXELS:
+        yield corner, labels
         return
-    values = labels[tuple(voxels.T)]
-    order = np.argsort(values, kind="stable")
-    present, starts = np.unique(values[order], return_index=True)
-    first = np.minimum.reduceat(voxels[order], starts)
-    last = np.maximum.reduceat(voxels[order], starts)
-    yield from zip(present.tolist(), first, last, strict=True)
+    axis = int(np.argmax(labels.shape))
+    half = labels.shape[axis] // 2
+    one, other = np.split(labels, [half], axis)
+    yield from _pieces(one, corner)
+    yield from _pieces(other, corner + half * (np.arange(3) == axis))
 
 
 def _in_world(scan: Scan, first: FloatArray, last: FloatArray) -> FloatArray:

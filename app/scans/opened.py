@@ -16,34 +16,52 @@ import numpy.typing as npt
 from app.case import one_line
 from app.frame import FloatArray
 from app.intensity import DEFAULT_WINDOW, Window, parse_modality
+from app.memory import EMBEDDING_BYTES, PROMPT_BYTES, available_memory, estimate_scan_peak
 from app.network import IntArray
 from app.scans.boxes import drawn_box, on_grid
 from app.scans.command import boxes_in_slices, case_of, modality_of, to_grid
 from app.scans.files import read_scan
-from app.scans.scan import PICTURE_AFFINE, Scan, ScanError, Segment, made_scan
+from app.scans.scan import (
+    PICTURE_AFFINE,
+    MemoryLimit,
+    Scan,
+    ScanError,
+    Segment,
+    made_scan,
+    require_memory,
+)
 from app.scans.walk import ACQUIRED, choose_walk
 from app.scans.write import Outputs, check_writable, refuse_inputs, write
-from app.segment import DEFAULT_MODE, EMBEDDINGS_KEPT, Encoder, Labels, Progress, segment
+from app.segment import (
+    DECODE_BATCH,
+    DEFAULT_MODE,
+    EMBEDDINGS_KEPT,
+    Encoder,
+    Labels,
+    Progress,
+    segment,
+)
 
 COLOURS = (3, 4)  # length of the last axis of an array that is a picture in colour
 
 
 class Remembering:
-    """An `Encoder` that encodes the same pixels once; the last `EMBEDDINGS_KEPT` are kept.
+    """An `Encoder` that encodes the same pixels once; the embeddings asked for last are kept.
 
     Pixels are told apart by their digest: so whole slices and crops are kept alike, and the walk
     does not need to know.
     """
 
-    def __init__(self, network: Encoder) -> None:
-        self._network = network
+    def __init__(self, network: Encoder, most: int) -> None:
+        """`most` embeddings are kept, 1 or more."""
+        self._network, self._most = network, most
         self._kept: OrderedDict[bytes, FloatArray] = OrderedDict()
 
     def encode(self, pixels: FloatArray) -> FloatArray:
         """Embedding of pixels."""
         key = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
         if key not in self._kept:
-            if len(self._kept) >= EMBEDDINGS_KEPT:
+            if len(self._kept) >= self._most:
                 self._kept.popitem(last=False)
             self._kept[key] = self._network.encode(pixels)
         self._kept.move_to_end(key)
@@ -58,6 +76,12 @@ class Remembering:
     def release_encoder(self) -> None:
         """Give memory back that the next `encode` takes again."""
         self._network.release_encoder()
+
+
+def embeddings_within(size: int) -> int:
+    """How many embeddings to keep in so many bytes, beside full batches of prompts; 1 at least."""
+    spare = size - (DECODE_BATCH - 1) * PROMPT_BYTES
+    return max(1, min(EMBEDDINGS_KEPT, spare // EMBEDDING_BYTES))
 
 
 def scan_of_array(
@@ -102,9 +126,13 @@ class OpenImage:
     def __init__(
         self, scan: Scan, network: Encoder, *, modality: str, window: Window, plane: str,
         mode: str, max_crops: int | None, step: int | None, units: str, space: str | None,
+        memory_limit: int,
     ) -> None:  # fmt: skip
         """What the arguments are, `open_image` says."""
-        self._scan, self._network = scan, Remembering(network)
+        peak = estimate_scan_peak(scan.voxels.shape, scan.voxels.dtype, 0)
+        kept = embeddings_within(memory_limit - peak)
+        self._scan, self._network = scan, Remembering(network, kept)
+        self._left = memory_limit - scan.voxels.nbytes - kept * EMBEDDING_BYTES
         self._mode, self._max_crops, self._step = mode, max_crops, step
         self._units, self._space = units, space
         self._walk = choose_walk(scan, plane)
@@ -130,8 +158,8 @@ class OpenImage:
         case = dataclasses.replace(self._case, boxes=placed)
         labels = segment(
             case, self._network, mode=self._mode, max_crops=self._max_crops, step=self._step,
-            progress=progress,
-        )
+            memory_limit=self._left, progress=progress,
+        )  # fmt: skip
         return to_grid(labels, self._walk).T.reshape(self.shape)
 
     def write(
@@ -186,6 +214,7 @@ def open_image(
     space: str | None = None,
     volume: int | None = None,
     series: str | None = None,
+    memory_limit: int | None = None,
 ) -> OpenImage:
     """An image or volume to be asked for boxes.
 
@@ -206,16 +235,19 @@ def open_image(
         space: of boxes in mm, "RAS" or "LPS".
         volume: which one of a file that has several.
         series: which one of a DICOM folder, number or UID.
+        memory_limit: bytes that this process may take; None is all that it has.
 
     Raises:
-        ScanError: it cannot be read.
+        ScanError: it cannot be read, or would take more than `memory_limit`.
         ValueError: there is no modality of that name.
     """
+    limit = available_memory() if memory_limit is None else memory_limit
     if isinstance(source, str | Path):
-        scan = read_scan(Path(source), volume, series)
+        scan = read_scan(Path(source), volume, series, memory_limit=limit)
     else:
         scan = scan_of_array(source, spacing_mm, is_volume=is_volume)
+        require_memory(scan.name, scan.voxels.shape, scan.voxels.dtype, 0, MemoryLimit(limit))
     return OpenImage(
         scan, network, modality=modality, window=window, plane=plane, mode=mode,
-        max_crops=max_crops, step=step, units=units, space=space,
+        max_crops=max_crops, step=step, units=units, space=space, memory_limit=limit,
     )  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from app.intensity import parse_modality
+from app.memory import parse_size
 
 ANATOMICAL = ("axial", "coronal", "sagittal")
 
@@ -29,6 +30,14 @@ def natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number, got '{text}'")
     return int(text)
+
+
+def add_memory_limit(parser: argparse.ArgumentParser) -> None:
+    """Add --memory-limit, in bytes; None if it is not given."""
+    parser.add_argument(
+        "--memory-limit", type=as_option(parse_size), metavar="SIZE",
+        help="refuse a case that would take more, like 8G (default: the container's, or all)",
+    )  # fmt: skip
 
 
 def add_choices(parser: argparse._ActionsContainer) -> None:

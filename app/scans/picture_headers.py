@@ -39,22 +39,28 @@ class Page:
 
 
 def read_pages(path: Path) -> list[Page]:
-    """The pages of a picture file; [] where its header does not say, or is too long.
-
-    Of a damaged TIFF, those before the damage.
+    """The pages of a picture file; what `pages_in` says.
 
     Raises:
         OSError: it cannot be read.
     """
-    found: list[Page] = []
     with path.open("rb") as stream:
-        try:
-            for page in _pages(stream):
-                found.append(page)  # those before an error are kept
-        except (struct.error, KeyError, OverflowError, ValueError):
-            pass
-        except _TooLong:
-            return []
+        return pages_in(stream)
+
+
+def pages_in(stream: BinaryIO) -> list[Page]:
+    """The pages of a picture; [] where its header does not say, or is too long.
+
+    Of a damaged TIFF, those before the damage.
+    """
+    found: list[Page] = []
+    try:
+        for page in _pages(stream):
+            found.append(page)  # those before an error are kept
+    except (struct.error, KeyError, OverflowError, ValueError):
+        pass
+    except _TooLong:
+        return []
     return found
 
 
