@@ -16,6 +16,7 @@ from swiftmedsam import VARIANTS, load_model
 
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+?) *(?:; *(.*?))? *\\?$", re.MULTILINE)
 LOCK = (ROOT / "requirements.lock").read_text()
+SCANS_LOCK = (ROOT / "requirements-scans.lock").read_text()
 
 
 def pins(text):
@@ -23,13 +24,25 @@ def pins(text):
     return {(name, number, marker.replace('"', "'")) for name, number, marker in PIN.findall(text)}
 
 
+def has_a_hash_of_each(lock):
+    entries = re.split(r"^(?=[a-z])", lock, flags=re.MULTILINE)[1:]
+    return all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in entries)
+
+
 def test_the_lock_has_what_is_required_in_these_versions_and_a_hash_of_each():
     required = pins((ROOT / "requirements.txt").read_text())
     assert len(required) == 4
     assert required <= pins(LOCK)
     assert {name for name, *_ in pins(LOCK) - required} == {"openvino-telemetry"}
-    for entry in re.split(r"^(?=[a-z])", LOCK, flags=re.MULTILINE)[1:]:
-        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry
+    assert has_a_hash_of_each(LOCK)
+
+
+def test_the_lock_for_scans_is_the_other_one_with_what_they_need():
+    text = (ROOT / "requirements-scans.txt").read_text().lower()
+    required = pins(re.sub(r"  #.*", "", text))
+    assert len(required) == 7
+    assert required | pins(LOCK) <= pins(SCANS_LOCK)
+    assert has_a_hash_of_each(SCANS_LOCK)
 
 
 def test_the_image_and_predict_install_from_the_lock_alone():
