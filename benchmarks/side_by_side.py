@@ -1,4 +1,4 @@
-"""Do two runs at a time slow each other more than fairly? `python -m benchmarks.side_by_side INPUTS`.
+"""Do two runs slow each other more than fairly? `python -m benchmarks.side_by_side INPUTS`.
 
 One run alone and two at a time, in turns; medians of the seconds until all are done, and their
 ratio, which would be 2 if all cores were shared fairly and without loss. `--command` may be any
