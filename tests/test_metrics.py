@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
-from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
 
+from benchmarks.official_metrics import organisers_scores
 from evaluation.metrics import (
     MIN_DSC_FOR_NSD,
     TOLERANCE_MM,
@@ -46,21 +45,6 @@ def random_labels(shape, labels, seed):
         high = [generator.integers(at + 2, size + 1) for at, size in zip(low, shape, strict=True)]
         out[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = label
     return out
-
-
-def organisers_scores(truth, found, spacing):
-    """What the organisers' script computes: whole masks, and an image as a volume (H, W, 1)."""
-    if truth.ndim == 2:
-        truth, found, spacing = truth[..., None], found[..., None], [1.0, 1.0, 1.0]
-    dices, surfaces = [], []
-    for label in range(1, int(truth.max()) + 1):
-        a, b = truth == label, found == label
-        dices.append(2 * (a & b).sum() / (a.sum() + b.sum()))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Please import", DeprecationWarning)
-            distances = compute_surface_distances(a, b, spacing)
-        surfaces.append(compute_surface_dice_at_tolerance(distances, 2.0))
-    return np.mean(dices), np.mean(surfaces) if np.mean(dices) > 0.2 else 0.0
 
 
 def test_the_rules_are_the_organisers():
@@ -207,7 +191,7 @@ def test_an_image_is_scored_as_a_plate_whose_whole_area_is_surface():
     scores = score_labels(truth, found)
     contours = nsd(truth == 1, found == 1, (1, 1))
     assert scores.dsc == 2 * 1500 / 3300
-    assert scores.nsd == organisers_scores(truth, found, None)[1]
+    assert scores.nsd == organisers_scores(truth, found, SPACING_ZYX)[1]
     assert contours < 0.8 < 0.9 < scores.nsd
 
 
