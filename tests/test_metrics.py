@@ -14,6 +14,7 @@ from evaluation.metrics import (
     dsc,
     nsd,
     score_labels,
+    slice_dscs,
 )
 
 SPACING_ZYX = (3.0, 2.0, 1.0)
@@ -150,6 +151,17 @@ def test_the_area_of_an_object_of_a_volume_is_that_of_its_largest_slice():
     truth[2, 5:9, 10:16] = truth[4, 5:15, 10:16] = truth[5:9, 5, 10] = 1
     (only,) = score_labels(truth, truth, SPACING_ZYX).by_object
     assert only.area_256 == 10 * 6 / 4
+
+
+def test_the_dsc_of_a_slice_is_the_mean_of_the_objects_in_it():
+    truth, found = np.zeros((6, 8, 11), np.uint8), np.zeros((6, 8, 11), np.uint8)
+    truth[1:4, 1:3, 1:3], found[0:3, 1:3, 1] = 1, 1  # found a slice too low, half of it
+    truth[2, 6, 5:9] = found[2, 6, 5:9] = 3
+    found[5] = 2  # in no truth
+    np.testing.assert_array_equal(
+        slice_dscs(truth, found), [0, 4 / 6, (4 / 6 + 1) / 2, 0, np.nan, np.nan]
+    )
+    assert np.isnan(slice_dscs(np.zeros_like(truth), found)).all()
 
 
 def test_labels_are_not_mixed_up_where_their_boxes_overlap():
