@@ -232,7 +232,7 @@ def test_cropping_to_the_objects_changes_nothing(seed):
     assert scores.nsd == nsd(a, b, SPACING_ZYX) < 1
 
 
-def test_evaluation_needs_neither_torch_nor_openvino():
+def test_a_process_that_scores_loads_neither_torch_nor_openvino():
     check = (
         "import sys, evaluation.__main__;"
         "sys.exit(bool({'torch', 'openvino', 'cv2', 'pandas', 'app'} & set(sys.modules)))"

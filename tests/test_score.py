@@ -1,15 +1,18 @@
 """Folders of outputs against folders of truth, and the command."""
 
+import argparse
 import csv
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from app import frame
+from app import frame, network
 from evaluation.__main__ import main
 from evaluation.compare import compare, compare_sizes
+from evaluation.console import add_shared_options
 from evaluation.metrics import INPUT_SIZE, ObjectScore
 from evaluation.score import (
     LARGE_FROM_256,
@@ -500,6 +503,15 @@ def test_the_command_says_what_is_wrong_in_one_line(folders, tmp_path, capsys, t
         more = ["--csv", str(tmp_path / "nowhere" / "cases.csv")]
     assert main([str(segs), str(gts), "--processes", "1", *more]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_there_are_as_many_processes_as_cpus_that_may_be_used(monkeypatch):
+    """Not as many as the machine has."""
+    monkeypatch.setattr(network, "CGROUP_QUOTAS", ())
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(41)))
+    parser = argparse.ArgumentParser()
+    add_shared_options(parser, "score")
+    assert parser.parse_args([]).processes == 41
 
 
 def test_the_command_refuses_0_processes(folders, capsys):
