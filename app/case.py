@@ -398,7 +398,7 @@ def read_case(
 
 
 def label_dtype(count: int) -> npt.DTypeLike:
-    """The smallest unsigned type for labels 0..count: uint8 up to 255 boxes, then uint16."""
+    """Smallest unsigned type for labels 0..count: uint8, uint16 from 256, uint32 from 65,536."""
     return np.min_scalar_type(count)
 
 

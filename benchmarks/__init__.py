@@ -1,1 +1,1 @@
-"""What is measured, and against what: the organisers' rules in torch, parity with them, speed."""
+"""What is measured, and against what: the organisers' rules in torch and metrics, parity, speed."""

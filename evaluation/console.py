@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,10 +39,13 @@ def picture(text: str) -> Path:
 
 def add_shared_options(parser: argparse.ArgumentParser, verb: str) -> None:
     """--only and --processes; `verb` is what the command does to files."""
+    # not above: each of the processes, which import the command, too, would load OpenVINO
+    from app.network import available_threads
+
     parser.add_argument("--only", metavar="GLOB", default="*", help=f"{verb} these files alone")
     parser.add_argument(
-        "--processes", type=positive, default=os.cpu_count() or 1,
-        help="cases scored at a time (default: one per CPU)",
+        "--processes", type=positive, default=available_threads(),
+        help="cases scored at a time (default: one per CPU that this process may use)",
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ count; a truth without labels makes it NaN, too, and here see `score_labels`.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +95,18 @@ def _region(boxes: Sequence[Region | None], shape: tuple[int, ...]) -> Region:
     )
 
 
+def _objects(truth: Labels, found: Labels) -> Iterator[tuple[Region, Mask, Mask]]:
+    """By label of the truth: the region that has what is true and what was found of it; both."""
+    largest = int(truth.max())
+    if largest == 0:
+        return
+    found_boxes = ndimage.find_objects(found, largest)
+    for label, box in enumerate(ndimage.find_objects(truth, largest), start=1):
+        if box is not None:
+            region = _region((box, found_boxes[label - 1]), truth.shape)
+            yield region, truth[region] == label, found[region] == label
+
+
 def score_labels(
     truth: Labels, found: Labels, spacing_mm: Sequence[float] = IMAGE_SPACING
 ) -> Scores:
@@ -114,16 +126,10 @@ def score_labels(
         truth, found = truth[:, :, np.newaxis], found[:, :, np.newaxis]  # (H, W, 1)
         spacing_mm = IMAGE_SPACING
         in_slice = (0, 1)
-    largest = int(truth.max())
-    if largest == 0:
+    pairs = [(a, b) for _, a, b in _objects(truth, found)]
+    if not pairs:
         score = float(not found.any())
         return Scores((), score, score)
-    pairs = []  # of masks, cut to where either is
-    found_boxes = ndimage.find_objects(found, largest)
-    for label, box in enumerate(ndimage.find_objects(truth, largest), start=1):
-        if box is not None:
-            region = _region((box, found_boxes[label - 1]), truth.shape)
-            pairs.append((truth[region] == label, found[region] == label))
     areas_256 = [float(a.sum(axis=in_slice).max()) * pixels_256 for a, _ in pairs]
     dscs = [dsc(a, b) for a, b in pairs]
     nsds = [0.0] * len(pairs)
@@ -131,3 +137,17 @@ def score_labels(
         nsds = [nsd(a, b, spacing_mm) for a, b in pairs]
     by_object = tuple(map(ObjectScore, areas_256, dscs, nsds))
     return Scores(by_object, float(np.mean(dscs)), float(np.mean(nsds)))
+
+
+def slice_dscs(truth: Labels, found: Labels) -> npt.NDArray[np.float64]:
+    """DSC (D,) of each slice of volumes (D, H, W): means over the labels of the truth.
+
+    A label counts in a slice where it is true or was found; NaN where none does.
+    """
+    sums, counts = np.zeros((2, len(truth)))
+    for (zs, *_), a, b in _objects(truth, found):
+        both, in_a, in_b = (np.count_nonzero(mask, axis=(1, 2)) for mask in (a & b, a, b))
+        sums[zs] += 2 * both / np.maximum(in_a + in_b, 1)
+        counts[zs] += in_a + in_b > 0
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums / counts)

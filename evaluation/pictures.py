@@ -18,14 +18,14 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from app.case import Case, read_case
-from evaluation.metrics import Labels, array_spacing_mm
+from evaluation.metrics import Labels, array_spacing_mm, slice_dscs
 from evaluation.score import MAX_LABEL, ScoreError, read_output, read_truth
 
 PAGE_BYTES = 20_000_000  # a page of CASES_PER_PAGE is to stay below this
 CASES_PER_PAGE = 200
 CASE_BYTES = 90_000  # of text, pictures in base64; the rest of the page has 10,000 a case
 IMAGE_SIDE, SLICE_SIDE, THUMBNAIL_SIDE = 640, 256, 96  # pixels of the longer side, at most
-MAX_SLICES = 12
+MAX_SLICES, WORST_SLICES = 12, 3  # the second by DSC, of the first
 # What the sides of pictures are divided by, and the quality of their WebP: the first that fits.
 STEPS = ((1, 80), (1, 65), (1, 50), (1, 35), (1, 20), (2, 20), (4, 20))
 LINE_BYTES = CASE_BYTES // 2  # for contours; many cells have many
@@ -33,7 +33,7 @@ COARSER = (1, 2, 4)  # times `TOLERANCE`, until they fit
 THUMBNAIL_QUALITY = 60
 TOLERANCE = 0.5  # picture pixels that a contour may leave the mask's, so that it has fewer corners
 
-AXES = ("slice", "coronal plane, row", "sagittal plane, column")  # z, y, x of a volume
+PLANES = ("coronal plane, row", "sagittal plane, column")  # across y and x of a volume
 
 Picture = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
@@ -48,7 +48,7 @@ def _box(x_min: float, y_min: float, x_max: float, y_max: float) -> Box:
 class View:
     """One picture, and the lines over it in pixels of the stored slice (height, width)."""
 
-    name: str  # such as "slice 17"; "" for an image
+    name: str  # such as "slice 17, DSC 71.3 %"; "" for an image
     height: int
     width: int
     aspect: float  # width / height as it is to be shown; pixels need not be square
@@ -157,12 +157,18 @@ def evenly(first: int, last: int, most: int) -> list[int]:
     return [int(z) for z in np.linspace(first, last, min(most, last - first + 1)).round()]
 
 
-def slices_shown(case: Case) -> list[int]:
-    """Up to `MAX_SLICES` indices z, evenly from the lowest to the highest that has a box."""
+def slices_shown(case: Case, dscs: npt.NDArray[np.float64]) -> list[int]:
+    """Up to `MAX_SLICES` indices z, the worst by `dscs` (D,) among them.
+
+    The others are even steps from the lowest to the highest slice that has a box. NaN is no DSC.
+    """
     low, high = 0, case.image.shape[0] - 1
     if len(case.boxes):
         low, high = int(case.boxes[:, 2].min()), int(case.boxes[:, 5].max())
-    return evenly(low, high, MAX_SLICES)
+    order = np.argsort(dscs, kind="stable").tolist()  # NaN last
+    worst = [z for z in order[:WORST_SLICES] if not np.isnan(dscs[z])]
+    choices = (sorted({*evenly(low, high, most), *worst}) for most in range(MAX_SLICES, 0, -1))
+    return next(choice for choice in choices if len(choice) <= MAX_SLICES)
 
 
 def middle_of(case: Case) -> tuple[int, int]:
@@ -214,6 +220,7 @@ def _volume_cut(
     found: Labels | None,
     truth: Labels | None,
     spacing_mm: Sequence[float],
+    name: str,
     axis: int,
     index: int,
 ) -> Cut:
@@ -231,8 +238,26 @@ def _volume_cut(
         for array in (case.image, found, truth)
     )
     assert image is not None
-    name = f"{AXES[axis]} {index}"
     return Cut(name, size_mm[columns] / size_mm[rows], image, boxes, found, truth)
+
+
+def _volume_cuts(
+    case: Case, found: Labels | None, truth: Labels | None, spacing_mm: Sequence[float]
+) -> list[Cut]:
+    """The slices of a volume that are shown, lowest first, then one across y and one across x.
+
+    Where there is an output and its truth, the names of slices have their DSC.
+    """
+    dscs: npt.NDArray[np.float64] = np.full(len(case.image), np.nan)
+    if found is not None and truth is not None:
+        dscs = slice_dscs(truth, found)
+    known = {z: f", DSC {100 * dscs[z]:.1f} %" for z in np.flatnonzero(~np.isnan(dscs)).tolist()}
+    places = [(f"slice {z}{known.get(z, '')}", 0, z) for z in slices_shown(case, dscs)]
+    places += [
+        (f"{plane} {index}", axis, index)
+        for axis, (plane, index) in enumerate(zip(PLANES, middle_of(case), strict=True), start=1)
+    ]
+    return [_volume_cut(case, found, truth, spacing_mm, *place) for place in places]
 
 
 def _labels(path: Path | None, read: Callable[[Path], Labels], case: Case) -> Labels | None:
@@ -255,11 +280,9 @@ def show(source: Path, output: Path | None, truth_file: Path | None) -> Shown:
     case = read_case(source)
     found, truth = _labels(output, read_output, case), _labels(truth_file, read_truth, case)
     if case.is_volume:
-        zs, (y, x) = slices_shown(case), middle_of(case)
         spacing_mm = spacing_of([file for file in (truth_file, source) if file is not None])
-        places = [*((0, z) for z in zs), (1, y), (2, x)]
-        cuts = [_volume_cut(case, found, truth, spacing_mm, *place) for place in places]
-        side, slices = SLICE_SIDE, len(zs)
+        cuts = _volume_cuts(case, found, truth, spacing_mm)
+        side, slices = SLICE_SIDE, len(cuts) - len(PLANES)
     else:
         cuts, side, slices = [_image_cut(case, found, truth)], IMAGE_SIDE, 1
     pictures = [shrink(cut.image, side) for cut in cuts]

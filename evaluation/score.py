@@ -33,7 +33,7 @@ from evaluation.metrics import (
 )
 
 CASE_NAME = re.compile(r"(?P<dim>[23])DBox_(?P<modality>[^_]+)_(?P<rest>.+)\.npz", re.DOTALL)
-MAX_LABEL = 2**16 - 1  # of outputs, docs/data.md; bounds the list of objects
+MAX_LABEL = 2**20 - 1  # more objects than a case has; bounds the list of them to 60 MB
 
 # Spellings in the challenge's file names, and the order of the paper's Table 4.
 MODALITIES = {
@@ -203,7 +203,7 @@ def read_output(path: Path) -> Labels:
 
 
 def read_truth(path: Path) -> Labels:
-    """The labels 0..65535 of a truth file, (H, W) or (D, H, W).
+    """The labels 0..`MAX_LABEL` of a truth file, (H, W) or (D, H, W).
 
     Raises:
         ScoreError: it cannot be read, or cannot be scored against.

@@ -487,9 +487,10 @@ def test_labels_come_back_as_they_were_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("count", "dtype"), [(0, np.uint8), (255, np.uint8), (256, np.uint16), (65_535, np.uint16)]
+    ("count", "dtype"),
+    [(0, np.uint8), (255, np.uint8), (256, np.uint16), (65_535, np.uint16), (65_536, np.uint32)],
 )
-def test_labels_take_one_byte_up_to_255_objects_and_two_above(count, dtype):
+def test_labels_take_one_byte_up_to_255_objects_then_two_then_four(count, dtype):
     assert label_dtype(count) == dtype
 
 

@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
-from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
 
+from benchmarks.official_metrics import organisers_scores
 from evaluation.metrics import (
     MIN_DSC_FOR_NSD,
     TOLERANCE_MM,
@@ -15,6 +14,7 @@ from evaluation.metrics import (
     dsc,
     nsd,
     score_labels,
+    slice_dscs,
 )
 
 SPACING_ZYX = (3.0, 2.0, 1.0)
@@ -46,21 +46,6 @@ def random_labels(shape, labels, seed):
         high = [generator.integers(at + 2, size + 1) for at, size in zip(low, shape, strict=True)]
         out[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = label
     return out
-
-
-def organisers_scores(truth, found, spacing):
-    """What the organisers' script computes: whole masks, and an image as a volume (H, W, 1)."""
-    if truth.ndim == 2:
-        truth, found, spacing = truth[..., None], found[..., None], [1.0, 1.0, 1.0]
-    dices, surfaces = [], []
-    for label in range(1, int(truth.max()) + 1):
-        a, b = truth == label, found == label
-        dices.append(2 * (a & b).sum() / (a.sum() + b.sum()))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Please import", DeprecationWarning)
-            distances = compute_surface_distances(a, b, spacing)
-        surfaces.append(compute_surface_dice_at_tolerance(distances, 2.0))
-    return np.mean(dices), np.mean(surfaces) if np.mean(dices) > 0.2 else 0.0
 
 
 def test_the_rules_are_the_organisers():
@@ -168,6 +153,17 @@ def test_the_area_of_an_object_of_a_volume_is_that_of_its_largest_slice():
     assert only.area_256 == 10 * 6 / 4
 
 
+def test_the_dsc_of_a_slice_is_the_mean_of_the_objects_in_it():
+    truth, found = np.zeros((6, 8, 11), np.uint8), np.zeros((6, 8, 11), np.uint8)
+    truth[1:4, 1:3, 1:3], found[0:3, 1:3, 1] = 1, 1  # found a slice too low, half of it
+    truth[2, 6, 5:9] = found[2, 6, 5:9] = 3
+    found[5] = 2  # in no truth
+    np.testing.assert_array_equal(
+        slice_dscs(truth, found), [0, 4 / 6, (4 / 6 + 1) / 2, 0, np.nan, np.nan]
+    )
+    assert np.isnan(slice_dscs(np.zeros_like(truth), found)).all()
+
+
 def test_labels_are_not_mixed_up_where_their_boxes_overlap():
     truth = np.array([[1, 1, 1, 2], [1, 2, 2, 2], [1, 2, 3, 0]], np.uint8)
     assert brief(score_labels(truth, truth.copy())) == (3, 1.0, 1.0)
@@ -207,7 +203,7 @@ def test_an_image_is_scored_as_a_plate_whose_whole_area_is_surface():
     scores = score_labels(truth, found)
     contours = nsd(truth == 1, found == 1, (1, 1))
     assert scores.dsc == 2 * 1500 / 3300
-    assert scores.nsd == organisers_scores(truth, found, None)[1]
+    assert scores.nsd == organisers_scores(truth, found, SPACING_ZYX)[1]
     assert contours < 0.8 < 0.9 < scores.nsd
 
 
@@ -236,7 +232,7 @@ def test_cropping_to_the_objects_changes_nothing(seed):
     assert scores.nsd == nsd(a, b, SPACING_ZYX) < 1
 
 
-def test_evaluation_needs_neither_torch_nor_openvino():
+def test_a_process_that_scores_loads_neither_torch_nor_openvino():
     check = (
         "import sys, evaluation.__main__;"
         "sys.exit(bool({'torch', 'openvino', 'cv2', 'pandas', 'app'} & set(sys.modules)))"

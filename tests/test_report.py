@@ -18,6 +18,10 @@ from evaluation.score import ScoreError
 
 IMAGE, OTHER, VOLUME = "2DBox_US_A-1.npz", "2DBox_US_A-2.npz", "3DBox_MR_B-1.npz"
 HOSTILE = "2DBox_<img src=x onerror=alert(1)>_\"a' & <b>&amp;\n.npz"
+SLICES = [  # of the volume: found in two slices, missed in two, in neither map in two
+    "slice 0, DSC 100.0 %", "slice 1, DSC 100.0 %", "slice 2, DSC 0.0 %", "slice 3, DSC 0.0 %",
+    "slice 4", "slice 5",
+]  # fmt: skip
 VOID = {"meta", "input", "image", "use", "path", "rect", "circle"}  # have no end tag here
 
 
@@ -156,7 +160,7 @@ def test_a_volume_has_its_slices_and_two_planes_and_an_image_one_picture(folders
     labels = [a["aria-label"] for a in read.all("svg") if "viewbox" in a and "3DBox" in
               a.get("aria-label", "")]  # fmt: skip
     title = VOLUME.removesuffix(".npz")
-    assert labels == [f"{title}, slice {z}" for z in range(6)] + [
+    assert labels == [f"{title}, {name}" for name in SLICES] + [
         f"{title}, coronal plane, row 19", f"{title}, sagittal plane, column 29",
     ]  # fmt: skip
     assert len(read.all("svg", **{"aria-label": IMAGE.removesuffix(".npz")})) == 1
@@ -225,6 +229,20 @@ def test_a_long_volume_is_shown_from_its_first_to_its_last_box_slice(tmp_path):
     names = [view.name for view in show(path, None, None).slices]
     assert len(names) == pictures.MAX_SLICES
     assert (names[0], names[-1]) == ("slice 10", "slice 40")
+
+
+def test_the_worst_slices_of_a_long_volume_are_among_those_shown(tmp_path):
+    image, truth = np.zeros((50, 8, 8), np.uint8), np.zeros((50, 8, 8), np.uint8)
+    path = make_case_file(tmp_path, VOLUME, imgs=image, boxes=[[1, 1, 10, 6, 6, 40]])
+    truth[10:46, 1:6, 1:7] = 1
+    found = truth.copy()
+    found[[19, 45]] = found[20, 3:] = 0  # 45 is in no box; of 20 two of five rows are left
+    np.savez(tmp_path / "segs.npz", segs=found)
+    np.savez(tmp_path / "3_gts.npz", gts=truth, spacing=[1.0, 1.0, 3.0])
+    names = [view.name for view in show(path, tmp_path / "segs.npz", tmp_path / "3_gts.npz").slices]
+    assert len(names) == pictures.MAX_SLICES
+    expected = {10: "100.0", 19: "0.0", 20: "57.1", 40: "100.0", 45: "0.0"}
+    assert {f"slice {z}, DSC {dsc} %" for z, dsc in expected.items()} < set(names)
 
 
 def test_a_volume_without_boxes_is_shown_from_end_to_end(tmp_path):

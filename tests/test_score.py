@@ -1,15 +1,18 @@
 """Folders of outputs against folders of truth, and the command."""
 
+import argparse
 import csv
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from app import frame
+from app import frame, network
 from evaluation.__main__ import main
 from evaluation.compare import compare, compare_sizes
+from evaluation.console import add_shared_options
 from evaluation.metrics import INPUT_SIZE, ObjectScore
 from evaluation.score import (
     LARGE_FROM_256,
@@ -210,8 +213,8 @@ def test_a_broken_file_is_an_error_that_names_the_file(folders, keep):
         ("3DBox_CT_A-1.npz", {"gts": image_labels(), "spacing": SPACING_XYZ}, r"\(D, H, W\)"),
         ("3DBox_CT_A-1.npz", {"gts": volume_pair()[0], "spacing": (1, 0, 1)}, "above 0"),
         ("2DBox_CT_A-1.npz", {"gts": volume_pair()[0]}, r"\(H, W\)"),
-        ("2DBox_CT_A-1.npz", {"gts": image_labels().astype(np.int32) - 1}, "0..65535"),
-        ("2DBox_CT_A-1.npz", {"gts": image_labels() * np.int32(70000)}, "0..65535"),
+        ("2DBox_CT_A-1.npz", {"gts": image_labels().astype(np.int32) - 1}, "0..1048575"),
+        ("2DBox_CT_A-1.npz", {"gts": image_labels() * np.int32(2**20)}, "0..1048575"),
     ],
 )
 def test_an_unusable_truth_is_an_error_that_names_the_file(folders, name, arrays, words):
@@ -220,6 +223,17 @@ def test_an_unusable_truth_is_an_error_that_names_the_file(folders, name, arrays
     put_output(segs, name, arrays["gts"])
     with pytest.raises(ScoreError, match=f"gts/{name}: .*{words}"):
         score(segs, gts)
+
+
+def test_labels_of_more_than_two_bytes_are_scored(folders):
+    segs, gts = folders
+    labels = image_labels() * np.uint32(70_000)
+    labels[4, 6:8] = 65_536  # 0 in uint16
+    put_truth(gts, "2DBox_US_A-1.npz", labels)
+    put_output(segs, "2DBox_US_A-1.npz", labels)
+    put_truth(gts, "2DBox_US_A-2.npz", labels)
+    put_output(segs, "2DBox_US_A-2.npz", labels.astype(np.uint16))
+    assert [(row.objects, row.dsc) for row in score(segs, gts)] == [(2, 1), (2, 0)]
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.uint16, np.int64, np.float32])
@@ -489,6 +503,15 @@ def test_the_command_says_what_is_wrong_in_one_line(folders, tmp_path, capsys, t
         more = ["--csv", str(tmp_path / "nowhere" / "cases.csv")]
     assert main([str(segs), str(gts), "--processes", "1", *more]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_there_are_as_many_processes_as_cpus_that_may_be_used(monkeypatch):
+    """Not as many as the machine has."""
+    monkeypatch.setattr(network, "CGROUP_QUOTAS", ())
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(41)))
+    parser = argparse.ArgumentParser()
+    add_shared_options(parser, "score")
+    assert parser.parse_args([]).processes == 41
 
 
 def test_the_command_refuses_0_processes(folders, capsys):
