@@ -298,7 +298,7 @@ def _values(slices: Sequence[Slice], pydicom: Any) -> Voxels:
     stored: Voxels
     if dicom_jpeg.is_of_12_bits(dataset):
         name = printable(slices[0].path.name)
-        stored = dicom_jpeg.decoded(dataset, _frames(dataset), name, pydicom)
+        stored = dicom_jpeg.samples_of(dataset, _frames(dataset), name, pydicom)
     else:
         stored = pydicom.pixels.pixel_array(dataset)
     in_colour = dataset.get("SamplesPerPixel", 1) == 3

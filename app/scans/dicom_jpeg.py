@@ -24,10 +24,10 @@ def is_of_12_bits(dataset: Any) -> bool:
     return bool(lossy and 8 < dataset.BitsStored <= MOST_STORED)
 
 
-def decoded(
+def samples_of(
     dataset: Any, frames: int, name: str, pydicom: Any
 ) -> npt.NDArray[np.uint16] | npt.NDArray[np.int16]:
-    """The samples (frames, rows, columns) of such a file; `name` is for messages.
+    """The samples (frames, rows, columns) of such a file, `name` in messages.
 
     Raises:
         ScanError: imagecodecs is not installed.
