@@ -201,6 +201,11 @@ def test_a_dicom_series_is_a_folder(command, data):
     as_outputs(data)
     assert command("back", data / "cases", data / "segs", folder, data / "back")[0] == 0
     assert names(data / "back") == ["study_labels.dcm"]
+    read = (folder / "IM0001").rename(folder / "study_labels.dcm")
+    before = read.read_bytes()
+    status, lines = command("back", data / "cases", data / "segs", folder, folder)
+    assert (status, lines) == (1, ["study_labels.dcm: is an input, and is not overwritten"])
+    assert read.read_bytes() == before
 
 
 def test_a_grid_without_right_angles_is_told(command, data):

@@ -177,6 +177,42 @@ def test_a_dicom_folder_is_done_in_one_command(program, tiny_network, tmp_path):
     np.testing.assert_allclose(out.affine, ALIGNED, atol=ROUNDED)
 
 
+def test_an_image_of_the_folder_is_never_overwritten(program, tmp_path):
+    """Nor one of a series that was not chosen; a segmentation that was written there is."""
+    voxels = grid_of(volume_case()["imgs"].astype(np.int16))
+    folder = series(tmp_path / "study", voxels, Modality="MR", SeriesNumber=3)
+    series(folder, voxels[:, :, :3], SeriesNumber=7, SeriesInstanceUID="1.2.7")
+    own = (folder / "3IM0002").rename(folder / "IM.dcm")
+    other = (folder / "7IM0000").rename(folder / "other.dcm")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for out, options, refused in (
+        (own, [], "IM.dcm"),
+        (other, [], "other.dcm"),
+        (folder / "out.dcm", ["--stats", str(own)], "IM.dcm"),
+        (folder / "out.dcm", ["--failures", str(own)], "IM.dcm"),
+    ):
+        words = [*box_words(), "--series", "3", *options]
+        for more in ([], ["--dry-run"]):
+            status, lines = program(*words, *more, inputs=folder, outputs=out)
+            assert status == 1
+            assert f"{refused}: is an input, and is not overwritten" in lines
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    for _ in range(2):
+        words = [*box_words(), "--series", "3"]
+        assert program(*words, inputs=folder, outputs=folder / "out.dcm")[0] == 0
+
+
+def test_a_dry_run_overwrites_no_image_either(program, tmp_path):
+    voxels = grid_of(volume_case()["imgs"].astype(np.int16))
+    folder = series(tmp_path / "study", voxels, Modality="MR")
+    shown = (folder / "IM0001").rename(folder / "out_box1.png")
+    before = shown.read_bytes()
+    words = ["--dry-run", *box_words()]
+    status, lines = program(*words, inputs=folder, outputs=folder / "out.dcm")
+    assert (status, lines[-1]) == (1, "out_box1.png: is an input, and is not overwritten")
+    assert shown.read_bytes() == before
+
+
 def test_a_tilted_gantry_is_segmented_slice_by_slice(program, tiny_network, tmp_path):
     """As the same slices of a gantry that was upright; labels lie where each slice does."""
     voxels = grid_of(volume_case()["imgs"].astype(np.int16))

@@ -177,7 +177,7 @@ def back(case_path: Path, segs_path: Path, scan_path: Path, options: argparse.Na
     called = np.append(0, values).astype(label_dtype(int(values.max())))
     segments = segments_around(to_grid(called[gts], walk))
     outputs = Outputs(labels_of(scan_path, options.out))
-    refuse_inputs(outputs.all(), [scan_path])
+    refuse_inputs(outputs.all(), [scan_path, *scan.files])
     page = (image[0] if gts.ndim == 3 else image).astype(np.uint8, copy=False)
     write(outputs, to_grid(called[segs], walk), scan, segments, page)
     log.info("%s: written %s", scan.name, outputs.labels)

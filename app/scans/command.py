@@ -129,10 +129,11 @@ def place(plan: Plan, options: argparse.Namespace) -> Placed:
     """Read the scan of a plan and place its boxes in it.
 
     Raises:
-        CaseError: the scan or a box cannot be used.
+        CaseError: the scan or a box cannot be used, or an output is one of the scan's files.
     """
     limit = options.memory_limit or available_memory()
     scan = read_scan(plan.path, options.volume, options.series, memory_limit=limit)
+    refuse_inputs(plan.outputs.all(), scan.files)
     walk = choose_walk(scan, options.plane or ACQUIRED)
     log.info("%s", describe(scan, walk))
     drawn = list(plan.drawn)
@@ -201,7 +202,7 @@ def dry_run(options: argparse.Namespace) -> int:
             placed = place(plan, options)
             for one in placed.segments:
                 path = plan.outputs.picture(one.value)
-                refuse_inputs([path], [plan.path])
+                refuse_inputs([path], [plan.path, *placed.scan.files])
                 with whole_file(path) as stream:
                     stream.write(box_picture(one, placed.walk, placed.case))
                 log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), path)

@@ -147,10 +147,12 @@ def read(
     name = printable(path.name)
     pydicom = extra("pydicom", name)
     if path.is_dir():
-        headers = _choose_series(_headers(path, pydicom), series, name)
+        found = _headers(path, pydicom)
+        headers = _choose_series(found, series, name)
     else:
         with readable(name, pydicom):
             headers = [(path, pydicom.dcmread(path, stop_before_pixels=True))]
+        found = {"": headers}
     first = headers[0][1]
     with readable(name, pydicom):
         for _, header in headers:
@@ -173,6 +175,7 @@ def read(
     return made_scan(
         path, voxels.transpose(order), affine, modality=MODALITIES.get(modality, modality),
         slice_axis=2, has_mm=has_mm, sources=tuple((one.path, one.frame) for one in chosen),
+        files=tuple(file for same in found.values() for file, _ in same),
     )  # fmt: skip
 
 

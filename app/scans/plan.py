@@ -9,6 +9,7 @@ from pathlib import Path
 from app.case import printable
 from app.scans.box_files import Entry, Meaning, read_boxes
 from app.scans.boxes import Drawn, drawn_box
+from app.scans.dicom import is_dicom
 from app.scans.files import READERS, WRITTEN, default_suffix, stem_of, suffix_of
 from app.scans.scan import ScanError
 from app.scans.write import Outputs, refuse_inputs
@@ -118,7 +119,9 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
         folder = inputs
     else:
         by_file, folder = {inputs.name: _for_one(inputs, entries)}, inputs.parent
-    read = tables if label_map is None else [*tables, label_map]
+    tables_out = [path for path in (options.stats, options.failures) if path is not None]
+    # which images a DICOM folder has is known when it is read; no table belongs over any of them
+    read = [*tables, *([] if label_map is None else [label_map]), *filter(is_dicom, tables_out)]
     plans: list[Plan] = []
     for file, drawn in by_file.items():
         path = folder / file
@@ -127,8 +130,7 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
             raise ScanError(
                 f"{printable(path.name)}: expected boxes (--box, --boxes, --boxes-from), found none"
             )
-        stats = [] if options.stats is None else [options.stats]
-        refuse_inputs([*outputs.all(), *stats], [path, *read])
+        refuse_inputs([*outputs.all(), *tables_out], [path, *read])
         plans.append(Plan(path, file, _numbered(drawn), label_map, outputs))
     if not plans:
         raise ScanError(f"{inputs}: expected boxes that name its files (--boxes), found none")
