@@ -217,6 +217,19 @@ def test_a_grid_without_right_angles_is_told(command, data):
     assert lines[0] == "liver_0.nii.gz: its axes count as if at right angles, and are not"
 
 
+def test_no_scan_is_overwritten_by_labels_of_another(command, data):
+    save_volume(data, "a")
+    save_volume(data, "a_labels")
+    assert make(command, data, "--modality", "MR")[0] == 0
+    as_outputs(data)
+    before = (data / "scans" / "a_labels.nii.gz").read_bytes()
+    status, lines = command(
+        "back", data / "cases", data / "segs", data / "scans", data / "scans"
+    )
+    assert (status, lines[0]) == (1, "a_labels.nii.gz: is an input, and is not overwritten")
+    assert (data / "scans" / "a_labels.nii.gz").read_bytes() == before
+
+
 def test_one_of_several_series_of_a_folder_is_chosen(command, data):
     """As in the program: by its number or UID, there and back; the others are none of it."""
     voxels = grid_of(volume_case()["imgs"].astype(np.int16))

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -217,6 +218,28 @@ def test_a_dry_run_overwrites_no_input_either(program, photo, mine):
     status, lines = program(*options, inputs=named, outputs=mine / "a.png")
     assert (status, lines[-1]) == (1, "a_box1.png: is an input, and is not overwritten")
     assert named.read_bytes() == before
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_no_scan_of_a_batch_is_overwritten_before_its_turn(program, volume, beside, mine):
+    later = shutil.copy(volume, mine / "scan_labels.nii.gz")
+    rows = [{"file": path.name, "box": BOXES[0].tolist()} for path in (volume, later)]
+    (mine / "boxes.json").write_text(json.dumps(rows))
+    options = ["--boxes", str(mine / "boxes.json")]
+    status, lines = program(*options, inputs=mine, outputs=None if beside else mine)
+    assert (status, lines) == (1, ["scan_labels.nii.gz: is an input, and is not overwritten"])
+    assert later.read_bytes() == volume.read_bytes()
+
+
+def test_a_dry_run_of_a_batch_overwrites_no_later_scan(program, photo, mine):
+    later = shutil.copy(photo, mine / "photo_labels_box1.png")
+    rows = [{"file": path.name, "box": [1, 2, 30, 40]} for path in (photo, later)]
+    (mine / "boxes.json").write_text(json.dumps(rows))
+    options = ["--dry-run", "--boxes", str(mine / "boxes.json")]
+    status, lines = program(*options, inputs=mine, outputs=mine)
+    assert status == 1
+    assert "photo_labels_box1.png: is an input, and is not overwritten" in lines
+    assert later.read_bytes() == photo.read_bytes()
 
 
 def test_a_scan_of_no_numbers_is_one_line(program, volume, mine):

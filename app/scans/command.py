@@ -197,12 +197,14 @@ def dry_run(options: argparse.Namespace) -> int:
         ScanError: there is no box, or an output is an input.
     """
     status = 0
-    for plan in make_plans(options):
+    plans = make_plans(options)
+    read = [path for plan in plans for path in (plan.path, plan.label_map) if path is not None]
+    for plan in plans:
         try:
             placed = place(plan, options)
             for one in placed.segments:
                 path = plan.outputs.picture(one.value)
-                refuse_inputs([path], [plan.path, *placed.scan.files])
+                refuse_inputs([path], [*read, *placed.scan.files])
                 with whole_file(path) as stream:
                     stream.write(box_picture(one, placed.walk, placed.case))
                 log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), path)

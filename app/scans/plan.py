@@ -125,15 +125,16 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
     plans: list[Plan] = []
     for file, drawn in by_file.items():
         path = folder / file
-        outputs = Outputs(labels_of(path, options.outputs))
         if not drawn and label_map is None:
             raise ScanError(
                 f"{printable(path.name)}: expected boxes (--box, --boxes, --boxes-from), found none"
             )
-        refuse_inputs([*outputs.all(), *tables_out], [path, *read])
+        outputs = Outputs(labels_of(path, options.outputs))
         plans.append(Plan(path, file, _numbered(drawn), label_map, outputs))
     if not plans:
         raise ScanError(f"{inputs}: expected boxes that name its files (--boxes), found none")
+    written = [path for plan in plans for path in plan.outputs.all()]
+    refuse_inputs([*written, *tables_out], [*(plan.path for plan in plans), *read])
     _refuse_twins(plans)
     for plan in plans:
         plan.outputs.labels.parent.mkdir(parents=True, exist_ok=True)
