@@ -114,6 +114,25 @@ def test_a_segmentation_of_an_enhanced_file_refers_to_its_frames(tmp_path):
     np.testing.assert_array_equal(found, labels)
 
 
+def test_segments_are_numbered_from_1_whatever_the_values_of_the_labels(tmp_path):
+    """As DICOM wants it; names and colours are those of the values."""
+    scan, out = read_scan(series(tmp_path / "ct")), tmp_path / "out.dcm"
+    labels = np.array([0, 3, 700], np.uint16)[some_labels(scan.grid)]
+    segments = [Segment(value, f"label {value}", (0, 0, 0), (1, 1, 1)) for value in (3, 700)]
+    out.write_bytes(dicom_seg.encoded(labels, scan, segments, out))
+    seg = pydicom.dcmread(out)
+    assert [(one.SegmentNumber, one.SegmentLabel) for one in seg.SegmentSequence] == [
+        (1, "label 3"), (2, "label 700")
+    ]  # fmt: skip
+    colours = [[*one.RecommendedDisplayCIELabValue] for one in seg.SegmentSequence]
+    assert colours == [[*CIELabColor.from_rgb(*one.colour).value] for one in segments]
+    found = labels_of_segmentation(out, tmp_path / "ct", labels.shape)
+    np.testing.assert_array_equal(found, some_labels(scan.grid))
+    labels[0, 0, 0] = 4
+    with pytest.raises(ScanError, match=r"^ct: lacks what a DICOM segmentation must say"):
+        dicom_seg.encoded(labels, scan, segments, out)
+
+
 def test_what_is_no_dicom_gets_no_segmentation(tmp_path):
     scan = scan_of(VOXELS, ALIGNED)
     with pytest.raises(ScanError) as raised:
