@@ -270,6 +270,15 @@ def test_a_broken_scan_is_listed_with_the_failures(program, volume, mine):
     assert json.loads(file.read_text()) == [{"file": "scan.nii.gz", "message": lines[0]}]
 
 
+def test_a_scan_that_cannot_be_read_is_not_said_to_be_unwritten(program, mine):
+    folder = mine / "study"
+    folder.mkdir()
+    (folder / "IM0001").symlink_to("/proc/self/mem")  # whose first bytes nobody may read
+    for scan in (folder, folder / "IM0001"):
+        status, lines = program("--quiet", *box_words(), inputs=scan, outputs=mine / "out.nii")
+        assert (status, lines) == (1, [f"{scan.name}: cannot be read (Input/output error)"])
+
+
 def test_an_unknown_modality_is_wrong_usage(program, volume, capsys):
     with pytest.raises(SystemExit) as raised:
         program(*box_words(), "--modality", "Polaroid", inputs=volume, outputs=None)

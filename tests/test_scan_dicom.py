@@ -115,6 +115,17 @@ def test_what_is_no_image_in_a_folder_is_left_alone(tmp_path):
         read_scan(tmp_path / "empty")
 
 
+def test_a_file_of_a_folder_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
+    folder = series(tmp_path / "ct")
+
+    def is_dicom(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("app.scans.dicom.is_dicom", is_dicom)
+    with pytest.raises(ScanError, match=r"^IM0000: cannot be read \(Permission denied\)$"):
+        read_scan(folder)
+
+
 def test_values_are_rescaled_slice_by_slice(tmp_path):
     folder = series(tmp_path / "ct", RescaleSlope="2", RescaleIntercept="-1024")
     np.testing.assert_array_equal(read_scan(folder).voxels, VOXELS * 2 - 1024.0)

@@ -141,6 +141,7 @@ def read(
     """The scan of a DICOM file, or of a folder of them; `series` chooses by number or UID.
 
     Raises:
+        OSError: a file cannot be opened.
         ScanError: nothing there can be read, it is not one series of one regular grid, or would
             take more than `memory_limit`.
     """
