@@ -1,8 +1,11 @@
 """DICOM out: what segmentations refer to, what independent readers make of them, the program."""
 
 import csv
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -150,10 +153,16 @@ def test_what_is_no_dicom_gets_no_segmentation(tmp_path):
         dicom_seg.encoded(some_labels(scan.grid), scan, SEGMENTS, tmp_path / "out.dcm")
 
 
-CHECKER, READER = "dciodvfy", "segimage2itkimage"  # of Debian's dicom3tools, and of dcmqi
+def tool(name):
+    """Where a program is, in this Python's environment or on the PATH; None if it is not there."""
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    return shutil.which(name, path=os.pathsep.join(folders))
 
 
-@pytest.mark.skipif(shutil.which(CHECKER) is None, reason=f"{CHECKER} is not installed")
+CHECKER, READER = tool("dciodvfy"), tool("segimage2itkimage")  # Debian's dicom3tools, dcmqi
+
+
+@pytest.mark.skipif(CHECKER is None, reason="dciodvfy is not installed")
 @pytest.mark.parametrize("kind", ["classic", "enhanced"])
 def test_a_segmentation_is_valid_dicom(kind, tmp_path):
     command = [CHECKER, segmentation(kind, tmp_path)[0]]
@@ -161,7 +170,7 @@ def test_a_segmentation_is_valid_dicom(kind, tmp_path):
     assert "Error" not in found.stdout + found.stderr
 
 
-@pytest.mark.skipif(shutil.which(READER) is None, reason=f"{READER} is not installed")
+@pytest.mark.skipif(READER is None, reason="dcmqi is not installed")
 @pytest.mark.parametrize("kind", ["classic", "enhanced"])
 def test_dcmqi_reads_the_same_labels_in_the_same_places(kind, tmp_path):
     out, labels = segmentation(kind, tmp_path)
