@@ -421,10 +421,15 @@ def test_a_dry_run_fails_where_the_run_would(program, photo, volume, mine):
     rows = [{"file": "photo.png", "box": [700, 1, 800, 9]},
             {"file": "scan.nii.gz", "box": BOXES[0].tolist()}]  # fmt: skip
     (mine / "boxes.json").write_text(json.dumps(rows))
-    options = ["--quiet", "--dry-run", "--boxes", str(mine / "boxes.json")]
+    file = mine / "failures.json"
+    options = ["--quiet", "--dry-run", "--failures", str(file), "--boxes", str(mine / "boxes.json")]
     status, lines = program(*options, inputs=mine, outputs=mine / "out")
     assert (status, len(lines)) == (1, 1)
     assert names(mine / "out") == ["scan_labels_box1.png"]
+    assert json.loads(file.read_text()) == [{"file": "photo.png", "message": lines[0]}]
+    options = ["--dry-run", "--failures", str(file), *box_words()]
+    assert program(*options, inputs=volume, outputs=mine / "out")[0] == 0
+    assert json.loads(file.read_text()) == []
 
 
 def test_the_example_of_the_readme_does_what_it_says(program, mine):

@@ -189,14 +189,15 @@ def scan_jobs(options: argparse.Namespace) -> list[Job]:
     ]
 
 
-def dry_run(options: argparse.Namespace) -> int:
-    """Say and show each box as it was understood; 0, or 1 if a scan could not be placed.
+def dry_run(options: argparse.Namespace, failures: dict[str, str]) -> None:
+    """Say and show each box as it was understood.
+
+    `failures` gets the messages of scans that could not be placed, by file name.
 
     Raises:
         OSError: a folder cannot be read, made or written to.
         ScanError: there is no box, or an output is an input.
     """
-    status = 0
     plans = make_plans(options)
     read = [path for plan in plans for path in (plan.path, plan.label_map) if path is not None]
     for plan in plans:
@@ -209,6 +210,5 @@ def dry_run(options: argparse.Namespace) -> int:
                     stream.write(box_picture(one, placed.walk, placed.case))
                 log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), path)
         except CaseError as error:
+            failures[plan.file] = str(error)
             log.error("%s", error)
-            status = 1
-    return status
