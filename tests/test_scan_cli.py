@@ -326,18 +326,42 @@ def test_a_bad_scan_of_a_batch_does_not_hold_up_the_others(program, volume, phot
          "mine: expected DICOM images, or boxes that name its files, found none"),
         ({"file": "no.png", "box": [1, 2, 3, 4]},
          "mine: a box is for no.png, which is not in that folder"),
-        ({"file": "../mine/photo.png", "box": [1, 2, 3, 4]},
-         "mine: a box is for ../mine/photo.png, which is not in that folder"),
+        ({"file": "../other.png", "box": [1, 2, 3, 4]},
+         "mine: a box is for ../other.png, which is not in that folder"),
+        ({"file": ".", "box": [1, 2, 3, 4]}, "mine: a box is for ., which is not in that folder"),
+        ({"file": "../..", "box": [1, 2, 3, 4]},
+         "mine: a box is for ../.., which is not in that folder"),
     ],
 )  # fmt: skip
 def test_rows_of_a_batch_must_name_a_file_of_the_folder(program, row, message, photo, mine):
     (mine / "boxes.json").write_text(json.dumps([row]))
+    shutil.copy(photo, mine.parent / "other.png")
     options = ["--quiet", "--boxes", str(mine / "boxes.json")]
     assert program(*options, inputs=mine, outputs=mine / "out") == (1, [message])
     status, lines = program(
         *options, "--box", "1", "2", "3", "4", inputs=mine, outputs=mine / "out"
     )
     assert (status, len(lines)) == (1, 1)
+
+
+def test_rows_may_name_a_scan_by_its_folders_in_a_batch_as_for_one(program, photo, mine):
+    (mine / "images").mkdir()
+    below = shutil.copy(photo, mine / "images" / "below.png")
+    files = ["images/below.png", "C:\\data\\photo.png", "/data/photo.png", "images/../photo.png"]
+    boxes = [[1 + i, 2, 30, 40] for i in range(len(files))]
+    coco = {
+        "images": [{"id": i, "file_name": file} for i, file in enumerate(files)],
+        "annotations": [{"image_id": i, "bbox": box} for i, box in enumerate(boxes)],
+    }
+    (mine / "boxes.json").write_text(json.dumps(coco))
+    options = ["--boxes", str(mine / "boxes.json")]
+    assert program(*options, inputs=mine, outputs=mine / "batch")[0] == 0
+    for scan, count in ((photo, 3), (below, 1)):
+        assert program(*options, inputs=scan, outputs=mine / "one")[0] == 0
+        names_of = [mine / run / f"{scan.stem}_labels.labels.json" for run in ("batch", "one")]
+        one, other = (json.loads(path.read_text())["labels"] for path in names_of)
+        assert one == other
+        assert len(one) == count
 
 
 def test_scans_with_the_same_output_are_refused(program, photo, mine):

@@ -62,6 +62,18 @@ def _for_one(path: Path, entries: Sequence[Entry]) -> list[Drawn]:
     return [one.box for one in entries if one.file is None or Path(one.file).name == path.name]
 
 
+def _in_folder(folder: Path, file: str) -> str | None:
+    """The scan in `folder` that a box is for, by its name from there; None if there is none.
+
+    As `file` says, else by its last part, since tables are made elsewhere; never one outside.
+    """
+    for path in (Path(file), Path(Path(file).name)):
+        inside = path.name and not path.is_absolute() and ".." not in path.parts
+        if inside and (folder / path).exists():
+            return str(path)
+    return None
+
+
 def _for_folder(folder: Path, entries: Sequence[Entry]) -> dict[str, list[Drawn]]:
     """The boxes of each scan of a folder, by its name; scans without a box are named once.
 
@@ -75,9 +87,10 @@ def _for_folder(folder: Path, entries: Sequence[Entry]) -> dict[str, list[Drawn]
         where = f"{printable(folder.name)}: {box}"
         if one.file is None:
             raise ScanError(f"{where} should name its file, since this is a folder")
-        if Path(one.file).name != one.file or not (folder / one.file).exists():
+        file = _in_folder(folder, one.file)
+        if file is None:
             raise ScanError(f"{where} is for {printable(one.file)}, which is not in that folder")
-        by_file.setdefault(one.file, []).append(one.box)
+        by_file.setdefault(file, []).append(one.box)
     others = [
         printable(path.name)
         for path in sorted(folder.iterdir())
