@@ -37,7 +37,9 @@ def encoded(labels: Voxels, scan: Scan, segments: list[Segment], path: Path) -> 
         # a value that no segment has is one too many, and highdicom refuses it
         numbers = np.full(MAX_LABELS + 1, count + 1, np.min_scalar_type(count + 1))
         numbers[[0, *(one.value for one in segments)]] = np.arange(count + 1)
-        planes = np.ascontiguousarray(numbers[labels].transpose(2, 1, 0))  # (K, rows, columns)
+        planes = np.empty(labels.shape[::-1], numbers.dtype)  # (K, rows, columns)
+        for plane, page in zip(planes, labels.T, strict=True):
+            plane[...] = numbers[page]  # numpy makes 8 bytes of each index: not of all at once
         if len(images) == 1 and (frames := int(images[0].get("NumberOfFrames") or 1)) > 1:
             # in the order of the file, and empty where the frame is of another volume
             every = np.zeros((frames, *planes.shape[1:]), planes.dtype)
