@@ -7,23 +7,35 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 
+# Whether a word asks for more than npz and pictures: by how it ends, as an output may; as a file by
+# the DICM that DICOM has at byte 128; as a folder, where there are boxes, by any file of another kind.
+needs_scans() {
+    case $1 in
+    *.[nN][iI][iI] | *.[nN][iI][iI].[gG][zZ] | *.[nN][rR][rR][dD] | *.[nN][hH][dD][rR] | *.[mM][hH][aAdD] | \
+        *.[dD][cC][mM] | *.[iI][mM][aA])
+        return 0
+        ;;
+    esac
+    if [ -d "$1" ]; then
+        [ -n "$boxes" ] && find -L "$1" -type f ! -name '.*' 2>/dev/null |
+            grep -Eivq '\.(npz|png|jpe?g|bmp|tiff?|csv|tsv|json|txt)$'
+    else
+        [ -f "$1" ] && [ "$(dd if="$1" bs=4 skip=32 count=1 2>/dev/null | tr -d '\0')" = DICM ]
+    fi
+}
+
 if [ -n "${SWIFTMEDSAM_PYTHON:-}" ]; then # an interpreter that has the packages; set in the image
     python=$SWIFTMEDSAM_PYTHON
 else
     needed=requirements.lock
-    for word in "$@"; do # an output may ask for them, too
-        case $word in
-        -*) ;;
-        *.[nN][iI][iI] | *.[nN][iI][iI].[gG][zZ] | *.[nN][rR][rR][dD] | *.[nN][hH][dD][rR] | *.[mM][hH][aAdD] | \
-            *.[dD][cC][mM] | *.[iI][mM][aA])
+    case " $*" in *" --box"*) boxes=yes ;; *) boxes= ;; esac # cases of the challenge have their own
+    for word in "$@"; do
+        case $word in --*=*) word=${word#*=} ;; esac
+        if needs_scans "$word"; then
             needed="requirements.lock requirements-scans.txt"
-            ;;
-        esac
+            break
+        fi
     done
-    case " $* " in *" --box"*) # a folder of scans, mostly DICOM; that of the challenge has its boxes
-        [ ! -d "$1" ] || needed="requirements.lock requirements-scans.txt"
-        ;;
-    esac
     for file in $needed; do
         set -- "$file" "$@"
         . "$here/scripts/venv.sh"

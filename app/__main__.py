@@ -362,7 +362,8 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
             if options.dry_run:
                 from app.scans.command import dry_run  # not loaded for the challenge's files
 
-                return dry_run(options)
+                dry_run(options, report.failures)
+                return _ended(options, report.failures)
             jobs, network = begin(options)
             bar = ProgressBar(len(jobs), enabled=show_bar)
             run_cases(jobs, network, options, report, stopper, bar)
@@ -385,13 +386,19 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
         left = len(jobs) - report.written - report.skipped - len(report.failures)
         not_done = f", {left} not done" if jobs else ""  # none was begun: nobody has counted yet
         log.warning("stopped by %s: %s%s", stopper.received.name, summary, not_done)
+    status = _ended(options, report.failures)
+    return stopper.status or status
+
+
+def _ended(options: argparse.Namespace, failures: dict[str, str]) -> int:
+    """Write the failures where it is asked for; the exit status of a run that was not stopped."""
     if options.failures is not None:
         try:
-            write_failures(options.failures, report.failures)
+            write_failures(options.failures, failures)
         except OSError as error:
             log.error("%s: the failures could not be written (%s)", options.failures, error)
-            return stopper.status or 1
-    return stopper.status or (1 if report.failures else 0)
+            return 1
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

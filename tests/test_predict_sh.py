@@ -48,9 +48,30 @@ def test_a_scan_installs_what_reads_it(predict, scan):
     assert predict(*words) == ([], words)
 
 
-def test_a_folder_with_boxes_is_taken_for_dicom(predict, tmp_path):
-    words = [str(tmp_path), "--boxes", "boxes.csv"]
+@pytest.mark.parametrize("parents", [0, 1, 2])  # the file itself, its folder, a folder of such
+def test_dicom_is_found_wherever_it_stands_and_however_it_is_called(predict, parents, tmp_path):
+    path = tmp_path / "studies" / "a study" / "1.2.840"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(128) + b"DICM\0\0")
+    words = ["--dry-run", str([path, *path.parents][parents]), "--boxes", "boxes.csv"]
     assert predict(*words) == ([BASE, SCANS], words)
+
+
+def test_the_value_of_an_option_is_a_word_too(predict):
+    words = ["a.png", "--boxes-from=my labels.NII.gz", "--margin=3"]
+    assert predict(*words) == ([BASE, SCANS], words)
+
+
+def test_folders_of_npz_and_pictures_need_nothing_more(predict, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("2DBox_US_1.npz", "b.PNG", "b_labels.labels.json", "notes", ".DS_Store"):
+        (folder / name).touch()
+    assert predict(str(folder))[0] == [BASE]  # of the challenge: whatever lies beside the cases
+    (folder / "notes").unlink()
+    for scan in (folder, folder / "b.PNG"):
+        words = [str(scan), str(folder), "--boxes=boxes.csv"]
+        assert predict(*words) == ([], words)
 
 
 def test_a_picture_needs_nothing_more_unless_its_labels_do(predict):

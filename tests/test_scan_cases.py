@@ -202,6 +202,11 @@ def test_a_dicom_series_is_a_folder(command, data):
     as_outputs(data)
     assert command("back", data / "cases", data / "segs", folder, data / "back")[0] == 0
     assert names(data / "back") == ["study_labels.dcm"]
+    read = (folder / "IM0001").rename(folder / "study_labels.dcm")
+    before = read.read_bytes()
+    status, lines = command("back", data / "cases", data / "segs", folder, folder)
+    assert (status, lines) == (1, ["study_labels.dcm: is an input, and is not overwritten"])
+    assert read.read_bytes() == before
 
 
 def test_a_grid_without_right_angles_is_told(command, data):
@@ -211,6 +216,19 @@ def test_a_grid_without_right_angles_is_told(command, data):
     status, lines = make(command, data, "--modality", "MR")
     assert status == 0
     assert lines[0] == "liver_0.nii.gz: its axes count as if at right angles, and are not"
+
+
+def test_no_scan_is_overwritten_by_labels_of_another(command, data):
+    save_volume(data, "a")
+    save_volume(data, "a_labels")
+    assert make(command, data, "--modality", "MR")[0] == 0
+    as_outputs(data)
+    before = (data / "scans" / "a_labels.nii.gz").read_bytes()
+    status, lines = command(
+        "back", data / "cases", data / "segs", data / "scans", data / "scans"
+    )
+    assert (status, lines[0]) == (1, "a_labels.nii.gz: is an input, and is not overwritten")
+    assert (data / "scans" / "a_labels.nii.gz").read_bytes() == before
 
 
 def test_one_of_several_series_of_a_folder_is_chosen(command, data):

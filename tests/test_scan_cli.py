@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -219,6 +220,28 @@ def test_a_dry_run_overwrites_no_input_either(program, photo, mine):
     assert named.read_bytes() == before
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_no_scan_of_a_batch_is_overwritten_before_its_turn(program, volume, beside, mine):
+    later = shutil.copy(volume, mine / "scan_labels.nii.gz")
+    rows = [{"file": path.name, "box": BOXES[0].tolist()} for path in (volume, later)]
+    (mine / "boxes.json").write_text(json.dumps(rows))
+    options = ["--boxes", str(mine / "boxes.json")]
+    status, lines = program(*options, inputs=mine, outputs=None if beside else mine)
+    assert (status, lines) == (1, ["scan_labels.nii.gz: is an input, and is not overwritten"])
+    assert later.read_bytes() == volume.read_bytes()
+
+
+def test_a_dry_run_of_a_batch_overwrites_no_later_scan(program, photo, mine):
+    later = shutil.copy(photo, mine / "photo_labels_box1.png")
+    rows = [{"file": path.name, "box": [1, 2, 30, 40]} for path in (photo, later)]
+    (mine / "boxes.json").write_text(json.dumps(rows))
+    options = ["--dry-run", "--boxes", str(mine / "boxes.json")]
+    status, lines = program(*options, inputs=mine, outputs=mine)
+    assert status == 1
+    assert "photo_labels_box1.png: is an input, and is not overwritten" in lines
+    assert later.read_bytes() == photo.read_bytes()
+
+
 def test_a_scan_of_no_numbers_is_one_line(program, volume, mine):
     nothing = np.full((64, 40, 6), np.nan, np.float32)
     nibabel.save(nibabel.Nifti1Image(nothing, ALIGNED), volume)
@@ -245,6 +268,15 @@ def test_a_broken_scan_is_listed_with_the_failures(program, volume, mine):
     )
     assert (status, len(lines)) == (1, 1)
     assert json.loads(file.read_text()) == [{"file": "scan.nii.gz", "message": lines[0]}]
+
+
+def test_a_scan_that_cannot_be_read_is_not_said_to_be_unwritten(program, mine):
+    folder = mine / "study"
+    folder.mkdir()
+    (folder / "IM0001").symlink_to("/proc/self/mem")  # whose first bytes nobody may read
+    for scan in (folder, folder / "IM0001"):
+        status, lines = program("--quiet", *box_words(), inputs=scan, outputs=mine / "out.nii")
+        assert (status, lines) == (1, [f"{scan.name}: cannot be read (Input/output error)"])
 
 
 def test_an_unknown_modality_is_wrong_usage(program, volume, capsys):
@@ -294,18 +326,42 @@ def test_a_bad_scan_of_a_batch_does_not_hold_up_the_others(program, volume, phot
          "mine: expected DICOM images, or boxes that name its files, found none"),
         ({"file": "no.png", "box": [1, 2, 3, 4]},
          "mine: a box is for no.png, which is not in that folder"),
-        ({"file": "../mine/photo.png", "box": [1, 2, 3, 4]},
-         "mine: a box is for ../mine/photo.png, which is not in that folder"),
+        ({"file": "../other.png", "box": [1, 2, 3, 4]},
+         "mine: a box is for ../other.png, which is not in that folder"),
+        ({"file": ".", "box": [1, 2, 3, 4]}, "mine: a box is for ., which is not in that folder"),
+        ({"file": "../..", "box": [1, 2, 3, 4]},
+         "mine: a box is for ../.., which is not in that folder"),
     ],
 )  # fmt: skip
 def test_rows_of_a_batch_must_name_a_file_of_the_folder(program, row, message, photo, mine):
     (mine / "boxes.json").write_text(json.dumps([row]))
+    shutil.copy(photo, mine.parent / "other.png")
     options = ["--quiet", "--boxes", str(mine / "boxes.json")]
     assert program(*options, inputs=mine, outputs=mine / "out") == (1, [message])
     status, lines = program(
         *options, "--box", "1", "2", "3", "4", inputs=mine, outputs=mine / "out"
     )
     assert (status, len(lines)) == (1, 1)
+
+
+def test_rows_may_name_a_scan_by_its_folders_in_a_batch_as_for_one(program, photo, mine):
+    (mine / "images").mkdir()
+    below = shutil.copy(photo, mine / "images" / "below.png")
+    files = ["images/below.png", "C:\\data\\photo.png", "/data/photo.png", "images/../photo.png"]
+    boxes = [[1 + i, 2, 30, 40] for i in range(len(files))]
+    coco = {
+        "images": [{"id": i, "file_name": file} for i, file in enumerate(files)],
+        "annotations": [{"image_id": i, "bbox": box} for i, box in enumerate(boxes)],
+    }
+    (mine / "boxes.json").write_text(json.dumps(coco))
+    options = ["--boxes", str(mine / "boxes.json")]
+    assert program(*options, inputs=mine, outputs=mine / "batch")[0] == 0
+    for scan, count in ((photo, 3), (below, 1)):
+        assert program(*options, inputs=scan, outputs=mine / "one")[0] == 0
+        names_of = [mine / run / f"{scan.stem}_labels.labels.json" for run in ("batch", "one")]
+        one, other = (json.loads(path.read_text())["labels"] for path in names_of)
+        assert one == other
+        assert len(one) == count
 
 
 def test_scans_with_the_same_output_are_refused(program, photo, mine):
@@ -389,10 +445,15 @@ def test_a_dry_run_fails_where_the_run_would(program, photo, volume, mine):
     rows = [{"file": "photo.png", "box": [700, 1, 800, 9]},
             {"file": "scan.nii.gz", "box": BOXES[0].tolist()}]  # fmt: skip
     (mine / "boxes.json").write_text(json.dumps(rows))
-    options = ["--quiet", "--dry-run", "--boxes", str(mine / "boxes.json")]
+    file = mine / "failures.json"
+    options = ["--quiet", "--dry-run", "--failures", str(file), "--boxes", str(mine / "boxes.json")]
     status, lines = program(*options, inputs=mine, outputs=mine / "out")
     assert (status, len(lines)) == (1, 1)
     assert names(mine / "out") == ["scan_labels_box1.png"]
+    assert json.loads(file.read_text()) == [{"file": "photo.png", "message": lines[0]}]
+    options = ["--dry-run", "--failures", str(file), *box_words()]
+    assert program(*options, inputs=volume, outputs=mine / "out")[0] == 0
+    assert json.loads(file.read_text()) == []
 
 
 def test_the_example_of_the_readme_does_what_it_says(program, mine):

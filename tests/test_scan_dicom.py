@@ -15,7 +15,7 @@ from test_scan_walk import AFFINES, ALIGNED
 from app.scans.boxes import drawn_box, on_grid
 from app.scans.files import read_scan
 from app.scans.scan import RAS_OF_LPS, ScanError
-from app.scans.suv import suv_factor
+from app.scans.suv import uptake
 
 CT, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4.1"
 VOXELS = np.arange(7 * 5 * 4, dtype=np.int16).reshape(7, 5, 4)  # (I, J, K)
@@ -113,6 +113,17 @@ def test_what_is_no_image_in_a_folder_is_left_alone(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ScanError, match=r"^empty: expected DICOM images, or boxes that name"):
         read_scan(tmp_path / "empty")
+
+
+def test_a_file_of_a_folder_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
+    folder = series(tmp_path / "ct")
+
+    def is_dicom(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("app.scans.dicom.is_dicom", is_dicom)
+    with pytest.raises(ScanError, match=r"^IM0000: cannot be read \(Permission denied\)$"):
+        read_scan(folder)
 
 
 def test_values_are_rescaled_slice_by_slice(tmp_path):
@@ -305,39 +316,120 @@ def test_a_film_is_taken_in_its_order_and_has_no_place(tmp_path, caplog):
 
 # --- SUV, on paper: 200 MBq given two half-lives before, so 50 MBq are left in 80 kg
 
-
-def pet(**tags):
+def pet(start=None, **tags):
     tracer = Dataset()
     tracer.RadionuclideTotalDose, tracer.RadionuclideHalfLife = "200e6", "3600"
     tracer.RadiopharmaceuticalStartTime = "230000"
+    if start:
+        tracer.RadiopharmaceuticalStartDateTime = start
     dataset = Dataset()
     dataset.Modality, dataset.Units, dataset.CorrectedImage = "PT", "BQML", ["ATTN", "DECY"]
     dataset.DecayCorrection, dataset.PatientWeight = "START", "80"
     dataset.SeriesDate, dataset.SeriesTime = "20200102", "010000.5"
+    dataset.AcquisitionDate, dataset.AcquisitionTime = "20200102", "010000"
     dataset.RadiopharmaceuticalInformationSequence = [tracer]
     for tag, value in tags.items():
         setattr(dataset, tag, value)
     return dataset
 
 
-def test_uptake_is_per_dose_left_and_gram():
-    assert suv_factor(pet()) == pytest.approx(80_000 / 50e6)  # given the evening before
-    assert suv_factor(pet(DecayCorrection="ADMIN")) == pytest.approx(80_000 / 200e6)
-    dated = pet()
-    tracer = dated.RadiopharmaceuticalInformationSequence[0]
-    tracer.RadiopharmaceuticalStartDateTime = "20200102000000.00"
-    assert suv_factor(dated) == pytest.approx(80_000 / 100e6)
+def test_uptake_is_per_dose_left_and_gram(caplog):
+    caplog.set_level(logging.INFO)
+    assert uptake([pet()], "a") == (pytest.approx(80_000 / 50e6), "SUV")  # given the evening before
+    assert uptake([pet(DecayCorrection="ADMIN")], "a")[0] == pytest.approx(80_000 / 200e6)
+    assert uptake([pet("20200102000000.00")], "a")[0] == pytest.approx(80_000 / 100e6)
+    for offset in ("", "+0100"):
+        dated = pet("202001020000+0100", TimezoneOffsetFromUTC=offset)
+        assert uptake([dated], "a")[1] == ("SUV" if offset else "Bq/ml")
+    assert caplog.messages[0] == "a: PET from Bq/ml to SUV by body weight, times 0.0016"
+
+
+@pytest.mark.parametrize("time", ["01", "0100", "010000", "010000.123456"])
+def test_times_may_be_as_short_and_long_as_dicom_allows(time):
+    factor, _ = uptake([pet(SeriesTime=time, AcquisitionTime=time)], "a")
+    assert factor == pytest.approx(80_000 / 50e6)
+
+
+def test_the_dose_decays_until_the_series_began_not_until_each_slice():
+    """A series has many times of acquisition; it began at the first of them, or before."""
+    beds = [pet(AcquisitionTime=time) for time in ("030000", "010000", "020000")]
+    assert uptake(beds, "a") == (pytest.approx(80_000 / 50e6), "SUV")
+
+
+def test_a_series_that_was_processed_later_has_no_start_but_that_of_ge(caplog):
+    later = {"SeriesTime": "040000"}
+    assert uptake([pet(**later)], "a") == (1, "Bq/ml")
+    assert caplog.messages == [
+        "a: PET stays in Bq/ml, without SUV: the series should begin no later than its "
+        "acquisition, 2020-01-02 01:00:00, found 2020-01-02 04:00:00"
+    ]
+    for representation in ("DT", "UN"):
+        processed = pet(**later)
+        started = "20200102010000.00"
+        block = processed.private_block(0x0009, "GEMS_PETD_01", create=True)
+        block.add_new(0x0D, representation, started.encode() if representation == "UN" else started)
+        assert uptake([processed], "a") == (pytest.approx(80_000 / 50e6), "SUV")
 
 
 @pytest.mark.parametrize(
-    "tags",
-    [{"Modality": "NM"}, {"Units": "GML"}, {"CorrectedImage": ["ATTN"]}, {"PatientWeight": ""},
-     {"PatientWeight": "0"}, {"DecayCorrection": "NONE"}, {"SeriesTime": "late"},
-     {"RadiopharmaceuticalInformationSequence": []}],
+    ("tags", "reason"),
+    [
+        ({"CorrectedImage": ["ATTN"]}, "CorrectedImage should have ATTN and DECY, found ATTN"),
+        ({"PatientWeight": ""}, "PatientWeight should be a number above 0, found nothing"),
+        ({"PatientWeight": "0"}, "PatientWeight should be a number above 0, found 0"),
+        ({"DecayCorrection": "NONE"}, "DecayCorrection should be START or ADMIN, found NONE"),
+        ({"CorrectedImage": None}, "CorrectedImage should have ATTN and DECY, found nothing"),
+        ({"SeriesTime": "late"},
+         "SeriesDate SeriesTime should be YYYYMMDD HHMMSS, found 20200102 late"),
+        ({"SeriesDate": "20201302"},
+         "SeriesDate SeriesTime should be YYYYMMDD HHMMSS, found 20201302 010000.5"),
+        ({"AcquisitionTime": ""},
+         "AcquisitionDate AcquisitionTime should be YYYYMMDD HHMMSS, found 20200102 no time"),
+        ({"RadiopharmaceuticalInformationSequence": []},
+         "RadionuclideTotalDose should be a number above 0, found nothing"),
+        ({"start": "20200102020000"}, "the scan should be 0..20 half-lives of 3600 s after the "
+         "injection, found -3600 s"),
+        ({"start": "19700101000000"}, "the scan should be 0..20 half-lives of 3600 s after the "
+         "injection, found 1.57793e+09 s"),
+        ({"start": "20200102"}, "RadiopharmaceuticalStartDateTime should be YYYYMMDD HHMMSS, found "
+         "20200102 no time"),
+    ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
-def test_uptake_stays_as_it_is_where_the_tags_do_not_allow_it(tags):
-    assert suv_factor(pet(**tags)) == 1
+def test_uptake_stays_as_it_is_where_the_tags_do_not_allow_it(tags, reason, caplog):
+    assert uptake([pet(**tags)], "a") == (1, "Bq/ml")
+    own = [one.getMessage() for one in caplog.records if not one.name.startswith("pydicom")]
+    assert own == [f"a: PET stays in Bq/ml, without SUV: {reason}"]
+
+
+def test_other_units_are_left_as_they_are(caplog):
+    caplog.set_level(logging.INFO)
+    assert uptake([pet(Units="GML")], "a") == (1, "SUV")
+    assert uptake([pet(Units="CNTS")], "a") == (1, "")
+    assert caplog.messages == [
+        "a: PET in g/ml, which is SUV", "a: PET without SUV, its units are CNTS"
+    ]  # fmt: skip
+
+
+def test_a_scan_says_the_unit_of_its_values(tmp_path, caplog):
+    """All slices of a PET get one factor, whatever their own times, and one line."""
+    caplog.set_level(logging.INFO)
+    tags = {one.keyword: one.value for one in pet() if one.keyword != "AcquisitionTime"}
+    folder = series(tmp_path / "pet", RescaleSlope="50e3", RescaleIntercept="0", **tags)
+    for count, path in enumerate(folder.iterdir()):
+        dataset = pydicom.dcmread(path)
+        dataset.AcquisitionTime = f"01{count:02d}00"
+        dataset.save_as(path)
+    scan = read_scan(folder)
+    np.testing.assert_allclose(scan.voxels, VOXELS * 80.0, rtol=1e-6)
+    assert scan.unit == "SUV"
+    assert caplog.messages == ["pet: PET from Bq/ml to SUV by body weight, times 0.0016"]
+    rescaled = {"RescaleSlope": "2", "RescaleIntercept": "-1024"}
+    for count, (tags, unit) in enumerate((
+        (rescaled, "HU"), (rescaled | {"RescaleType": "HU"}, "HU"),
+        (rescaled | {"RescaleType": "US"}, ""), (rescaled | {"Modality": "MR"}, ""), ({}, ""),
+    )):  # fmt: skip
+        assert read_scan(series(tmp_path / f"{count}", **tags)).unit == unit
 
 
 # --- the files pydicom ships for its own tests

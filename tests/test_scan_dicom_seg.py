@@ -1,8 +1,11 @@
 """DICOM out: what segmentations refer to, what independent readers make of them, the program."""
 
 import csv
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -114,6 +117,25 @@ def test_a_segmentation_of_an_enhanced_file_refers_to_its_frames(tmp_path):
     np.testing.assert_array_equal(found, labels)
 
 
+def test_segments_are_numbered_from_1_whatever_the_values_of_the_labels(tmp_path):
+    """As DICOM wants it; names and colours are those of the values."""
+    scan, out = read_scan(series(tmp_path / "ct")), tmp_path / "out.dcm"
+    labels = np.array([0, 3, 700], np.uint16)[some_labels(scan.grid)]
+    segments = [Segment(value, f"label {value}", (0, 0, 0), (1, 1, 1)) for value in (3, 700)]
+    out.write_bytes(dicom_seg.encoded(labels, scan, segments, out))
+    seg = pydicom.dcmread(out)
+    assert [(one.SegmentNumber, one.SegmentLabel) for one in seg.SegmentSequence] == [
+        (1, "label 3"), (2, "label 700")
+    ]  # fmt: skip
+    colours = [[*one.RecommendedDisplayCIELabValue] for one in seg.SegmentSequence]
+    assert colours == [[*CIELabColor.from_rgb(*one.colour).value] for one in segments]
+    found = labels_of_segmentation(out, tmp_path / "ct", labels.shape)
+    np.testing.assert_array_equal(found, some_labels(scan.grid))
+    labels[0, 0, 0] = 4
+    with pytest.raises(ScanError, match=r"^ct: lacks what a DICOM segmentation must say"):
+        dicom_seg.encoded(labels, scan, segments, out)
+
+
 def test_what_is_no_dicom_gets_no_segmentation(tmp_path):
     scan = scan_of(VOXELS, ALIGNED)
     with pytest.raises(ScanError) as raised:
@@ -131,10 +153,16 @@ def test_what_is_no_dicom_gets_no_segmentation(tmp_path):
         dicom_seg.encoded(some_labels(scan.grid), scan, SEGMENTS, tmp_path / "out.dcm")
 
 
-CHECKER, READER = "dciodvfy", "segimage2itkimage"  # of Debian's dicom3tools, and of dcmqi
+def tool(name):
+    """Where a program is, in this Python's environment or on the PATH; None if it is not there."""
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    return shutil.which(name, path=os.pathsep.join(folders))
 
 
-@pytest.mark.skipif(shutil.which(CHECKER) is None, reason=f"{CHECKER} is not installed")
+CHECKER, READER = tool("dciodvfy"), tool("segimage2itkimage")  # Debian's dicom3tools, dcmqi
+
+
+@pytest.mark.skipif(CHECKER is None, reason="dciodvfy is not installed")
 @pytest.mark.parametrize("kind", ["classic", "enhanced"])
 def test_a_segmentation_is_valid_dicom(kind, tmp_path):
     command = [CHECKER, segmentation(kind, tmp_path)[0]]
@@ -142,7 +170,7 @@ def test_a_segmentation_is_valid_dicom(kind, tmp_path):
     assert "Error" not in found.stdout + found.stderr
 
 
-@pytest.mark.skipif(shutil.which(READER) is None, reason=f"{READER} is not installed")
+@pytest.mark.skipif(READER is None, reason="dcmqi is not installed")
 @pytest.mark.parametrize("kind", ["classic", "enhanced"])
 def test_dcmqi_reads_the_same_labels_in_the_same_places(kind, tmp_path):
     out, labels = segmentation(kind, tmp_path)
@@ -175,6 +203,42 @@ def test_a_dicom_folder_is_done_in_one_command(program, tiny_network, tmp_path):
     out = nibabel.load(tmp_path / "out.nii")
     np.testing.assert_array_equal(out.dataobj, wanted_volume(tiny_network))
     np.testing.assert_allclose(out.affine, ALIGNED, atol=ROUNDED)
+
+
+def test_an_image_of_the_folder_is_never_overwritten(program, tmp_path):
+    """Nor one of a series that was not chosen; a segmentation that was written there is."""
+    voxels = grid_of(volume_case()["imgs"].astype(np.int16))
+    folder = series(tmp_path / "study", voxels, Modality="MR", SeriesNumber=3)
+    series(folder, voxels[:, :, :3], SeriesNumber=7, SeriesInstanceUID="1.2.7")
+    own = (folder / "3IM0002").rename(folder / "IM.dcm")
+    other = (folder / "7IM0000").rename(folder / "other.dcm")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for out, options, refused in (
+        (own, [], "IM.dcm"),
+        (other, [], "other.dcm"),
+        (folder / "out.dcm", ["--stats", str(own)], "IM.dcm"),
+        (folder / "out.dcm", ["--failures", str(own)], "IM.dcm"),
+    ):
+        words = [*box_words(), "--series", "3", *options]
+        for more in ([], ["--dry-run"]):
+            status, lines = program(*words, *more, inputs=folder, outputs=out)
+            assert status == 1
+            assert f"{refused}: is an input, and is not overwritten" in lines
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    for _ in range(2):
+        words = [*box_words(), "--series", "3"]
+        assert program(*words, inputs=folder, outputs=folder / "out.dcm")[0] == 0
+
+
+def test_a_dry_run_overwrites_no_image_either(program, tmp_path):
+    voxels = grid_of(volume_case()["imgs"].astype(np.int16))
+    folder = series(tmp_path / "study", voxels, Modality="MR")
+    shown = (folder / "IM0001").rename(folder / "out_box1.png")
+    before = shown.read_bytes()
+    words = ["--dry-run", *box_words()]
+    status, lines = program(*words, inputs=folder, outputs=folder / "out.dcm")
+    assert (status, lines[-1]) == (1, "out_box1.png: is an input, and is not overwritten")
+    assert shown.read_bytes() == before
 
 
 def test_a_tilted_gantry_is_segmented_slice_by_slice(program, tiny_network, tmp_path):

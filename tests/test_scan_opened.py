@@ -137,6 +137,10 @@ def test_a_dicom_folder_is_opened_as_a_file_is(mine):
     np.testing.assert_array_equal(labels, labels_by_npz())
     image.write(mine / "out.nii", labels, volume_case()["boxes"])
     np.testing.assert_array_equal(nibabel.load(mine / "out.nii").dataobj, labels.T)
+    read = (folder / "IM0002").rename(folder / "IM0002.dcm")
+    image = app.open_image(folder, BrightInBox())
+    with pytest.raises(ScanError, match=r"^IM0002.dcm: is an input, and is not overwritten"):
+        image.write(read, labels, volume_case()["boxes"])
 
 
 def test_a_folder_of_cases_is_done_in_two_lines(inputs, tmp_path):

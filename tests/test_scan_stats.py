@@ -40,9 +40,12 @@ def test_an_object_of_a_volume_is_measured_in_mm(placed):
         "volume_ml": "0.072",  # 12 of 6 mm3
         "area_mm2": "",
         "longest_diameter_mm": "5",  # 3 columns of 1 mm, 2 rows of 2 mm
-        "intensity_mean": "20", "intensity_sd": "10", "predicted_iou_mean": "0.625",
+        "intensity_mean": "20", "intensity_sd": "10", "intensity_unit": "",
+        "predicted_iou_mean": "0.625",
     }  # fmt: skip
     assert (nothing["voxels"], nothing["slices"], nothing["volume_ml"]) == (0, 0, "0")
+    block, _ = rows_of(scan_of(values, AFFINES[placed], unit="HU"), labels())
+    assert (block["intensity_mean"], block["intensity_unit"]) == ("20", "HU")
     assert (nothing["longest_diameter_mm"], nothing["intensity_mean"]) == ("0", "")
 
 

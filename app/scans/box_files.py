@@ -176,9 +176,14 @@ def _pixels(name: str, x: float, y: float, other_x: float, other_y: float) -> Dr
     return Drawn(name, np.array([[x, y], [other_x, other_y]]) - 0.5)
 
 
+def _with_slashes(path: Any) -> str:
+    """A path whose folders may be parted by either slash, since it was written on any system."""
+    return str(path).replace("\\", "/")
+
+
 def _coco(content: Any, path: Path) -> Iterator[Entry]:
     """COCO: `bbox` is x, y, width and height, by image and category."""
-    files = {image["id"]: image["file_name"] for image in content["images"]}
+    files = {image["id"]: _with_slashes(image["file_name"]) for image in content["images"]}
     names = {one["id"]: str(one["name"]) for one in content.get("categories", [])}
     for count, annotation in enumerate(content["annotations"], start=1):
         where = f"{printable(path.name)}: annotation {count}"
@@ -192,8 +197,7 @@ def _coco(content: Any, path: Path) -> Iterator[Entry]:
 
 def _labelme(content: Any, path: Path) -> Iterator[Entry]:
     """LabelMe: rectangles of two points; other shapes are left out, and said to be."""
-    # written on any system, so either slash may part the folders
-    file = str(content["imagePath"]).replace("\\", "/").rpartition("/")[2]
+    file = _with_slashes(content["imagePath"]).rpartition("/")[2]
     for count, shape in enumerate(content["shapes"], start=1):
         where = f"{printable(path.name)}: shape {count}"
         if shape.get("shape_type") != "rectangle":

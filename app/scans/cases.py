@@ -166,8 +166,13 @@ def _wrong_labels(labels: npt.NDArray[Any], shape: tuple[int, ...], most: int) -
     return f"should be {shape} of 0..{most}, got {found}"
 
 
-def back(case_path: Path, segs_path: Path, scan_path: Path, options: argparse.Namespace) -> None:
+def back(
+    case_path: Path, segs_path: Path, scan_path: Path, inputs: Sequence[Path],
+    options: argparse.Namespace,
+) -> None:  # fmt: skip
     """Write the output of a case as labels of its scan, by the values they had there.
+
+    `inputs` are the scans of the run, none of which is overwritten.
 
     Raises:
         CaseError: the files do not belong together, or one cannot be used or does not fit into
@@ -197,7 +202,7 @@ def back(case_path: Path, segs_path: Path, scan_path: Path, options: argparse.Na
     called = np.append(0, values).astype(label_dtype(int(values.max())))
     segments = segments_around(to_grid(called[gts], walk))
     outputs = Outputs(labels_of(scan_path, options.out))
-    refuse_inputs(outputs.all(), [scan_path])
+    refuse_inputs(outputs.all(), [*inputs, *scan.files])
     page = (image[0] if gts.ndim == 3 else image).astype(np.uint8, copy=False)
     write(outputs, to_grid(called[segs], walk), scan, segments, page)
     log.info("%s: written %s", scan.name, outputs.labels)
@@ -254,9 +259,10 @@ def going_back(options: argparse.Namespace) -> dict[str, Step]:
     own = stem_of(options.scans).removesuffix(NNUNET_CHANNEL)
     scans = {own: options.scans} if own in made else by_stem(options.scans)
     made_of = {stem: cases[name] for stem, name in made.items()}
+    inputs = list(scans.values())
     return {
         made[stem]: functools.partial(
-            back, made_of[stem], segs[made[stem]], scans[stem], options
+            back, made_of[stem], segs[made[stem]], scans[stem], inputs, options
         )
         for stem in _shared(made_of, scans, options)
     }  # fmt: skip

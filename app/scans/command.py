@@ -129,10 +129,11 @@ def place(plan: Plan, options: argparse.Namespace) -> Placed:
     """Read the scan of a plan and place its boxes in it.
 
     Raises:
-        CaseError: the scan or a box cannot be used.
+        CaseError: the scan or a box cannot be used, or an output is one of the scan's files.
     """
     limit = options.memory_limit or available_memory()
     scan = read_scan(plan.path, options.volume, options.series, memory_limit=limit)
+    refuse_inputs(plan.outputs.all(), scan.files)
     walk = choose_walk(scan, options.plane or ACQUIRED)
     log.info("%s", describe(scan, walk))
     drawn = list(plan.drawn)
@@ -188,24 +189,26 @@ def scan_jobs(options: argparse.Namespace) -> list[Job]:
     ]
 
 
-def dry_run(options: argparse.Namespace) -> int:
-    """Say and show each box as it was understood; 0, or 1 if a scan could not be placed.
+def dry_run(options: argparse.Namespace, failures: dict[str, str]) -> None:
+    """Say and show each box as it was understood.
+
+    `failures` gets the messages of scans that could not be placed, by file name.
 
     Raises:
         OSError: a folder cannot be read, made or written to.
         ScanError: there is no box, or an output is an input.
     """
-    status = 0
-    for plan in make_plans(options):
+    plans = make_plans(options)
+    read = [path for plan in plans for path in (plan.path, plan.label_map) if path is not None]
+    for plan in plans:
         try:
             placed = place(plan, options)
             for one in placed.segments:
                 path = plan.outputs.picture(one.value)
-                refuse_inputs([path], [plan.path])
+                refuse_inputs([path], [*read, *placed.scan.files])
                 with whole_file(path) as stream:
                     stream.write(box_picture(one, placed.walk, placed.case))
                 log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), path)
         except CaseError as error:
+            failures[plan.file] = str(error)
             log.error("%s", error)
-            status = 1
-    return status

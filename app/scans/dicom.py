@@ -32,7 +32,7 @@ from app.scans.scan import (
     require_memory,
     require_peak,
 )
-from app.scans.suv import suv_factor
+from app.scans.suv import uptake
 
 log = logging.getLogger(__name__)
 
@@ -146,16 +146,19 @@ def read(
     """The scan of a DICOM file, or of a folder of them; `series` chooses by number or UID.
 
     Raises:
+        OSError: a file cannot be opened.
         ScanError: nothing there can be read, it is not one series of one regular grid, or would
             take more than `memory_limit`.
     """
     name = printable(path.name)
     pydicom = extra("pydicom", name)
     if path.is_dir():
-        headers = _choose_series(_headers(path, pydicom), series, name)
+        found = _headers(path, pydicom)
+        headers = _choose_series(found, series, name)
     else:
         with readable(name, pydicom):
             headers = [(path, pydicom.dcmread(path, stop_before_pixels=True))]
+        found = {"": headers}
     first = headers[0][1]
     with readable(name, pydicom):
         for _, header in headers:
@@ -170,14 +173,18 @@ def read(
             chosen, affine, has_mm = _pages(slices, volume, name)
         _require_memory(every, chosen, name, memory_limit)
         pixels = [_values(part, pydicom) for part in _by_file(chosen)]
+        factor, unit = (1.0, "") if pixels[0].ndim == 4 else _factor_and_unit(every, name)
     voxels = np.concatenate(pixels)  # (K, rows, columns[, 3])
     if voxels.ndim == 4 and len(voxels) > 1:
         voxels = grey(voxels)
+    if factor != 1:
+        np.multiply(voxels, factor, out=voxels)
     order = (2, 1, 0, 3)[: voxels.ndim]
     modality = str(first.get("Modality", ""))
     return made_scan(
         path, voxels.transpose(order), affine, modality=MODALITIES.get(modality, modality),
         slice_axis=2, has_mm=has_mm, sources=tuple((one.path, one.frame) for one in chosen),
+        unit=unit, files=tuple(file for same in found.values() for file, _ in same),
     )  # fmt: skip
 
 
@@ -291,6 +298,16 @@ def _by_file(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
     yield run
 
 
+def _factor_and_unit(headers: Sequence[Any], name: str) -> tuple[float, str]:
+    """What rescaled values are multiplied by, and their unit then; "" where the file says none."""
+    header = headers[0]
+    if header.get("Modality") == "PT":
+        return uptake(headers, name)
+    rescale = _group(header, 0, "PixelValueTransformationSequence")
+    in_hu = header.get("Modality") == "CT" and "RescaleSlope" in rescale
+    return 1.0, "HU" if in_hu and (rescale.get("RescaleType") or "HU") == "HU" else ""
+
+
 def _values(slices: Sequence[Slice], pydicom: Any) -> Voxels:
     """Values (K, rows, columns[, 3]) of frames of one file."""
     dataset = pydicom.dcmread(slices[0].path)
@@ -311,9 +328,8 @@ def _values(slices: Sequence[Slice], pydicom: Any) -> Voxels:
     if photometric == "MONOCHROME1":
         top = 2 ** int(dataset.BitsStored) - 1
         picked = (-1 if dataset.get("PixelRepresentation", 0) else top) - picked.astype(np.int32)
-    factor = suv_factor(dataset)
     out = np.empty(picked.shape, np.float32)
     for target, plane, one in zip(out, picked, slices, strict=True):
         rescale = _group(dataset, one.frame, "PixelValueTransformationSequence")
-        target[...] = pydicom.pixels.apply_modality_lut(plane, rescale) * factor
+        target[...] = pydicom.pixels.apply_modality_lut(plane, rescale)
     return out

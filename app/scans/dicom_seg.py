@@ -9,6 +9,7 @@ import numpy as np
 from app import __version__
 from app.case import printable
 from app.scans.dicom import readable
+from app.scans.label_maps import MAX_LABELS
 from app.scans.scan import Scan, ScanError, Segment, Voxels, extra
 
 SUFFIX = ".dcm"
@@ -20,6 +21,7 @@ def encoded(labels: Voxels, scan: Scan, segments: list[Segment], path: Path) -> 
     """The content of `path`, a SEG of labels (I, J, K) on the slices of `scan`.
 
     A binary one, which every viewer reads; a segment's code is "tissue", since names are anybody's.
+    DICOM counts segments from 1 on: segment i + 1 is `segments[i]`, whatever its value.
 
     Raises:
         ScanError: the scan is no DICOM, or lacks what a SEG must say of it.
@@ -31,7 +33,13 @@ def encoded(labels: Voxels, scan: Scan, segments: list[Segment], path: Path) -> 
     with readable(scan.name, pydicom, NO_SEGMENTATION):
         files = list(dict.fromkeys(file for file, _ in scan.sources))
         images = [pydicom.dcmread(file) for file in files]
-        planes = np.ascontiguousarray(labels.transpose(2, 1, 0))  # (K, rows, columns)
+        count = len(segments)
+        # a value that no segment has is one too many, and highdicom refuses it
+        numbers = np.full(MAX_LABELS + 1, count + 1, np.min_scalar_type(count + 1))
+        numbers[[0, *(one.value for one in segments)]] = np.arange(count + 1)
+        planes = np.empty(labels.shape[::-1], numbers.dtype)  # (K, rows, columns)
+        for plane, page in zip(planes, labels.T, strict=True):
+            plane[...] = numbers[page]  # numpy makes 8 bytes of each index: not of all at once
         if len(images) == 1 and (frames := int(images[0].get("NumberOfFrames") or 1)) > 1:
             # in the order of the file, and empty where the frame is of another volume
             every = np.zeros((frames, *planes.shape[1:]), planes.dtype)
@@ -64,7 +72,7 @@ def _descriptions(segments: list[Segment], highdicom: Any, pydicom: Any) -> list
     )
     return [
         seg.SegmentDescription(
-            segment_number=one.value,
+            segment_number=number,
             segment_label=one.name[:64],  # as many characters as a long string may have
             segmented_property_category=codes.SCT.Tissue,
             segmented_property_type=codes.SCT.Tissue,
@@ -72,5 +80,5 @@ def _descriptions(segments: list[Segment], highdicom: Any, pydicom: Any) -> list
             algorithm_identification=algorithm,
             display_color=highdicom.color.CIELabColor.from_rgb(*one.colour),
         )
-        for one in segments
+        for number, one in enumerate(segments, start=1)
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from app.case import printable
+from app.case import one_line, printable
 from app.scans import dicom, itk, nifti, pictures
 from app.scans.scan import MemoryLimit, Scan, ScanError
 
@@ -45,21 +45,25 @@ def read_scan(
     `volume` is which one of a file that has several, `series` which one of a DICOM folder.
 
     Raises:
-        ScanError: the file is broken, of no known kind, has several volumes and none is chosen, or
-            would take more than `memory_limit` bytes, as its header says.
+        ScanError: the file cannot be read, is broken, of no known kind, has several volumes and
+            none is chosen, or would take more than `memory_limit` bytes, as its header says.
     """
     limit = MemoryLimit(memory_limit) if isinstance(memory_limit, int) else memory_limit
     suffix = suffix_of(path, tuple(READERS))
-    if path.is_dir() or suffix in dicom.SUFFIXES or (not suffix and dicom.is_dicom(path)):
-        if not path.exists():
+    try:
+        if path.is_dir() or suffix in dicom.SUFFIXES or (not suffix and dicom.is_dicom(path)):
+            if not path.exists():
+                raise ScanError(f"{printable(path.name)}: expected a file, found none")
+            return dicom.read(path, volume, limit, series)
+        if not suffix:
+            found = printable(path.name)
+            raise ScanError(f"{found}: expected DICOM or a name ending in {', '.join(READERS)}")
+        if not path.is_file():
             raise ScanError(f"{printable(path.name)}: expected a file, found none")
-        return dicom.read(path, volume, limit, series)
-    if not suffix:
-        found = printable(path.name)
-        raise ScanError(f"{found}: expected DICOM or a name ending in {', '.join(READERS)}")
-    if not path.is_file():
-        raise ScanError(f"{printable(path.name)}: expected a file, found none")
-    return READERS[suffix](path, volume, limit)
+        return READERS[suffix](path, volume, limit)
+    except OSError as error:  # it knows which file of a folder
+        found = printable(Path(error.filename or path).name)
+        raise ScanError(f"{found}: cannot be read ({one_line(error)})") from error
 
 
 def default_suffix(path: Path) -> str:

@@ -175,7 +175,7 @@ class OpenImage:
         """
         outputs = Outputs(Path(path))
         segments = self._segments(boxes, names)
-        refuse_inputs(outputs.all(), [self._scan.path])
+        refuse_inputs(outputs.all(), [self._scan.path, *self._scan.files])
         check_writable(outputs, self._scan, segments)
         page = self._case.image[0] if self._case.is_volume else self._case.image
         write(outputs, labels.T.reshape(self._scan.grid), self._scan, segments, page)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from app.case import one_line, printable
+from app.case import printable
 from app.scans.picture_headers import read_pages
 from app.scans.scan import (
     PICTURE_AFFINE,
@@ -61,7 +61,8 @@ def read(path: Path, volume: int | None, memory_limit: MemoryLimit | None = None
     """The scan of a picture: (W, H, 1) or (W, H, 1, 3), or (W, H, pages) of a TIFF.
 
     Raises:
-        ScanError: the file is broken, its pages differ in size, or it would take more than
+        OSError: the file cannot be read.
+        ScanError: it is broken, its pages differ in size, or it would take more than
             `memory_limit`.
     """
     name = printable(path.name)
@@ -75,8 +76,6 @@ def read(path: Path, volume: int | None, memory_limit: MemoryLimit | None = None
         else:
             page = cv2.imdecode(content, AS_STORED)
             pages = [] if page is None else [page]
-    except OSError as error:
-        raise ScanError(f"{name}: cannot be read ({one_line(error)})") from error
     except cv2.error as error:
         raise ScanError(f"{name}: not a readable picture ({error.err})") from error
     if not pages:

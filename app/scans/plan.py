@@ -9,6 +9,7 @@ from pathlib import Path
 from app.case import printable
 from app.scans.box_files import Entry, Meaning, read_boxes
 from app.scans.boxes import Drawn, drawn_box
+from app.scans.dicom import is_dicom
 from app.scans.files import READERS, WRITTEN, default_suffix, stem_of, suffix_of
 from app.scans.scan import ScanError
 from app.scans.write import Outputs, refuse_inputs
@@ -61,6 +62,18 @@ def _for_one(path: Path, entries: Sequence[Entry]) -> list[Drawn]:
     return [one.box for one in entries if one.file is None or Path(one.file).name == path.name]
 
 
+def _in_folder(folder: Path, file: str) -> str | None:
+    """The scan in `folder` that a box is for, by its name from there; None if there is none.
+
+    As `file` says, else by its last part, since tables are made elsewhere; never one outside.
+    """
+    for path in (Path(file), Path(Path(file).name)):
+        inside = path.name and not path.is_absolute() and ".." not in path.parts
+        if inside and (folder / path).exists():
+            return str(path)
+    return None
+
+
 def _for_folder(folder: Path, entries: Sequence[Entry]) -> dict[str, list[Drawn]]:
     """The boxes of each scan of a folder, by its name; scans without a box are named once.
 
@@ -74,9 +87,10 @@ def _for_folder(folder: Path, entries: Sequence[Entry]) -> dict[str, list[Drawn]
         where = f"{printable(folder.name)}: {box}"
         if one.file is None:
             raise ScanError(f"{where} should name its file, since this is a folder")
-        if Path(one.file).name != one.file or not (folder / one.file).exists():
+        file = _in_folder(folder, one.file)
+        if file is None:
             raise ScanError(f"{where} is for {printable(one.file)}, which is not in that folder")
-        by_file.setdefault(one.file, []).append(one.box)
+        by_file.setdefault(file, []).append(one.box)
     others = [
         printable(path.name)
         for path in sorted(folder.iterdir())
@@ -118,20 +132,22 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
         folder = inputs
     else:
         by_file, folder = {inputs.name: _for_one(inputs, entries)}, inputs.parent
-    read = tables if label_map is None else [*tables, label_map]
+    tables_out = [path for path in (options.stats, options.failures) if path is not None]
+    # which images a DICOM folder has is known when it is read; no table belongs over any of them
+    read = [*tables, *([] if label_map is None else [label_map]), *filter(is_dicom, tables_out)]
     plans: list[Plan] = []
     for file, drawn in by_file.items():
         path = folder / file
-        outputs = Outputs(labels_of(path, options.outputs))
         if not drawn and label_map is None:
             raise ScanError(
                 f"{printable(path.name)}: expected boxes (--box, --boxes, --boxes-from), found none"
             )
-        stats = [] if options.stats is None else [options.stats]
-        refuse_inputs([*outputs.all(), *stats], [path, *read])
+        outputs = Outputs(labels_of(path, options.outputs))
         plans.append(Plan(path, file, _numbered(drawn), label_map, outputs))
     if not plans:
         raise ScanError(f"{inputs}: expected boxes that name its files (--boxes), found none")
+    written = [path for plan in plans for path in plan.outputs.all()]
+    refuse_inputs([*written, *tables_out], [*(plan.path for plan in plans), *read])
     _refuse_twins(plans)
     for plan in plans:
         plan.outputs.labels.parent.mkdir(parents=True, exist_ok=True)

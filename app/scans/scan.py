@@ -42,6 +42,8 @@ class Scan:
     slice_axis: int | None = None  # along which its slices were acquired, if the file says so
     has_mm: bool = True  # whether the affine is the file's, not `PICTURE_AFFINE`
     sources: tuple[tuple[Path, int], ...] = ()  # of DICOM: file and frame of each k
+    unit: str = ""  # of the values: HU, SUV or Bq/ml, if the file says so
+    files: tuple[Path, ...] = ()  # of DICOM: all images that were met, of other series, too
 
     @property
     def name(self) -> str:
@@ -95,6 +97,8 @@ def made_scan(
     slice_axis: int | None = None,
     has_mm: bool = True,
     sources: tuple[tuple[Path, int], ...] = (),
+    unit: str = "",
+    files: tuple[Path, ...] = (),
 ) -> Scan:
     """A checked scan of voxels (I, J, K) or (I, J, K, 3).
 
@@ -116,7 +120,7 @@ def made_scan(
     if volume < 1e-3:
         rows = to_world[:3].round(4).tolist()
         raise ScanError(f"{name}: the affine should have an inverse, found {rows}")
-    return Scan(path, voxels, to_world, modality, slice_axis, has_mm, sources)
+    return Scan(path, voxels, to_world, modality, slice_axis, has_mm, sources, unit, files)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from app.segment import PredictedIou
 MM3_PER_ML = 1000
 COLUMNS = (
     "scan", "label", "name", "voxels", "slices", "volume_ml", "area_mm2",
-    "longest_diameter_mm", "intensity_mean", "intensity_sd", "predicted_iou_mean",
+    "longest_diameter_mm", "intensity_mean", "intensity_sd", "intensity_unit", "predicted_iou_mean",
 )  # fmt: skip
 PIXEL_CORNERS = np.array(list(product((-0.5, 0.5), repeat=2)))
 
@@ -59,6 +59,7 @@ def measure(
         if count:
             row["intensity_mean"] = _rounded(float(inside.mean()))
             row["intensity_sd"] = _rounded(float(inside.std()))
+        row["intensity_unit"] = scan.unit
         row["predicted_iou_mean"] = _rounded(float(np.mean(predicted_iou[box])))
         rows.append(row)
     return rows

@@ -52,10 +52,16 @@ def refuse_inputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
     Raises:
         ScanError: an output is one of `inputs`, by whatever name.
     """
+    read = {_identity(path) for path in inputs if path.exists()}
     for output in outputs:
-        for path in inputs:
-            if output.exists() and path.exists() and output.samefile(path):
-                raise ScanError(f"{printable(output.name)}: is an input, and is not overwritten")
+        if output.exists() and _identity(output) in read:
+            raise ScanError(f"{printable(output.name)}: is an input, and is not overwritten")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for every name of a file."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _names(scan: Scan, segments: list[Segment]) -> bytes:
