@@ -32,7 +32,7 @@ else
     for word in "$@"; do
         case $word in --*=*) word=${word#*=} ;; esac
         if needs_scans "$word"; then
-            needed="requirements.lock requirements-scans.txt"
+            needed="requirements.lock requirements-scans.lock"
             break
         fi
     done

@@ -7,7 +7,7 @@ import sys
 import pytest
 from test_layers import ROOT
 
-BASE, SCANS = "requirements.lock", "requirements-scans.txt"
+BASE, SCANS = "requirements.lock", "requirements-scans.lock"
 
 
 @pytest.fixture
