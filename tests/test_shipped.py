@@ -46,12 +46,12 @@ def test_the_lock_for_scans_is_the_other_one_with_what_they_need():
 
 
 def test_the_image_and_predict_install_from_the_lock_alone():
-    dockerfile = (ROOT / "Dockerfile").read_text()
+    dockerfile, predict = ((ROOT / name).read_text() for name in ("Dockerfile", "predict.sh"))
     (install,) = re.findall(r"pip3 install(?:.|\\\n)*?(?=&&)", dockerfile)
     assert "--require-hashes -r /build/requirements.lock" in install
     assert "!requirements.lock" in (ROOT / ".dockerignore").read_text().split()
-    assert "requirements.lock" in (ROOT / "predict.sh").read_text()
-    assert not re.search(r"requirements[-a-z]*\.txt", (ROOT / "predict.sh").read_text() + dockerfile)
+    assert "requirements.lock" in predict
+    assert not re.search(r"requirements[-a-z]*\.txt", predict + dockerfile)
 
 
 SHIPPED = subprocess.run(
