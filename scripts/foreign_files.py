@@ -16,7 +16,7 @@ from app.scans.scan import ScanError
 
 DATA = {"pydicom": "data/*_files", "nibabel": "**/tests/data"}  # of a library: folders in it
 NO_DATA = (".py", ".pyc", ".zip", ".rst", ".txt", ".m", ".gitignore")
-DECODERS = ("python-gdcm", "pillow")  # that messages quote
+DECODERS = ("python-gdcm", "imagecodecs", "pillow")  # that messages may quote
 TITLE = """\
 # Files of others
 
