@@ -32,7 +32,7 @@ def pieces(array: Array) -> Iterator[Array]:
 def extent(values: Values) -> tuple[float, float]:
     """The lowest and the highest of at least one value; both NaN if one is NaN."""
     ends = [(piece.min(), piece.max()) for piece in values()]
-    with np.errstate(over="ignore"):  # what no double can say is infinite
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite, and NaN that signal
         lows, highs = np.array(ends, np.float64).T
     return float(lows.min()), float(highs.max())
 
