@@ -20,6 +20,10 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+def _keep_quiet(_: object) -> None:
+    """Of what was torn apart in the middle, its `__del__` need not complain to the user."""
+
+
 def _leave(number: int, _: FrameType | None) -> None:
     os._exit(128 + number)  # nothing has been begun
 
@@ -49,6 +53,7 @@ class Stopper:
 
     def __enter__(self) -> "Stopper":
         self._former = {}
+        self._former_hook = sys.unraisablehook
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 former = signal.getsignal(number)
@@ -58,12 +63,14 @@ class Stopper:
         return self
 
     def __exit__(self, *_: object) -> None:
+        sys.unraisablehook = self._former_hook
         for number, former in self._former.items():
             signal.signal(number, former)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self.received is None:  # a second one would interrupt the tidying up
             self.received = signal.Signals(number)
+            sys.unraisablehook = _keep_quiet
             if self._raises:
                 raise Stopped
 

@@ -40,9 +40,10 @@ def surface_dice(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> f
 def organisers_scores(
     truth: np.ndarray, found: np.ndarray, spacing_mm: Sequence[float]
 ) -> tuple[float, float]:
-    """DSC and NSD of the labels of a case, (H, W) or (D, H, W); NaN where `truth` lacks a label.
+    """DSC and NSD of a case, (H, W) or (D, H, W): means over labels 1 to the largest of `truth`.
 
-    `spacing_mm` is used for the axes of a volume as it is, and not at all for an image.
+    NaN where one of these is in neither map. `spacing_mm` is used for the axes of a volume as it
+    is, and not at all for an image.
     """
     if truth.ndim == 2:
         truth, found, spacing_mm = truth[..., None], found[..., None], (1.0, 1.0, 1.0)
@@ -50,9 +51,8 @@ def organisers_scores(
     dsc = np.mean([compute_dice_coefficient(truth == i, found == i) for i in labels])
     if dsc <= 0.2:
         return float(dsc), 0.0
-    return float(dsc), float(
-        np.mean([surface_dice(truth == i, found == i, spacing_mm) for i in labels])
-    )
+    nsd = np.mean([surface_dice(truth == i, found == i, spacing_mm) for i in labels])
+    return float(dsc), float(nsd)
 
 
 def differences(segs: Path, gts: Path, document: dict) -> np.ndarray:

@@ -96,7 +96,7 @@ def _region(boxes: Sequence[Region | None], shape: tuple[int, ...]) -> Region:
 
 
 def _objects(truth: Labels, found: Labels) -> Iterator[tuple[Region, Mask, Mask]]:
-    """By label of the truth: the region that has what is true and what was found of it; both."""
+    """By label of the truth: a region that holds all of it in both maps, and its masks there."""
     largest = int(truth.max())
     if largest == 0:
         return

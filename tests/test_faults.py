@@ -224,6 +224,26 @@ def test_a_signal_ends_a_program_that_is_still_importing(tmp_path, number):
     assert (process.returncode, rest) == (STATUS[number], "")
 
 
+@both_signals
+def test_what_a_signal_tears_apart_does_not_complain(capfd, number):
+    class Torn:
+        def __del__(self):
+            raise AttributeError("_writing")
+
+    def tear():
+        torn = Torn()
+        os.kill(os.getpid(), number)
+        raise AssertionError(f"{torn} was not interrupted")
+
+    former = sys.unraisablehook
+    with Stopper() as stopper:
+        with contextlib.suppress(Stopped), stopper.raising():
+            tear()
+        assert stopper.received == number
+    assert sys.unraisablehook is former
+    assert capfd.readouterr().err == ""
+
+
 def signal_at(monkeypatch, place, name, number):
     """Send this process a signal when the function is called, as often as it is called."""
     real = getattr(place, name)

@@ -88,7 +88,7 @@ def tiff_of(path, width, height, order=">"):
         ("a.dcm", dicom_of, (30000, 20000), "20000x30000x1 voxels of float32 need about 12.7 GB"),
         ("b.dcm", dicom_of, (1, 1, 10**8), "100000000 frames need about 63.9 GB"),
         ("a.png", png_of, (30000, 20000, 8, 0), "30000x20000x1 voxels of uint8 need about 4.3 GB"),
-        ("b.png", png_of, (30000, 20000, 16, 2), "30000x20000x1x3 voxels of uint16 need about 9.7"),
+        ("b.png", png_of, (30000, 20000, 16, 2), "30000x20000x1x3 voxels of uint16 need about 8.5"),
         ("a.bmp", bmp_of, (30000, -20000), "30000x20000x1x3 voxels of uint8 need about 6.7 GB"),
         ("a.jpg", jpeg_of, (20000, 30000), "30000x20000x1x3 voxels of uint8 need about 6.7 GB"),
         ("a.tif", tiff_of, (30000, 20000), "30000x20000x1 voxels of uint16 need about 4.9 GB"),

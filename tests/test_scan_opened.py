@@ -209,7 +209,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read(volume, monkeypatch):
     with pytest.raises(ScanError, match=f"^scan.nii.gz: 64x40x6 voxels of uint8 {refused}"):
         app.open_image(volume, BrightInBox(), modality="MR", memory_limit=600_000_000)
     large = np.broadcast_to(np.float32(1), (1000, 1000, 1000))
-    with pytest.raises(ScanError, match="^array: 1000x1000x1000 voxels of float32 need about 14."):
+    with pytest.raises(ScanError, match="^array: 1000x1000x1000 voxels of float32 need about 13."):
         app.open_image(large, BrightInBox(), memory_limit=8 << 30)
     monkeypatch.setattr(opened, "available_memory", lambda: 600_000_000)
     with pytest.raises(ScanError, match=f"^scan.nii.gz: 64x40x6 voxels of uint8 {refused}"):
