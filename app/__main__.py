@@ -13,18 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app import __version__
-from app.case import (
-    Case,
-    CaseError,
-    is_case_name,
-    printable,
-    read_case,
-    remove_partials,
-    whole_file,
-    write_labels,
-)
+from app.case import Case, CaseError, is_case_name, printable, read_case, write_labels
 from app.intensity import DEFAULT_WINDOW, WINDOWS, parse_window
-from app.job import Job
+from app.job import LOADING, Job
 from app.memory import available_memory
 from app.network import AUTO, PRECISIONS, Network, WeightsError, load
 from app.scans.options import (
@@ -45,7 +36,8 @@ from app.segment import (
     Progress,
     segment,
 )
-from app.stop import Stopped, Stopper
+from app.stop import Stopped, Stopper, leave
+from app.whole import remove_partials, whole_file
 
 INPUTS = Path("/workspace/inputs")
 OUTPUTS = Path("/workspace/outputs")
@@ -181,11 +173,14 @@ def segment_file(
     Raises:
         CaseError: the input is not a case.
         OSError: the output cannot be written.
+        WeightsError: the network cannot be loaded.
     """
     limit = options.memory_limit or available_memory()
     try:
         with clock.measure("read"):
             case = read_case(path, options.window, memory_limit=limit)
+        with clock.measure(LOADING):
+            network.wait()
         progress(0, 1)
         labels = segment(
             case, network, mode=options.mode, max_crops=options.crops, step=options.step,
@@ -193,6 +188,8 @@ def segment_file(
         )  # fmt: skip
         with clock.measure("write"):
             write_labels(output, labels)
+    except WeightsError:
+        raise  # of no case
     except Exception:  # it would look as if it were of this run
         with contextlib.suppress(OSError):
             output.unlink()
@@ -208,7 +205,7 @@ def run_job(job: Job, network: Network, progress: Progress) -> str:
     clock = Clock()
     began = time.perf_counter()
     case = job.run(network, clock, progress)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - began - clock.seconds[LOADING]  # the start's, not the case's
     split = ", ".join(f"{step} {clock.seconds[step]:.2f}" for step in STEPS)
     shape = "x".join(map(str, case.image.shape))
     return f"{case.name}  {shape}  {len(case.boxes)} boxes  {seconds:.2f} s ({split})"
@@ -265,7 +262,7 @@ def begin(options: argparse.Namespace) -> tuple[list[Job], Network]:
         CaseError: scans are asked for in a way that cannot be done.
         FolderError: there is no case, or outputs are the inputs.
         OSError: a folder cannot be read or made.
-        WeightsError: the network cannot be loaded.
+        WeightsError: the network cannot be loaded; some reasons `Network.wait` finds later.
     """
     if about_scans(options):
         from app.scans.command import scan_jobs  # not loaded for the challenge's files
@@ -275,7 +272,10 @@ def begin(options: argparse.Namespace) -> tuple[list[Job], Network]:
         jobs = npz_jobs(options)
     if removed := remove_all_partials(jobs):
         log.info("removed %d partial files of a run that was killed", removed)
-    network = load(options.weights, precision=options.precision, threads=options.threads)
+    network = load(
+        options.weights, precision=options.precision, threads=options.threads,
+        wait=options.timeout is not None,  # which is for cases, not for the network
+    )  # fmt: skip
     return jobs, network
 
 
@@ -367,10 +367,11 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
             jobs, network = begin(options)
             bar = ProgressBar(len(jobs), enabled=show_bar)
             run_cases(jobs, network, options, report, stopper, bar)
+            network.wait()  # what is wrong with it is told, also where no case needed it
     except (CaseError, FolderError, OSError, WeightsError) as error:
         if stopper.received is None:
             log.error("%s", error)
-            return 1
+            return _ended(options, report.failures) if report.failures else 1
     except Stopped:
         pass
     summary = (
@@ -402,4 +403,4 @@ def _ended(options: argparse.Namespace, failures: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

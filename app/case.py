@@ -4,17 +4,13 @@ Whatever is wrong with a file is found here and said in one line; the rest of th
 `Case`. Arrays are never unpickled, and what a file declares is checked before it is allocated.
 """
 
-import contextlib
-import fcntl
 import functools
 import io
 import logging
 import lzma
 import math
-import os
 import re
 import stat
-import tempfile
 import tokenize
 import warnings
 import zipfile
@@ -22,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +35,7 @@ from app.intensity import (
 )
 from app.memory import estimate_peak, streamed
 from app.pieces import extent, pieces
+from app.whole import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +44,6 @@ MAX_MEMBER_BYTES = 4 << 30  # a declared array above this is refused, not alloca
 MAX_STREAMED_BYTES = 10 << 30  # of pixels that are not held: 20,000 x 20,000 x 3 of 8 bytes
 MAX_HEADER_BYTES = 16 << 10  # of an npy; numpy refuses 10,000, but only once it has read them all
 MAX_FOUND = 200  # characters of what was found in a message; an archive may hold 65,535 long names
-PARTIAL_PREFIX, PARTIAL_SUFFIX = ".segs-", ".partial"  # of files that are not whole yet
 MAX_VALUE = 1e30  # of a pixel; sums and products of larger ones leave float32
 
 HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -198,11 +194,10 @@ def _stored_pieces(archive: zipfile.ZipFile, member: _Member) -> Iterator[npt.ND
         for part in pieces(shape):
             try:
                 content = stream.read(part.nbytes)
+                if len(content) < part.nbytes:
+                    raise EOFError(f"read {len(content)} of {part.nbytes}")
             except EOFError as error:
                 member.refuse(f"ends before its {member.nbytes} bytes ({one_line(error)})")
-            if len(content) < part.nbytes:
-                found = f"read {len(content)} of {part.nbytes}"
-                member.refuse(f"ends before its {member.nbytes} bytes ({found})")
             yield np.ndarray(part.shape, member.dtype, content)
         stream.read(1)  # at its end the archive's checksum is looked at
 
@@ -400,71 +395,6 @@ def read_case(
 def label_dtype(count: int) -> npt.DTypeLike:
     """Smallest unsigned type for labels 0..count: uint8, uint16 from 256, uint32 from 65,536."""
     return np.min_scalar_type(count)
-
-
-def _new_partial(folder: Path) -> tuple[IO[bytes], Path]:
-    """A new file in `folder` to write to, and its temporary name; locked as long as it is open.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
-    while True:
-        handle, name = tempfile.mkstemp(PARTIAL_SUFFIX, PARTIAL_PREFIX, folder)
-        # From here the stream owns the file: whatever is raised closes it, and so frees the lock.
-        stream, path = os.fdopen(handle, "wb"), Path(name)
-        with contextlib.suppress(OSError):  # a file system without locks; nobody sweeps there
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        if path.exists():
-            return stream, path
-        stream.close()  # another run swept it away in the instant before it was locked
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A stream to write `path` with: under that name there is the whole file or what was before.
-
-    Written under a temporary name in the same folder, flushed to disk, then renamed. What a killed
-    process leaves under the temporary name, `remove_partials` finds.
-
-    Raises:
-        OSError: the folder cannot be written to; nothing is left behind.
-    """
-    stream, partial = _new_partial(path.parent)
-    try:
-        with stream:  # open, and so locked, until it has its name
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            partial.chmod(0o666 & ~mask)  # mkstemp's 0600 would lock the organisers out
-            partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-
-
-def remove_partials(folder: Path) -> int:
-    """Remove what dead runs left of `whole_file` in `folder`; return how many files that were.
-
-    The file of a living run is locked, by whichever process, container or host that shares the
-    folder and its locks. What cannot be opened, locked or removed stays, and so does what is no
-    regular file.
-    """
-    removed = 0
-    for path in folder.glob(f"{PARTIAL_PREFIX}*{PARTIAL_SUFFIX}"):
-        with contextlib.suppress(OSError):
-            # to write: an exclusive lock on NFS asks for it; and never wait for a fifo
-            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                if stat.S_ISREG(os.fstat(handle).st_mode):
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-                    removed += 1
-            finally:
-                os.close(handle)
-    return removed
 
 
 def write_labels(path: Path, labels: npt.NDArray[np.unsignedinteger]) -> None:

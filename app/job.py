@@ -8,6 +8,8 @@ from app.case import Case
 from app.network import Network
 from app.segment import Clock, Progress
 
+LOADING = "loading"  # on the clock: waiting for the network, which loads while a file is read
+
 
 @dataclass(frozen=True)
 class Job:

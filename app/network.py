@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import openvino as ov  # noqa: E402
 
-from app.case import whole_file  # noqa: E402
+from app.whole import whole_file  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ SUITED = {
     "int8": {"avx512bw", "avx512_vnni", "avx_vnni"},
     "bf16": {"avx512_bf16", "amx_bf16"},
 }
+MATRIX_UNITS = "amx_bf16"  # with them bf16 is faster than INT8 (benchmarks/NOTES.md)
 CPU_INFO = Path("/proc/cpuinfo")
 CGROUP_QUOTAS = (  # (file with the quota, file with the period or None if both are in the first)
     ("/sys/fs/cgroup/cpu.max", None),
@@ -131,6 +133,11 @@ def _verified(folder: Path, name: str, sha256: str) -> Path:
     return path
 
 
+def _last_line(error: Exception) -> str:
+    """The line that says why, which is the last one of OpenVINO's."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
 def _blob_start(files: dict[str, str], computed: str, flags: set[str]) -> str:
     """How the name of a compiled model begins that fits these files, this OpenVINO and this CPU."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
@@ -140,8 +147,8 @@ def _blob_start(files: dict[str, str], computed: str, flags: set[str]) -> str:
 
 def _ready(
     core: ov.Core, folder: Path, files: dict[str, str], settings: dict[str, Any], flags: set[str]
-) -> ov.CompiledModel:
-    """The model of `files` (sha256 by name), read as `precompile` left it or compiled now.
+) -> tuple[ov.InferRequest, bool]:
+    """A request to the model of `files` (sha256 by name), and whether `precompile` had left it.
 
     Raises:
         WeightsError: it cannot be read, was altered, or does not run here.
@@ -149,16 +156,19 @@ def _ready(
     paths = [_verified(folder, name, sha) for name, sha in files.items()]
     computed = settings["INFERENCE_PRECISION_HINT"]
     for path in (folder / COMPILED).glob(f"{_blob_start(files, computed, flags)}-*.blob"):
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest()[:BLOB_DIGITS] == path.stem.partition("-")[2]:
-            return core.import_model(io.BytesIO(content), "CPU", settings)
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest()[:BLOB_DIGITS] == path.stem.partition("-")[2]:
+                kept = core.import_model(io.BytesIO(content), "CPU", settings)
+                return kept.create_infer_request(), True
+        except Exception as error:  # whatever is wrong with it: there is the IR
+            log.warning("%s: compiled anew (%s)", path, _last_line(error))
     xml = next(p for p in paths if p.suffix == ".xml")
     try:
-        return core.compile_model(xml, "CPU", settings)
-    except RuntimeError as error:  # OpenVINO's only one; its last line says why
-        reason = str(error).strip().splitlines()[-1]
+        return core.compile_model(xml, "CPU", settings).create_infer_request(), False
+    except RuntimeError as error:  # OpenVINO's only one
         raise WeightsError(
-            f"{xml}: OpenVINO cannot run it in {computed} on this CPU ({reason})"
+            f"{xml}: OpenVINO cannot run it in {computed} on this CPU ({_last_line(error)})"
         ) from error
 
 
@@ -166,13 +176,15 @@ class Network:
     """Encoder and decoder, compiled for this machine. Made by `load`."""
 
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
+        """Begin to make them ready, in threads of their own; `wait` says when they are."""
         manifest = read_manifest(folder)
         models = manifest["models"]
         flags = _cpu_flags()
         suited = _suited_precisions(flags)
         floating = "bf16" if "bf16" in suited else "f32"
         if precision == AUTO:
-            precision = "int8" if "int8" in suited and "int8" in models else floating
+            quantized = "int8" in suited and "int8" in models and MATRIX_UNITS not in flags
+            precision = "int8" if quantized else floating
         stored = PRECISIONS[precision]
         kind = next((k for k in stored if k in models), None)
         if kind is None:
@@ -190,14 +202,34 @@ class Network:
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
+            # else programs side by side are bound to the same cores (docs/limits.md)
+            "ENABLE_CPU_PINNING": False,
         }
-        with ThreadPoolExecutor() as pool:  # compiling keeps one core busy, there are two models
-            ready = pool.map(
-                lambda part: _ready(core, folder, models[kind][part], settings, flags), PARTS
-            )
-            self._encoder, self._decoder = (model.create_infer_request() for model in ready)
+        pool = ThreadPoolExecutor()  # compiling keeps one core busy, there are two models
+        self._loading = {
+            part: pool.submit(_ready, core, folder, models[kind][part], settings, flags)
+            for part in PARTS
+        }
+        pool.shutdown(wait=False)
         self._folder, self._computed, self._flags = folder, computed, flags
         self._files: dict[str, dict[str, str]] = models[kind]
+
+    @cached_property
+    def _encoder(self) -> ov.InferRequest:
+        return self._loading["encoder"].result()[0]
+
+    @cached_property
+    def _decoder(self) -> ov.InferRequest:
+        return self._loading["decoder"].result()[0]
+
+    def wait(self) -> None:
+        """Return when the network is ready.
+
+        Raises:
+            WeightsError: a file cannot be read, was altered, or does not run here.
+        """
+        for loading in self._loading.values():
+            loading.result()
 
     def encode(self, pixels: FloatArray) -> FloatArray:
         """Embedding (1, 4096, C), its 64 x 64 cells by row, of `pixels` (1, 3, 256, 256), 0..1."""
@@ -209,12 +241,17 @@ class Network:
     def precompile(self) -> None:
         """Leave the compiled models in the weights folder, for a quicker start on this very CPU.
 
+        One that was read from there stays as it is: what OpenVINO exports of it cannot be read.
+
         Raises:
             OSError: they cannot be written.
         """
         compiled = self._folder / COMPILED
         compiled.mkdir(exist_ok=True)
-        for part, request in zip(PARTS, (self._encoder, self._decoder), strict=True):
+        for part, loading in self._loading.items():
+            request, kept = loading.result()
+            if kept:
+                continue
             start = _blob_start(self._files[part], self._computed, self._flags)
             content = io.BytesIO()
             request.get_compiled_model().export_model(content)
@@ -248,6 +285,7 @@ def load(
     *,
     precision: str = AUTO,
     threads: int | None = None,
+    wait: bool = True,
 ) -> Network:
     """The network of a weights folder, ready to run.
 
@@ -256,6 +294,7 @@ def load(
         precision: "f32" (the most exact), "bf16", "int8", or "auto": the fastest that suits this
             CPU and that the folder has a model for.
         threads: None uses what affinity and container quota allow.
+        wait: False returns at once, and what is wrong with a model `Network.wait` raises.
 
     Raises:
         WeightsError: the folder is missing, incomplete, altered, or has no such precision.
@@ -266,5 +305,7 @@ def load(
         raise ValueError(f"precision should be one of {', '.join(choices)}, got '{precision}'")
     folder = default_weights() if weights is None else Path(weights)
     network = Network(folder, precision, threads or available_threads())
+    if wait:
+        network.wait()
     log.info("%s, %s, %d threads", network.variant, network.precision, network.threads)
     return network

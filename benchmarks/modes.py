@@ -48,6 +48,7 @@ VARIANTS = (
     "true boxes: true_boxes=True step=1",
 )
 TRUE_BOXES = "true_boxes"
+MARKERS = "osD^v<>Ph"
 
 
 def _module(name: str) -> ModuleType:
@@ -174,17 +175,24 @@ def draw(rows: Sequence[Row], picture: Path) -> None:
     from matplotlib import pyplot as plt
 
     kinds = [kind for kind in ("2D", "3D") if of_kind(rows, kind)]
-    figure, axes = plt.subplots(1, len(kinds), figsize=(6.5 * len(kinds), 4.5), squeeze=False)
+    figure, axes = plt.subplots(1, len(kinds), figsize=(7.5 * len(kinds), 4.5), squeeze=False)
     for kind, panel in zip(kinds, axes[0], strict=True):
         found = of_kind(rows, kind)
         first = next(iter(found.values()))[1]
-        for variant, (by_modality, seconds) in found.items():
+        for number, (variant, (by_modality, seconds)) in enumerate(found.items(), start=1):
             place = seconds / first, 100 * np.mean(list(by_modality.values()))
-            panel.plot(*place, "o")
-            panel.annotate(variant, place, fontsize=7, xytext=(4, 3), textcoords="offset points")
+            # variants lie close together: a shape and a number of its own each, names beside
+            panel.plot(
+                *place, MARKERS[number % len(MARKERS)], color=plt.cm.cividis(number / len(found)),
+                label=f"{number}  {variant}", markersize=8, alpha=0.8,
+            )  # fmt: skip
+            panel.annotate(
+                str(number), place, fontsize=8, xytext=(5, 4), textcoords="offset points"
+            )
+        panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         panel.set(xlabel=f"time, {next(iter(found))} = 1", ylabel="DSC, mean of modalities")
         panel.set_title({"2D": "images", "3D": "volumes"}[kind])
-        panel.margins(x=0.25)
+        panel.margins(0.08)
     figure.tight_layout()
     figure.savefig(picture, dpi=110)
     plt.close(figure)

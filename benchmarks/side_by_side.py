@@ -21,6 +21,15 @@ from app.network import available_threads
 DEFAULT = f"{sys.executable} -m app {{inputs}} {{outputs}} --quiet"
 
 
+def start(command: str, inputs: Path, outputs: Path) -> subprocess.Popen[bytes]:
+    """A run of a command that has {inputs} and {outputs} in it; `outputs` is made."""
+    outputs.mkdir()
+    outputs.chmod(0o777)  # the container's user is another
+    return subprocess.Popen(
+        [word.format(inputs=inputs.resolve(), outputs=outputs) for word in shlex.split(command)]
+    )
+
+
 def seconds(command: str, inputs: Path, runs: int) -> float:
     """How long `runs` runs at a time take, each into a folder of its own.
 
@@ -28,16 +37,8 @@ def seconds(command: str, inputs: Path, runs: int) -> float:
         RuntimeError: one of them fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder, str(i)) for i in range(runs)]
-        for path in outputs:
-            path.mkdir()
-            path.chmod(0o777)  # the container's user is another
-        words = [
-            [word.format(inputs=inputs.resolve(), outputs=path) for word in shlex.split(command)]
-            for path in outputs
-        ]
         began = time.perf_counter()
-        processes = [subprocess.Popen(one) for one in words]
+        processes = [start(command, inputs, Path(folder, str(i))) for i in range(runs)]
         status = [process.wait() for process in processes]
         took = time.perf_counter() - began
     if any(status):

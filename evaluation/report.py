@@ -13,7 +13,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.case import CaseError, whole_file
+from app.case import CaseError
+from app.whole import whole_file
 from evaluation.console import add_shared_options, clear_line, progress
 from evaluation.page import Entry, page
 from evaluation.pictures import show

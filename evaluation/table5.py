@@ -27,7 +27,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from app.case import Case, CaseError, read_case, whole_file
+from app.case import Case, CaseError, read_case
+from app.whole import whole_file
 from evaluation.published import COLUMNS, MADE, TABLE_5
 from evaluation.score import ScoreError, npz_files, parse_name
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -249,6 +250,24 @@ def test_weights_that_cannot_be_used_are_a_failure(program, inputs, tmp_path):
     status, lines = program("--precision", "int8")
     assert (status, len(lines)) == (1, 1)
     assert "needs a model in int8" in lines[0]
+
+
+def test_altered_weights_are_told_once_and_older_outputs_stay(
+    program, inputs, outputs, tmp_path, tiny_weights
+):
+    """Also where nothing asks for the network: it loads while a case is read."""
+    make_case_file(inputs, IMAGE)
+    assert program()[0] == 0
+    before = (outputs / IMAGE).read_bytes()
+    altered = tmp_path / "altered"
+    shutil.copytree(tiny_weights, altered)
+    for path in altered.glob("decoder*.xml"):
+        path.write_bytes(path.read_bytes() + b" ")
+    for options in ([], ["--skip-existing"], ["--timeout", "9"]):
+        status, lines = program("--weights", str(altered), *options)
+        assert status == 1
+        assert sum("sha256 is" in line for line in lines) == 1
+        assert (outputs / IMAGE).read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Runs that are killed or stopped: no output is partial, lost or different."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -18,14 +19,14 @@ from test_layers import ROOT
 
 from app import Network
 from app.__main__ import main
-from app.case import remove_partials, whole_file
 from app.stop import Stopped, Stopper
+from app.whole import remove_partials, whole_file
 
 # Opens a file as the program does, says so, and goes on living until its stdin is closed.
 WRITER = """
 import sys
 from pathlib import Path
-from app.case import whole_file
+from app.whole import whole_file
 with whole_file(Path(sys.argv[1])) as stream:
     stream.write(b"half")
     stream.flush()
@@ -83,9 +84,7 @@ def test_a_partial_file_of_this_process_is_left_as_well(outputs):
 
 
 def test_a_file_that_is_swept_away_before_it_is_locked_is_made_anew(outputs, monkeypatch):
-    from app import case
-
-    real, swept = case.fcntl.flock, []
+    real, swept = fcntl.flock, []
 
     def flock(handle, operation):
         if not swept:
@@ -93,7 +92,7 @@ def test_a_file_that_is_swept_away_before_it_is_locked_is_made_anew(outputs, mon
             swept[0].unlink()
         real(handle, operation)
 
-    monkeypatch.setattr(case.fcntl, "flock", flock)
+    monkeypatch.setattr("app.whole.fcntl.flock", flock)
     with whole_file(outputs / "other") as stream:
         stream.write(b"whole")
     assert len(swept) == 1
@@ -105,7 +104,7 @@ def test_without_locks_files_are_written_and_none_is_removed(outputs, monkeypatc
     def flock(handle, operation):
         raise OSError("no locks available")
 
-    monkeypatch.setattr("app.case.fcntl.flock", flock)
+    monkeypatch.setattr("app.whole.fcntl.flock", flock)
     (outputs / ".segs-abcdefgh.partial").touch()
     with whole_file(outputs / "other") as stream:
         stream.write(b"whole")

@@ -50,7 +50,7 @@ def test_a_killed_run_that_is_started_again_loses_nothing(cases, tmp_path, tiny_
 
     began = time.monotonic()
     with start(tmp_path / "undisturbed") as process:
-        lines = [process.stderr.readline()]  # the network is loaded
+        lines = [process.stderr.readline()]  # what runs; the network begins to load
         loaded = time.monotonic()
         lines += process.communicate(timeout=HANGS)[1].splitlines()
     ended = time.monotonic()

@@ -1,5 +1,6 @@
 """OpenVINO does what torch does; weights folders that cannot be used are refused."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from conftest import dsc, image_case
 import app.network
 from app import WeightsError, load
 from app.frame import Frame
-from app.network import COMPILED, MANIFEST, available_threads
+from app.network import BLOB_DIGITS, COMPILED, MANIFEST, available_threads
 from convert.verify import everywhere
 
 # Two orders of summation of some hundred products in float32: logits up to about 10, 7 digits.
@@ -208,6 +209,7 @@ def test_a_manifest_that_lacks_the_decoder_is_refused(folder):
         ("fpu avx_vnni", ["fp16"], "f32"),
         ("fpu avx512_vnni avx512_bf16", ["fp16"], "bf16"),
         ("fpu avx512_vnni avx512_bf16", ["fp16", "int8"], "int8+bf16"),
+        ("fpu avx512_vnni avx512_bf16 amx_bf16 amx_int8", ["fp16", "int8"], "bf16"),
         (None, ["fp16", "int8"], "f32"),
     ],
 )
@@ -255,8 +257,10 @@ def test_kept_models_are_used_on_the_same_cpu_and_compute_the_same(folder, tmp_p
         fresh.decode(embedding, PROMPTS, EVERYWHERE), strict=True,
     ):  # fmt: skip
         np.testing.assert_array_equal(a, b)
-    kept.precompile()  # again: the same names
-    assert len(list((folder / COMPILED).iterdir())) == 2
+    before = {path.name: path.read_bytes() for path in (folder / COMPILED).iterdir()}
+    kept.precompile()  # again
+    assert {path.name: path.read_bytes() for path in (folder / COMPILED).iterdir()} == before
+    assert compiled_models(folder, monkeypatch)[0] == []
 
     flags = sorted(app.network._cpu_flags())
     (tmp_path / "cpuinfo").write_text(f"flags : {' '.join(flags)} and_one_more\n")
@@ -272,6 +276,17 @@ def test_a_kept_model_that_was_altered_or_cut_is_compiled_anew(folder, monkeypat
     altered.write_bytes(content)
     cut.write_bytes(cut.read_bytes()[:1000])
     assert compiled_models(folder, monkeypatch)[0] == ["decoder.xml", "encoder.xml"]
+
+
+def test_a_kept_model_that_openvino_cannot_read_is_compiled_anew(folder, monkeypatch, caplog):
+    load(folder, threads=1).precompile()
+    for path in list((folder / COMPILED).iterdir()):
+        path.unlink()
+        start, content = path.stem.partition("-")[0], b"whole by its sha256, and no model"
+        digest = hashlib.sha256(content).hexdigest()[:BLOB_DIGITS]
+        (folder / COMPILED / f"{start}-{digest}.blob").write_bytes(content)
+    assert compiled_models(folder, monkeypatch)[0] == ["decoder.xml", "encoder.xml"]
+    assert caplog.text.count("compiled anew") == 2
 
 
 def test_models_kept_for_another_precision_are_not_used(folder, monkeypatch):

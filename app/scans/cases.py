@@ -25,8 +25,6 @@ from app.case import (
     label_dtype,
     one_line,
     printable,
-    remove_partials,
-    whole_file,
 )
 from app.intensity import DEFAULT_WINDOW, UNKNOWN, parse_modality, parse_window
 from app.memory import SCAN_PROGRAM_BYTES, available_memory
@@ -38,6 +36,7 @@ from app.scans.plan import labels_of
 from app.scans.scan import MemoryLimit, Scan, ScanError, Segment, Voxels, require_peak
 from app.scans.walk import ACQUIRED, Walk, choose_walk
 from app.scans.write import Outputs, refuse_inputs, write
+from app.whole import remove_partials, whole_file
 
 log = logging.getLogger("app.scans.cases")
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from app.case import Case, CaseError, make_case, whole_file
+from app.case import Case, CaseError, make_case
 from app.intensity import MODALITIES, UNKNOWN, Modality, Window, find_modality
-from app.job import Job
+from app.job import LOADING, Job
 from app.memory import available_memory
 from app.network import Network
 from app.scans.boxes import on_grid
@@ -24,6 +24,7 @@ from app.scans.stats import Row, measure, table
 from app.scans.walk import ACQUIRED, Walk, anatomical_axes, choose_walk
 from app.scans.write import check_writable, refuse_inputs, write
 from app.segment import Clock, Labels, PredictedIou, Progress, segment
+from app.whole import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +155,8 @@ def _run(
     """Do one scan; what `Job.run` says. `rows` of the table are those of the run so far."""
     with clock.measure("read"):
         placed = place(plan, options)
+    with clock.measure(LOADING):
+        network.wait()
     scan, case = placed.scan, placed.case
     progress(0, 1)
     predicted_iou: PredictedIou = {}

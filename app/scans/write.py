@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from app import __version__
-from app.case import label_dtype, printable, whole_file
+from app.case import label_dtype, printable
 from app.scans import dicom_seg, itk, nifti, pictures
 from app.scans.files import WRITTEN, stem_of, suffix_of
 from app.scans.scan import Scan, ScanError, Segment
 from app.segment import Labels
+from app.whole import whole_file
 
 
 @dataclass(frozen=True)
