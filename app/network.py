@@ -45,6 +45,19 @@ SUITED = {
 }
 MATRIX_UNITS = "amx_bf16"  # with them bf16 is faster than INT8 (benchmarks/NOTES.md)
 CPU_INFO = Path("/proc/cpuinfo")
+# What oneDNN, and so OpenVINO, may use of a CPU, by the names that bound it (ONEDNN_MAX_CPU_ISA);
+# each with what /proc/cpuinfo says of it beyond those before.
+INSTRUCTION_SETS: dict[str, set[str]] = {
+    "SSE41": set(),
+    "AVX": set(),
+    "AVX2": {"avx2", "fma"},
+    "AVX512_CORE": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    "AVX512_CORE_VNNI": {"avx512_vnni"},
+    "AVX512_CORE_BF16": {"avx512_bf16"},
+    "AVX512_CORE_FP16": {"avx512_fp16"},
+    "AVX512_CORE_AMX": {"amx_tile", "amx_int8", "amx_bf16"},
+    "ALL": {"avx_vnni"},
+}
 CGROUP_QUOTAS = (  # (file with the quota, file with the period or None if both are in the first)
     ("/sys/fs/cgroup/cpu.max", None),
     ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
@@ -75,12 +88,16 @@ def available_threads() -> int:
 
 
 def _cpu_flags() -> set[str]:
-    """Names of this CPU's instructions; none where they are not said."""
+    """Flags of `INSTRUCTION_SETS` that OpenVINO may use here; none where nobody says them."""
     try:
         lines = CPU_INFO.read_text().splitlines()
     except OSError:  # not Linux
         return set()
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    names = list(INSTRUCTION_SETS)
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    sets = names[: names.index(most) + 1] if most in names else names
+    return flags & set().union(*(INSTRUCTION_SETS[name] for name in sets))
 
 
 def _suited_precisions(flags: set[str]) -> set[str]:
@@ -139,9 +156,8 @@ def _last_line(error: Exception) -> str:
 
 
 def _blob_start(files: dict[str, str], computed: str, flags: set[str]) -> str:
-    """How the name of a compiled model begins that fits these files, this OpenVINO and this CPU."""
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    facts = [ov.__version__, sorted(flags), limit, sorted(files.items()), computed]
+    """How the name of a compiled model begins that fits these files, OpenVINO and flags."""
+    facts = [ov.__version__, sorted(flags), sorted(files.items()), computed]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:BLOB_DIGITS]
 
 
@@ -239,7 +255,9 @@ class Network:
         return embedding
 
     def precompile(self) -> None:
-        """Leave the compiled models in the weights folder, for a quicker start on this very CPU.
+        """Leave the compiled models in the weights folder, for a quicker start on CPUs like this.
+
+        Like this are those with the same `INSTRUCTION_SETS`.
 
         One that was read from there stays as it is: what OpenVINO exports of it cannot be read.
 

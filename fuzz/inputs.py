@@ -13,10 +13,11 @@ import io
 import struct
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
-from app import CaseError, read_case
+from app import Case, CaseError, read_case
 
 NAMES = ("2DBox_US_1.npz", "3DBox_MR_1.npz", "2DBox_CT_1.npz", "3DBox_CT_1.npz")
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -59,20 +60,33 @@ def write(data: bytes, folder: Path) -> Path:
     return path
 
 
+def _read(path: Path) -> Case | None:
+    """The case of a file; None if it is refused, in one line."""
+    try:
+        return read_case(path, memory_limit=MEMORY_LIMIT)
+    except CaseError as error:
+        message = str(error)
+        assert message.startswith(f"{path.name}: "), message
+        assert message.isprintable(), message
+        return None
+
+
 def check(data: bytes, folder: Path) -> bool:
     """Whether the file of `data` is a case; it is one as documented, or refused as documented.
+
+    Whether its pixels are held or read in pieces changes nothing.
 
     Raises:
         AssertionError: neither; so does anything else that `read_case` raises.
     """
     path = write(data, folder)
-    try:
-        case = read_case(path, memory_limit=MEMORY_LIMIT)
-    except CaseError as error:
-        message = str(error)
-        assert message.startswith(f"{path.name}: "), message
-        assert message.isprintable(), message
+    case = _read(path)
+    with mock.patch("app.memory.HELD_BYTES", 0):  # in pieces, as the largest files are
+        in_pieces = _read(path)
+    assert (case is None) == (in_pieces is None)
+    if case is None or in_pieces is None:
         return False
+    assert np.array_equal(case.image, in_pieces.image)
     assert case.image.dtype == np.uint8
     assert case.image.size
     assert case.image.flags.c_contiguous

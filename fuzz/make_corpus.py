@@ -56,6 +56,9 @@ def arrays() -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
     yield "inverted", IMAGE, GREY, BOX[:, ::-1]
     yield "nan", IMAGE, np.full((5, 6), np.nan), BOX
     yield "nan_box", IMAGE, GREY, BOX * np.nan
+    signalling = np.array([0x7FA00000], np.uint32).view(np.float32)  # a warning where it is copied
+    yield "signalling", IMAGE, np.repeat(signalling, 30).reshape(5, 6), BOX
+    yield "signalling_box", IMAGE, GREY, np.repeat(signalling, 4).reshape(1, 4)
     yield "astronomic", IMAGE, np.full((5, 6), 1e300), BOX
     yield "scalar", IMAGE, np.uint8(3), BOX
     yield "five", IMAGE, np.ones((1, 2, 1, 2, 1), np.uint8), BOX

@@ -262,10 +262,37 @@ def test_kept_models_are_used_on_the_same_cpu_and_compute_the_same(folder, tmp_p
     assert {path.name: path.read_bytes() for path in (folder / COMPILED).iterdir()} == before
     assert compiled_models(folder, monkeypatch)[0] == []
 
-    flags = sorted(app.network._cpu_flags())
-    (tmp_path / "cpuinfo").write_text(f"flags : {' '.join(flags)} and_one_more\n")
+    flags = app.network._cpu_flags()
     monkeypatch.setattr(app.network, "CPU_INFO", tmp_path / "cpuinfo")
-    assert compiled_models(folder, monkeypatch)[0] == ["decoder.xml", "encoder.xml"]
+    for other, compiled in (
+        (flags | {"sse9"}, []),  # which OpenVINO does not use
+        (flags ^ {"avx512_fp16"}, ["decoder.xml", "encoder.xml"]),
+    ):
+        (tmp_path / "cpuinfo").write_text(f"flags : {' '.join(sorted(other))}\n")
+        assert compiled_models(folder, monkeypatch)[0] == compiled
+
+
+@pytest.mark.parametrize(
+    ("most", "found"),
+    [
+        ("AVX512_CORE", {"avx2", "avx512f", "avx512bw"}),
+        ("avx512_core_vnni", {"avx2", "avx512f", "avx512bw", "avx512_vnni"}),
+        ("AVX2", {"avx2"}),
+        ("SSE41", set()),
+        ("ALL", {"avx2", "avx512f", "avx512bw", "avx512_vnni", "amx_bf16"}),
+        (None, {"avx2", "avx512f", "avx512bw", "avx512_vnni", "amx_bf16"}),
+    ],
+)
+def test_flags_are_those_that_onednn_may_use(tmp_path, monkeypatch, most, found):
+    """So that models can be kept for a lesser CPU than the one that compiles them."""
+    flags = "flags : fpu avx2 avx512f avx512bw avx512_vnni amx_bf16\n"
+    (tmp_path / "cpuinfo").write_text(flags)
+    monkeypatch.setattr(app.network, "CPU_INFO", tmp_path / "cpuinfo")
+    if most is None:
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    else:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
+    assert app.network._cpu_flags() == found
 
 
 def test_a_kept_model_that_was_altered_or_cut_is_compiled_anew(folder, monkeypatch):

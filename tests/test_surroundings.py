@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import HANGS, image_case, make_case_file, read_labels, volume_case
+from conftest import HANGS, dsc, image_case, make_case_file, read_labels, volume_case
 from test_cli import fresh_logging
 from test_layers import ROOT
 
@@ -26,6 +26,7 @@ CASES = {
 }
 ISAS = ("AVX2", "AVX512_CORE")
 BORDER = 1e-3  # share of pixels
+SIMILAR = 0.9  # DSC of masks in INT8 with those in f32, of a picture that is none
 
 
 @pytest.fixture
@@ -135,6 +136,14 @@ def by_vectors(tmp_path_factory):
         return done, read_labels(outputs / IMAGE) if done.returncode == 0 else None
 
     return run
+
+
+def test_the_default_runs_on_a_cpu_with_avx512_alone(by_vectors):
+    """The challenge's own: INT8 and f32."""
+    _, wanted = by_vectors("ALL")
+    done, labels = by_vectors("AVX512_CORE", "auto")
+    assert done.returncode == 0, done.stderr
+    assert dsc(labels > 0, wanted > 0) > SIMILAR
 
 
 @pytest.mark.parametrize("isa", ISAS)
