@@ -6,6 +6,7 @@ is known, hash. The same surroundings give the same bytes. Standard library only
 runs inside the image, which it is not part of (docs/shipped.md).
 """
 
+import hashlib
 import json
 import re
 import sys
@@ -77,7 +78,7 @@ def debian_packages() -> list[Component]:
 
 
 def program_and_weights(folder: Path) -> tuple[Component, list[Component]]:
-    """The program itself, and the models of its weights with the hashes of their manifests."""
+    """The program itself, and the models of its weights: those of the manifests, and kept ones."""
     version = re.search(r'__version__ = "(.*)"', (folder / "app" / "__init__.py").read_text())
     assert version is not None
     program: Component = {
@@ -91,18 +92,22 @@ def program_and_weights(folder: Path) -> tuple[Component, list[Component]]:
         card = (manifest.parent / "README.md").read_text(encoding="utf-8")
         stated = CARD_LICENCE.search(card)
         licence = stated[1] if stated else "not stated"
+        files: dict[str, str] = {}  # some are in several precisions
         for parts in json.loads(manifest.read_text())["models"].values():
-            for files in parts.values():
-                models += [
-                    {
-                        "type": "machine-learning-model",
-                        "name": f"weights/{manifest.parent.name}/{name}",
-                        "version": version[1],
-                        "hashes": [{"alg": "SHA-256", "content": sha256}],
-                        "licenses": [{"license": {"name": licence}}],
-                    }
-                    for name, sha256 in files.items()
-                ]
+            for of_part in parts.values():
+                files |= of_part
+        for path in sorted(manifest.parent.glob("compiled/*.blob")):
+            files[f"compiled/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        models += [
+            {
+                "type": "machine-learning-model",
+                "name": f"weights/{manifest.parent.name}/{name}",
+                "version": version[1],
+                "hashes": [{"alg": "SHA-256", "content": sha256}],
+                "licenses": [{"license": {"name": licence}}],
+            }
+            for name, sha256 in files.items()
+        ]
     return program, models
 
 
