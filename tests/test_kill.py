@@ -51,7 +51,7 @@ def test_a_killed_run_that_is_started_again_loses_nothing(cases, tmp_path, tiny_
     began = time.monotonic()
     with start(tmp_path / "undisturbed") as process:
         lines = [process.stderr.readline()]  # what runs; the network begins to load
-        loaded = time.monotonic()
+        announced = time.monotonic()
         lines += process.communicate(timeout=HANGS)[1].splitlines()
     ended = time.monotonic()
     assert process.returncode == 0, lines
@@ -69,11 +69,11 @@ def test_a_killed_run_that_is_started_again_loses_nothing(cases, tmp_path, tiny_
             with start(outputs) as process:
                 if disturbed:
                     if instants.random() < FROM_THE_START:
-                        time.sleep(instants.uniform(0, loaded - began))
+                        time.sleep(instants.uniform(0, announced - began))
                     else:
                         while process.stderr.readline().startswith("removed "):
                             pass
-                        time.sleep(instants.uniform(0, ended - loaded))
+                        time.sleep(instants.uniform(0, ended - announced))
                     process.kill()
                 rest = process.communicate(timeout=HANGS)[1]
             done = process.returncode == 0
