@@ -150,19 +150,21 @@ def test_objects_smaller_than_20_pixels_do_not_count():
     assert objects_of(labels[2:4]).size == 0
 
 
-def test_modalities_and_data_sets_are_drawn_evenly_however_large_they_are(tmp_path):
+def test_the_share_of_modalities_and_data_sets_grows_slower_than_their_count(tmp_path):
     def pictures(modality, dataset, count):
         return [
             ShardPicture(modality, dataset, str(i), tmp_path, (0, 0), (0, 0)) for i in range(count)
         ]
 
-    few, many = pictures("US", "Few", 2), pictures("MR", "Many", 99)
-    sampler = BalancedSampler([*many, *pictures("MR", "One", 1), *few])
+    few, many = pictures("US", "Few", 2), pictures("MR", "Many", 128)
+    sampler = BalancedSampler([*many, *pictures("MR", "Some", 32), *few])
     random = np.random.default_rng(0)
     drawn = [sampler.draw(random) for _ in range(DRAWS)]
     share = {k: n / DRAWS for k, n in Counter(p.dataset for p in drawn).items()}
-    assert share == pytest.approx({"Few": 0.5, "Many": 0.25, "One": 0.25}, abs=SHARE_TOLERANCE)
-    assert len({p.key for p in drawn if p.dataset == "Many"}) > 90  # of 99, each drawn 5 times
+    us = 2**0.25 / (2**0.25 + 160**0.25)  # 0.25, not 1%
+    of_each = {"Few": us, "Many": (1 - us) * 2 / 3, "Some": (1 - us) / 3}  # 128 and 32: 2 to 1
+    assert share == pytest.approx(of_each, abs=SHARE_TOLERANCE)
+    assert len({p.key for p in drawn if p.dataset == "Many"}) > 110  # each drawn 4 times
 
 
 def test_other_slices_are_those_of_the_same_volume_and_not_more_than_asked_for(tmp_path):

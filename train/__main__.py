@@ -27,10 +27,13 @@ from train.initialise import student_of
 from train.loop import Run
 from train.memory import keep_freed_memory
 from train.one_cycle import RepairOptions
-from train.options import RECIPES
+from train.options import RECIPES, Options
 from train.stream import CacheSource, CorpusSource
 
 log = logging.getLogger("train")
+
+# Those that are one number or word; whoever wants another augmentation writes a recipe.
+OPTION_FIELDS = [f for f in dataclasses.fields(Options) if f.type in (int, float, str)]
 
 # Steps by part. Stage 0 is whole in v1, and converges faster where it is not.
 REPAIRS = {"v1": {"stage2": 300}, "v2": {"stage2": 450, "stage0": 250}}
@@ -47,16 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--cached", action="store_true", help="'together' on the cached pictures")
     parser.add_argument("--pictures", type=int, default=1000, help="rows of the cache")
-    parser.add_argument("--steps", type=int, help="of 'together'")
-    parser.add_argument("--learning-rate", type=float, help="of 'together'")
-    parser.add_argument("--frozen-stages", type=int, help="of the encoder in 'together', 0 to 4")
-    parser.add_argument("--taught", type=int, help="pictures of a batch the teacher also sees")
-    parser.add_argument("--teacher-weight", type=float, help="of the teacher beside the truth")
-    parser.add_argument("--seed", type=int)
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--devices", default="auto")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--compile", action="store_true", help="torch.compile: pays on a GPU")
+    together = parser.add_argument_group("of 'together' (train/options.py; default: the recipe's)")
+    for field in OPTION_FIELDS:
+        together.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, metavar="X")
     return parser
 
 
@@ -91,17 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     arguments = _parser().parse_args(argv)
-    chosen = {
-        "steps": arguments.steps,
-        "learning_rate": arguments.learning_rate,
-        "seed": arguments.seed,
-        "frozen_stages": arguments.frozen_stages,
-        "taught": arguments.taught,
-        "teacher_weight": arguments.teacher_weight,
-    }
-    options = dataclasses.replace(
-        RECIPES[arguments.recipe], **{k: v for k, v in chosen.items() if v is not None}
-    )
+    named = {field.name: getattr(arguments, field.name) for field in OPTION_FIELDS}
+    chosen = {name: value for name, value in named.items() if value is not None}
+    options = dataclasses.replace(RECIPES[arguments.recipe], **chosen)
     keep_freed_memory()
     fabric = Fabric(
         accelerator=arguments.accelerator, devices=arguments.devices, num_nodes=arguments.nodes,
@@ -124,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = CacheSource(arguments.out / "cache", RepairOptions().held_back)
     else:
         source = CorpusSource(arguments.data, options.augmentation)
-    run = Run(arguments.out, options, fabric)
+    run = Run(arguments.out, options, fabric, compiled=arguments.compile)
     run.train(student, source, None if arguments.cached else teacher, resume=arguments.resume)
     return 0
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 # Pixels (3, 256, 256) uint8; labels (256, 256), or (256, 256, P) with those of the volume's other
 # slices behind; the teacher's embedding (C, 64, 64) if it is known.
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+MODALITY_POWER, DATASET_POWER = 0.25, 0.5  # of a count: its share in what is drawn; 0: evenly
 MIN_OBJECT_AREA = 20  # pixels; smaller objects are noise of the annotation
 
 
@@ -141,19 +142,31 @@ def volume_of(picture: Picture) -> tuple[str, str]:
 
 
 class BalancedSampler:
-    """Draws modality, then data set, then picture, each evenly: MR is half of the corpus."""
+    """Draws modality, then data set, then picture: MR is half of the corpus.
+
+    Neither by count, nor evenly: a modality's share is its count to the power of `MODALITY_POWER`,
+    a data set's share of it its count to `DATASET_POWER`. Evenly, two of three endoscopies came
+    from 34 pictures, and a long run learned those by heart.
+    """
 
     def __init__(self, pictures: list[Picture]) -> None:
-        self._tree: dict[str, dict[str, list[Picture]]] = defaultdict(lambda: defaultdict(list))
+        tree: dict[str, dict[str, list[Picture]]] = defaultdict(lambda: defaultdict(list))
         self._volumes: dict[tuple[str, str], list[Picture]] = defaultdict(list)
         for picture in pictures:
-            self._tree[picture.modality][picture.dataset].append(picture)
+            tree[picture.modality][picture.dataset].append(picture)
             self._volumes[volume_of(picture)].append(picture)
+        self._datasets: list[list[Picture]] = []
+        shares = []
+        for modality in tree.values():
+            counts = np.array([len(pictures) for pictures in modality.values()])
+            share = counts.sum() ** MODALITY_POWER * counts**DATASET_POWER
+            shares.extend(share / (counts**DATASET_POWER).sum())
+            self._datasets.extend(modality.values())
+        self._shares = np.array(shares) / np.sum(shares)
 
     def draw(self, random: np.random.Generator) -> Picture:
         """One picture."""
-        datasets = self._tree[str(random.choice(sorted(self._tree)))]
-        pictures = datasets[str(random.choice(sorted(datasets)))]
+        pictures = self._datasets[random.choice(len(self._datasets), p=self._shares)]
         return pictures[random.integers(len(pictures))]
 
     def other_slices(

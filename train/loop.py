@@ -9,7 +9,6 @@ import csv
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +139,7 @@ class Run:
     folder: Path
     options: Options
     fabric: Fabric
+    compiled: bool = False  # encoder and decoder by torch.compile
 
     def train(
         self,
@@ -162,8 +162,13 @@ class Run:
         schedule = _schedule(optimizer, options)
         student, optimizer = fabric.setup(Student(model), optimizer)
         if teacher is not None:
+            teacher = teacher.to(memory_format=torch.channels_last)
             teacher = fabric.to_device(teacher.eval().requires_grad_(False))
         average = fabric.to_device(average)
+        for network in (model, teacher) if self.compiled else ():
+            if network is not None:
+                network.image_encoder.compile()
+                network.mask_decoder.compile()
         state = {
             "student": student, "average": average, "optimizer": optimizer, "schedule": schedule,
             "step": 0,
@@ -177,11 +182,11 @@ class Run:
         loader = fabric.setup_dataloaders(
             DataLoader(
                 batches, None, sampler=range(state["step"], options.steps),
-                num_workers=options.workers,
+                num_workers=options.workers, pin_memory=fabric.device.type == "cuda",
             ),
             use_distributed_sampler=False,
         )  # fmt: skip
-        sums: dict[str, float] = defaultdict(float)
+        sums: dict[str, Tensor] = {}
         count, began = 0, time.monotonic()
         for batch in loader:
             with fabric.autocast():  # for the teacher; the student brings its own
@@ -193,8 +198,8 @@ class Run:
             average.update_parameters(model)
             state["step"] += 1
             step = state["step"]
-            for name, value in terms.items():
-                sums[name] += value.item()
+            for name, value in terms.items():  # left on the device: reading one waits for it
+                sums[name] = sums.get(name, 0) + value.detach()
             count += 1
             if isinstance(schedule, LambdaLR):
                 schedule.step()
@@ -205,15 +210,14 @@ class Run:
                 speed = count * options.batch_size * fabric.world_size / (time.monotonic() - began)
                 rate = optimizer.param_groups[0]["lr"]
                 self._report(step, means, rate, speed)
-                sums, count, began = defaultdict(float), 0, time.monotonic()
+                sums, count, began = {}, 0, time.monotonic()
             if step % options.save_every == 0 or step == options.steps:
                 self._save(state, average.module if options.average_decay else model)
         return average.module if options.average_decay else model
 
-    def _means(self, sums: Mapping[str, float], count: int) -> dict[str, float]:
+    def _means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
         """Means over `count` steps and all processes: each must set the same learning rate."""
-        device = self.fabric.device
-        means = {name: torch.tensor(total / count, device=device) for name, total in sums.items()}
+        means = {name: total / count for name, total in sums.items()}
         return {name: mean.item() for name, mean in self.fabric.all_reduce(means).items()}
 
     def _forget_after(self, step: int) -> None:
