@@ -157,7 +157,8 @@ def test_the_share_of_modalities_and_data_sets_grows_slower_than_their_count(tmp
         ]
 
     few, many = pictures("US", "Few", 2), pictures("MR", "Many", 128)
-    sampler = BalancedSampler([*many, *pictures("MR", "Some", 32), *few])
+    every = [*many, *pictures("MR", "Some", 32), *few]
+    sampler = BalancedSampler(every)
     random = np.random.default_rng(0)
     drawn = [sampler.draw(random) for _ in range(DRAWS)]
     share = {k: n / DRAWS for k, n in Counter(p.dataset for p in drawn).items()}
@@ -165,6 +166,10 @@ def test_the_share_of_modalities_and_data_sets_grows_slower_than_their_count(tmp
     of_each = {"Few": us, "Many": (1 - us) * 2 / 3, "Some": (1 - us) / 3}  # 128 and 32: 2 to 1
     assert share == pytest.approx(of_each, abs=SHARE_TOLERANCE)
     assert len({p.key for p in drawn if p.dataset == "Many"}) > 110  # each drawn 4 times
+    even = BalancedSampler(every, modality_power=0, dataset_power=0)
+    names = Counter(even.draw(random).dataset for _ in range(DRAWS))
+    share = {name: count / DRAWS for name, count in names.items()}
+    assert share == pytest.approx({"Few": 0.5, "Many": 0.25, "Some": 0.25}, abs=SHARE_TOLERANCE)
 
 
 def test_other_slices_are_those_of_the_same_volume_and_not_more_than_asked_for(tmp_path):

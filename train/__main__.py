@@ -54,7 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--devices", default="auto")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--precision", default="bf16-mixed")
-    parser.add_argument("--compile", action="store_true", help="torch.compile: pays on a GPU")
     together = parser.add_argument_group("of 'together' (train/options.py; default: the recipe's)")
     for field in OPTION_FIELDS:
         together.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, metavar="X")
@@ -117,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = CacheSource(arguments.out / "cache", RepairOptions().held_back)
     else:
         source = CorpusSource(arguments.data, options.augmentation)
-    run = Run(arguments.out, options, fabric, compiled=arguments.compile)
+    run = Run(arguments.out, options, fabric)
     run.train(student, source, None if arguments.cached else teacher, resume=arguments.resume)
     return 0
 

@@ -1,7 +1,7 @@
 """`python -m train.cases --data DIR --out DIR`: some training pictures as cases of the program.
 
-What `python -m convert --calibration` reads. Drawn like a batch: modality, then data set, then
-picture, each evenly, none twice.
+What `python -m convert --calibration` reads: modality, then data set, then picture, each drawn
+evenly, none twice.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def write_cases(data: Path, out: Path, count: int, seed: int) -> int:
     Raises:
         ValueError: there is no picture below `data`.
     """
-    sampler = BalancedSampler(read_corpus(data))
+    sampler = BalancedSampler(read_corpus(data), modality_power=0, dataset_power=0)
     random = np.random.default_rng(seed)
     chosen: dict[tuple[str, str], Picture] = {}
     for _ in range(TRIES * count):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 # Pixels (3, 256, 256) uint8; labels (256, 256), or (256, 256, P) with those of the volume's other
 # slices behind; the teacher's embedding (C, 64, 64) if it is known.
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-MODALITY_POWER, DATASET_POWER = 0.25, 0.5  # of a count: its share in what is drawn; 0: evenly
+MODALITY_POWER, DATASET_POWER = 0.25, 0.5  # of a count of pictures: the share in training
 MIN_OBJECT_AREA = 20  # pixels; smaller objects are noise of the annotation
 
 
@@ -144,12 +144,18 @@ def volume_of(picture: Picture) -> tuple[str, str]:
 class BalancedSampler:
     """Draws modality, then data set, then picture: MR is half of the corpus.
 
-    Neither by count, nor evenly: a modality's share is its count to the power of `MODALITY_POWER`,
-    a data set's share of it its count to `DATASET_POWER`. Evenly, two of three endoscopies came
-    from 34 pictures, and a long run learned those by heart.
+    A modality's share is its count to the power of `modality_power`, a data set's share of it its
+    count to `dataset_power`; 0 is evenly. Evenly, two of three endoscopies come from 34 pictures,
+    which a long run would learn by heart.
     """
 
-    def __init__(self, pictures: list[Picture]) -> None:
+    def __init__(
+        self,
+        pictures: list[Picture],
+        *,
+        modality_power: float = MODALITY_POWER,
+        dataset_power: float = DATASET_POWER,
+    ) -> None:
         tree: dict[str, dict[str, list[Picture]]] = defaultdict(lambda: defaultdict(list))
         self._volumes: dict[tuple[str, str], list[Picture]] = defaultdict(list)
         for picture in pictures:
@@ -159,8 +165,8 @@ class BalancedSampler:
         shares = []
         for modality in tree.values():
             counts = np.array([len(pictures) for pictures in modality.values()])
-            share = counts.sum() ** MODALITY_POWER * counts**DATASET_POWER
-            shares.extend(share / (counts**DATASET_POWER).sum())
+            within = counts**dataset_power
+            shares.extend(counts.sum() ** modality_power * within / within.sum())
             self._datasets.extend(modality.values())
         self._shares = np.array(shares) / np.sum(shares)
 

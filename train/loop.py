@@ -139,7 +139,6 @@ class Run:
     folder: Path
     options: Options
     fabric: Fabric
-    compiled: bool = False  # encoder and decoder by torch.compile
 
     def train(
         self,
@@ -165,10 +164,6 @@ class Run:
             teacher = teacher.to(memory_format=torch.channels_last)
             teacher = fabric.to_device(teacher.eval().requires_grad_(False))
         average = fabric.to_device(average)
-        for network in (model, teacher) if self.compiled else ():
-            if network is not None:
-                network.image_encoder.compile()
-                network.mask_decoder.compile()
         state = {
             "student": student, "average": average, "optimizer": optimizer, "schedule": schedule,
             "step": 0,

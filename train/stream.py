@@ -21,7 +21,7 @@ Batch = dict[str, Tensor]
 
 
 class CorpusSource:
-    """Pictures of a corpus, sampled evenly over modalities, newly cropped and turned each time."""
+    """Pictures of a corpus, balanced over modalities, newly cropped and turned each time."""
 
     def __init__(self, folder: Path, augmentation: Augmentation) -> None:
         from train.framed import draw_picture  # needs OpenCV, which an accelerator machine lacks
