@@ -1,0 +1,32 @@
+#!/bin/sh
+# sh benchmarks/speed.sh VAL/inputs OUT: every table of speed in the docs, on a quiet machine; hours.
+# Beside this program runs LiteMedSAM's algorithm in torch (python -m convert --fetch-lite gets its
+# checkpoint), its script with all it does, and this program's other modes and precisions.
+set -eu
+inputs=$1 out=$2
+mkdir -p "$out"
+
+echo "== Encoder and decoder by precision, beside a matrix product"
+python -m benchmarks.latency
+python -m benchmarks.roofline --picture "$out/roofline.png"
+
+echo "== Four works, whole processes"
+python -m evaluation.table5 "$inputs" "$out/figures" --set figures
+python -m evaluation.runtime "$out/figures" --out "$out/figures.csv" --once-above 30 \
+    --program "LiteMedSAM=python -m benchmarks.baseline" \
+    --program "best=python -m app" \
+    --program "step 3=python -m app --mode exact --step 3" -- --mode exact
+# of 241 boxes the script would draw a figure of 38 GB
+python -m evaluation.runtime "$out/figures" --out "$out/script.csv" --once-above 30 --only '[23]DBox_[UC]*' \
+    --program "script=python -m benchmarks.baseline --whole-script" -- --mode exact
+
+echo "== Growth with slices and objects"
+python -m evaluation.growth "$inputs" -- --mode exact
+python -m evaluation.growth "$inputs"
+
+echo "== The 14 shapes of the paper's Table 5"
+python -m evaluation.table5 "$inputs" "$out/table5"
+python -m evaluation.runtime "$out/table5" --out "$out/table5.csv" --plot "$out/table5.png" \
+    --program "bf16=python -m app --mode exact --precision bf16" \
+    --program "f32=python -m app --mode exact --precision f32" \
+    --program "best=python -m app" -- --mode exact --precision int8
