@@ -1,12 +1,13 @@
 """The network as it is exported: the same masks as `swiftmedsam`'s, for a fraction of the work.
 
-Four rewrites, exact but for the order of sums (tests/test_convert.py compares them with torch):
+Five rewrites, exact but for the order of sums (tests/test_convert.py compares them with torch):
 
     attention   a projection of the 4096 cells is moved to the few tokens, (W x) . q = x . (W' q),
                 and what is the same for all cells cancels in the softmax over them
     layout      cells are rows from the embedding to the logits; a transposed convolution with
                 stride = kernel is a matrix product of each cell by itself
     where       only the cells that are asked for are scaled up to pixels: each does so by itself
+    answers     the last attention is that of the two tokens whose answer is used
     constants   position codes and own tokens are computed once, here
 """
 
@@ -21,6 +22,7 @@ from swiftmedsam.architecture import EMBEDDING_SIZE
 from swiftmedsam.transformer import Attention, TwoWayTransformer
 
 CELLS = EMBEDDING_SIZE**2
+ANSWERS = 2  # tokens: predicted IoU and the one mask that a box needs; the others served these
 
 
 def _by_head(weight: Tensor, heads: int) -> Tensor:
@@ -160,7 +162,10 @@ class ExportedDecoder(nn.Module):
         super().__init__()
         decoder = model.mask_decoder
         self.prompt_encoder = model.prompt_encoder
-        self.transformer = _rewritten(decoder.transformer)
+        transformer = _rewritten(decoder.transformer)
+        self.layers = transformer.layers
+        self.last_attention = transformer.final_attn_token_to_image
+        self.last_norm = transformer.norm_final_attn
         first, self.norm, _, second, _ = decoder.output_upscaling
         self.upscale = nn.ModuleList([_as_linear(first), _as_linear(second)])
         self.kernel = decoder.output_hypernetworks_mlps[0]
@@ -179,7 +184,12 @@ class ExportedDecoder(nn.Module):
         n, height, width = cells.shape
         corners = self.prompt_encoder(boxes_256)
         tokens = torch.cat([self.own_tokens.expand(n, -1, -1), corners], dim=1)
-        tokens, image = self.transformer(tokens, image, self.positions)
+        queries = tokens
+        for layer in self.layers:
+            queries, image = layer(queries, image, tokens, self.positions)
+        queries, tokens = queries[:, :ANSWERS], tokens[:, :ANSWERS]
+        attended = self.last_attention(queries + tokens, image + self.positions, image)
+        iou_token, mask_token = self.last_norm(queries + attended).unbind(1)
 
         first = CELLS * torch.arange(n, dtype=cells.dtype).unsqueeze(1)
         x = image.flatten(0, 1).index_select(0, (cells.flatten(1) + first).flatten())
@@ -187,6 +197,6 @@ class ExportedDecoder(nn.Module):
         norm = self.norm
         x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
         x = F.gelu(self.upscale[1](x)).reshape(n, height * width * 16, -1)
-        logits = (x @ self.kernel(tokens[:, 1]).unsqueeze(2)).view(n, height, width, 2, 2, 2, 2)
+        logits = (x @ self.kernel(mask_token).unsqueeze(2)).view(n, height, width, 2, 2, 2, 2)
         logits = logits.permute(0, 1, 3, 5, 2, 4, 6)  # rows of cells, of halves, of pixels
-        return logits.reshape(n, 4 * height, 4 * width), self.iou_head(tokens[:, 0])[:, 0]
+        return logits.reshape(n, 4 * height, 4 * width), self.iou_head(iou_token)[:, 0]

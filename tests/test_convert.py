@@ -21,6 +21,7 @@ import convert.__main__ as command
 from app import load
 from app.frame import Frame
 from app.network import MANIFEST
+from convert import measured
 from convert.__main__ import convert, main
 from convert.fetch import FetchError, Published, fetch
 from convert.quantize import CalibrationError, calibration_slices
@@ -369,3 +370,47 @@ def test_the_exported_decoder_does_what_torchs_does_however_many_blocks_it_has(d
     assert wanted.std() > 0.01  # else there is nothing to compare
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.std()))
     torch.testing.assert_close(iou, wanted_iou, rtol=0, atol=1e-4 * float(wanted_iou.abs().max()))
+
+
+# What was measured, in the manifest
+
+
+@pytest.fixture
+def folder(tiny_weights, tmp_path):
+    return shutil.copytree(tiny_weights, tmp_path / "weights")
+
+
+def scores_file(path, **average):
+    path.write_text(json.dumps({"average": {"name": "Average", "nsd": 0.5, **average}}))
+    return path
+
+
+def test_scores_stand_in_the_manifest_beside_what_was_there(folder, tmp_path):
+    before = manifest_of(folder)
+    int8 = scores_file(tmp_path / "int8.json", cases=4, dsc=0.75)
+    assert measured.main([str(folder), f"int8={int8}", "--mode", "exact"]) == 0
+    after = manifest_of(folder)
+    assert after.pop("measured") == {
+        "mode": "exact", "precisions": {"int8": {"cases": 4, "dsc": 0.75, "nsd": 0.5}},
+    }  # fmt: skip
+    assert after == before
+    load(folder, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("int9=scores.json", "int9=scores.json: expected one of f32, bf16, int8, =, and a file"),
+        ("int8=none.json", "No such file"),
+        ("int8=scores.json", "scores.json: expected a JSON of python -m evaluation --json"),
+    ],
+)
+def test_scores_that_are_none_leave_the_manifest_alone(
+    folder, tmp_path, monkeypatch, capsys, word, message
+):
+    monkeypatch.chdir(tmp_path)
+    scores_file(Path("scores.json"), cases=4)  # no DSC
+    before = (folder / MANIFEST).read_text()
+    assert measured.main([str(folder), word]) == 1
+    assert message in capsys.readouterr().err
+    assert (folder / MANIFEST).read_text() == before

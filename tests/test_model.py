@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import dsc, image_case
 
 from app.frame import Frame
 from swiftmedsam import LITE, SWIFT_V1, SWIFT_V2, TINY, VARIANTS, SwiftMedSAM
+from swiftmedsam.tiny_vit import AttentionBlock
 
 # Matrix products of N rows and of one add up in another order; logits here are up to about 10.
 BATCH_TOLERANCE = 1e-4
+ATTENTION_TOLERANCE = 1e-5  # values of about 1, sums of 24 products in another order
 POSITION_TOLERANCE = 1e-5  # sine of angles up to some 30 in float32
 BOXES = torch.tensor([[65.0, 55.0, 175.0, 125.0], [20.0, 20.0, 60.0, 70.0], [0.0, 3.0, 256.0, 9.0]])
 
@@ -96,6 +99,38 @@ def test_a_corner_and_the_cell_under_it_have_the_same_position_code(tiny_model, 
         rtol=0,
         atol=POSITION_TOLERANCE,
     )
+
+
+def published_attention(block, x):
+    """`AttentionBlock._attend` as published: q, k, v by one projection, then cut by head.
+
+    Wu et al., 2022; LiteMedSAM's code. `x` is (B, H, W, C).
+    """
+    attention, window = block.attn, block.window
+    (b, height, width, c), heads = x.shape, attention.heads
+    rows, columns = -(-height // window), -(-width // window)
+    x = F.pad(x, (0, 0, 0, columns * window - width, 0, rows * window - height))
+    x = x.view(b, rows, window, columns, window, c).transpose(2, 3).reshape(-1, window**2, c)
+    together = attention.qkv(attention.norm(x)).view(len(x), window**2, heads, -1)
+    q, k, v = (part.transpose(1, 2) for part in together.split(c // heads, dim=3))
+    scores = q @ k.transpose(2, 3) * (c // heads) ** -0.5
+    scores = scores + attention.attention_biases[:, attention.attention_bias_idxs]
+    x = attention.proj((scores.softmax(3) @ v).transpose(1, 2).reshape(len(x), window**2, c))
+    x = x.view(b, rows, columns, window, window, c).transpose(2, 3)
+    return x.reshape(b, rows * window, columns * window, c)[:, :height, :width]
+
+
+def test_attention_by_parts_and_token_rows_is_the_published_one():
+    torch.manual_seed(0)
+    block = AttentionBlock(dim=24, heads=3, window=4)
+    for tensor in block.parameters():  # biases of zero would hide where they belong
+        torch.nn.init.normal_(tensor, std=0.3)
+    x = torch.randn(2, 10, 7, 24)  # no multiple of the window
+    with torch.no_grad():
+        found = block._attend(x.flatten(1, 2), 10, 7).view_as(x)
+        wanted = published_attention(block, x)
+    assert wanted.std() > 0.1
+    torch.testing.assert_close(found, wanted, rtol=0, atol=ATTENTION_TOLERANCE)
 
 
 def test_tiny_has_every_kind_of_layer_that_lite_has():

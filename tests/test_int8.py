@@ -1,0 +1,41 @@
+"""INT8 on CPUs that have no VNNI: sums of 16 bits may saturate, and must not show."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import dsc
+from test_layers import ROOT
+
+from app.network import _cpu_flags
+
+# Of these cases' masks, INT8 against f32; with VNNI and without. What quantization costs on real
+# truth is in the card: no modality more than 0.2 DSC points.
+MIN_DSC = 0.97
+IMAGES = "2DBox_[MU]*.npz"  # ultrasound, MR, microscopy
+
+
+def labels_of(folder, precision, most=None):
+    """Labels of the demo images by file name, by a program that may use `most` of the CPU."""
+    environment = os.environ | ({"ONEDNN_MAX_CPU_ISA": most} if most else {})
+    words = ["--precision", precision, "--only", IMAGES]
+    run = subprocess.run(
+        [sys.executable, "-m", "app", "examples/inputs", str(folder), *words],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"v2, {precision}" in run.stderr
+    return {path.name: np.load(path)["segs"] for path in folder.glob("*.npz")}
+
+
+@pytest.mark.skipif("avx512bw" not in _cpu_flags(), reason="INT8 is not the default elsewhere")
+@pytest.mark.parametrize("most", ["AVX512_CORE", None])
+def test_int8_gives_the_masks_of_f32_with_vnni_and_without(tmp_path, most):
+    wanted = labels_of(tmp_path / "f32", "f32")
+    found = labels_of(tmp_path / "int8", "int8", most)
+    assert len(wanted) == 3
+    for name, labels in wanted.items():
+        ids = np.unique(labels[labels > 0])
+        scores = [dsc(found[name] == i, labels == i) for i in ids]
+        assert np.mean(scores) >= MIN_DSC, name
