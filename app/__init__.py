@@ -15,11 +15,11 @@ Reading order: segment, views, follow, frame, case, network. Your own files, and
 asked for many boxes (`open_image`): app.scans.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from app import stop as stop  # first: from here on `python -m app` hears signals
 from app.case import Case, CaseError, make_case, read_case, write_labels
-from app.network import Network, WeightsError, load
 from app.segment import segment
 
 __version__ = "0.1.0"
@@ -39,13 +39,18 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from app.network import Network, WeightsError, load
     from app.scans.opened import OpenImage, open_image
 else:
+    # Loaded when asked for: training frames its pictures as the program does, where there may be no
+    # OpenVINO, and npz files need nothing of app.scans.
+    _HOMES = {
+        "Network": "app.network", "WeightsError": "app.network", "load": "app.network",
+        "OpenImage": "app.scans.opened", "open_image": "app.scans.opened",
+    }  # fmt: skip
 
     def __getattr__(name: str) -> object:
-        """`open_image` and what it returns, loaded when asked for: npz need none of app.scans."""
-        if name in ("OpenImage", "open_image"):
-            from app.scans import opened
-
-            return getattr(opened, name)
+        """An export of a module that is not loaded yet."""
+        if name in _HOMES:
+            return getattr(import_module(_HOMES[name]), name)
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -4,4 +4,4 @@
 `fetch` gets the official LiteMedSAM checkpoint. The folder gets a manifest only if they agree.
 """
 
-import app  # noqa: F401 - before OpenVINO, which would report its import (app/network.py)
+import app.network  # noqa: F401 - before OpenVINO, which would report its import

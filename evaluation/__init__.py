@@ -7,6 +7,7 @@ program on cases whose boxes `prompts` has moved. `report`, the third, writes a 
 `pictures` of all cases.
 
 `runtime`, the fourth, times programs: each run (`measure`) a fresh process or container, begun by
-`spawn`. `table5` makes cases of the shapes of the paper's Table 5. `paper` prints its Tables 4 and
-5 anew, beside what was `published`, for who has the challenge's cases.
+`spawn`; `growth` says what a further slice and a further object cost. `table5` makes cases of the
+shapes of the paper's Table 5. `paper` prints its Tables 4 and 5 anew, beside what was `published`,
+for who has the challenge's cases.
 """

@@ -91,7 +91,9 @@ def test_only_one_file_of_the_program_names_openvino():
     assert [path.name for path in files("app") if "openvino" in imports(path)] == ["network.py"]
 
 
-def test_training_on_a_cache_needs_no_opencv():
-    """An accelerator machine may have torch and numpy only."""
-    code = "import sys; sys.modules['cv2'] = None; import train.__main__"
+@pytest.mark.parametrize(
+    ("missing", "needed"), [("cv2", "train.__main__"), ("openvino", "train.__main__, train.framed")]
+)
+def test_an_accelerator_machine_may_lack_opencv_for_a_cache_and_openvino_for_all(missing, needed):
+    code = f"import sys; sys.modules['{missing}'] = None; import {needed}"
     assert "lightning_fabric" in loaded_by(code)

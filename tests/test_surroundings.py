@@ -177,7 +177,7 @@ def test_a_model_that_openvino_does_not_take_is_one_line(tiny_weights, tmp_path,
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("package", ["app", "convert.export"])
+@pytest.mark.parametrize("package", ["app.network", "convert.export"])
 def test_openvino_does_not_report_its_import_and_leaves_home_alone(tmp_path, package):
     """Else it asks for www.google-analytics.com and writes HOME/intel."""
     code = (
