@@ -70,6 +70,19 @@ def test_shipped_models_load_and_are_of_the_checkpoint_beside_them(manifest):
     assert "Not a medical device" in (folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize("manifest", SHIPPED)
+def test_manifest_and_card_say_the_same_of_each_precision(manifest):
+    measured = json.loads((ROOT / manifest).read_text())["measured"]
+    assert measured["mode"] == "best"
+    assert {"bf16", "int8"} <= measured["precisions"].keys()
+    card = (ROOT / manifest).with_name("README.md").read_text()
+    (rows,) = re.findall(r"^\| precision \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", card, re.MULTILINE)
+    for precision, reached in measured["precisions"].items():
+        assert reached["cases"] == 235
+        figures = f"{100 * reached['dsc']:.2f} / {100 * reached['nsd']:.2f}"
+        assert re.search(rf"^\| {precision}\b.*\| {figures} \|$", rows, re.MULTILINE), precision
+
+
 def bill():
     command = [sys.executable, "scripts/sbom.py"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

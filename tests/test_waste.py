@@ -1,0 +1,67 @@
+"""The shipped network does no more work than when its speed was measured: counts, no seconds."""
+
+from collections import Counter
+
+import pytest
+from test_layers import ROOT
+
+from app.network import _cpu_flags, ov
+from benchmarks.work import work
+from swiftmedsam import SWIFT_V2
+from swiftmedsam.architecture import EMBEDDING_SIZE
+
+FOLDER = ROOT / "weights" / "v2"
+ENCODER_FLOP = 57.1e9
+ATTENTION_BLOCKS = sum(SWIFT_V2.encoder_depths[1:])
+DECODER_FLOP, SIDE = 330e6, 16  # of a box of 16 x 16 cells
+# With the layout of four axes there were 34 transposes more, each a copy (benchmarks/NOTES.md).
+# Another instruction set may attend in three steps instead of one, with two transposes a block.
+COPIES = {"Transpose": 20 + 3 * ATTENTION_BLOCKS, "Reorder": 22}
+
+
+@pytest.fixture(scope="module")
+def core():
+    return ov.Core()
+
+
+def steps(compiled):
+    """Number of executed steps by kind."""
+    operations = compiled.get_runtime_model().get_ordered_ops()
+    return Counter(str(node.get_rt_info()["layerType"].astype(str)) for node in operations)
+
+
+def decoder_flop(core, boxes, side):
+    model = core.read_model(FOLDER / "decoder.xml")
+    shapes = {"boxes_256": [boxes, 4], "cells": [boxes, side, side]}
+    model.reshape({name: ov.PartialShape(shape) for name, shape in shapes.items()})
+    return sum(work(model).values())
+
+
+def test_the_encoder_multiplies_what_the_paper_draws_and_norms_are_folded(core):
+    model = core.read_model(FOLDER / "encoder.xml")
+    assert sum(work(model).values()) <= ENCODER_FLOP * 1.001
+    kinds = Counter(node.get_type_name() for node in model.get_ordered_ops())
+    assert kinds["BatchNormInference"] == 0
+    assert kinds["ScaledDotProductAttention"] == ATTENTION_BLOCKS
+    assert kinds["MVN"] == 2 * ATTENTION_BLOCKS + 2  # before attention and MLP; two in the neck
+
+
+@pytest.mark.skipif("avx512f" not in _cpu_flags(), reason="OpenVINO fuses other steps elsewhere")
+@pytest.mark.parametrize("name", ["encoder.xml", "encoder_int8.xml"])
+def test_openvino_fuses_the_encoder_into_the_steps_it_was_tuned_to(core, name):
+    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    found = steps(core.compile_model(FOLDER / name, "CPU", config))
+    assert found["Convolution"] == 22  # each with its norm, its GELU and what it adds to
+    assert found["FullyConnected"] == 6 * ATTENTION_BLOCKS  # q, k, v, out, and two of the MLP
+    assert found["MVN"] == 2 * ATTENTION_BLOCKS + 2
+    for kind, most in COPIES.items():
+        assert found[kind] <= most, kind
+    assert not {"Eltwise", "Gelu", "BatchNormalization"} & set(found)
+
+
+def test_a_box_costs_no_more_than_the_cells_asked_for(core):
+    """LiteMedSAM's rules decode each box whole: 2.5 GFLOP by v2 (docs/reproduction.md)."""
+    one = decoder_flop(core, 1, SIDE)
+    assert one <= DECODER_FLOP
+    assert decoder_flop(core, 1, EMBEDDING_SIZE) > 3 * one
+    assert decoder_flop(core, 6, SIDE) <= 6 * one
