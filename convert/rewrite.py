@@ -106,21 +106,34 @@ class ImageToTokens(nn.Module):
         return weights.transpose(1, 2) @ values + self.out_bias
 
 
-def _rewritten(transformer: TwoWayTransformer) -> TwoWayTransformer:
-    """A copy whose attentions between tokens and cells are those above."""
-    transformer = copy.deepcopy(transformer)
-    for i, block in enumerate(transformer.layers):
-        shared = i == 0  # the first block writes each box's own answer on the cells
-        block.cross_attn_token_to_image = TokensToImage(
-            block.cross_attn_token_to_image, shared=shared
-        )
-        block.cross_attn_image_to_token = ImageToTokens(
-            block.cross_attn_image_to_token, shared=shared
-        )
-    transformer.final_attn_token_to_image = TokensToImage(
-        transformer.final_attn_token_to_image, shared=False
-    )
-    return transformer
+class RewrittenTransformer(nn.Module):
+    """`TwoWayTransformer` whose attentions between tokens and cells are those above.
+
+    It returns the tokens of the answers alone.
+    """
+
+    def __init__(self, transformer: TwoWayTransformer) -> None:
+        super().__init__()
+        self.layers = copy.deepcopy(transformer.layers)
+        for i, block in enumerate(self.layers):
+            shared = i == 0  # the first block writes each box's own answer on the cells
+            block.cross_attn_token_to_image = TokensToImage(
+                block.cross_attn_token_to_image, shared=shared
+            )
+            block.cross_attn_image_to_token = ImageToTokens(
+                block.cross_attn_image_to_token, shared=shared
+            )
+        self.last_attention = TokensToImage(transformer.final_attn_token_to_image, shared=False)
+        self.last_norm = transformer.norm_final_attn
+
+    def forward(self, tokens: Tensor, image: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens (N, 2, C) and image (N, 4096, C); the arguments are those of torch's."""
+        queries = tokens
+        for layer in self.layers:
+            queries, image = layer(queries, image, tokens, positions)
+        queries, tokens = queries[:, :ANSWERS], tokens[:, :ANSWERS]
+        attended = self.last_attention(queries + tokens, image + positions, image)
+        return self.last_norm(queries + attended), image
 
 
 def _as_linear(convolution: nn.ConvTranspose2d) -> nn.Linear:
@@ -162,10 +175,7 @@ class ExportedDecoder(nn.Module):
         super().__init__()
         decoder = model.mask_decoder
         self.prompt_encoder = model.prompt_encoder
-        transformer = _rewritten(decoder.transformer)
-        self.layers = transformer.layers
-        self.last_attention = transformer.final_attn_token_to_image
-        self.last_norm = transformer.norm_final_attn
+        self.transformer = RewrittenTransformer(decoder.transformer)
         first, self.norm, _, second, _ = decoder.output_upscaling
         self.upscale = nn.ModuleList([_as_linear(first), _as_linear(second)])
         self.kernel = decoder.output_hypernetworks_mlps[0]
@@ -184,12 +194,8 @@ class ExportedDecoder(nn.Module):
         n, height, width = cells.shape
         corners = self.prompt_encoder(boxes_256)
         tokens = torch.cat([self.own_tokens.expand(n, -1, -1), corners], dim=1)
-        queries = tokens
-        for layer in self.layers:
-            queries, image = layer(queries, image, tokens, self.positions)
-        queries, tokens = queries[:, :ANSWERS], tokens[:, :ANSWERS]
-        attended = self.last_attention(queries + tokens, image + self.positions, image)
-        iou_token, mask_token = self.last_norm(queries + attended).unbind(1)
+        # in a module of its own: else OpenVINO keeps the positions twice, 4 MB each
+        tokens, image = self.transformer(tokens, image, self.positions)
 
         first = CELLS * torch.arange(n, dtype=cells.dtype).unsqueeze(1)
         x = image.flatten(0, 1).index_select(0, (cells.flatten(1) + first).flatten())
@@ -197,6 +203,6 @@ class ExportedDecoder(nn.Module):
         norm = self.norm
         x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
         x = F.gelu(self.upscale[1](x)).reshape(n, height * width * 16, -1)
-        logits = (x @ self.kernel(mask_token).unsqueeze(2)).view(n, height, width, 2, 2, 2, 2)
+        logits = (x @ self.kernel(tokens[:, 1]).unsqueeze(2)).view(n, height, width, 2, 2, 2, 2)
         logits = logits.permute(0, 1, 3, 5, 2, 4, 6)  # rows of cells, of halves, of pixels
-        return logits.reshape(n, 4 * height, 4 * width), self.iou_head(iou_token)[:, 0]
+        return logits.reshape(n, 4 * height, 4 * width), self.iou_head(tokens[:, 0])[:, 0]

@@ -65,3 +65,11 @@ def test_a_box_costs_no_more_than_the_cells_asked_for(core):
     assert one <= DECODER_FLOP
     assert decoder_flop(core, 1, EMBEDDING_SIZE) > 3 * one
     assert decoder_flop(core, 6, SIDE) <= 6 * one
+
+
+def test_position_codes_are_kept_once(core):
+    """Of two, each is 4 MB of every kept model."""
+    model = core.read_model(FOLDER / "decoder.xml")
+    constants = [node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"]
+    shapes = [list(node.output(0).get_shape()) for node in constants]
+    assert shapes.count([1, EMBEDDING_SIZE**2, SWIFT_V2.embedding_dim]) == 1
