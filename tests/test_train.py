@@ -433,6 +433,16 @@ def test_each_phase_leaves_its_weights_and_is_not_repeated(tiny_command, tmp_pat
     load_model(folder / WEIGHTS, TINY)
 
 
+def test_every_number_and_word_among_the_options_is_a_flag(tiny_command, tmp_path, capsys):
+    assert tiny_command(steps=1, batch_size=2, schedule="plateau", average_decay=0.5) == 0
+    with safe_open(tmp_path / "run" / WEIGHTS, "pt") as file:
+        stored = Options.from_json(file.metadata()["options"])
+    assert (stored.batch_size, stored.schedule, stored.average_decay) == (2, "plateau", 0.5)
+    with pytest.raises(SystemExit):
+        tiny_command(steps=1, schedule="linear")
+    assert "choose from" in capsys.readouterr().err
+
+
 def test_the_last_phase_alone_is_enough_to_go_on(tiny_command, tmp_path):
     folder = tmp_path / "run"
     assert tiny_command(steps=1) == 0

@@ -14,6 +14,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from lightning_fabric import Fabric
 
@@ -32,8 +33,12 @@ from train.stream import CacheSource, CorpusSource
 
 log = logging.getLogger("train")
 
-# Those that are one number or word; whoever wants another augmentation writes a recipe.
-OPTION_FIELDS = [f for f in dataclasses.fields(Options) if f.type in (int, float, str)]
+# Those that are a number or one of some words; whoever wants another augmentation writes a recipe.
+OPTION_FIELDS = [
+    field
+    for field in dataclasses.fields(Options)
+    if field.type in (int, float) or get_args(field.type)
+]
 
 # Steps by part. Stage 0 is whole in v1, and converges faster where it is not.
 REPAIRS = {"v1": {"stage2": 300}, "v2": {"stage2": 450, "stage0": 250}}
@@ -56,7 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="bf16-mixed")
     together = parser.add_argument_group("of 'together' (train/options.py; default: the recipe's)")
     for field in OPTION_FIELDS:
-        together.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, metavar="X")
+        flag, words = f"--{field.name.replace('_', '-')}", get_args(field.type)
+        if words:
+            together.add_argument(flag, choices=words)
+        else:
+            together.add_argument(flag, type=field.type, metavar="X")
     return parser
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from train.augment import Augmentation
 
@@ -23,7 +23,8 @@ class Options:
     learning_rate: float = 2e-4
     weight_decay: float = 0.01
     warmup: int = 50  # steps
-    schedule: str = "cosine"  # or "plateau": ReduceLROnPlateau on the mean loss of a report
+    # plateau: ReduceLROnPlateau on the mean loss of a report
+    schedule: Literal["cosine", "plateau"] = "cosine"
     clip_norm: float = 1.0
     teacher_weight: float = 0.5  # of the distance to its embedding and answers; 0: no teacher
     taught: int = 2  # pictures of a batch that the teacher looks at, too: it costs half a step
