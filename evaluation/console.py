@@ -37,6 +37,15 @@ def picture(text: str) -> Path:
     return path
 
 
+def parse_before_dashes(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and the words behind the first `--`, which are for `python -m app`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    return parser.parse_args(words[:end]), words[end + 1 :]
+
+
 def add_shared_options(parser: argparse.ArgumentParser, verb: str) -> None:
     """--only and --processes; `verb` is what the command does to files."""
     # not above: each of the processes, which import the command, too, would load OpenVINO

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from app.case import CaseError
 from app.whole import whole_file
-from evaluation.console import positive, table
+from evaluation.console import parse_before_dashes, positive, table
 from evaluation.measure import RunError, app_program, run
 from evaluation.runtime import OURS, machine
 from evaluation.score import ScoreError
@@ -95,8 +95,6 @@ def growth_table(seconds: dict[tuple[int, int], float]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(
         "python -m evaluation.growth",
         usage="%(prog)s INPUTS [--repeats N] [-- options of python -m app]",
@@ -104,9 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("inputs", type=Path, metavar="INPUTS", help="folder of cases")
     parser.add_argument("--repeats", type=positive, default=3, help="default %(default)s")
-    options = parser.parse_args(words[:end])
+    options, app = parse_before_dashes(parser, argv)
     try:
-        seconds = seconds_of(cases(options.inputs), words[end + 1 :], options.repeats)
+        seconds = seconds_of(cases(options.inputs), app, options.repeats)
     except (CaseError, RunError, ScoreError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation import runtime
-from evaluation.console import add_shared_options, clear_line, progress, table
+from evaluation.console import (
+    add_shared_options,
+    clear_line,
+    parse_before_dashes,
+    progress,
+    table,
+)
 from evaluation.published import TABLE_4, TABLE_4_COLUMNS, published_name
 from evaluation.robustness import AppError, run_app
 from evaluation.score import ScoreError, Summary, find_jobs, npz_files, score, summarise
@@ -73,9 +79,7 @@ def time_table_5(options: argparse.Namespace, app: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = words.index("--") if "--" in words else len(words)
-    options, app = _parser().parse_args(words[:end]), words[end + 1 :]
+    options, app = parse_before_dashes(_parser(), argv)
     segs = options.out / "segs"
     try:
         find_jobs(options.inputs, options.gts, official=True, only=options.only)

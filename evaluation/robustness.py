@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from app.case import CaseError
-from evaluation.console import add_shared_options, clear_line, picture, progress, table
+from evaluation.console import (
+    add_shared_options,
+    clear_line,
+    parse_before_dashes,
+    picture,
+    progress,
+    table,
+)
 from evaluation.prompts import write_moved
 from evaluation.score import CaseScore, ScoreError, Summary, find_jobs, score, summarise
 
@@ -135,14 +142,12 @@ def draw(summaries: Mapping[int, Summary], out: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = words.index("--") if "--" in words else len(words)
-    options = _parser().parse_args(words[:end])
+    options, app = parse_before_dashes(_parser(), argv)
     try:
         summaries = {}
         for move in sorted(set(options.moves)):
             print(f"boxes moved by {move_name(move)}", file=sys.stderr)
-            summaries[move] = summarise(score_move(options, move, words[end + 1 :]))
+            summaries[move] = summarise(score_move(options, move, app))
         print(robustness_table(summaries))
         print(
             "DSC in %, by how far the boxes' sides were moved outward, in pixels of the 256 input"

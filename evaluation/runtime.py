@@ -19,7 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.case import CaseError, read_case
-from evaluation.console import clear_line, picture, positive, progress, table
+from evaluation.console import (
+    clear_line,
+    parse_before_dashes,
+    picture,
+    positive,
+    progress,
+    table,
+)
 from evaluation.measure import (
     PARTS,
     Program,
@@ -331,14 +338,12 @@ def _print_all(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = words.index("--") if "--" in words else len(words)
-    options = _parser().parse_args(words[:end])
+    options, app = parse_before_dashes(_parser(), argv)
     try:
         cases = npz_files(options.inputs, options.only)
         if not cases:
             raise ScoreError(f"{options.inputs}: has no npz file")
-        sizes, compared = _sizes(cases), programs(options, words[end + 1 :])
+        sizes, compared = _sizes(cases), programs(options, app)
         runs = record(options, cases, compared)
     except (CaseError, RunError, ScoreError, OSError) as error:
         print(f"{clear_line()}{error}", file=sys.stderr)

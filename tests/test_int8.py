@@ -29,11 +29,15 @@ def labels_of(folder, precision, most=None):
     return {path.name: np.load(path)["segs"] for path in folder.glob("*.npz")}
 
 
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory):
+    return labels_of(tmp_path_factory.mktemp("f32"), "f32")
+
+
 @pytest.mark.skipif("avx512bw" not in _cpu_flags(), reason="INT8 is not the default elsewhere")
 @pytest.mark.parametrize("most", ["AVX512_CORE", None])
-def test_int8_gives_the_masks_of_f32_with_vnni_and_without(tmp_path, most):
-    wanted = labels_of(tmp_path / "f32", "f32")
-    found = labels_of(tmp_path / "int8", "int8", most)
+def test_int8_gives_the_masks_of_f32_with_vnni_and_without(tmp_path, wanted, most):
+    found = labels_of(tmp_path, "int8", most)
     assert len(wanted) == 3
     for name, labels in wanted.items():
         ids = np.unique(labels[labels > 0])
