@@ -1,5 +1,6 @@
 #!/bin/sh
-# sh benchmarks/speed.sh VAL/inputs OUT: every table of speed in the docs, on a quiet machine; hours.
+# sh benchmarks/speed.sh VAL/inputs OUT: the tables of speed that need no container, on a quiet
+# machine; hours.
 # Beside this program runs LiteMedSAM's algorithm in torch (python -m convert --fetch-lite gets its
 # checkpoint), its script with all it does, and this program's other modes and precisions.
 set -eu

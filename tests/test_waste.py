@@ -14,8 +14,8 @@ FOLDER = ROOT / "weights" / "v2"
 ENCODER_FLOP = 57.1e9
 ATTENTION_BLOCKS = sum(SWIFT_V2.encoder_depths[1:])
 DECODER_FLOP, SIDE = 330e6, 16  # of a box of 16 x 16 cells
-# With the layout of four axes there were 34 transposes more, each a copy (benchmarks/NOTES.md).
-# Another instruction set may attend in three steps instead of one, with two transposes a block.
+# Each a copy; the layout of four axes had more of both (benchmarks/NOTES.md). With AVX-512 alone
+# attention is three steps instead of one, with three transposes more.
 COPIES = {"Transpose": 20 + 3 * ATTENTION_BLOCKS, "Reorder": 22}
 
 
