@@ -181,7 +181,10 @@ def _ready(
             log.warning("%s: compiled anew (%s)", path, _last_line(error))
     xml = next(p for p in paths if p.suffix == ".xml")
     try:
-        return core.compile_model(xml, "CPU", settings).create_infer_request(), False
+        model = core.compile_model(xml, "CPU", settings)
+        if computed == "bf16" and model.get_property("INFERENCE_PRECISION_HINT") != ov.Type.bf16:
+            raise RuntimeError("it has no AVX-512: OpenVINO would take f32")
+        return model.create_infer_request(), False
     except RuntimeError as error:  # OpenVINO's only one
         raise WeightsError(
             f"{xml}: OpenVINO cannot run it in {computed} on this CPU ({_last_line(error)})"

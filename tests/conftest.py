@@ -16,7 +16,7 @@ from PIL import Image
 
 from app import Network, load
 from app.__main__ import main
-from app.network import ov  # which keeps it from reporting its import
+from app.network import _cpu_flags, ov  # which keeps it from reporting its import
 from convert.__main__ import convert
 from swiftmedsam import TINY, SwiftMedSAM, save_model
 from train import features
@@ -42,6 +42,7 @@ TINY_DECODER_GAIN = 1.4
 # head; 1, 2 and 3 mm.
 CASE_AFFINE = np.array([[-1.0, 0, 0, 30], [0, -2, 0, 40], [0, 0, 3, -50], [0, 0, 0, 1]])
 CACHE_PICTURES = 6  # rows of the cache that training is tested on
+runs_bf16 = pytest.mark.skipif("avx512f" not in _cpu_flags(), reason="bf16 needs AVX-512")
 HANGS = 300  # seconds after which a process is given up; no test asks how long one takes
 
 

@@ -11,7 +11,15 @@ import time
 
 import numpy as np
 import pytest
-from conftest import HANGS, dsc, image_case, make_case_file, read_labels, volume_case
+from conftest import (
+    HANGS,
+    dsc,
+    image_case,
+    make_case_file,
+    read_labels,
+    runs_bf16,
+    volume_case,
+)
 from test_cli import fresh_logging
 from test_layers import ROOT
 
@@ -49,7 +57,7 @@ def start(*arguments, env):
 # Determinism
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("precision", ["f32", pytest.param("bf16", marks=runs_bf16)])
 def test_labels_do_not_depend_on_what_was_segmented_before(tiny_weights, precision):
     network = load(tiny_weights, precision=precision, threads=1)
     first = {name: segment(CASES[name], network) for name in CASES}
@@ -58,7 +66,7 @@ def test_labels_do_not_depend_on_what_was_segmented_before(tiny_weights, precisi
         np.testing.assert_array_equal(segment(CASES[name], network), first[name])
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("precision", ["f32", pytest.param("bf16", marks=runs_bf16)])
 @pytest.mark.parametrize("name", CASES)
 def test_labels_do_not_depend_on_the_number_of_threads(tiny_weights, precision, name):
     one, two = (load(tiny_weights, precision=precision, threads=n) for n in (1, 2))
