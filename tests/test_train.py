@@ -94,7 +94,7 @@ def test_a_batch_is_a_function_of_seed_process_and_step():
     batch = batches[1]
     assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
         "clean": (2, 3, 256, 256), "pixels": (2, 3, 256, 256), "boxes": (2, 3, 4),
-        "targets": (2, 3, 256, 256), "free_boxes": (2, 2, 4),
+        "targets": (2, 3, 256, 256), "free_boxes": (2, 2, 4), "shifts": (2, 2, 4),
     }  # fmt: skip
     assert all(tensor.dtype == torch.float32 for tensor in batch.values())
     again = Batches(Ellipses(), options)[1]
@@ -370,6 +370,49 @@ def test_in_free_boxes_the_teachers_masks_are_the_target(tiny_model):
     with torch.no_grad():
         worse = batch_loss(loop.Student(student), batch, tiny_model, options)
     assert worse["answers"] > terms["answers"]
+
+
+class Asked:
+    """A network that keeps the boxes it is asked with; its answers to each are `masks`, anew."""
+
+    def __init__(self, model, masks):
+        self.model, self.masks, self.boxes = model, masks, []
+
+    def encode(self, pixels):
+        return self.model.encode(pixels)
+
+    def decode(self, embedding, boxes):
+        self.boxes.append(boxes)
+        logits = torch.from_numpy(np.stack(self.masks)).float() * 2 - 1
+        return logits.repeat(len(boxes) // len(self.masks), 1, 1), None
+
+
+def test_pseudo_objects_are_boxes_of_what_the_teacher_sees_in_free_boxes(tiny_model):
+    options = dataclasses.replace(
+        SMALL, batch_size=2, teacher_weight=1.0, taught=2, free_boxes=3, pseudo_objects=2,
+        augmentation=NOTHING,
+    )  # fmt: skip
+    batch = Batches(Ellipses(), options)[0]
+    seen = [ellipse(256, 256, (100, 60), (30, 20)), ellipse(256, 256, (200, 150), (10, 40))]
+    teacher = Asked(tiny_model, seen)
+    student = Asked(tiny_model, seen)
+
+    def forward(pixels, boxes, free_boxes):
+        student.boxes.append(free_boxes)
+        return loop.Student(tiny_model)(pixels, boxes, free_boxes)
+
+    batch_loss(forward, batch, teacher, options)
+    first, second = teacher.boxes
+    torch.testing.assert_close(first, batch["free_boxes"][:, :2].flatten(0, 1))
+    (asked,) = student.boxes
+    torch.testing.assert_close(second, asked.flatten(0, 1))  # it answers what the student is asked
+    torch.testing.assert_close(asked[:, 2], batch["free_boxes"][:, 2])
+    for picture in asked:
+        for box, mask in zip(picture[:2].tolist(), seen, strict=True):
+            y, x = np.nonzero(mask)
+            tight = np.array([x.min(), y.min(), x.max(), y.max()])
+            outward = (np.array(box) - tight) * [-1, -1, 1, 1]
+            assert 0 <= outward.min() <= outward.max() <= 10
 
 
 def test_a_cached_embedding_stands_in_for_the_teacher(cache, tiny_model):

@@ -30,8 +30,10 @@ from train.prompts import (
     MAX_SHIFTS,
     MIN_FREE_SIDE,
     boxes_around,
+    boxes_of,
     draw_free_boxes,
     draw_prompts,
+    draw_shifts,
 )
 
 JPEG_TOLERANCE = 2  # grey levels; JPEG rounds coefficients, at quality 100 by at most a level or so
@@ -379,6 +381,28 @@ def test_free_boxes_lie_anywhere_in_the_picture_and_not_in_its_padding():
     nothing = draw_free_boxes(torch.zeros(3, 256, 256), 2, np.random.default_rng(0))
     assert nothing.shape == (2, 4)
     assert draw_free_boxes(torch.from_numpy(pixels), 0, np.random.default_rng(0)).shape == (0, 4)
+
+
+def test_shifts_go_outward_by_at_most_what_a_box_of_an_object_does():
+    shifts = draw_shifts(2000, np.random.default_rng(0)).numpy()
+    assert shifts.shape == (2000, 4)
+    assert (shifts.min(axis=0) == 0).all()
+    assert (shifts.max(axis=0) == max(MAX_SHIFTS)).all()
+    assert len({tuple(row) for row in shifts.tolist()}) > 1000  # each side on its own
+    assert draw_shifts(0, np.random.default_rng(0)).shape == (0, 4)
+
+
+def test_boxes_of_masks_are_moved_outward_and_small_masks_keep_the_other_box():
+    logits = torch.full((4, 256, 256), -1.0)
+    logits[0, 10:31, 100:121] = 1
+    logits[1, 255, 250:] = logits[1, 3, :2] = 1  # in the corners, and too small
+    logits[2, :5, 3:8] = 1
+    shifts = torch.tensor([[1.0, 2, 3, 4], [0, 0, 0, 0], [9, 9, 1, 1], [0, 0, 0, 0]])
+    other = torch.arange(16.0).reshape(4, 4)
+    boxes = boxes_of(logits, shifts, other)
+    assert boxes.tolist() == [[99, 8, 123, 34], [4, 5, 6, 7], [0, 0, 8, 5], [12, 13, 14, 15]]
+    logits[1, :, 250:] = 1
+    assert boxes_of(logits, shifts, other)[1].tolist() == [0, 0, 255, 255]
 
 
 def test_loose_boxes_are_larger_but_enclose_the_mask_all_the_same(monkeypatch):

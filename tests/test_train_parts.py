@@ -14,7 +14,7 @@ from torch import nn
 from app import make_case
 from app.frame import Frame
 from swiftmedsam import LITE, SWIFT_V1, SWIFT_V2, TINY, SwiftMedSAM
-from train import curves, pictures
+from train import curves, pictures, precision
 from train.blockwise import PARTS, relative_error, repair
 from train.decoder import repair_decoder
 from train.features import encoder_features, read_cache
@@ -262,3 +262,31 @@ def test_the_sheet_of_augmentations_has_a_column_that_differs_for_each():
         assert not np.array_equal(tile, tiles[0]), change
     framed = Frame(48, 80).pixels(case.image)[0].transpose(1, 2, 0) * 255
     np.testing.assert_allclose(tiles[0], framed, atol=1)
+
+
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "computes", "there", "expected"),
+    [
+        ("cpu", True, False, "bf16-mixed"),
+        ("cpu", False, True, "32-true"),
+        ("auto", False, False, "32-true"),
+        ("auto", False, True, "bf16-mixed"),
+        ("cuda", False, True, "bf16-mixed"),
+    ],
+)
+def test_bfloat16_is_the_default_where_it_is_computed(
+    accelerator, computes, there, expected, monkeypatch
+):
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda: computes)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there)
+    assert precision.default_precision(accelerator) == expected
+
+
+@pytest.mark.parametrize(("computes", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_repair_computes_in_bfloat16_only_where_the_cpu_does(computes, dtype, monkeypatch):
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda: computes)
+    with precision.cpu_autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype

@@ -29,6 +29,7 @@ from train.loop import Run
 from train.memory import keep_freed_memory
 from train.one_cycle import RepairOptions
 from train.options import RECIPES, Options
+from train.precision import default_precision
 from train.stream import CacheSource, CorpusSource
 
 log = logging.getLogger("train")
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--devices", default="auto")
     parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--precision", help="Fabric's name; default: bf16-mixed if it pays here")
     together = parser.add_argument_group("of 'together' (train/options.py; default: the recipe's)")
     for field in OPTION_FIELDS:
         flag, words = f"--{field.name.replace('_', '-')}", get_args(field.type)
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     fabric = Fabric(
         accelerator=arguments.accelerator, devices=arguments.devices, num_nodes=arguments.nodes,
-        precision=arguments.precision,
+        precision=arguments.precision or default_precision(arguments.accelerator),
     )  # fmt: skip
     fabric.launch()
     arguments.out.mkdir(parents=True, exist_ok=True)

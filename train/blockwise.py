@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from swiftmedsam import SwiftMedSAM
 from train.features import read_cache
 from train.one_cycle import RepairOptions, fit
+from train.precision import cpu_autocast
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def repair(student: SwiftMedSAM, part: Part, cache: Path, options: RepairOptions
     chain.requires_grad_(True)
 
     def loss_of(batch: np.ndarray) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             output = chain(_batch(source, batch))
         return relative_error(output, _batch(target, batch))
 

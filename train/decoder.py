@@ -15,6 +15,7 @@ from train.data import objects_of
 from train.features import read_cache
 from train.losses import iou_of, teacher_loss, truth_loss
 from train.one_cycle import RepairOptions, fit
+from train.precision import cpu_autocast
 from train.prompts import draw_prompts
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def repair_decoder(
 
     def loss_of(batch: np.ndarray) -> Tensor:
         embeddings, boxes, targets = _prompted(rows, usable[batch], random)
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             logits, iou = student.decode(embeddings, boxes)
             with torch.no_grad():
                 wanted, _ = teacher.decode(embeddings, boxes)
@@ -58,7 +59,7 @@ def repair_decoder(
     def evaluate(model: SwiftMedSAM = student) -> float:
         fixed = np.random.default_rng(0)  # the same boxes each time
         scores = []
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), cpu_autocast():
             for row in usable[: options.held_back]:
                 embeddings, boxes, targets = _prompted(rows, np.array([row]), fixed)
                 scores.append(iou_of(model.decode(embeddings, boxes)[0], targets))

@@ -13,6 +13,7 @@ from torch import Tensor
 from swiftmedsam import SwiftMedSAM
 from swiftmedsam.architecture import INPUT_SIZE
 from train.data import Source
+from train.precision import cpu_autocast
 
 # Name of the array, type and shape of a row.
 INPUTS = {
@@ -53,7 +54,7 @@ def write_cache(teacher: SwiftMedSAM, source: Source, folder: Path, count: int, 
         pixels, labels, _ = source.draw(random)
         arrays["pixels"][row], arrays["labels"][row] = pixels, labels
         batch = torch.from_numpy(pixels).unsqueeze(0).float() / 255
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), cpu_autocast():
             features = encoder_features(teacher, batch.to(memory_format=torch.channels_last))
         for name, value in features.items():
             arrays[name][row] = value[0].float().numpy()

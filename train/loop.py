@@ -24,6 +24,7 @@ from swiftmedsam import SwiftMedSAM, save_model
 from train.blockwise import relative_error
 from train.losses import teacher_loss, truth_loss
 from train.options import Options
+from train.prompts import boxes_of
 from train.stream import Batch, Batches, Source
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,24 @@ class Student(nn.Module):
         return embedding, logits[:n], iou[:n], logits[n:]
 
 
+def _answers_of(
+    teacher: SwiftMedSAM, embedding: Tensor, free_boxes: Tensor, shifts: Tensor, objects: int
+) -> tuple[Tensor, Tensor]:
+    """The boxes to ask with (T, F, 4) and the teacher's logits of them (T * F, 256, 256).
+
+    The first `objects` free boxes of a picture are moved to what the teacher sees in them, as a
+    user's box would be: a box anywhere hardly ever holds an organ.
+    """
+    boxes = free_boxes.clone()
+    if objects:
+        moved = boxes[:, :objects].flatten(0, 1)
+        seen, _ = teacher.decode(embedding.repeat_interleave(objects, 0), moved)
+        moved = boxes_of(seen, shifts[:, :objects].flatten(0, 1), moved)
+        boxes[:, :objects] = moved.unflatten(0, (-1, objects))
+    each = embedding.repeat_interleave(boxes.shape[1], 0)
+    return boxes, teacher.decode(each, boxes.flatten(0, 1))[0]
+
+
 def batch_loss(
     student: nn.Module, batch: Batch, teacher: SwiftMedSAM | None, options: Options
 ) -> dict[str, Tensor]:
@@ -71,17 +90,19 @@ def batch_loss(
         raise ValueError("teacher_weight is set, but there is neither teacher nor cache")
     taught = options.taught if options.teacher_weight else 0
     free_boxes = batch["free_boxes"][: taught if teacher is not None else 0]
+    with torch.no_grad():
+        if taught:
+            wanted = teacher.encode(batch["clean"][:taught]) if wanted is None else wanted[:taught]
+        if free_boxes.numel():
+            free_boxes, teachers = _answers_of(
+                teacher, wanted, free_boxes, batch["shifts"][:taught], options.pseudo_objects
+            )
     embedding, logits, iou, answers = student(batch["pixels"], batch["boxes"], free_boxes)
     truth = truth_loss(logits.float(), iou.float(), batch["targets"].flatten(0, 1))
     distance = answer = truth.new_zeros(())
     if taught:
-        with torch.no_grad():
-            wanted = teacher.encode(batch["clean"][:taught]) if wanted is None else wanted[:taught]
         distance = relative_error(embedding[:taught], wanted.float())
-    if answers.shape[0]:
-        with torch.no_grad():
-            each = wanted.repeat_interleave(free_boxes.shape[1], 0)
-            teachers, _ = teacher.decode(each, free_boxes.flatten(0, 1))
+    if free_boxes.numel():
         answer = teacher_loss(answers.float(), teachers.float())
     loss = truth + options.teacher_weight * (distance + answer)
     return {"loss": loss, "truth": truth, "teacher": distance, "answers": answer}

@@ -20,6 +20,7 @@ class Options:
     batch_size: int = 8  # pictures per process and step
     boxes: int = 3  # per picture
     free_boxes: int = 2  # per taught picture, anywhere: there the teacher's mask is the target
+    pseudo_objects: int = 0  # of those boxes: moved to what the teacher sees in them
     learning_rate: float = 2e-4
     weight_decay: float = 0.01
     warmup: int = 50  # steps

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from swiftmedsam.architecture import INPUT_SIZE
 from train.augment import picture_area
-from train.data import box_of, objects_of
+from train.data import MIN_OBJECT_AREA, box_of, objects_of
 
 # Input pixels each side of a box is moved outward at most, drawn per box: the paper's training
 # (section 4.1) and the challenge's own cases.
@@ -16,10 +16,15 @@ MAX_LOOSENESS = 1.0  # of the object's size, added to a loose box over all
 MIN_FREE_SIDE = 12  # input pixels
 
 
+def _draw_shifts(random: np.random.Generator) -> np.ndarray:
+    """How far (4,) the sides of a box are moved outward, in input pixels."""
+    return random.integers(0, random.choice(MAX_SHIFTS) + 1, 4).astype(float)
+
+
 def boxes_around(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A box (4,) in input pixels around `mask` (256, 256), moved outward at random."""
     low, high = box_of(mask).reshape(2, 2)
-    shifts = random.integers(0, random.choice(MAX_SHIFTS) + 1, (2, 2)).astype(float)
+    shifts = _draw_shifts(random).reshape(2, 2)
     if random.random() < LOOSE_SHARE:
         shifts += random.uniform(0, MAX_LOOSENESS / 2, (2, 2)) * (high - low)
     return np.concatenate([low - shifts[0], high + shifts[1]]).clip(0, INPUT_SIZE).round()
@@ -56,3 +61,27 @@ def draw_free_boxes(pixels: Tensor, count: int, random: np.random.Generator) -> 
     sides = np.exp(random.uniform(np.log(least), np.log(limits), (count, 2)))
     low = random.uniform(0, 1, (count, 2)) * (limits - sides)
     return torch.from_numpy(np.concatenate([low, low + sides], axis=1).round()).float()
+
+
+def draw_shifts(count: int, random: np.random.Generator) -> Tensor:
+    """Shifts (count, 4) for `boxes_of`."""
+    shifts = np.array([_draw_shifts(random) for _ in range(count)]).reshape(count, 4)
+    return torch.from_numpy(shifts).float()
+
+
+def boxes_of(logits: Tensor, shifts: Tensor, otherwise: Tensor) -> Tensor:
+    """Boxes (N, 4) around the masks `logits` > 0 (N, 256, 256), their sides moved outward.
+
+    `shifts` and `otherwise` are (N, 4), in input pixels; `otherwise` is the box of a mask that is
+    too small to learn from.
+    """
+    masks = logits > 0
+    ends = []
+    for across in (1, 2):  # x: columns with any; y: rows with any
+        line = masks.any(dim=across).byte()
+        ends.append((line.argmax(dim=1), INPUT_SIZE - 1 - line.flip(1).argmax(dim=1)))
+    (x_min, x_max), (y_min, y_max) = ends
+    outward = shifts * shifts.new_tensor([-1, -1, 1, 1])
+    boxes = torch.stack([x_min, y_min, x_max, y_max], dim=1) + outward
+    large = masks.sum(dim=(1, 2)) >= MIN_OBJECT_AREA
+    return torch.where(large.unsqueeze(1), boxes.clamp(0, INPUT_SIZE), otherwise)

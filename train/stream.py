@@ -15,7 +15,7 @@ from train.augment import Augmentation, change_intensity
 from train.data import BalancedSampler, Sample, Source, read_corpus
 from train.features import read_cache
 from train.options import Options
-from train.prompts import draw_free_boxes, draw_prompts
+from train.prompts import draw_free_boxes, draw_prompts, draw_shifts
 
 Batch = dict[str, Tensor]
 
@@ -60,11 +60,12 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         """Clean pixels and changed ones (B, 3, 256, 256), boxes (B, K, 4), targets (B, K, ...).
 
-        And `free_boxes` (B, F, 4), that have no target.
+        And `free_boxes` (B, F, 4), that have no target, with `shifts` (B, F, 4) for what the
+        teacher sees in them.
         """
         o = self._options
         random = np.random.default_rng([o.seed, self._rank, step])
-        pixels, boxes, targets, free_boxes, embeddings = [], [], [], [], []
+        pixels, boxes, targets, free_boxes, shifts, embeddings = [], [], [], [], [], []
         while len(pixels) < o.batch_size:
             picture, labels, embedding = self._source.draw(random)
             drawn = draw_prompts(labels, o.boxes, random)
@@ -74,6 +75,7 @@ class Batches(Dataset[Batch]):
             boxes.append(drawn[0])
             targets.append(drawn[1])
             free_boxes.append(draw_free_boxes(pixels[-1], o.free_boxes, random))
+            shifts.append(draw_shifts(o.free_boxes, random))
             if embedding is not None:
                 embeddings.append(torch.from_numpy(embedding.astype(np.float32)))
         clean = torch.stack(pixels).float() / 255
@@ -84,6 +86,7 @@ class Batches(Dataset[Batch]):
             "boxes": torch.stack(boxes),
             "targets": torch.stack(targets),
             "free_boxes": torch.stack(free_boxes),
+            "shifts": torch.stack(shifts),
         }
         if embeddings:
             batch["embedding"] = torch.stack(embeddings)
