@@ -5,8 +5,10 @@ The decoder stays as it is: a box costs it some milliseconds, and no product in 
 
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import openvino as ov
 
@@ -23,32 +25,44 @@ class CalibrationError(ValueError):
     """Cases that cannot tell what an encoder's values are like."""
 
 
-def calibration_slices(cases: Path, most: int) -> list[FloatArray]:
-    """Up to `most` network inputs (1, 3, 256, 256): each modality's cases in turn, by name.
+def even_slices(cases: Path, most: int) -> list[tuple[FloatArray, FloatArray]]:
+    """Up to `most` network inputs (1, 3, 256, 256) with prompts (N, 4) of the cases of a folder.
+
+    Each modality's cases in turn, by name.
 
     Raises:
         CaseError: a file is not a case.
-        CalibrationError: there are fewer than `MIN_CALIBRATION`.
     """
     by_modality: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(cases.glob("[23]DBox_*.npz")):
         by_modality[path.name.split("_")[1]].append(path)
     turns = zip_longest(*by_modality.values())
     paths = [path for turn in turns for path in turn if path is not None]
-    slices = [pixels for path in paths[:most] for pixels, _ in slices_of(read_case(path))]
+    return [found for path in paths[:most] for found in slices_of(read_case(path))][:most]
+
+
+def calibration_slices(cases: Path, most: int) -> list[FloatArray]:
+    """The pixels of `even_slices`.
+
+    Raises:
+        CaseError: a file is not a case.
+        CalibrationError: there are fewer than `MIN_CALIBRATION`.
+    """
+    slices = [pixels for pixels, _ in even_slices(cases, most)]
     if len(slices) < MIN_CALIBRATION:
         raise CalibrationError(
             f"{cases}: {len(slices)} slices to calibrate on, at least {MIN_CALIBRATION} wanted"
         )
-    return slices[:most]
+    return slices
 
 
-def quantize(encoder: ov.Model, slices: list[FloatArray]) -> ov.Model:
+def quantize(encoder: ov.Model, slices: Sequence[Any], **changes: Any) -> ov.Model:
     """`encoder` with weights and activations of its products and convolutions in INT8.
 
     Weights symmetric by channel, activations with a zero point (preset "mixed"): symmetric ones are
     no faster and lose 0.2 DSC points. SmoothQuant moves outliers of the attention's inputs into the
-    weights (model type "transformer"). See benchmarks/NOTES.md.
+    weights (model type "transformer"). `changes` are further arguments of `nncf.quantize`. See
+    benchmarks/NOTES.md.
     """
     import nncf  # needs seconds, and nothing else of the conversion needs it
 
@@ -58,4 +72,5 @@ def quantize(encoder: ov.Model, slices: list[FloatArray]) -> ov.Model:
         subset_size=len(slices),
         preset=nncf.QuantizationPreset.MIXED,
         model_type=nncf.ModelType.TRANSFORMER,
+        **changes,
     )
