@@ -61,16 +61,14 @@ def quantize(encoder: ov.Model, slices: Sequence[Any], **changes: Any) -> ov.Mod
 
     Weights symmetric by channel, activations with a zero point (preset "mixed"): symmetric ones are
     no faster and lose 0.2 DSC points. SmoothQuant moves outliers of the attention's inputs into the
-    weights (model type "transformer"). `changes` are further arguments of `nncf.quantize`. See
+    weights (model type "transformer"). `changes` are other arguments of `nncf.quantize`. See
     benchmarks/NOTES.md.
     """
     import nncf  # needs seconds, and nothing else of the conversion needs it
 
-    return nncf.quantize(
-        encoder,
-        nncf.Dataset(slices),
-        subset_size=len(slices),
-        preset=nncf.QuantizationPreset.MIXED,
-        model_type=nncf.ModelType.TRANSFORMER,
-        **changes,
-    )
+    settings = {
+        "subset_size": len(slices),
+        "preset": nncf.QuantizationPreset.MIXED,
+        "model_type": nncf.ModelType.TRANSFORMER,
+    }
+    return nncf.quantize(encoder, nncf.Dataset(slices), **(settings | changes))
