@@ -2,11 +2,11 @@
 
     python -m convert.layers CALIBRATION CASES [--weights DIR] [--slices N] [--only TEXT ...]
 
-The encoder is quantized as the conversion does (`convert.quantize`), once whole and once with each
-group of its layers left as it was; with other settings; and the decoder, too. The tables say, on
-slices of CASES, how far the embedding is from that of f32, how much the masks of their boxes agree
-with those of f32 (mean DSC of the slices, and the least), and how long the quantized part takes in
-turns with the others. CALIBRATION and CASES are folders of npz cases; no slice should be in both.
+The encoder is quantized as the conversion does it (`convert.quantize`), then with other settings,
+then with each group of its layers left in floats; and the decoder, too. The tables say, on slices
+of CASES, how far the embedding is from that of f32 (relative, squared), how much the masks of the
+boxes agree with those of f32 (mean DSC of the slices, and the least), and how long encoder or
+decoder takes, in turns. CALIBRATION and CASES are folders of npz cases; none should be in both.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import nncf
@@ -73,14 +72,6 @@ def groups_of(encoder: ov.Model) -> dict[str, list[str]]:
     return dict(groups)
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A way to quantize the encoder."""
-
-    name: str
-    infer: Infer
-
-
 def compiled(model: ov.Model, precision: str) -> Infer:
     """`model` on this CPU; what is not in INT8 is computed in `precision`."""
     settings = {
@@ -99,16 +90,15 @@ def compiled(model: ov.Model, precision: str) -> Infer:
 
 def encoders(
     read: Callable[[], ov.Model], slices: list[FloatArray], precision: str, only: Sequence[str]
-) -> list[Variant]:
-    """The variants of the encoder that `read` gives anew, f32 first."""
+) -> dict[str, Infer]:
+    """Ways to compute the encoder that `read` gives anew, "f32" among them."""
     model = read()
-    variants = [Variant("f32", compiled(model, "f32"))]
+    variants = {"f32": compiled(model, "f32")}
 
     def add(name: str, **changes: object) -> None:
         if only and not any(text in name for text in only):
             return
-        quantized = quantize(read(), slices, **changes)
-        variants.append(Variant(name, compiled(quantized, precision)))
+        variants[name] = compiled(quantize(read(), slices, **changes), precision)
 
     add("all in INT8")
     add("all, weights of 7 bits", advanced_parameters=SEVEN_BITS)
@@ -125,16 +115,18 @@ def agreement(masks: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> str:
     return f"{100 * np.mean(scores):.2f} | {100 * np.min(scores):.1f}"
 
 
-def compare_encoders(variants: Sequence[Variant], slices: Sequence[Slice], network: Network) -> str:
+def compare_encoders(
+    variants: Mapping[str, Infer], slices: Sequence[Slice], network: Network
+) -> str:
     """Markdown table of the encoders; masks are made by the decoder of `network`."""
     masks: dict[str, list[np.ndarray]] = defaultdict(list)
     errors, seconds = defaultdict(list), defaultdict(list)
     for pixels, prompts in slices:
         embeddings = {}
-        for variant in variants:
+        for name, infer in variants.items():
             began = time.perf_counter()
-            (embeddings[variant.name],) = variant.infer([pixels])
-            seconds[variant.name].append(time.perf_counter() - began)
+            (embeddings[name],) = infer([pixels])
+            seconds[name].append(time.perf_counter() - began)
         right = embeddings["f32"]
         for name, embedding in embeddings.items():
             errors[name].append(np.square(embedding - right).sum() / np.square(right).sum())
@@ -144,8 +136,7 @@ def compare_encoders(variants: Sequence[Variant], slices: Sequence[Slice], netwo
         "| encoder | error of the embedding | DSC with f32 | least | ms |",
         "|---|---|---|---|---|",
     ]
-    for variant in variants:
-        name = variant.name
+    for name in variants:
         lines.append(
             f"| {name} | {np.mean(errors[name]):.4f} | {agreement(masks[name], masks['f32'])} "
             f"| {1e3 * np.median(seconds[name]):.1f} |"
