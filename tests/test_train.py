@@ -89,7 +89,7 @@ def rows_of(folder):
 
 
 def test_a_batch_is_a_function_of_seed_process_and_step():
-    options = dataclasses.replace(SMALL, batch_size=2, boxes=3)
+    options = dataclasses.replace(SMALL, batch_size=2, boxes=3, pseudo_objects=2)
     batches = Batches(Ellipses(), options)
     batch = batches[1]
     assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
@@ -394,17 +394,16 @@ def test_pseudo_objects_are_boxes_of_what_the_teacher_sees_in_free_boxes(tiny_mo
     )  # fmt: skip
     batch = Batches(Ellipses(), options)[0]
     seen = [ellipse(256, 256, (100, 60), (30, 20)), ellipse(256, 256, (200, 150), (10, 40))]
-    teacher = Asked(tiny_model, seen)
-    student = Asked(tiny_model, seen)
+    teacher, asked_of_student = Asked(tiny_model, seen), []
 
-    def forward(pixels, boxes, free_boxes):
-        student.boxes.append(free_boxes)
+    def student(pixels, boxes, free_boxes):
+        asked_of_student.append(free_boxes)
         return loop.Student(tiny_model)(pixels, boxes, free_boxes)
 
-    batch_loss(forward, batch, teacher, options)
+    batch_loss(student, batch, teacher, options)
     first, second = teacher.boxes
     torch.testing.assert_close(first, batch["free_boxes"][:, :2].flatten(0, 1))
-    (asked,) = student.boxes
+    (asked,) = asked_of_student
     torch.testing.assert_close(second, asked.flatten(0, 1))  # it answers what the student is asked
     torch.testing.assert_close(asked[:, 2], batch["free_boxes"][:, 2])
     for picture in asked:

@@ -60,18 +60,18 @@ class Student(nn.Module):
 
 
 def _answers_of(
-    teacher: SwiftMedSAM, embedding: Tensor, free_boxes: Tensor, shifts: Tensor, objects: int
+    teacher: SwiftMedSAM, embedding: Tensor, free_boxes: Tensor, shifts: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The boxes to ask with (T, F, 4) and the teacher's logits of them (T * F, 256, 256).
 
-    The first `objects` free boxes of a picture are moved to what the teacher sees in them, as a
-    user's box would be: a box anywhere hardly ever holds an organ.
+    As many free boxes of a picture as it has `shifts` (T, O, 4) are moved to what the teacher sees
+    in them, as a user's box would be: a box anywhere hardly ever holds an organ.
     """
     boxes = free_boxes.clone()
-    if objects:
+    if objects := shifts.shape[1]:
         moved = boxes[:, :objects].flatten(0, 1)
         seen, _ = teacher.decode(embedding.repeat_interleave(objects, 0), moved)
-        moved = boxes_of(seen, shifts[:, :objects].flatten(0, 1), moved)
+        moved = boxes_of(seen, shifts.flatten(0, 1), moved)
         boxes[:, :objects] = moved.unflatten(0, (-1, objects))
     each = embedding.repeat_interleave(boxes.shape[1], 0)
     return boxes, teacher.decode(each, boxes.flatten(0, 1))[0]
@@ -94,9 +94,8 @@ def batch_loss(
         if taught:
             wanted = teacher.encode(batch["clean"][:taught]) if wanted is None else wanted[:taught]
         if free_boxes.numel():
-            free_boxes, teachers = _answers_of(
-                teacher, wanted, free_boxes, batch["shifts"][:taught], options.pseudo_objects
-            )
+            shifts = batch["shifts"][:taught]
+            free_boxes, teachers = _answers_of(teacher, wanted, free_boxes, shifts)
     embedding, logits, iou, answers = student(batch["pixels"], batch["boxes"], free_boxes)
     truth = truth_loss(logits.float(), iou.float(), batch["targets"].flatten(0, 1))
     distance = answer = truth.new_zeros(())

@@ -60,8 +60,8 @@ class Batches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         """Clean pixels and changed ones (B, 3, 256, 256), boxes (B, K, 4), targets (B, K, ...).
 
-        And `free_boxes` (B, F, 4), that have no target, with `shifts` (B, F, 4) for what the
-        teacher sees in them.
+        And `free_boxes` (B, F, 4), that have no target; `shifts` (B, O, 4) for the first of them,
+        which become pseudo-objects.
         """
         o = self._options
         random = np.random.default_rng([o.seed, self._rank, step])
@@ -75,7 +75,7 @@ class Batches(Dataset[Batch]):
             boxes.append(drawn[0])
             targets.append(drawn[1])
             free_boxes.append(draw_free_boxes(pixels[-1], o.free_boxes, random))
-            shifts.append(draw_shifts(o.free_boxes, random))
+            shifts.append(draw_shifts(o.pseudo_objects, random))
             if embedding is not None:
                 embeddings.append(torch.from_numpy(embedding.astype(np.float32)))
         clean = torch.stack(pixels).float() / 255
