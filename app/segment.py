@@ -44,7 +44,8 @@ DEFAULT_MODE = "best"
 IMAGE_CROPS, VOLUME_CROPS = 4, 2  # most crops of a slice
 LEAST_ASKED = 15  # slices of a box, if it has as many: of more, each second or third will do
 MOST_STEP = 3
-DECODE_BATCH = 6  # prompts per call, at most: up to 30 MB each
+DECODE_BATCH = 6  # prompts per call for which all cells are wanted: up to 30 MB each
+SMALL_PROMPT = 1 / 4  # of that for one with few cells, at least: products with all cells remain
 CELL_STEP = 4  # sizes of decoded rectangles are multiples of it: each new one is prepared for
 EMBEDDINGS_KEPT = 256  # at most, of 4 MiB: slices that both directions of the walk visit
 LARGE_IMAGE = 1 << 30  # bytes; beside one, the encoder's buffers are not kept for the next slice
@@ -166,6 +167,25 @@ def rectangles(
     return cells.astype(np.int32), [(row * CELL, column * CELL) for row, column in firsts.tolist()]
 
 
+def batches(spans: Sequence[Span], prompts: Sequence[FloatArray], most: int) -> Iterator[slice]:
+    """Boxes to decode in one call: as many in a row as take what `most` whole prompts would.
+
+    `spans` are the cells that are wanted of each, `prompts` (P, 4) its own. All rectangles of a
+    call are as large as its largest, so a large one ends a row of small ones.
+    """
+    start, height, width, count = 0, 0, 0, 0
+    for i, ((rows, columns), own) in enumerate(zip(spans, prompts, strict=True)):
+        height = max(height, rows.stop - rows.start)
+        width = max(width, columns.stop - columns.start)
+        count += len(own)
+        share = max(SMALL_PROMPT, height * width / EMBEDDING_SIZE**2)
+        if i > start and share * count > most:
+            yield slice(start, i)
+            start, count = i, len(own)
+            height, width = rows.stop - rows.start, columns.stop - columns.start
+    yield slice(start, len(spans))
+
+
 class Slices:
     """A case's slices as the network sees them, asked about boxes.
 
@@ -190,11 +210,10 @@ class Slices:
         `prompts` (P, 4). Boxes are decoded in batches.
         """
         embedding = self._embedding(frame, z)
-        step = max(1, self._means.batch // max(len(p) for p in prompts))
-        for start in range(0, len(prompts), step):
-            batch = prompts[start : start + step]
-            spans = [frame.cells(within) for within in limits[start : start + step]]
-            cells, corners = rectangles(spans)
+        spans = [frame.cells(within) for within in limits]
+        for boxes in batches(spans, prompts, self._means.batch):
+            batch = prompts[boxes]
+            cells, corners = rectangles(spans[boxes])
             counts = [len(p) for p in batch]
             with self._clock.measure("decode"):
                 logits, iou = self._network.decode(

@@ -1,6 +1,6 @@
 """The network as it is exported: the same masks as `swiftmedsam`'s, for a fraction of the work.
 
-Five rewrites, exact but for the order of sums (tests/test_convert.py compares them with torch):
+Six rewrites, exact but for the order of sums (tests/test_convert.py compares them with torch):
 
     attention   a projection of the 4096 cells is moved to the few tokens, (W x) . q = x . (W' q),
                 and what is the same for all cells cancels in the softmax over them
@@ -8,6 +8,7 @@ Five rewrites, exact but for the order of sums (tests/test_convert.py compares t
                 stride = kernel is a matrix product of each cell by itself
     where       only the cells that are asked for are scaled up to pixels: each does so by itself
     answers     the last attention is that of the two tokens whose answer is used
+    image       what the last block writes on the cells for a box is the few values it is made of
     constants   position codes and own tokens are computed once, here
 """
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from swiftmedsam import SwiftMedSAM
 from swiftmedsam.architecture import EMBEDDING_SIZE
-from swiftmedsam.transformer import Attention, TwoWayTransformer
+from swiftmedsam.transformer import Attention, TwoWayBlock, TwoWayTransformer
 
 CELLS = EMBEDDING_SIZE**2
 ANSWERS = 2  # tokens: predicted IoU and the one mask that a box needs; the others served these
@@ -90,50 +91,148 @@ class ImageToTokens(nn.Module):
         self.register_buffer("query_bias", bias * scale)  # (heads, d, 1)
         out = attention.out_proj.weight.detach().unflatten(1, (self.heads, -1))  # (C, heads, d)
         self.register_buffer("out", out.permute(1, 2, 0).contiguous())  # (heads, d, C)
-        self.register_buffer("out_bias", attention.out_proj.bias.detach())
+        # a head's weights have the sum 1, so that each of its values may bring a share of the bias
+        self.register_buffer("out_bias", attention.out_proj.bias.detach() / self.heads)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return (N, 4096, C) of `q` (1 or N, 4096, C), and `k` and `v`, both (N, T, C)."""
+    def parts(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights (N, S, 4096) and values (N, S, C), whose product is the answer.
+
+        `q` is (1 or N, 4096, C), `k` and `v` (N, T, C); S = heads * T.
+        """
         n, tokens, channels = k.shape
         keys = _split(self.k_proj(k), self.heads)  # (N, heads, T, d)
         offsets = (keys @ self.query_bias).reshape(n, -1, 1)
         keys = (keys @ self.query).flatten(1, 2)  # (N, heads * T, C)
-        values = (_split(self.v_proj(v), self.heads) @ self.out).flatten(1, 2)
+        values = (_split(self.v_proj(v), self.heads) @ self.out + self.out_bias).flatten(1, 2)
         if self.shared:
             keys = keys.reshape(1, -1, channels)
         scores = (keys @ q.transpose(1, 2)).reshape(n, -1, CELLS) + offsets
         weights = torch.softmax(scores.view(n, self.heads, tokens, CELLS), 2).flatten(1, 2)
-        return weights.transpose(1, 2) @ values + self.out_bias
+        return weights, values
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return (N, 4096, C); the arguments are those of `parts`."""
+        weights, values = self.parts(q, k, v)
+        return weights.transpose(1, 2) @ values
+
+
+def _centred(x: Tensor) -> Tensor:
+    """`x` (..., C) less its mean: its product with anything is that with the other one centred."""
+    return x - x.mean(dim=-1, keepdim=True)
+
+
+class LastBlock(nn.Module):
+    """The last block of `TwoWayTransformer` and the last look of the answers' tokens.
+
+    The block's image is norm(image + weights' values): an image of 4096 cells for each box, made of
+    few values. It is never made. All that is asked of it are products, and a product with it is one
+    with `image`, which is there once, and one with the values. Of the norm, its mean vanishes
+    where the other factor is centred, a cell's deviation is a sum of such products, and
+    scale and shift are in the other factors.
+    """
+
+    key: Tensor
+    value: Tensor
+    value_bias: Tensor
+    scale: Tensor
+
+    def __init__(self, block: TwoWayBlock, attention: Attention, *, shared: bool) -> None:
+        super().__init__()
+        self.block, self.shared, self.heads = block, shared, attention.heads
+        self.image_to_tokens = ImageToTokens(block.cross_attn_image_to_token, shared=shared)
+        norm = block.norm4
+        self.eps = norm.eps
+        last = TokensToImage(attention, shared=shared)
+        self.q_proj, self.out_proj = last.q_proj, last.out_proj
+        self.register_buffer("key", last.key)
+        self.register_buffer("scale", norm.weight.detach().clone())
+        value = (last.value * norm.weight.detach().unsqueeze(1)).transpose(1, 2)
+        self.register_buffer("value", _centred(value).transpose(1, 2).contiguous())
+        shift = (norm.bias.detach() @ last.value).flatten()  # the keys' cancels in the softmax
+        self.register_buffer("value_bias", last.value_bias + shift)
+
+    def _with_image(self, x: Tensor, image: Tensor) -> Tensor:
+        """Products (N, R, 4096) of `x` (N, R, C) and `image` (1 or N, 4096, C)."""
+        rows = x.reshape(1, -1, x.shape[2]) if self.shared else x
+        return (rows @ image.transpose(1, 2)).reshape(*x.shape[:2], CELLS)
+
+    def forward(
+        self, queries: Tensor, image: Tensor, tokens: Tensor, positions: Tensor, cells: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the answers' tokens (N, 2, C), and of the image the `cells` (N, P), (N, P, C).
+
+        The image is not centred, and without the norm's scale and shift. The other arguments are
+        those of a block.
+        """
+        n, _, channels = queries.shape
+        queries = self.block.look(queries, image, tokens, positions)
+        weights, values = self.image_to_tokens.parts(image + positions, queries + tokens, queries)
+        q = (queries + tokens)[:, :ANSWERS]
+        asked = (_split(self.q_proj(q), self.heads) @ self.key).flatten(1, 2)  # (N, A, C)
+        there = (asked.reshape(1, -1, channels) @ positions.transpose(1, 2)).reshape(n, -1, CELLS)
+        asked, centred = _centred(asked * self.scale), _centred(values)
+
+        ones = torch.ones_like(values[:, :1])
+        products = self._with_image(torch.cat([centred, asked, ones], dim=1), image)
+        of_values, of_asked, sums = products.split([centred.shape[1], asked.shape[1], 1], dim=1)
+        squares = image.square().sum(dim=2).unsqueeze(1) - sums.square() / channels
+        mixed = 2 * of_values + (centred @ centred.transpose(1, 2)) @ weights
+        squares = squares + (weights * mixed).sum(dim=1, keepdim=True)
+        shrink = (F.relu(squares / channels) + self.eps).rsqrt()  # (N, 1, 4096)
+
+        scores = (of_asked + (asked @ values.transpose(1, 2)) @ weights) * shrink + there
+        attention = torch.softmax(scores, 2) * shrink  # (N, A, 4096)
+        rows = attention.reshape(1, -1, CELLS) if self.shared else attention
+        seen = (rows @ image).reshape(n, -1, channels)
+        seen = seen + (attention @ weights.transpose(1, 2)) @ values
+        seen = (seen.unflatten(1, (self.heads, -1)) @ self.value).transpose(1, 2).flatten(2)
+        attended = self.out_proj(seen + self.value_bias)
+
+        first = CELLS * torch.arange(n, dtype=cells.dtype).unsqueeze(1)
+        own = torch.cat([weights, shrink], dim=1).transpose(1, 2).flatten(0, 1)
+        own = own.index_select(0, (cells + first).flatten()).unflatten(0, cells.shape)
+        of_all = cells if self.shared else cells + first
+        x = image.flatten(0, 1).index_select(0, of_all.flatten()).unflatten(0, cells.shape)
+        x = (x + own[:, :, :-1] @ values) * own[:, :, -1:]
+        return queries[:, :ANSWERS] + attended, x
 
 
 class RewrittenTransformer(nn.Module):
     """`TwoWayTransformer` whose attentions between tokens and cells are those above.
 
-    It returns the tokens of the answers alone.
+    It returns the tokens of the answers alone, and of the image what `LastBlock` does.
     """
 
     def __init__(self, transformer: TwoWayTransformer) -> None:
         super().__init__()
-        self.layers = copy.deepcopy(transformer.layers)
-        for i, block in enumerate(self.layers):
+        blocks = copy.deepcopy(transformer.layers)
+        for i, block in enumerate(blocks):
             shared = i == 0  # the first block writes each box's own answer on the cells
             block.cross_attn_token_to_image = TokensToImage(
                 block.cross_attn_token_to_image, shared=shared
             )
-            block.cross_attn_image_to_token = ImageToTokens(
-                block.cross_attn_image_to_token, shared=shared
-            )
-        self.last_attention = TokensToImage(transformer.final_attn_token_to_image, shared=False)
+            if i < len(blocks) - 1:
+                block.cross_attn_image_to_token = ImageToTokens(
+                    block.cross_attn_image_to_token, shared=shared
+                )
+        self.layers = blocks[:-1]
+        self.last_block = LastBlock(
+            blocks[-1], transformer.final_attn_token_to_image, shared=len(blocks) == 1
+        )
         self.last_norm = transformer.norm_final_attn
 
-    def forward(self, tokens: Tensor, image: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return tokens (N, 2, C) and image (N, 4096, C); the arguments are those of torch's."""
+    def forward(
+        self, tokens: Tensor, image: Tensor, positions: Tensor, cells: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return tokens (N, 2, C) and `cells` (N, P) of the image, (N, P, C).
+
+        The other arguments are those of torch's.
+        """
         queries = tokens
         for layer in self.layers:
             queries, image = layer(queries, image, tokens, positions)
-        queries, tokens = queries[:, :ANSWERS], tokens[:, :ANSWERS]
-        attended = self.last_attention(queries + tokens, image + positions, image)
-        return self.last_norm(queries + attended), image
+        queries, image = self.last_block(queries, image, tokens, positions, cells)
+        return self.last_norm(queries), image
 
 
 def _as_linear(convolution: nn.ConvTranspose2d) -> nn.Linear:
@@ -147,6 +246,14 @@ def _as_linear(convolution: nn.ConvTranspose2d) -> nn.Linear:
     with torch.no_grad():
         linear.weight.copy_(convolution.weight.permute(2, 3, 1, 0).reshape(-1, inputs))
         linear.bias.copy_(convolution.bias.repeat(4))
+    return linear
+
+
+def _of_norm(linear: nn.Linear, norm: nn.LayerNorm) -> nn.Linear:
+    """`linear` for what `LastBlock` returns in place of what comes out of `norm`."""
+    with torch.no_grad():
+        linear.bias += linear.weight @ norm.bias
+        linear.weight.copy_(_centred(linear.weight * norm.weight))
     return linear
 
 
@@ -177,7 +284,8 @@ class ExportedDecoder(nn.Module):
         self.prompt_encoder = model.prompt_encoder
         self.transformer = RewrittenTransformer(decoder.transformer)
         first, self.norm, _, second, _ = decoder.output_upscaling
-        self.upscale = nn.ModuleList([_as_linear(first), _as_linear(second)])
+        norm = decoder.transformer.layers[-1].norm4
+        self.upscale = nn.ModuleList([_of_norm(_as_linear(first), norm), _as_linear(second)])
         self.kernel = decoder.output_hypernetworks_mlps[0]
         self.iou_head = decoder.iou_prediction_head
         positions = model.prompt_encoder.dense_positions().flatten(2).transpose(1, 2)
@@ -195,11 +303,9 @@ class ExportedDecoder(nn.Module):
         corners = self.prompt_encoder(boxes_256)
         tokens = torch.cat([self.own_tokens.expand(n, -1, -1), corners], dim=1)
         # in a module of its own: else OpenVINO keeps the positions twice, 4 MB each
-        tokens, image = self.transformer(tokens, image, self.positions)
+        tokens, x = self.transformer(tokens, image, self.positions, cells.flatten(1))
 
-        first = CELLS * torch.arange(n, dtype=cells.dtype).unsqueeze(1)
-        x = image.flatten(0, 1).index_select(0, (cells.flatten(1) + first).flatten())
-        x = self.upscale[0](x).unflatten(1, (4, -1))  # (N h w, 4, C / 4)
+        x = self.upscale[0](x.flatten(0, 1)).unflatten(1, (4, -1))  # (N h w, 4, C / 4)
         norm = self.norm
         x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
         x = F.gelu(self.upscale[1](x)).reshape(n, height * width * 16, -1)

@@ -18,7 +18,7 @@ from conftest import (
 )
 
 from app import Case, make_case, segment
-from app.segment import DECODE_BATCH, MODES, Clock
+from app.segment import DECODE_BATCH, MODES, Clock, batches
 
 exact = functools.partial(segment, mode="exact")
 
@@ -56,13 +56,38 @@ def test_a_small_image_is_enlarged_for_the_network_and_its_labels_are_not():
 
 def test_an_image_is_encoded_once_and_its_boxes_are_decoded_in_batches():
     network = BoxesAsMasks()
-    boxes = [[x, 3, x + 4, 9] for x in range(0, 5 * (2 * DECODE_BATCH + 3), 5)]
+    small = 4 * DECODE_BATCH  # prompts that take what DECODE_BATCH whole ones do
+    boxes = [[x, 3, x + 4, 9] for x in range(0, 5 * (small + 3), 5)]
     labels = exact(image_with(boxes), network)
     assert list(network.encoded.values()) == [1]
-    assert [len(prompts) for prompts in network.prompts] == [DECODE_BATCH, DECODE_BATCH, 3]
+    assert [len(prompts) for prompts in network.prompts] == [small, 3]
     np.testing.assert_array_equal(np.concatenate(network.prompts), boxes)
     wanted = np.repeat(np.arange(len(boxes)) + 1, 5)
     np.testing.assert_array_equal(labels[6, : len(wanted)], wanted)
+
+
+def square(cells):
+    return slice(0, cells), slice(0, cells)
+
+
+@pytest.mark.parametrize(
+    ("sides", "prompts", "most", "wanted"),
+    [
+        ([64] * 5, 1, 2, [2, 2, 1]),
+        ([64] * 5, 3, 2, [1] * 5),  # one box at least
+        ([8] * 10, 1, 2, [8, 2]),  # four small ones take what one whole does
+        ([8] * 10, 3, 2, [2] * 5),
+        ([32] * 10, 1, 2, [8, 2]),
+        ([48] * 4, 1, 2, [3, 1]),
+        ([8, 8, 64, 8, 8], 1, 2, [2, 2, 1]),  # the small one beside the large counts as large
+        ([64, 8, 8, 8], 1, 2, [2, 2]),
+    ],
+)
+def test_a_call_decodes_no_more_than_so_many_whole_prompts(sides, prompts, most, wanted):
+    spans = [square(side) for side in sides]
+    found = list(batches(spans, [np.zeros((prompts, 4), np.float32)] * len(sides), most))
+    assert [part.stop - part.start for part in found] == wanted
+    assert [i for part in found for i in range(part.start, part.stop)] == list(range(len(sides)))
 
 
 @pytest.mark.parametrize(("count", "dtype"), [(255, np.uint8), (256, np.uint16), (300, np.uint16)])

@@ -30,11 +30,15 @@ def steps(compiled):
     return Counter(str(node.get_rt_info()["layerType"].astype(str)) for node in operations)
 
 
-def decoder_flop(core, boxes, side):
+def decoder(core, boxes, side):
     model = core.read_model(FOLDER / "decoder.xml")
     shapes = {"boxes_256": [boxes, 4], "cells": [boxes, side, side]}
     model.reshape({name: ov.PartialShape(shape) for name, shape in shapes.items()})
-    return sum(work(model).values())
+    return model
+
+
+def decoder_flop(core, boxes, side):
+    return sum(work(decoder(core, boxes, side)).values())
 
 
 def test_the_encoder_multiplies_what_the_paper_draws_and_norms_are_folded(core):
@@ -65,6 +69,14 @@ def test_a_box_costs_no_more_than_the_cells_asked_for(core):
     assert one <= DECODER_FLOP
     assert decoder_flop(core, 1, EMBEDDING_SIZE) > 3 * one
     assert decoder_flop(core, 6, SIDE) <= 6 * one
+
+
+def test_no_box_has_an_image_of_its_own(core):
+    """Of 4 MB, to be written and read several times."""
+    image = EMBEDDING_SIZE**2 * SWIFT_V2.embedding_dim
+    nodes = decoder(core, 6, SIDE).get_ordered_ops()
+    sizes = [output.get_size() for node in nodes for output in node.outputs()]
+    assert image <= max(sizes) < 2 * image  # that of the slice is there
 
 
 def test_position_codes_are_kept_once(core):
