@@ -24,7 +24,7 @@ from benchmarks.work import work
 
 SIDE = 2048  # of the matrices
 # Prompts decoded together, and cells per side of the part of the picture that is wanted.
-DECODED = ((1, 64), (1, 16), (3, 64), (3, 16), (16, 16))
+DECODED = ((1, 64), (1, 16), (3, 64), (6, 16), (24, 16))
 
 
 def product(precision: str, threads: int) -> Callable[[], None]:

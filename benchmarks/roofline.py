@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 
-from app.network import PRECISIONS, available_threads, default_weights, read_manifest
+from app import WeightsError
+from app.network import PRECISIONS, available_threads, default_weights, load, read_manifest
 from benchmarks.latency import SIDE, product
 from benchmarks.work import work
 
@@ -154,10 +155,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{weights.name} has no encoder for {options.precision}")
     name = next(name for name in models[kind]["encoder"] if name.endswith(".xml"))
     threads = available_threads()
+    try:
+        # "int8+f32": what is not quantized is computed in the last
+        computed = load(weights, precision=options.precision).precision.rpartition("+")[2]
+    except WeightsError as error:
+        parser.error(str(error))
     core = ov.Core()
     model = core.read_model(weights / name)
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32" if options.precision == "f32" else "bf16",
+        "INFERENCE_PRECISION_HINT": computed,
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "PERF_COUNT": True,

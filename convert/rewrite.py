@@ -121,6 +121,12 @@ def _centred(x: Tensor) -> Tensor:
     return x - x.mean(dim=-1, keepdim=True)
 
 
+def _shared_products(x: Tensor, y: Tensor) -> Tensor:
+    """Products (N, R, 4096) of `x` (N, R, C) with the one `y` (1, 4096, C), all at once."""
+    rows = x.reshape(1, -1, x.shape[2])
+    return (rows @ y.transpose(1, 2)).reshape(x.shape[0], x.shape[1], CELLS)
+
+
 class LastBlock(nn.Module):
     """The last block of `TwoWayTransformer` and the last look of the answers' tokens.
 
@@ -151,11 +157,6 @@ class LastBlock(nn.Module):
         shift = (norm.bias.detach() @ last.value).flatten()  # the keys' cancels in the softmax
         self.register_buffer("value_bias", last.value_bias + shift)
 
-    def _with_image(self, x: Tensor, image: Tensor) -> Tensor:
-        """Products (N, R, 4096) of `x` (N, R, C) and `image` (1 or N, 4096, C)."""
-        rows = x.reshape(1, -1, x.shape[2]) if self.shared else x
-        return (rows @ image.transpose(1, 2)).reshape(*x.shape[:2], CELLS)
-
     def forward(
         self, queries: Tensor, image: Tensor, tokens: Tensor, positions: Tensor, cells: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -164,37 +165,55 @@ class LastBlock(nn.Module):
         The image is not centred, and without the norm's scale and shift. The other arguments are
         those of a block.
         """
-        n, _, channels = queries.shape
-        queries = self.block.look(queries, image, tokens, positions)
-        weights, values = self.image_to_tokens.parts(image + positions, queries + tokens, queries)
+        shown = positions + image  # in this order, else OpenVINO keeps the positions twice, 4 MB
+        queries = self.block.look(queries, tokens, shown, image)
+        weights, values = self.image_to_tokens.parts(shown, queries + tokens, queries)
         q = (queries + tokens)[:, :ANSWERS]
-        asked = (_split(self.q_proj(q), self.heads) @ self.key).flatten(1, 2)  # (N, A, C)
-        there = (asked.reshape(1, -1, channels) @ positions.transpose(1, 2)).reshape(n, -1, CELLS)
-        asked, centred = _centred(asked * self.scale), _centred(values)
+        keys = (_split(self.q_proj(q), self.heads) @ self.key).flatten(1, 2)  # (N, A, C)
+        asked, centred = _centred(keys * self.scale), _centred(values)
+        rows = torch.cat([asked, centred, torch.ones_like(values[:, :1])], dim=1)
+        sizes = [asked.shape[1], centred.shape[1], 1]
+        of_asked, of_values, sums = self._products(rows, image).split(sizes, dim=1)
 
-        ones = torch.ones_like(values[:, :1])
-        products = self._with_image(torch.cat([centred, asked, ones], dim=1), image)
-        of_values, of_asked, sums = products.split([centred.shape[1], asked.shape[1], 1], dim=1)
-        squares = image.square().sum(dim=2).unsqueeze(1) - sums.square() / channels
-        mixed = 2 * of_values + (centred @ centred.transpose(1, 2)) @ weights
-        squares = squares + (weights * mixed).sum(dim=1, keepdim=True)
-        shrink = (F.relu(squares / channels) + self.eps).rsqrt()  # (N, 1, 4096)
-
-        scores = (of_asked + (asked @ values.transpose(1, 2)) @ weights) * shrink + there
+        shrink = self._shrink(image, weights, centred, of_values, sums)
+        scores = (of_asked + (asked @ values.transpose(1, 2)) @ weights) * shrink
+        scores = scores + _shared_products(keys, positions)
         attention = torch.softmax(scores, 2) * shrink  # (N, A, 4096)
         rows = attention.reshape(1, -1, CELLS) if self.shared else attention
-        seen = (rows @ image).reshape(n, -1, channels)
+        seen = (rows @ image).reshape(asked.shape)
         seen = seen + (attention @ weights.transpose(1, 2)) @ values
         seen = (seen.unflatten(1, (self.heads, -1)) @ self.value).transpose(1, 2).flatten(2)
         attended = self.out_proj(seen + self.value_bias)
+        return queries[:, :ANSWERS] + attended, self._at(cells, image, weights, values, shrink)
 
-        first = CELLS * torch.arange(n, dtype=cells.dtype).unsqueeze(1)
+    def _products(self, x: Tensor, image: Tensor) -> Tensor:
+        """Return (N, R, 4096) of `x` (N, R, C) and `image` (1 or N, 4096, C)."""
+        return _shared_products(x, image) if self.shared else x @ image.transpose(1, 2)
+
+    def _shrink(
+        self, image: Tensor, weights: Tensor, centred: Tensor, of_values: Tensor, sums: Tensor
+    ) -> Tensor:
+        """One over the deviation of each cell, (N, 1, 4096), over its channels.
+
+        Of |image + weights' values|^2, all centred; `of_values` (N, S, 4096) are products of the
+        values with `image`, `sums` (N, 1, 4096) its own.
+        """
+        channels = image.shape[2]
+        squares = image.square().sum(dim=2).unsqueeze(1) - sums.square() / channels
+        mixed = 2 * of_values + (centred @ centred.transpose(1, 2)) @ weights
+        squares = squares + (weights * mixed).sum(dim=1, keepdim=True)
+        return (F.relu(squares / channels) + self.eps).rsqrt()
+
+    def _at(
+        self, cells: Tensor, image: Tensor, weights: Tensor, values: Tensor, shrink: Tensor
+    ) -> Tensor:
+        """The image (N, P, C) at `cells` (N, P), here made after all."""
+        first = CELLS * torch.arange(cells.shape[0], dtype=cells.dtype).unsqueeze(1)
         own = torch.cat([weights, shrink], dim=1).transpose(1, 2).flatten(0, 1)
         own = own.index_select(0, (cells + first).flatten()).unflatten(0, cells.shape)
         of_all = cells if self.shared else cells + first
         x = image.flatten(0, 1).index_select(0, of_all.flatten()).unflatten(0, cells.shape)
-        x = (x + own[:, :, :-1] @ values) * own[:, :, -1:]
-        return queries[:, :ANSWERS] + attended, x
+        return (x + own[:, :, :-1] @ values) * own[:, :, -1:]
 
 
 class RewrittenTransformer(nn.Module):

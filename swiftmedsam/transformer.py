@@ -64,26 +64,30 @@ class TwoWayBlock(nn.Module):
         self.cross_attn_image_to_token = Attention(dim, heads, DOWNSAMPLE_RATE)
 
     def look(
-        self, tokens: Tensor, image: Tensor, token_positions: Tensor, image_positions: Tensor
+        self, tokens: Tensor, token_positions: Tensor, keys: Tensor, image: Tensor
     ) -> Tensor:
-        """Return `tokens` (N, T, C) after their look at each other and at `image` (N, 4096, C)."""
+        """Return `tokens` (N, T, C) after their look at each other and at the image.
+
+        `image` (N, 4096, C) are its values, `keys` the same with its positions.
+        """
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
             q = tokens + token_positions
             tokens = tokens + self.self_attn(q, q, tokens)
         tokens = self.norm1(tokens)
-        q, k = tokens + token_positions, image + image_positions
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(q, k, image))
+        q = tokens + token_positions
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(q, keys, image))
         return self.norm3(tokens + self.mlp(tokens))
 
     def forward(
         self, tokens: Tensor, image: Tensor, token_positions: Tensor, image_positions: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return updated `tokens` (N, T, C) and `image` (N, 4096, C)."""
-        tokens = self.look(tokens, image, token_positions, image_positions)
-        k, q = tokens + token_positions, image + image_positions
-        image = self.norm4(image + self.cross_attn_image_to_token(q, k, tokens))
+        keys = image_positions + image
+        tokens = self.look(tokens, token_positions, keys, image)
+        q = tokens + token_positions
+        image = self.norm4(image + self.cross_attn_image_to_token(keys, q, tokens))
         return tokens, image
 
 

@@ -1,6 +1,7 @@
 """The shipped network does no more work than when its speed was measured: counts, no seconds."""
 
 from collections import Counter
+from math import prod
 
 import pytest
 from test_layers import ROOT
@@ -13,7 +14,7 @@ from swiftmedsam.architecture import EMBEDDING_SIZE
 FOLDER = ROOT / "weights" / "v2"
 ENCODER_FLOP = 57.1e9
 ATTENTION_BLOCKS = sum(SWIFT_V2.encoder_depths[1:])
-DECODER_FLOP, SIDE = 330e6, 16  # of a box of 16 x 16 cells
+DECODER_FLOP, SIDE = 363e6, 16  # of a box of 16 x 16 cells
 # Each a copy; the layout of four axes had more of both (benchmarks/NOTES.md). With AVX-512 alone
 # attention is three steps instead of one, with three transposes more.
 COPIES = {"Transpose": 20 + 3 * ATTENTION_BLOCKS, "Reorder": 22}
@@ -75,7 +76,8 @@ def test_no_box_has_an_image_of_its_own(core):
     """Of 4 MB, to be written and read several times."""
     image = EMBEDDING_SIZE**2 * SWIFT_V2.embedding_dim
     nodes = decoder(core, 6, SIDE).get_ordered_ops()
-    sizes = [output.get_size() for node in nodes for output in node.outputs()]
+    outputs = [output for node in nodes for output in node.outputs()]
+    sizes = [prod(output.get_shape()) for output in outputs]
     assert image <= max(sizes) < 2 * image  # that of the slice is there
 
 
