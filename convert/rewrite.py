@@ -8,7 +8,8 @@ Six rewrites, exact but for the order of sums (tests/test_convert.py compares th
                 stride = kernel is a matrix product of each cell by itself
     where       only the cells that are asked for are scaled up to pixels: each does so by itself
     answers     the last attention is that of the two tokens whose answer is used
-    image       what the last block writes on the cells for a box is the few values it is made of
+    image       what the last block writes on the cells for a box is the few values it is made of,
+                and the first scaling up is one of the cells that boxes share, and of those values
     constants   position codes and own tokens are computed once, here
 """
 
@@ -142,9 +143,12 @@ class LastBlock(nn.Module):
     value_bias: Tensor
     scale: Tensor
 
-    def __init__(self, block: TwoWayBlock, attention: Attention, *, shared: bool) -> None:
+    def __init__(
+        self, block: TwoWayBlock, attention: Attention, upscale: nn.Linear, *, shared: bool
+    ) -> None:
         super().__init__()
         self.block, self.shared, self.heads = block, shared, attention.heads
+        self.upscale = _of_norm(upscale, block.norm4)
         self.image_to_tokens = ImageToTokens(block.cross_attn_image_to_token, shared=shared)
         norm = block.norm4
         self.eps = norm.eps
@@ -160,10 +164,9 @@ class LastBlock(nn.Module):
     def forward(
         self, queries: Tensor, image: Tensor, tokens: Tensor, positions: Tensor, cells: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the answers' tokens (N, 2, C), and of the image the `cells` (N, P), (N, P, C).
+        """Return the answers' tokens (N, 2, C), and `upscale` of the `cells` (N, P) of the image.
 
-        The image is not centred, and without the norm's scale and shift. The other arguments are
-        those of a block.
+        The other arguments are those of a block.
         """
         shown = positions + image  # in this order, else OpenVINO keeps the positions twice, 4 MB
         queries = self.block.look(queries, tokens, shown, image)
@@ -207,13 +210,25 @@ class LastBlock(nn.Module):
     def _at(
         self, cells: Tensor, image: Tensor, weights: Tensor, values: Tensor, shrink: Tensor
     ) -> Tensor:
-        """The image (N, P, C) at `cells` (N, P), here made after all."""
+        """`self.upscale` of the image at `cells` (N, P), (N, P, outputs).
+
+        Linear, too: done once for each cell of the slice that any box wants, and for the values.
+        """
         first = CELLS * torch.arange(cells.shape[0], dtype=cells.dtype).unsqueeze(1)
         own = torch.cat([weights, shrink], dim=1).transpose(1, 2).flatten(0, 1)
         own = own.index_select(0, (cells + first).flatten()).unflatten(0, cells.shape)
-        of_all = cells if self.shared else cells + first
-        x = image.flatten(0, 1).index_select(0, of_all.flatten()).unflatten(0, cells.shape)
-        return (x + own[:, :, :-1] @ values) * own[:, :, -1:]
+        if self.shared:
+            asked = cells.flatten()
+            # whole numbers: OpenVINO would count in bfloat16, which ends at 256
+            none = torch.zeros(CELLS, dtype=cells.dtype)
+            wanted = none.scatter(0, asked.long(), torch.ones_like(asked))
+            image = image[0].index_select(0, wanted.nonzero()[:, 0])
+            cells = wanted.cumsum(0, dtype=cells.dtype).index_select(0, asked) - 1
+        else:
+            image, cells = image.flatten(0, 1), (cells + first).flatten()
+        weight, bias = self.upscale.weight, self.upscale.bias
+        x = F.linear(image, weight).index_select(0, cells).unflatten(0, own.shape[:2])
+        return (x + own[:, :, :-1] @ F.linear(values, weight)) * own[:, :, -1:] + bias
 
 
 class RewrittenTransformer(nn.Module):
@@ -222,7 +237,7 @@ class RewrittenTransformer(nn.Module):
     It returns the tokens of the answers alone, and of the image what `LastBlock` does.
     """
 
-    def __init__(self, transformer: TwoWayTransformer) -> None:
+    def __init__(self, transformer: TwoWayTransformer, upscale: nn.Linear) -> None:
         super().__init__()
         blocks = copy.deepcopy(transformer.layers)
         for i, block in enumerate(blocks):
@@ -236,14 +251,14 @@ class RewrittenTransformer(nn.Module):
                 )
         self.layers = blocks[:-1]
         self.last_block = LastBlock(
-            blocks[-1], transformer.final_attn_token_to_image, shared=len(blocks) == 1
+            blocks[-1], transformer.final_attn_token_to_image, upscale, shared=len(blocks) == 1
         )
         self.last_norm = transformer.norm_final_attn
 
     def forward(
         self, tokens: Tensor, image: Tensor, positions: Tensor, cells: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return tokens (N, 2, C) and `cells` (N, P) of the image, (N, P, C).
+        """Return tokens (N, 2, C) and `upscale` of the `cells` (N, P) of the image.
 
         The other arguments are those of torch's.
         """
@@ -301,10 +316,9 @@ class ExportedDecoder(nn.Module):
         super().__init__()
         decoder = model.mask_decoder
         self.prompt_encoder = model.prompt_encoder
-        self.transformer = RewrittenTransformer(decoder.transformer)
         first, self.norm, _, second, _ = decoder.output_upscaling
-        norm = decoder.transformer.layers[-1].norm4
-        self.upscale = nn.ModuleList([_of_norm(_as_linear(first), norm), _as_linear(second)])
+        self.transformer = RewrittenTransformer(decoder.transformer, _as_linear(first))
+        self.upscale = _as_linear(second)
         self.kernel = decoder.output_hypernetworks_mlps[0]
         self.iou_head = decoder.iou_prediction_head
         positions = model.prompt_encoder.dense_positions().flatten(2).transpose(1, 2)
@@ -324,10 +338,10 @@ class ExportedDecoder(nn.Module):
         # in a module of its own: else OpenVINO keeps the positions twice, 4 MB each
         tokens, x = self.transformer(tokens, image, self.positions, cells.flatten(1))
 
-        x = self.upscale[0](x.flatten(0, 1)).unflatten(1, (4, -1))  # (N h w, 4, C / 4)
+        x = x.flatten(0, 1).unflatten(1, (4, -1))  # (N h w, 4, C / 4)
         norm = self.norm
         x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        x = F.gelu(self.upscale[1](x)).reshape(n, height * width * 16, -1)
+        x = F.gelu(self.upscale(x)).reshape(n, height * width * 16, -1)
         logits = (x @ self.kernel(tokens[:, 1]).unsqueeze(2)).view(n, height, width, 2, 2, 2, 2)
         logits = logits.permute(0, 1, 3, 5, 2, 4, 6)  # rows of cells, of halves, of pixels
         return logits.reshape(n, 4 * height, 4 * width), self.iou_head(tokens[:, 0])[:, 0]
