@@ -37,6 +37,12 @@ def _split(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
+def _product(x: Tensor, y: Tensor, *, shared: bool) -> Tensor:
+    """`x` (N, R, K) times `y` (1 or N, K, M); `shared`: the one `y`, with all rows at once."""
+    rows = x.reshape(1, -1, x.shape[2]) if shared else x
+    return (rows @ y).reshape(x.shape[0], x.shape[1], y.shape[2])
+
+
 class TokensToImage(nn.Module):
     """`Attention` of a few tokens to the cells of the image.
 
@@ -57,17 +63,25 @@ class TokensToImage(nn.Module):
         self.register_buffer("value", value.transpose(1, 2).contiguous())  # (heads, C, d)
         self.register_buffer("value_bias", attention.v_proj.bias.detach())
 
+    def rows(self, q: Tensor) -> Tensor:
+        """Return (N, heads * T, C) of `q` (N, T, C): what cells are multiplied with."""
+        return (_split(self.q_proj(q), self.heads) @ self.key).flatten(1, 2)
+
+    def answer(self, seen: Tensor) -> Tensor:
+        """Return (N, T, C) of weighted cells `seen` (N, heads * T, C)."""
+        by_head = seen.unflatten(1, (self.heads, -1))
+        values = (by_head @ self.value).transpose(1, 2).flatten(2) + self.value_bias
+        return self.out_proj(values)
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return (N, T, C) of `q` (N, T, C), and `k` and `v`, both (1 or N, 4096, C)."""
-        n, tokens, channels = q.shape
-        q = (_split(self.q_proj(q), self.heads) @ self.key).flatten(1, 2)  # (N, heads * T, C)
+        n, _, channels = q.shape
+        q = self.rows(q)
         if self.shared:  # one product for all boxes
             q = q.reshape(1, -1, channels)
         # softmax over the first axis of two: as rows, OpenVINO fuses the three steps into one slow
         weights = torch.softmax(k @ q.transpose(1, 2), 1)  # (1 or N, 4096, ...)
-        seen = (weights.transpose(1, 2) @ v).reshape(n, self.heads, tokens, channels)
-        values = (seen @ self.value).transpose(1, 2).flatten(2) + self.value_bias
-        return self.out_proj(values)
+        return self.answer((weights.transpose(1, 2) @ v).reshape(n, -1, channels))
 
 
 class ImageToTokens(nn.Module):
@@ -100,14 +114,12 @@ class ImageToTokens(nn.Module):
 
         `q` is (1 or N, 4096, C), `k` and `v` (N, T, C); S = heads * T.
         """
-        n, tokens, channels = k.shape
+        n, tokens, _ = k.shape
         keys = _split(self.k_proj(k), self.heads)  # (N, heads, T, d)
         offsets = (keys @ self.query_bias).reshape(n, -1, 1)
         keys = (keys @ self.query).flatten(1, 2)  # (N, heads * T, C)
         values = (_split(self.v_proj(v), self.heads) @ self.out + self.out_bias).flatten(1, 2)
-        if self.shared:
-            keys = keys.reshape(1, -1, channels)
-        scores = (keys @ q.transpose(1, 2)).reshape(n, -1, CELLS) + offsets
+        scores = _product(keys, q.transpose(1, 2), shared=self.shared) + offsets
         weights = torch.softmax(scores.view(n, self.heads, tokens, CELLS), 2).flatten(1, 2)
         return weights, values
 
@@ -122,12 +134,6 @@ def _centred(x: Tensor) -> Tensor:
     return x - x.mean(dim=-1, keepdim=True)
 
 
-def _shared_products(x: Tensor, y: Tensor) -> Tensor:
-    """Products (N, R, 4096) of `x` (N, R, C) with the one `y` (1, 4096, C), all at once."""
-    rows = x.reshape(1, -1, x.shape[2])
-    return (rows @ y.transpose(1, 2)).reshape(x.shape[0], x.shape[1], CELLS)
-
-
 class LastBlock(nn.Module):
     """The last block of `TwoWayTransformer` and the last look of the answers' tokens.
 
@@ -138,28 +144,23 @@ class LastBlock(nn.Module):
     scale and shift are in the other factors.
     """
 
-    key: Tensor
-    value: Tensor
-    value_bias: Tensor
     scale: Tensor
 
     def __init__(
         self, block: TwoWayBlock, attention: Attention, upscale: nn.Linear, *, shared: bool
     ) -> None:
         super().__init__()
-        self.block, self.shared, self.heads = block, shared, attention.heads
-        self.upscale = _of_norm(upscale, block.norm4)
-        self.image_to_tokens = ImageToTokens(block.cross_attn_image_to_token, shared=shared)
+        self.block, self.shared = block, shared
         norm = block.norm4
         self.eps = norm.eps
-        last = TokensToImage(attention, shared=shared)
-        self.q_proj, self.out_proj = last.q_proj, last.out_proj
-        self.register_buffer("key", last.key)
         self.register_buffer("scale", norm.weight.detach().clone())
+        self.upscale = _of_norm(upscale, norm)
+        self.image_to_tokens = ImageToTokens(block.cross_attn_image_to_token, shared=shared)
+        self.last = last = TokensToImage(attention, shared=shared)
+        # the norm's shift of the keys is the same for all cells, and cancels in the softmax
+        last.value_bias = last.value_bias + (norm.bias.detach() @ last.value).flatten()
         value = (last.value * norm.weight.detach().unsqueeze(1)).transpose(1, 2)
-        self.register_buffer("value", _centred(value).transpose(1, 2).contiguous())
-        shift = (norm.bias.detach() @ last.value).flatten()  # the keys' cancels in the softmax
-        self.register_buffer("value_bias", last.value_bias + shift)
+        last.value = _centred(value).transpose(1, 2).contiguous()
 
     def forward(
         self, queries: Tensor, image: Tensor, tokens: Tensor, positions: Tensor, cells: Tensor
@@ -171,27 +172,21 @@ class LastBlock(nn.Module):
         shown = positions + image  # in this order, else OpenVINO keeps the positions twice, 4 MB
         queries = self.block.look(queries, tokens, shown, image)
         weights, values = self.image_to_tokens.parts(shown, queries + tokens, queries)
-        q = (queries + tokens)[:, :ANSWERS]
-        keys = (_split(self.q_proj(q), self.heads) @ self.key).flatten(1, 2)  # (N, A, C)
+        keys = self.last.rows((queries + tokens)[:, :ANSWERS])  # (N, A, C)
         asked, centred = _centred(keys * self.scale), _centred(values)
         rows = torch.cat([asked, centred, torch.ones_like(values[:, :1])], dim=1)
         sizes = [asked.shape[1], centred.shape[1], 1]
-        of_asked, of_values, sums = self._products(rows, image).split(sizes, dim=1)
+        products = _product(rows, image.transpose(1, 2), shared=self.shared)
+        of_asked, of_values, sums = products.split(sizes, dim=1)
 
         shrink = self._shrink(image, weights, centred, of_values, sums)
         scores = (of_asked + (asked @ values.transpose(1, 2)) @ weights) * shrink
-        scores = scores + _shared_products(keys, positions)
+        scores = scores + _product(keys, positions.transpose(1, 2), shared=True)
         attention = torch.softmax(scores, 2) * shrink  # (N, A, 4096)
-        rows = attention.reshape(1, -1, CELLS) if self.shared else attention
-        seen = (rows @ image).reshape(asked.shape)
+        seen = _product(attention, image, shared=self.shared)
         seen = seen + (attention @ weights.transpose(1, 2)) @ values
-        seen = (seen.unflatten(1, (self.heads, -1)) @ self.value).transpose(1, 2).flatten(2)
-        attended = self.out_proj(seen + self.value_bias)
-        return queries[:, :ANSWERS] + attended, self._at(cells, image, weights, values, shrink)
-
-    def _products(self, x: Tensor, image: Tensor) -> Tensor:
-        """Return (N, R, 4096) of `x` (N, R, C) and `image` (1 or N, 4096, C)."""
-        return _shared_products(x, image) if self.shared else x @ image.transpose(1, 2)
+        answers = queries[:, :ANSWERS] + self.last.answer(seen)
+        return answers, self._at(cells, image, weights, values, shrink)
 
     def _shrink(
         self, image: Tensor, weights: Tensor, centred: Tensor, of_values: Tensor, sums: Tensor
