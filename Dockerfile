@@ -10,8 +10,8 @@ RUN pip3 install --no-cache-dir --no-compile --target /site \
 COPY app /workspace/app
 COPY weights /workspace/weights
 COPY predict.sh /workspace/
-# Compiled for CPUs like the one that builds, and for the challenge's (Xeon W-2133: AVX-512 alone); on
-# others the models are compiled at each start, as without.
+# Compiled for CPUs like the one that builds, and for the challenge's (Xeon W-2133: AVX-512 alone), if
+# the one that builds has AVX-512; on others the models are compiled at each start, as without.
 RUN cd /workspace && for isa in ALL AVX512_CORE; do \
         ONEDNN_MAX_CPU_ISA=$isa PYTHONPATH=/site python3 -c "from app import load; load().precompile()" \
         || exit 1; \

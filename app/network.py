@@ -105,6 +105,11 @@ def _suited_precisions(flags: set[str]) -> set[str]:
     return {"f32", *(name for name, any_of in SUITED.items() if any_of & flags)}
 
 
+def floating_precision() -> str:
+    """The faster type of this CPU for what is not quantized: "bf16" or "f32"."""
+    return "bf16" if "bf16" in _suited_precisions(_cpu_flags()) else "f32"
+
+
 def default_weights() -> Path:
     """The folder that `weights/DEFAULT` names."""
     try:
@@ -155,6 +160,35 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
+def _settings(computed: str, threads: int) -> dict[str, Any]:
+    """What OpenVINO is told about every model."""
+    return {
+        "INFERENCE_PRECISION_HINT": computed,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        # else programs side by side are bound to the same cores (docs/limits.md)
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def compile_model(
+    core: ov.Core, model: ov.Model | Path, computed: str, threads: int, **more: object
+) -> ov.CompiledModel:
+    """`model`, or the IR at that path, as the program compiles its own; `more` are OpenVINO's.
+
+    Args:
+        computed: "f32" or "bf16", the type of what is not quantized.
+
+    Raises:
+        RuntimeError: OpenVINO cannot run it, or has no such type on this CPU.
+    """
+    compiled = core.compile_model(model, "CPU", {**_settings(computed, threads), **more})
+    if computed == "bf16" and compiled.get_property("INFERENCE_PRECISION_HINT") != ov.Type.bf16:
+        raise RuntimeError("it has no AVX-512: OpenVINO would take f32")
+    return compiled
+
+
 def _blob_start(files: dict[str, str], computed: str, flags: set[str]) -> str:
     """How the name of a compiled model begins that fits these files, OpenVINO and flags."""
     facts = [ov.__version__, sorted(flags), sorted(files.items()), computed]
@@ -162,7 +196,8 @@ def _blob_start(files: dict[str, str], computed: str, flags: set[str]) -> str:
 
 
 def _ready(
-    core: ov.Core, folder: Path, files: dict[str, str], settings: dict[str, Any], flags: set[str]
+    core: ov.Core, folder: Path, files: dict[str, str], computed: str, threads: int,
+    flags: set[str],
 ) -> tuple[ov.InferRequest, bool]:
     """A request to the model of `files` (sha256 by name), and whether `precompile` had left it.
 
@@ -170,21 +205,18 @@ def _ready(
         WeightsError: it cannot be read, was altered, or does not run here.
     """
     paths = [_verified(folder, name, sha) for name, sha in files.items()]
-    computed = settings["INFERENCE_PRECISION_HINT"]
     for path in (folder / COMPILED).glob(f"{_blob_start(files, computed, flags)}-*.blob"):
         try:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest()[:BLOB_DIGITS] == path.stem.partition("-")[2]:
+                settings = _settings(computed, threads)
                 kept = core.import_model(io.BytesIO(content), "CPU", settings)
                 return kept.create_infer_request(), True
         except Exception as error:  # whatever is wrong with it: there is the IR
             log.warning("%s: compiled anew (%s)", path, _last_line(error))
     xml = next(p for p in paths if p.suffix == ".xml")
     try:
-        model = core.compile_model(xml, "CPU", settings)
-        if computed == "bf16" and model.get_property("INFERENCE_PRECISION_HINT") != ov.Type.bf16:
-            raise RuntimeError("it has no AVX-512: OpenVINO would take f32")
-        return model.create_infer_request(), False
+        return compile_model(core, xml, computed, threads).create_infer_request(), False
     except RuntimeError as error:  # OpenVINO's only one
         raise WeightsError(
             f"{xml}: OpenVINO cannot run it in {computed} on this CPU ({_last_line(error)})"
@@ -199,10 +231,10 @@ class Network:
         manifest = read_manifest(folder)
         models = manifest["models"]
         flags = _cpu_flags()
-        suited = _suited_precisions(flags)
-        floating = "bf16" if "bf16" in suited else "f32"
+        floating = floating_precision()
         if precision == AUTO:
-            quantized = "int8" in suited and "int8" in models and MATRIX_UNITS not in flags
+            suited = "int8" in _suited_precisions(flags) and MATRIX_UNITS not in flags
+            quantized = suited and "int8" in models
             precision = "int8" if quantized else floating
         stored = PRECISIONS[precision]
         kind = next((k for k in stored if k in models), None)
@@ -216,17 +248,9 @@ class Network:
         self.precision = f"int8+{computed}" if precision == "int8" else precision
         self.threads = threads
         core = ov.Core()
-        settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": computed,
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            # else programs side by side are bound to the same cores (docs/limits.md)
-            "ENABLE_CPU_PINNING": False,
-        }
         pool = ThreadPoolExecutor()  # compiling keeps one core busy, there are two models
         self._loading = {
-            part: pool.submit(_ready, core, folder, models[kind][part], settings, flags)
+            part: pool.submit(_ready, core, folder, models[kind][part], computed, threads, flags)
             for part in PARTS
         }
         pool.shutdown(wait=False)

@@ -7,6 +7,7 @@ this CPU can do is measured in the same turns: a product of 2048 x 2048 matrices
 """
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,16 @@ from openvino import opset13 as ops
 
 from app import WeightsError
 from app.frame import EMBEDDING_SIZE
-from app.network import AUTO, PRECISIONS, available_threads, default_weights, load, read_manifest
+from app.network import (
+    AUTO,
+    PRECISIONS,
+    IntArray,
+    available_threads,
+    compile_model,
+    default_weights,
+    load,
+    read_manifest,
+)
 from app.segment import rectangles
 from benchmarks.work import work
 
@@ -37,14 +47,21 @@ def product(precision: str, threads: int) -> Callable[[], None]:
         low, high = np.float32(-1), np.float32(127 / 128)
         values = [ops.fake_quantize(value, low, high, low, high, 256) for value in values]
     model = ov.Model([ops.matmul(values[0], values[1], False, True)], [left])
-    settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+    computed = "f32" if precision == "int8" else precision
+    request = compile_model(ov.Core(), model, computed, threads).create_infer_request()
     values_in = random.uniform(-1, 1, (SIDE, SIDE)).astype(np.float32)
     return lambda: request.infer([values_in], share_inputs=True)
+
+
+def spread(count: int, side: int) -> IntArray:
+    """Cells (N, side, side) of prompts side by side: what they shared would be computed once.
+
+    Where there is no room for all of them, the next ones lie on the first.
+    """
+    spans = [slice(first, first + side) for first in range(0, EMBEDDING_SIZE, side)]
+    places = itertools.cycle(itertools.product(spans, spans))
+    cells, _ = rectangles(list(itertools.islice(places, count)))
+    return cells
 
 
 def tasks(weights: Path, precision: str) -> dict[str, Callable[[], object]]:
@@ -58,9 +75,7 @@ def tasks(weights: Path, precision: str) -> dict[str, Callable[[], object]]:
         "encoder": lambda: network.encode(pixels),
     }
     for count, side in DECODED:
-        first = (EMBEDDING_SIZE - side) // 2
-        span = slice(first, first + side)
-        cells, _ = rectangles([(span, span)] * count)
+        cells = spread(count, side)
         prompts = np.tile(np.array([[60, 70, 180, 170]], np.float32), (count, 1))
         found[f"decoder, {count} prompts, {side} x {side} cells"] = (
             lambda prompts=prompts, cells=cells: network.decode(embedding, prompts, cells)

@@ -20,8 +20,14 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 
-from app import WeightsError
-from app.network import PRECISIONS, available_threads, default_weights, load, read_manifest
+from app.network import (
+    PRECISIONS,
+    available_threads,
+    compile_model,
+    default_weights,
+    floating_precision,
+    read_manifest,
+)
 from benchmarks.latency import SIDE, product
 from benchmarks.work import work
 
@@ -155,20 +161,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{weights.name} has no encoder for {options.precision}")
     name = next(name for name in models[kind]["encoder"] if name.endswith(".xml"))
     threads = available_threads()
-    try:
-        # "int8+f32": what is not quantized is computed in the last
-        computed = load(weights, precision=options.precision).precision.rpartition("+")[2]
-    except WeightsError as error:
-        parser.error(str(error))
     core = ov.Core()
     model = core.read_model(weights / name)
-    settings = {
-        "INFERENCE_PRECISION_HINT": computed,
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "PERF_COUNT": True,
-    }
-    compiled = core.compile_model(model, "CPU", settings)
+    computed = floating_precision() if options.precision == "int8" else options.precision
+    try:
+        compiled = compile_model(core, model, computed, threads, PERF_COUNT=True)
+    except RuntimeError as error:
+        parser.error(f"{options.precision}: {error}")
     request = compiled.create_infer_request()
     pixels = np.random.default_rng(0).random((1, 3, 256, 256), np.float32)
     matrices = product(options.precision, threads)

@@ -23,7 +23,14 @@ import openvino as ov
 from nncf.quantization.advanced_parameters import OverflowFix
 
 from app.frame import FloatArray
-from app.network import Network, available_threads, default_weights, load, read_manifest
+from app.network import (
+    Network,
+    available_threads,
+    compile_model,
+    default_weights,
+    load,
+    read_manifest,
+)
 from convert.quantize import even_slices, quantize
 from convert.verify import everywhere, masks_dsc
 
@@ -74,12 +81,7 @@ def groups_of(encoder: ov.Model) -> dict[str, list[str]]:
 
 def compiled(model: ov.Model, precision: str) -> Infer:
     """`model` on this CPU; what is not in INT8 is computed in `precision`."""
-    settings = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": available_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+    request = compile_model(ov.Core(), model, precision, available_threads()).create_infer_request()
 
     def infer(inputs: Sequence[FloatArray]) -> list[FloatArray]:
         request.infer(list(inputs), share_inputs=True)

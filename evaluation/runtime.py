@@ -196,6 +196,8 @@ def machine() -> str:
     except OSError:  # not Linux: the model alone
         pass
     isa = [name for flag, name in ISA_FLAGS.items() if flag in flags]
+    if bound := os.environ.get("ONEDNN_MAX_CPU_ISA"):
+        isa.append(f"of them used what {bound} has")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return (
         f"{model}; {', '.join(isa) or 'instruction sets not known'}; "

@@ -262,7 +262,10 @@ def test_no_case_is_an_error(inputs, tmp_path, capsys):
 def test_the_machine_is_described(monkeypatch):
     text = "model name\t: Xeon W-2133\nflags\t\t: fpu avx2 avx512f avx512_vnni\n"
     monkeypatch.setattr(runtime.Path, "read_text", lambda self: text)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     assert runtime.machine().startswith("Xeon W-2133; AVX2, AVX-512, VNNI; ")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert "VNNI, of them used what AVX2 has; " in runtime.machine()
 
 
 def test_the_real_program_says_what_is_looked_for(inputs, tiny_weights, tiny_network):
