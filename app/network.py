@@ -38,7 +38,7 @@ PARTS = ("encoder", "decoder")
 PRECISIONS = {"f32": ("fp32", "fp16"), "bf16": ("fp16", "fp32"), "int8": ("int8",)}
 AUTO = "auto"  # the fastest that suits this CPU
 # Flags of which a CPU has one, if the precision suits it: in AVX-512 without VNNI, INT8 takes two
-# steps that may saturate, and is faster than f32 and as good all the same (docs/decisions.md).
+# steps, and is faster than f32 and as good all the same (docs/decisions.md).
 SUITED = {
     "int8": {"avx512bw", "avx512_vnni", "avx_vnni"},
     "bf16": {"avx512_bf16", "amx_bf16"},

@@ -1,6 +1,6 @@
 #!/bin/sh
 # sh benchmarks/speed.sh VAL/inputs OUT: the tables of speed that need no container, on a quiet
-# machine; about an hour. Of the container: python -m evaluation.runtime --engine docker.
+# machine; half an hour. Of the container: python -m evaluation.runtime --engine docker.
 # Beside this program runs LiteMedSAM's algorithm in torch (python -m convert --fetch-lite gets its
 # checkpoint), its script with all it does, and this program's other modes and precisions. Models
 # are kept compiled, as the image has them.
@@ -31,7 +31,7 @@ python -m evaluation.runtime "$out/figures" --out "$out/figures.csv" --once-abov
     --program "step 3=python -m app --mode exact --step 3" -- --mode exact
 # of 241 boxes the script would draw a figure of 38 GB
 python -m evaluation.runtime "$out/figures" --out "$out/script.csv" --once-above 30 --only '[23]DBox_[UC]*' \
-    --program "script=python -m benchmarks.baseline --whole-script" -- --mode exact
+    --program "script=python -m benchmarks.baseline --whole-script $out/drawn" -- --mode exact
 
 if has avx512bw; then
     echo "== The same as on the challenge's CPU: AVX-512 without VNNI and bf16"
@@ -55,5 +55,4 @@ if has avx512_bf16; then set -- --program "bf16=python -m app --mode exact --pre
 python -m evaluation.runtime "$out/table5" --out "$out/table5.csv" --plot "$out/table5.png" \
     --once-above 5 "$@" \
     --program "f32=python -m app --mode exact --precision f32" \
-    --program "best=python -m app" \
-    --program "LiteMedSAM=python -m benchmarks.baseline" -- --mode exact --precision int8
+    --program "best=python -m app" -- --mode exact --precision int8

@@ -99,6 +99,5 @@ def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Pa
     )
     limit, dsc = MAX_LOGIT_DIFFERENCE[stored], MIN_DSC[stored]
     if not parity.max_logit_difference <= limit or not parity.min_dsc >= dsc:
-        why = " (without VNNI, sums of INT8 products may saturate)" if stored == "int8" else ""
-        raise ParityError(f"wanted logits within {limit}, DSC >= {dsc}; got {asdict(parity)}{why}")
+        raise ParityError(f"wanted logits within {limit}, DSC >= {dsc}; got {asdict(parity)}")
     return parity

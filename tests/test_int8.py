@@ -1,4 +1,4 @@
-"""INT8 on CPUs that have no VNNI: sums of 16 bits may saturate, and must not show."""
+"""INT8 on CPUs that have no VNNI: sums are of 16 bits, and must not saturate."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from test_layers import ROOT
 from app.network import _cpu_flags
 
 # Of these cases' masks, INT8 against f32; with VNNI and without. What quantization costs on real
-# truth is in the card: no modality more than 0.2 DSC points.
+# truth is in the card.
 MIN_DSC = 0.97
 IMAGES = "2DBox_[MU]*.npz"  # ultrasound, MR, microscopy
 
