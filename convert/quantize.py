@@ -61,9 +61,10 @@ def quantize(encoder: ov.Model, slices: Sequence[Any], **changes: Any) -> ov.Mod
 
     Weights symmetric by channel, activations with a zero point (preset "mixed"): symmetric ones are
     no faster and lose 0.2 DSC points. SmoothQuant moves outliers of the attention's inputs into the
-    weights (model type "transformer"). Weights have 7 bits, so that the sum of two products fits
-    into the 16 in which a CPU without VNNI keeps it. `changes` are other arguments of
-    `nncf.quantize`. See benchmarks/NOTES.md.
+    weights (model type "transformer"); it is what was scored on `val`, though a few slices agree as
+    well without. Weights have 7 bits, so that the sum of two products fits into the 16 in which a
+    CPU without VNNI keeps it. `changes` are other arguments of `nncf.quantize`. See
+    benchmarks/NOTES.md.
     """
     import nncf  # needs seconds, and nothing else of the conversion needs it
     from nncf.quantization.advanced_parameters import OverflowFix
