@@ -105,9 +105,10 @@ def _suited_precisions(flags: set[str]) -> set[str]:
     return {"f32", *(name for name, any_of in SUITED.items() if any_of & flags)}
 
 
-def floating_precision() -> str:
-    """The faster type of this CPU for what is not quantized: "bf16" or "f32"."""
-    return "bf16" if "bf16" in _suited_precisions(_cpu_flags()) else "f32"
+def floating_precision(flags: set[str] | None = None) -> str:
+    """The faster type for what is not quantized, "bf16" or "f32", of this CPU or one of `flags`."""
+    flags = _cpu_flags() if flags is None else flags
+    return "bf16" if "bf16" in _suited_precisions(flags) else "f32"
 
 
 def default_weights() -> Path:
@@ -231,7 +232,7 @@ class Network:
         manifest = read_manifest(folder)
         models = manifest["models"]
         flags = _cpu_flags()
-        floating = floating_precision()
+        floating = floating_precision(flags)
         if precision == AUTO:
             suited = "int8" in _suited_precisions(flags) and MATRIX_UNITS not in flags
             quantized = suited and "int8" in models
