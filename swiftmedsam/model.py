@@ -28,9 +28,10 @@ class SwiftMedSAM(nn.Module):
         `embedding` is (1, C, 64, 64), shared by all boxes, or (N, C, 64, 64), one for each; boxes
         are x_min, y_min, x_max, y_max in input pixels.
         """
+        kind = embedding.dtype  # may be less than f32: a sum of both would be f32
         return self.mask_decoder(
-            embedding + self.prompt_encoder.dense_prompt(),
-            self.prompt_encoder.dense_positions(),
+            embedding + self.prompt_encoder.dense_prompt().to(kind),
+            self.prompt_encoder.dense_positions().to(kind),
             self.prompt_encoder(boxes_256),
         )
 

@@ -203,7 +203,7 @@ def test_a_run_that_was_killed_and_resumed_ends_as_one_that_was_not(straight, ti
     assert torch.load(tmp_path / LAST, weights_only=True)["step"] == 3
     trained(tiny_model, tmp_path, options, resume=True)
     ends = [torch.load(folder / LAST, weights_only=True) for folder in (tmp_path, reference)]
-    assert ends[0].keys() == {"student", "average", "optimizer", "schedule", "step"}
+    assert ends[0].keys() == {"student", "average", "optimizer", "schedule", "step", "minutes"}
     assert_same(*ends)
     weights = [load_model(folder / WEIGHTS, TINY).state_dict() for folder in (tmp_path, reference)]
     assert_same(*weights)
@@ -349,7 +349,8 @@ def test_a_student_that_is_its_teacher_is_at_no_distance(tiny_model, tmp_path):
     assert row["loss"] == pytest.approx(row["truth"], abs=LOG_TOLERANCE)
 
 
-def test_in_free_boxes_the_teachers_masks_are_the_target(tiny_model):
+def test_in_free_boxes_the_teachers_masks_are_the_target(tiny_model, monkeypatch):
+    monkeypatch.setattr(loop, "trust_in", lambda logits, targets: torch.ones(len(logits)))
     options = dataclasses.replace(
         SMALL, batch_size=2, teacher_weight=0.5, taught=1, free_boxes=3, augmentation=NOTHING
     )
@@ -357,10 +358,10 @@ def test_in_free_boxes_the_teachers_masks_are_the_target(tiny_model):
     assert batch["free_boxes"].shape == (2, 3, 4)
     with torch.no_grad():
         terms = batch_loss(loop.Student(tiny_model), batch, tiny_model, options)
-        logits, _ = tiny_model.decode(
-            tiny_model.encode(batch["clean"][:1]), batch["free_boxes"][0]
-        )
-    assert terms["answers"].item() == pytest.approx(teacher_loss(logits, logits).item(), rel=1e-4)
+        embedding = tiny_model.encode(batch["clean"][:1])
+        logits, _ = tiny_model.decode(embedding, batch["free_boxes"][0])
+    wanted = teacher_loss(logits, logits)
+    assert terms["answers"].item() == pytest.approx(wanted.item(), rel=1e-4)
     assert terms["answers"].item() > 0.01  # what is left of the teacher's own doubt
     wanted = terms["truth"] + 0.5 * (terms["teacher"] + terms["answers"])
     assert terms["loss"].item() == pytest.approx(wanted.item())
@@ -404,7 +405,9 @@ def test_pseudo_objects_are_boxes_of_what_the_teacher_sees_in_free_boxes(tiny_mo
     first, second = teacher.boxes
     torch.testing.assert_close(first, batch["free_boxes"][:, :2].flatten(0, 1))
     (asked,) = asked_of_student
-    torch.testing.assert_close(second, asked.flatten(0, 1))  # it answers what the student is asked
+    # it answers what the student is asked, and then what the truth is known of
+    known = torch.cat([asked, batch["boxes"]], dim=1).flatten(0, 1)
+    torch.testing.assert_close(second, known)
     torch.testing.assert_close(asked[:, 2], batch["free_boxes"][:, 2])
     for picture in asked:
         for box, mask in zip(picture[:2].tolist(), seen, strict=True):
@@ -412,6 +415,31 @@ def test_pseudo_objects_are_boxes_of_what_the_teacher_sees_in_free_boxes(tiny_mo
             tight = np.array([x.min(), y.min(), x.max(), y.max()])
             outward = (np.array(box) - tight) * [-1, -1, 1, 1]
             assert 0 <= outward.min() <= outward.max() <= 10
+
+
+def test_each_free_box_has_the_trust_of_its_picture(tiny_model, monkeypatch):
+    monkeypatch.setattr(loop, "trust_in", lambda logits, targets: torch.tensor([0.25, 1]))
+    options = dataclasses.replace(SMALL, batch_size=2, free_boxes=3, augmentation=NOTHING)
+    batch = Batches(Ellipses(), options)[0]
+    teacher = Asked(tiny_model, [np.zeros((256, 256))])
+    answers = loop._answers_of(teacher, torch.zeros(2, 1, 1, 1), batch)
+    assert answers.trust.tolist() == [0.25] * 3 + [1] * 3
+
+
+def test_a_run_by_the_clock_ends_with_its_time_and_its_learning_rate(
+    tiny_model, tmp_path, monkeypatch
+):
+    now = iter(range(0, 10_000, 15))  # seconds: each look at the clock
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(now))
+    options = dataclasses.replace(SMALL, steps=1000, minutes=2.0, warmup=0)
+    trained(tiny_model, tmp_path, options)
+    rows = rows_of(tmp_path)
+    assert rows[-1]["learning_rate"] == 0
+    rates = [row["learning_rate"] for row in rows]
+    assert 1 < len(rates) < 10 and rates == sorted(rates, reverse=True)
+    end = torch.load(tmp_path / LAST, weights_only=True)
+    assert end["step"] == len(rows) and end["minutes"] >= 2
+    trained(tiny_model, tmp_path, options, Ellipses(lasts=0), resume=True)  # has nothing to do
 
 
 def test_a_cached_embedding_stands_in_for_the_teacher(cache, tiny_model):

@@ -24,7 +24,7 @@ from train.augment import (
     picture_area,
 )
 from train.data import MIN_OBJECT_AREA, BalancedSampler, ShardPicture, objects_of, read_corpus
-from train.framed import draw_picture, frame_labels
+from train.framed import draw_picture, frame_labels, warp
 from train.prompts import (
     MAX_LOOSENESS,
     MAX_SHIFTS,
@@ -316,6 +316,13 @@ def test_grey_is_inverted_on_paper_and_colour_never():
     torch.testing.assert_close(changed[1], kept)
 
 
+def test_colours_get_a_gain_each_and_grey_none():
+    changed = change_intensity(padded_pictures(), replace(NOTHING, colour=1), generator(0))
+    assert torch.equal(changed[:2], padded_pictures()[:2])
+    gains = (changed[3] / padded_pictures()[3].clamp_min(1e-3)).flatten(1).median(dim=1).values
+    assert gains.max() / gains.min() > 1.1
+
+
 @pytest.mark.parametrize("change", ["blur", "low_resolution"])
 @pytest.mark.parametrize("centre", [(7, 40), (247, 16), (100, 247)])
 def test_a_picture_that_loses_detail_does_not_move_from_under_its_labels(change, centre):
@@ -516,10 +523,26 @@ def test_labels_of_other_slices_are_framed_as_the_first():
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_crop_holds_the_object_of_the_other_slices_too(seed):
-    _, labels = draw_picture(Stacked(), EVERYTHING, np.random.default_rng(seed))
+    _, labels = draw_picture(Stacked(), replace(EVERYTHING, warp=0), np.random.default_rng(seed))
     whole = (Always.labels == 1).sum()
     shares = (labels == 1).sum(axis=(0, 1)) / whole
     assert shares[0] == pytest.approx(shares[1], rel=0.1)  # both whole, enlarged alike
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_warped_picture_and_its_labels_move_alike_about_the_centre(seed):
+    labels = np.stack([ellipse(120, 90, centre, (30, 20)) for centre in ((60, 45), (50, 40))], 2)
+    image = (labels * 255).astype(np.uint8)
+    image = np.concatenate([image, image[:, :, :1]], axis=2)
+    warped, moved = warp(image, labels.astype(np.uint16), np.random.default_rng(seed))
+    assert (warped.shape, moved.shape, moved.dtype) == (image.shape, labels.shape, np.uint16)
+    for plane in range(2):
+        differs = (warped[:, :, plane] > 127) != (moved[:, :, plane] == 1)
+        assert differs.mean() < 0.005  # edges
+        assert 0.6 < moved[:, :, plane].sum() / labels[:, :, plane].sum() < 1.6
+    ys, xs = np.nonzero(moved[:, :, 0])  # the first lies about the centre
+    assert [xs.mean(), ys.mean()] == pytest.approx([44.5, 59.5], abs=1)
+    assert (moved[:, :, 0] != labels[:, :, 0]).mean() > 0.01
 
 
 def test_a_picture_that_is_not_augmented_is_the_framed_one():

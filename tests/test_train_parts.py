@@ -19,7 +19,7 @@ from train.blockwise import PARTS, relative_error, repair
 from train.decoder import repair_decoder
 from train.features import encoder_features, read_cache
 from train.initialise import _keep_units, student_of
-from train.losses import dice_loss, iou_of, teacher_loss, truth_loss
+from train.losses import dice_loss, iou_of, teacher_loss, trust_in, truth_loss
 from train.one_cycle import RepairOptions
 
 CERTAIN = 50.0  # a logit whose sigmoid is 0 or 1 in float32 but for 2e-22
@@ -78,6 +78,27 @@ def test_nothing_matches_a_teacher_better_than_its_own_answer():
     assert teacher_loss(teacher + 0.5, teacher) > teacher_loss(teacher, teacher)
     certain = CERTAIN * (2 * WANTED - 1)
     assert teacher_loss(certain, certain).item() == pytest.approx(0, abs=PAPER_TOLERANCE)
+
+
+def test_a_small_object_of_the_teachers_counts_as_a_large_one_and_one_not_trusted_not_at_all():
+    masks = torch.zeros(2, 256, 256)
+    masks[0, :20, :20], masks[1, :200, :200] = 1, 1
+    teacher, nothing = CERTAIN * (2 * masks - 1), torch.full_like(masks, -CERTAIN)
+    small, large = (teacher_loss(nothing[i : i + 1], teacher[i : i + 1]).item() for i in range(2))
+    missed = CERTAIN * masks.mean(dim=(1, 2))  # cross entropy
+    assert [small - missed[0], large - missed[1]] == pytest.approx([1, 1], abs=0.01)
+    assert teacher_loss(nothing, teacher, torch.tensor([0.0, 0.5])).item() == pytest.approx(
+        large / 4
+    )
+
+
+def test_a_teacher_is_trusted_by_what_its_dice_is_above_one_half():
+    targets = torch.zeros(3, 2, 8, 8)
+    targets[:, :, :4] = 1
+    logits = targets - 0.5
+    logits[1, 0, :2] = -0.5  # half of the object: Dice 2/3
+    logits[2] = -0.5
+    assert trust_in(logits, targets).tolist() == pytest.approx([1, 2 * (1 + 2 / 3) / 2 - 1, 0])
 
 
 # First weights
@@ -256,12 +277,14 @@ def test_curves_are_drawn_of_what_a_run_logged(tmp_path):
 
 
 def test_the_sheet_of_augmentations_has_a_column_that_differs_for_each():
-    case = make_case(image_case()["imgs"][:, :, 0], image_case()["boxes"], modality="US")
-    tiles = np.split(pictures.sheet([case])[pictures.TITLE_HEIGHT :], len(pictures.CHANGES), axis=1)
+    image, boxes = image_case()["imgs"], image_case()["boxes"]
+    case, coloured = make_case(image[:, :, 0], boxes, modality="US"), make_case(image, boxes)
+    rows = pictures.sheet([case, coloured])[pictures.TITLE_HEIGHT :]
+    tiles = np.split(rows, len(pictures.CHANGES), axis=1)
     for tile, change in zip(tiles[1:], pictures.CHANGES[1:], strict=True):
         assert not np.array_equal(tile, tiles[0]), change
     framed = Frame(48, 80).pixels(case.image)[0].transpose(1, 2, 0) * 255
-    np.testing.assert_allclose(tiles[0], framed, atol=1)
+    np.testing.assert_allclose(tiles[0][:256], framed, atol=1)
 
 
 # Precision

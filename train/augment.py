@@ -23,9 +23,11 @@ class Augmentation:
 
     flip: float = 0.5  # left-right and, separately, up-down
     turn: float = 0.5  # by 90, 180 or 270 degrees
+    warp: float = 0.3  # by any angle, and its sides stretched
     crop: float = 0.4  # a window around one object, from its box to the whole picture
     brightness_contrast: float = 0.4
     gamma: float = 0.3
+    colour: float = 0.3  # another gain of red, green and blue: pictures in colour only
     noise: float = 0.15
     blur: float = 0.1
     low_resolution: float = 0.1
@@ -113,6 +115,9 @@ def change_intensity(pixels: Tensor, options: Augmentation, random: torch.Genera
         ((x - mean) * contrast + mean * _uniform(0.5, 1.5, n, random)).clamp(0, 1),
     )
     x = apply(x, options.gamma, x.clamp(1e-4, 1) ** _uniform(0.6, 1.6, n, random))
+    gains = 0.7 + 0.6 * torch.rand(n, 3, 1, 1, generator=random)
+    tinted = torch.where(grey, x, (x * gains).clamp(0, 1))
+    x = apply(x, options.colour, tinted)
     x = apply(x, options.blur, F.avg_pool2d(x, 3, 1, 1))
     coarse = F.interpolate(F.avg_pool2d(x, 3, 3, ceil_mode=True), scale_factor=3, mode="bilinear")
     x = apply(x, options.low_resolution, coarse[..., : x.shape[2], : x.shape[3]])

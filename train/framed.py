@@ -8,6 +8,8 @@ from swiftmedsam.architecture import INPUT_SIZE
 from train.augment import Augmentation, crop_around, flip_and_turn
 from train.data import BalancedSampler, Picture, objects_of
 
+MAX_ANGLE = 45  # degrees
+MAX_STRETCH = 0.2  # log of the factor of a side
 OTHER_SLICES = 6  # of a volume, whose labels are read along
 
 
@@ -21,6 +23,29 @@ def frame_labels(labels: np.ndarray) -> np.ndarray:
         labels.astype(np.uint16), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
     )
     return framed
+
+
+def warp(
+    image: np.ndarray, labels: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W[, 3]) and (H, W[, P]) turned by any angle about the centre, each side stretched.
+
+    The size stays: corners go out of the picture, black comes in.
+    """
+    height, width = labels.shape[:2]
+    angle = np.deg2rad(random.uniform(-MAX_ANGLE, MAX_ANGLE))
+    stretch = np.exp(random.uniform(-MAX_STRETCH, MAX_STRETCH, 2))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turn * stretch  # the x and y of the picture, then turned
+    centre = np.array([width - 1, height - 1]) / 2
+    matrix = np.column_stack([matrix, centre - matrix @ centre])
+    size = (width, height)
+    image = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR)
+    planes = [
+        cv2.warpAffine(plane.astype(np.uint16), matrix, size, flags=cv2.INTER_NEAREST)
+        for plane in np.moveaxis(labels.reshape(height, width, -1), 2, 0)
+    ]
+    return image, np.stack(planes, axis=2).reshape(labels.shape)
 
 
 def _with_other_slices(
@@ -47,7 +72,10 @@ def draw_picture(
             break
     if random.random() < options.extent:
         labels = _with_other_slices(sampler, picture, labels, random)
-    if random.random() < options.crop:
+    if random.random() < options.warp:
+        image, labels = warp(image, labels, random)
+        ids = np.intersect1d(ids, objects_of(labels.reshape(*labels.shape[:2], -1)[:, :, 0]))
+    if ids.size and random.random() < options.crop:
         image, labels = crop_around(image, labels, int(random.choice(ids)), random)
     image, labels = flip_and_turn(image, labels, options, random)
     pixels = Frame(*image.shape[:2]).pixels(image)[0]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -22,7 +23,8 @@ from torch.utils.data import DataLoader
 
 from swiftmedsam import SwiftMedSAM, save_model
 from train.blockwise import relative_error
-from train.losses import teacher_loss, truth_loss
+from train.lean import make_lean
+from train.losses import teacher_loss, trust_in, truth_loss
 from train.options import Options
 from train.prompts import boxes_of
 from train.stream import Batch, Batches, Source
@@ -53,28 +55,46 @@ class Student(nn.Module):
         embedding = self.model.encode(pixels)
         (taught, free), own = free_boxes.shape[:2], boxes.shape[1]
         each = [embedding.repeat_interleave(own, 0), embedding[:taught].repeat_interleave(free, 0)]
-        prompts = torch.cat([boxes.flatten(0, 1), free_boxes.flatten(0, 1)])
+        # Fabric hands them over in bfloat16, which holds whole pixels, and nothing between
+        prompts = torch.cat([boxes.flatten(0, 1), free_boxes.flatten(0, 1)]).float()
         logits, iou = self.model.decode(torch.cat(each), prompts)
         n = boxes.shape[0] * own
         return embedding, logits[:n], iou[:n], logits[n:]
 
 
-def _answers_of(
-    teacher: SwiftMedSAM, embedding: Tensor, free_boxes: Tensor, shifts: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The boxes to ask with (T, F, 4) and the teacher's logits of them (T * F, 256, 256).
+@dataclass
+class Answers:
+    """What the teacher sees in F boxes of each of T pictures."""
 
-    As many free boxes of a picture as it has `shifts` (T, O, 4) are moved to what the teacher sees
-    in them, as a user's box would be: a box anywhere hardly ever holds an organ.
+    boxes: Tensor  # (T, F, 4)
+    logits: Tensor  # (T * F, 256, 256)
+    trust: Tensor  # (T * F,), by `trust_in`
+
+
+def _decode(model: SwiftMedSAM, embedding: Tensor, boxes: Tensor) -> Tensor:
+    """Logits (T, K, 256, 256) of `boxes` (T, K, 4) in T pictures."""
+    count = boxes.shape[1]
+    logits, _ = model.decode(embedding.repeat_interleave(count, 0), boxes.flatten(0, 1))
+    return logits.unflatten(0, (-1, count))
+
+
+def _answers_of(teacher: SwiftMedSAM, embedding: Tensor, batch: Batch) -> Answers:
+    """Ask the teacher about the free boxes of the pictures of `embedding` (T, C, 64, 64).
+
+    As many of them as a picture has shifts are moved to what the teacher sees in them, as a user's
+    box would be: a box anywhere hardly ever holds an organ.
     """
-    boxes = free_boxes.clone()
+    taught = len(embedding)
+    boxes, shifts = batch["free_boxes"][:taught], batch["shifts"][:taught]
     if objects := shifts.shape[1]:
-        moved = boxes[:, :objects].flatten(0, 1)
-        seen, _ = teacher.decode(embedding.repeat_interleave(objects, 0), moved)
-        moved = boxes_of(seen, shifts.flatten(0, 1), moved)
-        boxes[:, :objects] = moved.unflatten(0, (-1, objects))
-    each = embedding.repeat_interleave(boxes.shape[1], 0)
-    return boxes, teacher.decode(each, boxes.flatten(0, 1))[0]
+        first = boxes[:, :objects]
+        seen = _decode(teacher, embedding, first).flatten(0, 1)
+        moved = boxes_of(seen, shifts.flatten(0, 1), first.flatten(0, 1))
+        boxes = torch.cat([moved.unflatten(0, (-1, objects)), boxes[:, objects:]], dim=1)
+    free = boxes.shape[1]
+    logits = _decode(teacher, embedding, torch.cat([boxes, batch["boxes"][:taught]], dim=1))
+    trust = trust_in(logits[:, free:], batch["targets"][:taught])
+    return Answers(boxes, logits[:, :free].flatten(0, 1), trust.repeat_interleave(free))
 
 
 def batch_loss(
@@ -82,39 +102,50 @@ def batch_loss(
 ) -> dict[str, Tensor]:
     """Terms of the loss of one batch; "loss" is their weighted sum.
 
-    "teacher" is the relative error of the embedding, "answers" the cross entropy with the teacher's
+    "teacher" is the relative error of the embedding, "answers" the difference from the teacher's
     masks of free boxes: what it knows of whatever the truth does not name.
     """
     wanted = batch.get("embedding")
     if options.teacher_weight and wanted is None and teacher is None:
         raise ValueError("teacher_weight is set, but there is neither teacher nor cache")
     taught = options.taught if options.teacher_weight else 0
-    free_boxes = batch["free_boxes"][: taught if teacher is not None else 0]
+    free_boxes, answers = batch["free_boxes"][:0], None
     with torch.no_grad():
         if taught:
             wanted = teacher.encode(batch["clean"][:taught]) if wanted is None else wanted[:taught]
-        if free_boxes.numel():
-            shifts = batch["shifts"][:taught]
-            free_boxes, teachers = _answers_of(teacher, wanted, free_boxes, shifts)
-    embedding, logits, iou, answers = student(batch["pixels"], batch["boxes"], free_boxes)
+        if taught and teacher is not None and options.free_boxes:
+            answers = _answers_of(teacher, wanted, batch)
+            free_boxes = answers.boxes
+    embedding, logits, iou, found = student(batch["pixels"], batch["boxes"], free_boxes)
     truth = truth_loss(logits.float(), iou.float(), batch["targets"].flatten(0, 1))
-    distance = answer = truth.new_zeros(())
+    distance = difference = truth.new_zeros(())
     if taught:
         distance = relative_error(embedding[:taught], wanted.float())
-    if free_boxes.numel():
-        answer = teacher_loss(answers.float(), teachers.float())
-    loss = truth + options.teacher_weight * (distance + answer)
-    return {"loss": loss, "truth": truth, "teacher": distance, "answers": answer}
+    if answers:
+        difference = teacher_loss(found.float(), answers.logits.float(), answers.trust)
+    loss = truth + options.teacher_weight * (distance + difference)
+    return {"loss": loss, "truth": truth, "teacher": distance, "answers": difference}
 
 
-def _schedule(optimizer: torch.optim.Optimizer, options: Options) -> LambdaLR | ReduceLROnPlateau:
+State = dict[str, Any]  # of a run: all that a checkpoint holds
+
+
+def _done(state: State, options: Options) -> float:
+    """How much of a run is done, 0 to 1, by its steps or by the time it may take."""
+    by_time = state["minutes"] / options.minutes if options.minutes else 0.0
+    return min(1.0, max(state["step"] / options.steps, by_time))
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, options: Options, done: Callable[[], float]
+) -> LambdaLR | ReduceLROnPlateau:
     """Sets the learning rate: "cosine" after every step, "plateau" after a report, by its loss."""
     if options.schedule == "plateau":
         return ReduceLROnPlateau(optimizer)
 
     def cosine(step: int) -> float:
         warm = min(1.0, (step + 1) / max(1, options.warmup))
-        return warm * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+        return warm * 0.5 * (1 + math.cos(math.pi * done()))
 
     return LambdaLR(optimizer, cosine)
 
@@ -178,31 +209,33 @@ class Run:
         blend = _average(options.average_decay)
         average = AveragedModel(model, multi_avg_fn=blend, use_buffers=True)
         model = model.to(memory_format=torch.channels_last)
-        schedule = _schedule(optimizer, options)
+        state: State = {"average": average, "step": 0, "minutes": 0.0}
+        schedule = _schedule(optimizer, options, lambda: _done(state, options))
+        make_lean(model)
         student, optimizer = fabric.setup(Student(model), optimizer)
         if teacher is not None:
+            make_lean(teacher)
             teacher = teacher.to(memory_format=torch.channels_last)
             teacher = fabric.to_device(teacher.eval().requires_grad_(False))
         average = fabric.to_device(average)
-        state = {
-            "student": student, "average": average, "optimizer": optimizer, "schedule": schedule,
-            "step": 0,
-        }  # fmt: skip
+        state |= {"student": student, "optimizer": optimizer, "schedule": schedule}
         if resume and (self.folder / LAST).exists():
             fabric.load(self.folder / LAST, state)
             log.info("resumed at step %d", state["step"])
             self._forget_after(state["step"])
 
+        steps = range(state["step"], options.steps) if _done(state, options) < 1 else range(0)
         batches = Batches(source, options, fabric.global_rank)
         loader = fabric.setup_dataloaders(
             DataLoader(
-                batches, None, sampler=range(state["step"], options.steps),
+                batches, None, sampler=steps,
                 num_workers=options.workers, pin_memory=fabric.device.type == "cuda",
             ),
             use_distributed_sampler=False,
         )  # fmt: skip
         sums: dict[str, Tensor] = {}
         count, began = 0, time.monotonic()
+        start = began - 60 * state["minutes"]
         for batch in loader:
             with fabric.autocast():  # for the teacher; the student brings its own
                 terms = batch_loss(student, batch, teacher, options)
@@ -213,21 +246,26 @@ class Run:
             average.update_parameters(model)
             state["step"] += 1
             step = state["step"]
+            if options.minutes:  # the processes must agree on the last step
+                state["minutes"] = fabric.broadcast((time.monotonic() - start) / 60)
+            last = _done(state, options) == 1
             for name, value in terms.items():  # left on the device: reading one waits for it
                 sums[name] = sums.get(name, 0) + value.detach()
             count += 1
             if isinstance(schedule, LambdaLR):
                 schedule.step()
-            if step % options.report_every == 0 or step == options.steps:
+            if step % options.report_every == 0 or last:
                 means = self._means(sums, count)
                 if isinstance(schedule, ReduceLROnPlateau):
                     schedule.step(means["loss"])
                 speed = count * options.batch_size * fabric.world_size / (time.monotonic() - began)
                 rate = optimizer.param_groups[0]["lr"]
-                self._report(step, means, rate, speed)
+                self._report(state, means, rate, speed)
                 sums, count, began = {}, 0, time.monotonic()
-            if step % options.save_every == 0 or step == options.steps:
+            if step % options.save_every == 0 or last:
                 self._save(state, average.module if options.average_decay else model)
+            if last:
+                break
         return average.module if options.average_decay else model
 
     def _means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
@@ -243,9 +281,10 @@ class Run:
             kept = [row for row in rows if int(row.partition(",")[0]) <= step]
             path.write_text("".join([header, *kept]))
 
-    def _report(self, step: int, means: dict[str, float], rate: float, speed: float) -> None:
+    def _report(self, state: State, means: dict[str, float], rate: float, speed: float) -> None:
         if not self.fabric.is_global_zero:
             return
+        step, options = state["step"], self.options
         path = self.folder / "log.csv"
         new = not path.exists()
         with path.open("a", newline="") as file:
@@ -254,15 +293,17 @@ class Run:
                 writer.writerow(COLUMNS)
             values = (*(f"{means[name]:.5f}" for name in TERMS), f"{rate:.3g}")
             writer.writerow((step, *values, f"{speed:.3f}"))
-        pictures = (self.options.steps - step) * self.options.batch_size * self.fabric.world_size
+        pictures = (options.steps - step) * options.batch_size * self.fabric.world_size
         left = pictures / max(speed, 1e-9) / 60  # minutes
+        if options.minutes:
+            left = min(left, options.minutes - state["minutes"])
         log.info(
             "step %d/%d: loss %.3f (truth %.3f, teacher %.3f, answers %.3f), "
             "%.2f pictures/s, %.0f min left",
-            step, self.options.steps, *(means[name] for name in TERMS), speed, left,
+            step, options.steps, *(means[name] for name in TERMS), speed, left,
         )  # fmt: skip
 
-    def _save(self, state: dict[str, object], best: SwiftMedSAM) -> None:
+    def _save(self, state: State, best: SwiftMedSAM) -> None:
         """A checkpoint that is whole at any instant, and the weights to use."""
         partial = self.folder / (LAST + ".partial")
         self.fabric.save(partial, state)

@@ -1,7 +1,7 @@
 """Losses on mask logits and predicted IoU.
 
 Truth: Dice and binary cross entropy, and mean squared error of the predicted IoU (paper, section
-3; LiteMedSAM's training code). Teacher: cross entropy with the teacher's probabilities.
+3; LiteMedSAM's training code). Teacher: the same without the step from probability to mask.
 """
 
 import torch
@@ -34,9 +34,26 @@ def truth_loss(logits: Tensor, iou: Tensor, target: Tensor) -> Tensor:
     return dice_loss(logits, target) + cross_entropy + F.mse_loss(iou, reached)
 
 
-def teacher_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Cross entropy with the teacher's probabilities; both (N, 256, 256).
+def teacher_loss(logits: Tensor, teacher_logits: Tensor, trust: Tensor | float = 1.0) -> Tensor:
+    """Cross entropy with the teacher's probabilities and the masks' squared difference.
 
-    No Dice: with probabilities for a target it is not smallest where the two agree.
+    `logits` and `teacher_logits` are (N, 256, 256), `trust` (N,) is the weight of each mask, 0..1.
+    The difference is in parts of both masks, as Dice is, so that a small object counts as much as a
+    large one; unlike Dice it is smallest where student and teacher agree.
     """
-    return F.binary_cross_entropy_with_logits(logits, teacher_logits.sigmoid())
+    p, t = logits.sigmoid().flatten(1), teacher_logits.sigmoid().flatten(1)
+    difference = (p - t).square().sum(1) / (p.square() + t.square()).sum(1).add(DICE_SMOOTHING)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits.flatten(1), t, reduction="none")
+    return (trust * (cross_entropy.mean(1) + difference)).mean()
+
+
+def trust_in(logits: Tensor, targets: Tensor) -> Tensor:
+    """How far (B,) a teacher is believed in B pictures, from its answers where the truth is known.
+
+    `logits` and `targets` (B, K, 256, 256): 0 up to an average Dice of one half, 1 where all are
+    right. Where it is wrong, its other answers would be learned against the truth.
+    """
+    found = (logits > 0).flatten(2).float()
+    overlap = 2 * (found * targets.flatten(2)).sum(2)
+    dice = overlap / (found.sum(2) + targets.flatten(2).sum(2)).clamp_min(1)
+    return (2 * dice.mean(1) - 1).clamp(0, 1)

@@ -17,6 +17,7 @@ class Options:
     """
 
     steps: int = 4000
+    minutes: float = 0.0  # of training, after which it ends, the schedule too; 0: after `steps`
     batch_size: int = 8  # pictures per process and step
     boxes: int = 3  # per picture
     free_boxes: int = 2  # per taught picture, anywhere: there the teacher's mask is the target
@@ -68,8 +69,8 @@ PAPER = Options(
     average_decay=0.0,
     freeze_statistics=False,
     augmentation=Augmentation(
-        turn=0, crop=0, brightness_contrast=0, gamma=0, noise=0, blur=0, low_resolution=0, invert=0,
-        extent=0,
+        turn=0, warp=0, crop=0, brightness_contrast=0, gamma=0, colour=0, noise=0, blur=0,
+        low_resolution=0, invert=0, extent=0,
     ),  # fmt: skip
 )
 RECIPES = {"ours": Options(), "paper": PAPER}

@@ -17,6 +17,7 @@ import torch
 from app import Case, read_case
 from app.frame import Frame
 from train.augment import Augmentation, change_intensity, crop_around, flip_and_turn
+from train.framed import warp
 
 NOTHING = Augmentation(**{field.name: 0.0 for field in dataclasses.fields(Augmentation)})
 CHANGES = (
@@ -45,6 +46,8 @@ def changed(image: np.ndarray, labels: np.ndarray, change: str) -> np.ndarray:
     """The network's input (256, 256, 3), uint8 RGB, with one `change` of `CHANGES` applied."""
     options = NOTHING if change == "none" else dataclasses.replace(NOTHING, **{change: 1.0})
     random = np.random.default_rng(SEED)
+    if options.warp:
+        image, labels = warp(image, labels, random)
     if options.crop:
         image, labels = crop_around(image, labels, 1, random)
     image, _ = flip_and_turn(image, labels, options, random)
