@@ -20,11 +20,11 @@ def read_scores(path: Path) -> Scores:
     Raises:
         ValueError: the file holds something else.
     """
-    content = json.loads(path.read_text())
     try:
+        content = json.loads(path.read_text())
         groups = [*content["modalities"], *content["datasets"]]
-        return {group["name"]: (group["dsc"], group["nsd"]) for group in groups}
-    except (KeyError, TypeError) as error:
+        return {group["name"]: (float(group["dsc"]), float(group["nsd"])) for group in groups}
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path.name}: no scores of python -m evaluation --json") from error
 
 
@@ -32,41 +32,48 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
-def _filled(table: Sequence[str], columns: Mapping[str, Scores]) -> list[str]:
-    """The lines of one table, its cells of `columns` replaced."""
-    heading = _cells(table[0])
-    rows = [_cells(line) for line in table]
-    for i, name in enumerate(heading):
-        if name not in columns:
+def _fill(rows: Sequence[list[str]], column: int, scores: Scores) -> None:
+    """Replace the cells of `column` in the `rows` that have scores, and in those of averages."""
+    listed = []
+    for row in rows:
+        bold = "**" if row[0].startswith("**") else ""
+        label = row[0].strip("*")
+        if label in scores:
+            listed.append(scores[label])
+            found = listed[-1]
+        elif label.startswith("Average") and listed:
+            found = tuple(sum(values) / len(listed) for values in zip(*listed, strict=True))
+        else:
             continue
-        scores, listed = columns[name], []
-        for row in rows[2:]:
-            bold = "**" if row[0].startswith("**") else ""
-            label = row[0].strip("*")
-            if label in scores:
-                listed.append(scores[label])
-                found = listed[-1]
-            elif label.startswith("Average") and listed:
-                found = tuple(sum(values) / len(listed) for values in zip(*listed, strict=True))
-            else:
-                continue
-            row[i] = f"{bold}{100 * found[0]:.1f} / {100 * found[1]:.1f}{bold}"
-    return [table[0], table[1], *(f"| {' | '.join(row)} |" for row in rows[2:])]
+        row[column] = f"{bold}{100 * found[0]:.1f} / {100 * found[1]:.1f}{bold}"
 
 
 def filled(text: str, columns: Mapping[str, Scores]) -> str:
-    """A Markdown text with the cells of `columns` replaced in each table."""
-    lines: list[str] = []
-    table: list[str] = []
-    for line in [*text.split("\n"), ""]:
-        if line.startswith("|"):
-            table.append(line)
+    """A Markdown text with the cells of `columns` replaced in each table.
+
+    Raises:
+        ValueError: no table has one of the columns.
+    """
+    lines = text.split("\n")
+    absent = set(columns)
+    for start, line in enumerate(lines):
+        heading = _cells(line)
+        first = line.startswith("|") and not lines[start - 1].startswith("|")
+        if not first or not columns.keys() & set(heading):
             continue
-        known = table and set(_cells(table[0])) & columns.keys()
-        lines += _filled(table, columns) if known else table
-        lines.append(line)
-        table = []
-    return "\n".join(lines[:-1])
+        bodies = range(start + 2, len(lines))  # below the heading and its rule
+        end = next((i for i in bodies if not lines[i].startswith("|")), len(lines))
+        rows = [_cells(line) for line in lines[start + 2 : end]]
+        if any(len(row) != len(heading) for row in rows):
+            raise ValueError(f"a row of the table '{line}' has not as many cells")
+        for column, name in enumerate(heading):
+            if name in columns:
+                _fill(rows, column, columns[name])
+                absent.discard(name)
+        lines[start + 2 : end] = [f"| {' | '.join(row)} |" for row in rows]
+    if absent:
+        raise ValueError(f"no table has a column '{min(absent)}'")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,17 +83,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("columns", nargs="+", metavar="COLUMN=SCORES.json")
     arguments = parser.parse_args(argv)
     pairs = [column.rpartition("=") for column in arguments.columns]
+    if not all(name for name, _, _ in pairs):
+        parser.error("expected COLUMN=SCORES.json")
+    document: Path = arguments.document
     try:
         columns = {name: read_scores(Path(path)) for name, _, path in pairs}
-        before = arguments.document.read_text()
+        text = document.read_text()
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    known = {cell for line in before.split("\n") if line.startswith("|") for cell in _cells(line)}
-    for name in columns.keys() - known:
-        print(f"{arguments.document.name}: no table has a column '{name}'", file=sys.stderr)
+    try:
+        document.write_text(filled(text, columns))
+    except ValueError as error:
+        print(f"{document.name}: {error}", file=sys.stderr)
         return 1
-    arguments.document.write_text(filled(before, columns))
     return 0
 
 

@@ -54,6 +54,10 @@ def test_cells_of_the_column_become_scores_and_the_rest_stays(scores, tmp_path):
     ("column", "content", "complaint"),
     [
         ("other", None, "README.md: no table has a column 'other'"),
+        ("CT", None, "README.md: no table has a column 'CT'"),  # a row, no heading
+        ("new `best`", '{"modalities": [{"name": "CT", "dsc": null}], "datasets": []}',
+         "x.json: no scores of python -m evaluation --json"),
+        ("new `best`", "not json", "x.json: no scores of python -m evaluation --json"),
         ("new `best`", "{}", "x.json: no scores of python -m evaluation --json"),
     ],
 )
@@ -66,3 +70,15 @@ def test_what_cannot_be_put_in_is_one_line_and_changes_nothing(
     assert card.main([str(document), f"{column}={path}"]) == 1
     assert capsys.readouterr().err == complaint + "\n"
     assert document.read_text() == DOCUMENT
+
+
+def test_a_column_without_a_name_is_wrong_usage(scores, tmp_path):
+    with pytest.raises(SystemExit):
+        card.main([str(tmp_path / "README.md"), str(scores)])
+
+
+def test_a_row_with_too_few_cells_is_told(scores, tmp_path, capsys):
+    document = tmp_path / "README.md"
+    document.write_text("| data set | new |\n|---|---|\n| US_A |\n")
+    assert card.main([str(document), f"new={scores}"]) == 1
+    assert "README.md: a row of the table '| data set | new |'" in capsys.readouterr().err

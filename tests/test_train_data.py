@@ -545,6 +545,28 @@ def test_a_warped_picture_and_its_labels_move_alike_about_the_centre(seed):
     assert (moved[:, :, 0] != labels[:, :, 0]).mean() > 0.01
 
 
+def test_an_object_that_is_warped_out_of_the_picture_is_not_cropped_to():
+    corner = Always()
+    corner.labels = np.zeros_like(Always.labels)
+    corner.labels[:5, :5] = 1
+    left = []
+    for seed in range(30):
+        options = replace(NOTHING, warp=1, crop=1)
+        _, labels = draw_picture(corner, options, np.random.default_rng(seed))
+        left.append(labels.any())
+    assert True in left and False in left
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_other_slices_are_warped_with_the_first(seed):
+    options = replace(NOTHING, warp=1, extent=1)
+    _, labels = draw_picture(Stacked(), options, np.random.default_rng(seed))
+    whole = (Always.labels == 1).sum() * (256 / 90) ** 2
+    shares = (labels == 1).sum(axis=(0, 1)) / whole
+    assert 0.2 < shares.min() <= shares.max() < 1.7
+    assert (labels[:, :, 0] != labels[:, :, 1]).any()
+
+
 def test_a_picture_that_is_not_augmented_is_the_framed_one():
     pixels, labels = draw_picture(Always(), NOTHING, np.random.default_rng(0))
     assert pixels.dtype == np.uint8

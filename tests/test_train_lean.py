@@ -15,13 +15,9 @@ BOXES = torch.tensor([[20.0, 30.0, 90.0, 200.0], [100.0, 10.0, 240.0, 130.0]])
 
 @pytest.fixture
 def pair(tiny_model):
-    """The tiny network with statistics of its own, and its lean twin."""
+    """The tiny network in training, its statistics frozen, and its lean twin."""
     plain = copy.deepcopy(tiny_model)
     set_trainable(plain, Options())
-    for module in plain.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2)
     lean = copy.deepcopy(plain)
     make_lean(lean)
     return plain, lean

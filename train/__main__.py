@@ -77,7 +77,7 @@ def repaired(arguments: argparse.Namespace, teacher: SwiftMedSAM) -> SwiftMedSAM
     cache = out / "cache"
     if not (cache / "done").exists() or int((cache / "done").read_text()) < arguments.pictures:
         log.info("cache: features of %d pictures", arguments.pictures)
-        source = CorpusSource(arguments.data, Augmentation(extent=0))
+        source = CorpusSource(arguments.data, Augmentation(extent=0, warp=0))
         write_cache(teacher, source, cache, arguments.pictures, seed=1)
     phases = [*REPAIRS[arguments.variant], "decoder"]  # each starts from the one before
     paths = [out / f"{phase}.safetensors" for phase in phases]
@@ -103,7 +103,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     named = {field.name: getattr(arguments, field.name) for field in OPTION_FIELDS}
     chosen = {name: value for name, value in named.items() if value is not None}
-    options = dataclasses.replace(RECIPES[arguments.recipe], **chosen)
+    try:
+        options = dataclasses.replace(RECIPES[arguments.recipe], **chosen)
+    except ValueError as error:
+        log.error("%s", error)
+        return 1
     keep_freed_memory()
     fabric = Fabric(
         accelerator=arguments.accelerator, devices=arguments.devices, num_nodes=arguments.nodes,

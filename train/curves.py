@@ -15,7 +15,7 @@ SMOOTHING = 5  # reports in the running mean that is drawn over the single ones
 TERMS = {
     "truth": "truth: Dice + cross entropy + IoU error",
     "teacher": "teacher: relative error of the embedding",
-    "answers": "teacher: cross entropy with its answers to free boxes",
+    "answers": "teacher: difference from its answers to free boxes",
 }
 COLOURS = ("#0072b2", "#d55e00", "#cc79a7")
 

@@ -190,6 +190,11 @@ def box_of(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     return np.array([x.min(), y.min(), x.max(), y.max()])
 
 
+def own_plane(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """The slice's own label map (H, W) of (H, W) or, with other slices' behind, (H, W, P)."""
+    return labels.reshape(*labels.shape[:2], -1)[:, :, 0]
+
+
 def objects_of(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
     """The labels of a map that are large enough to learn from."""
     ids, areas = np.unique(labels, return_counts=True)

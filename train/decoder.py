@@ -1,4 +1,4 @@
-"""Repair of the shortened decoder on cached teacher embeddings: truth and the teacher's logits.
+"""Repair of the shortened decoder on cached teacher embeddings: truth and the teacher's masks.
 
 The encoder does not run, so a step costs a twentieth of one end to end.
 """
@@ -39,7 +39,7 @@ def repair_decoder(
 ) -> float:
     """Train the decoder of `student` in place; return its mean IoU on the held-back pictures.
 
-    The loss is that of the truth plus the distance to the teacher's probabilities.
+    The loss is that of the truth plus that of the teacher's masks.
     """
     rows = read_cache(cache)
     usable = np.array([i for i, labels in enumerate(rows["labels"]) if objects_of(labels).size])

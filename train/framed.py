@@ -6,7 +6,7 @@ import numpy as np
 from app.frame import Frame
 from swiftmedsam.architecture import INPUT_SIZE
 from train.augment import Augmentation, crop_around, flip_and_turn
-from train.data import BalancedSampler, Picture, objects_of
+from train.data import BalancedSampler, Picture, objects_of, own_plane
 
 MAX_ANGLE = 45  # degrees
 MAX_STRETCH = 0.2  # log of the factor of a side
@@ -74,7 +74,7 @@ def draw_picture(
         labels = _with_other_slices(sampler, picture, labels, random)
     if random.random() < options.warp:
         image, labels = warp(image, labels, random)
-        ids = np.intersect1d(ids, objects_of(labels.reshape(*labels.shape[:2], -1)[:, :, 0]))
+        ids = np.intersect1d(ids, objects_of(own_plane(labels)))  # what is still in the picture
     if ids.size and random.random() < options.crop:
         image, labels = crop_around(image, labels, int(random.choice(ids)), random)
     image, labels = flip_and_turn(image, labels, options, random)

@@ -2,7 +2,8 @@
 
 A step on a GPU is bound by memory, not by arithmetic: half of it was casts to f32 and back around
 layer norms, and batch norms that are constant (train/NOTES.md). `make_lean` changes the classes of
-modules and nothing else; weights, their names and what is computed stay.
+modules; weights and their names stay, and in f32 what is computed. Under autocast norms are in the
+type of products, and positions of prompts in f32, as they are at inference.
 """
 
 import torch
@@ -64,7 +65,7 @@ class ExactFourierFeatures(RandomFourierFeatures):
     def forward(self, positions: Tensor) -> Tensor:
         """Return (..., 2 * features) of `positions` (..., 2), (x, y) in 0..1."""
         with torch.autocast(positions.device.type, enabled=False):
-            return super().forward(positions)
+            return super().forward(positions.float())
 
 
 LEAN = {

@@ -199,7 +199,10 @@ class Run:
         *,
         resume: bool = False,
     ) -> SwiftMedSAM:
-        """Train `model`; return the averaged weights. With `resume`, go on from `last.ckpt`."""
+        """Train `model`; return the averaged weights. With `resume`, go on from `last.ckpt`.
+
+        `model` and `teacher` are changed in place, their modules made lean.
+        """
         fabric, options = self.fabric, self.options
         set_trainable(model, options)
         trainable = [p for p in model.parameters() if p.requires_grad]

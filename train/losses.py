@@ -1,7 +1,8 @@
 """Losses on mask logits and predicted IoU.
 
 Truth: Dice and binary cross entropy, and mean squared error of the predicted IoU (paper, section
-3; LiteMedSAM's training code). Teacher: the same without the step from probability to mask.
+3; LiteMedSAM's training code). Teacher: cross entropy with its probabilities, and the
+relative squared difference of them.
 """
 
 import torch

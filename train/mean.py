@@ -2,7 +2,7 @@
 
 Runs that start from the same weights stay in one basin, where the mean often does what the better
 of two does on each kind of picture (Wortsman et al., "Model soups", ICML 2022). Batch-norm
-statistics are meant, too: where training froze them they are all the same.
+statistics are averaged, too: where training froze them they are all the same.
 """
 
 import argparse
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         model = mean_of(arguments.weights)
         origins = [origin_of(path) for path in arguments.weights]
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
     except (CheckpointError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -17,7 +17,7 @@ class Options:
     """
 
     steps: int = 4000
-    minutes: float = 0.0  # of training, after which it ends, the schedule too; 0: after `steps`
+    minutes: float = 0.0  # at most: a run and its cosine end with these or `steps`; 0: no limit
     batch_size: int = 8  # pictures per process and step
     boxes: int = 3  # per picture
     free_boxes: int = 2  # per taught picture, anywhere: there the teacher's mask is the target
@@ -38,6 +38,15 @@ class Options:
     save_every: int = 50  # steps: a checkpoint to resume from
     seed: int = 0
     workers: int = 0  # processes that prepare pictures; 0: the training process itself
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can have.
+
+        Raises:
+            ValueError: the length of the run is not positive.
+        """
+        if self.steps < 1 or not self.minutes >= 0:  # also where minutes are not a number
+            raise ValueError(f"steps {self.steps}, minutes {self.minutes}: expected at least 1, 0")
 
     def to_json(self) -> str:
         """Text that `from_json` reads."""

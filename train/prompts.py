@@ -6,7 +6,7 @@ from torch import Tensor
 
 from swiftmedsam.architecture import INPUT_SIZE
 from train.augment import picture_area
-from train.data import MIN_OBJECT_AREA, box_of, objects_of
+from train.data import MIN_OBJECT_AREA, box_of, objects_of, own_plane
 
 # Input pixels each side of a box is moved outward at most, drawn per box: the paper's training
 # (section 4.1) and the challenge's own cases.
@@ -40,7 +40,7 @@ def draw_prompts(
     repetition only where there are fewer than `count`; None where none is large enough.
     """
     planes = labels.reshape(*labels.shape[:2], -1)
-    own = planes[:, :, 0]
+    own = own_plane(labels)
     ids = objects_of(own)
     if ids.size == 0:
         return None
