@@ -53,7 +53,10 @@ class Found:
 
 
 class Rules(Protocol):
-    """How boxes are followed: what a slice is asked with, and what it hands on."""
+    """How boxes are followed: what a slice is asked with, what it hands on, which mask counts."""
+
+    def ranks(self, boxes: Boxes) -> npt.NDArray[np.intp]:
+        """Ranks 0..N - 1 of `boxes` (N, 6): where masks meet, that of the highest counts."""
 
     def limits(self, box: Boxes, height: int, width: int) -> Span:
         """Rows and columns of a slice outside which the mask of a box (4,) does not count."""
@@ -72,6 +75,10 @@ class Rules(Protocol):
 
 class Exact:
     """LiteMedSAM's rules: the box of the neighbour's mask alone, which nothing limits."""
+
+    def ranks(self, boxes: Boxes) -> npt.NDArray[np.intp]:
+        """Later boxes over earlier ones."""
+        return np.arange(len(boxes))
 
     def limits(self, box: Boxes, height: int, width: int) -> Span:
         """The whole slice."""
@@ -105,6 +112,11 @@ class Follower:
         picture = lru_cache(FLOWS_KEPT)(partial(flow_picture, image))
         flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._places = lru_cache(FLOWS_KEPT)(partial(flow_places, flow, picture))
+
+    def ranks(self, boxes: Boxes) -> npt.NDArray[np.intp]:
+        """Smaller boxes over larger ones, which would hide a part of them; then later ones."""
+        sizes = np.prod(boxes[:, 3:] - boxes[:, :3] + 1, axis=1)
+        return np.argsort(np.argsort(-sizes, kind="stable"))
 
     def limits(self, box: Boxes, height: int, width: int) -> Span:
         """Rows and columns of the pixels in a box (4,)."""

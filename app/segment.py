@@ -98,8 +98,9 @@ def segment(
     progress: Progress | None = None,
     predicted_iou: PredictedIou | None = None,
 ) -> Labels:
-    """Labels (H, W) or (D, H, W) of a case: i + 1 where box i is, 0 elsewhere, later boxes on top.
+    """Labels (H, W) or (D, H, W) of a case: i + 1 where box i is, 0 elsewhere.
 
+    Where masks meet, the smaller box counts, of equal ones the later (mode "exact": the later).
     The dtype is the smallest that holds the number of boxes. `max_crops` bounds how many crops of a
     slice, or of all slices of a volume, are enlarged for small boxes (mode "best"; None:
     `IMAGE_CROPS` or `VOLUME_CROPS`). Of a box's slices every `step`-th is asked, masks between are
@@ -314,6 +315,8 @@ class Walk:
         """
         self._labels, self._boxes, self._views, self._rules = labels, boxes, views, rules
         self._limits = [rules.limits(box, *labels.shape[1:]) for box in boxes[:, IN_PLANE]]
+        self._ranks = np.zeros(len(boxes) + 1, labels.dtype)  # of labels; 0 is below them all
+        self._ranks[1:] = rules.ranks(boxes) + 1
         self._middles = middle_slices(boxes)
         self._every = steps
         self._plan = walk_plan(boxes, steps)
@@ -365,7 +368,8 @@ class Walk:
 
     def _paint_patch(self, z: int, i: int, patch: Patch) -> None:
         target = self._labels[z, patch.rows, patch.columns]
-        target[patch.mask & (target <= i)] = i + 1  # later boxes win, in any order
+        # by rank, not by what was painted first
+        target[patch.mask & (self._ranks[target] <= self._ranks[i + 1])] = i + 1
 
     def _ask(
         self, slices: Slices, z: int, view: View, which: list[int],

@@ -25,6 +25,10 @@ class TrueBoxes:
         self._truth = truth
         self._follower = Follower(case.image)
 
+    def ranks(self, boxes: Boxes) -> npt.NDArray[np.intp]:
+        """Smaller boxes over larger ones."""
+        return self._follower.ranks(boxes)
+
     def limits(self, box: Boxes, height: int, width: int) -> Span:
         """Rows and columns of the pixels in a box (4,)."""
         return self._follower.limits(box, height, width)

@@ -139,6 +139,39 @@ def test_large_boxes_are_shown_whole_and_small_neighbours_together():
     assert np.bincount(labels.ravel())[1:].tolist() == [sizes[0] - covered, *sizes[1:]]
 
 
+LARGE, SMALL_A, SMALL_B = [20, 20, 220, 220], [30, 30, 90, 90], [80, 30, 140, 90]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "mode", "over"),  # the boxes by who covers whom, lowest first
+    [
+        ([SMALL_A, LARGE], "best", [1, 0]),
+        ([LARGE, SMALL_A], "best", [0, 1]),
+        ([SMALL_B, LARGE, SMALL_A], "best", [1, 0, 2]),
+        ([SMALL_A, LARGE], "exact", [0, 1]),
+    ],
+)
+def test_where_masks_meet_the_smaller_box_counts_or_the_later(boxes, mode, over):
+    case = make_case(np.zeros((256, 256), np.uint8), boxes, modality="US")
+    labels = segment(case, Everywhere(), mode=mode)
+    wanted = np.zeros((256, 256), int)
+    for i in over:
+        x_min, y_min, x_max, y_max = boxes[i]
+        wanted[y_min : y_max + 1, x_min : x_max + 1] = i + 1
+    if mode == "exact":  # which no box limits
+        wanted[:] = over[-1] + 1
+    np.testing.assert_array_equal(labels, wanted)
+
+
+def test_a_small_box_of_a_volume_counts_over_a_large_one_of_more_slices():
+    boxes = [[40, 10, 2, 60, 30, 4], [20, 5, 0, 200, 60, 6]]
+    case = make_case(np.zeros((7, 64, 256), np.uint8), boxes, is_volume=True, modality="MR")
+    labels = segment(case, Everywhere())
+    for z in range(7):
+        assert (labels[z, 10:31, 40:61] == (1 if 2 <= z <= 4 else 2)).all()
+    assert (labels == 2).sum() + (labels == 1).sum() == 181 * 56 * 7
+
+
 def test_a_crops_logits_count_twice_those_of_the_whole_image():
     class Judging(BoxesAsMasks):
         """+3 everywhere in what is enlarged, `whole` in the whole image; sure of both."""

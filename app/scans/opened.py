@@ -146,8 +146,9 @@ class OpenImage:
         return (j, i) if k == 1 else (k, j, i)
 
     def segment(self, boxes: npt.ArrayLike, progress: Progress | None = None) -> Labels:
-        """Labels, of `shape`, of boxes (N, 4) or (N, 6): i + 1 where box i is, later ones on top.
+        """Labels, of `shape`, of boxes (N, 4) or (N, 6): i + 1 where box i is.
 
+        Where masks meet, the smaller box counts, of equal ones the later (mode "exact": the later).
         The first answer in a slice takes the encoder and the decoder, later ones the decoder. A
         small box is shown in a crop, too (mode "best"), which is encoded when it is new.
 
