@@ -368,8 +368,12 @@ class Walk:
 
     def _paint_patch(self, z: int, i: int, patch: Patch) -> None:
         target = self._labels[z, patch.rows, patch.columns]
-        # by rank, not by what was painted first
-        target[patch.mask & (self._ranks[target] <= self._ranks[i + 1])] = i + 1
+        mask = patch.mask
+        painted = mask & (target > 0)
+        if painted.any():  # seldom, and few: looking up every pixel would take long
+            mask = mask.copy()
+            mask[painted] = self._ranks[target[painted]] <= self._ranks[i + 1]
+        target[mask] = i + 1
 
     def _ask(
         self, slices: Slices, z: int, view: View, which: list[int],
