@@ -7,7 +7,13 @@ knows about files of images, OpenVINO or training.
 """
 
 from swiftmedsam.architecture import LITE, SWIFT_V1, SWIFT_V2, TINY, VARIANTS, Architecture
-from swiftmedsam.checkpoint import CheckpointError, load_model, read_state_dict, save_model
+from swiftmedsam.checkpoint import (
+    CheckpointError,
+    load_model,
+    read_state_dict,
+    save_model,
+    trained_on,
+)
 from swiftmedsam.model import SwiftMedSAM
 
 __all__ = [
@@ -22,4 +28,5 @@ __all__ = [
     "load_model",
     "read_state_dict",
     "save_model",
+    "trained_on",
 ]

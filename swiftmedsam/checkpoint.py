@@ -1,11 +1,13 @@
 """Weights in and out: strict, safe (no pickled code), and with an error one can act on."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -128,3 +130,14 @@ def save_model(
     partial = path.with_name(path.name + ".partial")
     save_file(state, partial, metadata=dict(metadata or {}))
     partial.replace(path)
+
+
+def trained_on(path: Path) -> list[str]:
+    """Data sets whose labels the weights of a `.safetensors` file were trained on, as it says.
+
+    None are named in a file of another kind, or in one that was written before they were kept.
+    """
+    if path.suffix != ".safetensors":
+        return []
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {}).get("trained_on", "[]"))

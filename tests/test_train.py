@@ -15,13 +15,13 @@ from conftest import CACHE_PICTURES, changed_names, ellipse, state_of
 from lightning_fabric import Fabric
 from safetensors import safe_open
 
-from swiftmedsam import TINY, SwiftMedSAM, load_model
+from swiftmedsam import TINY, SwiftMedSAM, load_model, save_model, trained_on
 from train import __main__ as command
 from train import features, loop, prompts
 from train.augment import Augmentation
 from train.features import read_cache
 from train.loop import COLUMNS, LAST, WEIGHTS, Run, batch_loss, set_trainable
-from train.losses import iou_of, teacher_loss
+from train.losses import iou_of, teacher_loss, truth_loss
 from train.one_cycle import RepairOptions
 from train.options import PAPER, Options
 from train.stream import Batches, CacheSource
@@ -402,12 +402,12 @@ def test_pseudo_objects_are_boxes_of_what_the_teacher_sees_in_free_boxes(tiny_mo
         return loop.Student(tiny_model)(pixels, boxes, free_boxes)
 
     batch_loss(student, batch, teacher, options)
-    first, second = teacher.boxes
+    first, second, third = teacher.boxes
     torch.testing.assert_close(first, batch["free_boxes"][:, :2].flatten(0, 1))
     (asked,) = asked_of_student
     # it answers what the student is asked, and then what the truth is known of
-    known = torch.cat([asked, batch["boxes"]], dim=1).flatten(0, 1)
-    torch.testing.assert_close(second, known)
+    torch.testing.assert_close(second, asked.flatten(0, 1))
+    torch.testing.assert_close(third, batch["boxes"].flatten(0, 1))
     torch.testing.assert_close(asked[:, 2], batch["free_boxes"][:, 2])
     for picture in asked:
         for box, mask in zip(picture[:2].tolist(), seen, strict=True):
@@ -424,6 +424,35 @@ def test_each_free_box_has_the_trust_of_its_picture(tiny_model, monkeypatch):
     teacher = Asked(tiny_model, [np.zeros((256, 256))])
     answers = loop._answers_of(teacher, torch.zeros(2, 1, 1, 1), batch)
     assert answers.trust.tolist() == [0.25] * 3 + [1] * 3
+
+
+def test_unlabelled_pictures_come_first_and_only_the_teacher_answers_for_them(
+    tiny_model, monkeypatch
+):
+    class Some(Ellipses):
+        def draw_unlabelled(self, random):
+            return np.full((3, 256, 256), 77, np.uint8)
+
+    options = dataclasses.replace(
+        SMALL, batch_size=3, unlabelled=1, taught=2, teacher_weight=1.0, free_boxes=2, boxes=2,
+        augmentation=NOTHING,
+    )  # fmt: skip
+    batch = Batches(Some(), options)[0]
+    assert batch["pixels"].shape[0] == batch["free_boxes"].shape[0] == 3
+    assert batch["boxes"].shape[0] == batch["targets"].shape[0] == 2
+    assert (batch["clean"][0] * 255 == 77).all()
+    assert not (batch["clean"][1] * 255 == 77).all()
+    monkeypatch.setattr(loop, "trust_in", lambda logits, targets: torch.full((1,), 0.25))
+    teacher = Asked(tiny_model, [np.zeros((256, 256))])
+    answers = loop._answers_of(teacher, torch.zeros(2, 1, 1, 1), batch)
+    assert answers.trust.tolist() == [1, 1, 0.25, 0.25]  # no truth, no doubt
+    torch.testing.assert_close(teacher.boxes[1], batch["boxes"][0])  # of the taught labelled one
+    with torch.no_grad():
+        terms = batch_loss(loop.Student(tiny_model), batch, tiny_model, options)
+        embedding = tiny_model.encode(batch["pixels"][1:]).repeat_interleave(2, 0)
+        logits, iou = tiny_model.decode(embedding, batch["boxes"].flatten(0, 1))
+        wanted = truth_loss(logits, iou, batch["targets"].flatten(0, 1))
+    assert terms["truth"].item() == pytest.approx(wanted.item(), rel=1e-4)
 
 
 class Clock:
@@ -564,6 +593,38 @@ def test_training_starts_from_given_weights_with_given_options(
     assert (options.steps, options.learning_rate, options.seed) == (1, 0.001, 5)
     assert (options.frozen_stages, options.taught) == (2, 1)
     assert not (tmp_path / "run" / "cache").exists()
+
+
+def test_a_run_without_place_for_its_unlabelled_pictures_is_refused():
+    for wrong in ({"unlabelled": 2, "taught": 1}, {"batch_size": 2, "unlabelled": 2, "taught": 2},
+                  {"unlabelled": 1, "taught": 2, "teacher_weight": 0.0}):  # fmt: skip
+        with pytest.raises(ValueError, match="unlabelled"):
+            dataclasses.replace(Options(), **wrong)
+
+
+def test_weights_name_the_data_sets_they_learned_from(
+    tiny_command, tiny_checkpoint, corpus, tmp_path
+):
+    before = tmp_path / "before.safetensors"
+    model = load_model(tiny_checkpoint, TINY)
+    save_model(model, before, metadata={"trained_on": '["CT_Earlier"]'})
+    assert trained_on(before) == ["CT_Earlier"]
+    assert tiny_command(steps=1, start=before) == 0
+    found = trained_on(tmp_path / "run" / WEIGHTS)
+    assert found == ["CT_Earlier", corpus.name]
+    assert trained_on(tiny_checkpoint) == []
+
+
+def test_a_corpus_that_cannot_be_read_ends_the_command_in_one_line(
+    tiny_command, tmp_path, caplog, capsys
+):
+    assert tiny_command(data=tmp_path / "misspelt") == 1
+    assert "misspelt: no .tar shard" in caplog.messages[-1]
+    assert tiny_command(unlabelled_data=tmp_path / "none") == 1
+    assert "none: no shard" in caplog.messages[-1]
+    with pytest.raises(SystemExit):
+        tiny_command(pictures=1)
+    assert "--pictures 1: expected more than 1" in capsys.readouterr().err
 
 
 def test_a_missing_teacher_ends_the_command_with_status_1(tiny_command, tmp_path):

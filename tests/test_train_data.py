@@ -4,6 +4,7 @@ import io
 import tarfile
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,8 +24,16 @@ from train.augment import (
     flip_and_turn,
     picture_area,
 )
-from train.data import MIN_OBJECT_AREA, BalancedSampler, ShardPicture, objects_of, read_corpus
-from train.framed import draw_picture, frame_labels, warp
+from train.data import (
+    MIN_OBJECT_AREA,
+    BalancedSampler,
+    CorpusError,
+    ShardPicture,
+    counts,
+    objects_of,
+    read_corpus,
+)
+from train.framed import draw_picture, draw_unlabelled_picture, frame_labels, warp
 from train.prompts import (
     MAX_LOOSENESS,
     MAX_SHIFTS,
@@ -62,15 +71,16 @@ def labels_of(height, width, *masks):
 
 
 def encoded(kind, array):
-    """Bytes of a .jpg or .png file of `array`, RGB where it has colour."""
+    """Bytes of a .jpg, .webp or .png file of `array`, RGB where it has colour."""
     bgr = cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array
-    return cv2.imencode(kind, bgr, [cv2.IMWRITE_JPEG_QUALITY, 100] if kind == ".jpg" else [])[1]
+    quality = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, 100], ".webp": [cv2.IMWRITE_WEBP_QUALITY, 101]}
+    return cv2.imencode(kind, bgr, quality.get(kind, []))[1]
 
 
 def write_shard(path, members):
     with tarfile.open(path, "w") as tar:
         for name, array in members.items():
-            data = encoded(name[-4:], array).tobytes()
+            data = encoded(Path(name).suffix, array).tobytes()
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
@@ -88,9 +98,8 @@ def corpus(tmp_path):
     (tmp_path / "below").mkdir()
     write_shard(
         tmp_path / "below" / "MR_Made.tar",
-        {  # in no order, as a tar may be; `only` has lost its labels
-            "only.jpg": GREY, "b.png": COLOUR_LABELS, "a.jpg": GREY, "b.jpg": COLOUR,
-            "a.png": GREY_LABELS,
+        {  # in no order, as a tar may be
+            "b.png": COLOUR_LABELS, "a.jpg": GREY, "b.webp": COLOUR, "a.png": GREY_LABELS,
         },
     )  # fmt: skip
     folder = tmp_path / "OtherSet"
@@ -136,6 +145,33 @@ def test_an_npz_is_read_as_image_or_as_slice(corpus):
     np.testing.assert_array_equal(image[1], COLOUR_LABELS)
     np.testing.assert_array_equal(slice_3[0], GREY + 3)
     np.testing.assert_array_equal(slice_3[1], GREY_LABELS)
+
+
+def test_unlabelled_shards_are_read_where_no_labels_are_needed(tmp_path):
+    write_shard(tmp_path / "US_Seen.tar", {"b.webp": COLOUR, "a.webp": GREY})
+    write_shard(tmp_path / "US_Some.tar", {"c.webp": GREY, "c.png": GREY_LABELS})
+    pictures = read_corpus(tmp_path, labelled=False)
+    assert counts(pictures) == {"US_Seen": 2, "US_Some": 1}
+    image, labels = pictures[1].read()
+    np.testing.assert_array_equal(image, COLOUR)  # WebP without loss
+    np.testing.assert_array_equal(labels, np.zeros(COLOUR.shape[:2]))
+
+
+@pytest.mark.parametrize(
+    ("members", "labelled", "message"),
+    [
+        ({"a.webp": GREY, "a.png": GREY_LABELS, "b.webp": GREY}, True, "b.webp has no b.png"),
+        ({"a.jpg": GREY, "a.png": GREY_LABELS, "b.png": GREY_LABELS}, True, "b.png has no b.webp"),
+        ({"b.png": GREY_LABELS}, False, "b.png has no b.webp"),
+    ],
+)
+def test_pictures_and_labels_that_are_not_in_pairs_are_refused_by_name(
+    members, labelled, message, tmp_path
+):
+    write_shard(tmp_path / "CT_Odd.tar", members)
+    with pytest.raises(CorpusError, match=message) as refused:
+        read_corpus(tmp_path, labelled=labelled)
+    assert "CT_Odd.tar" in str(refused.value)
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path):
@@ -598,6 +634,35 @@ def test_pictures_without_objects_are_passed_over():
     _, labels = draw_picture(Sampler(), NOTHING, np.random.default_rng(0))
     assert labels.any()
     assert Sampler.left == []
+
+
+def test_a_corpus_of_specks_is_refused_and_does_not_wait_for_ever():
+    class Specks:
+        def draw(self, random):
+            return self
+
+        def read(self):
+            return GREY, np.pad(np.ones((4, 4), np.uint8), ((0, 28), (0, 44)))
+
+    with pytest.raises(CorpusError, match="has an object of 20 pixels"):
+        draw_picture(Specks(), NOTHING, np.random.default_rng(0))
+
+
+def test_an_unlabelled_picture_is_a_window_of_the_framed_one(tmp_path):
+    write_shard(tmp_path / "US_Seen.tar", {"a.webp": GREY})
+    sampler = BalancedSampler(read_corpus(tmp_path, labelled=False))
+    whole = draw_unlabelled_picture(sampler, NOTHING, np.random.default_rng(0))
+    np.testing.assert_array_equal(whole, np.round(Frame(*GREY.shape).pixels(GREY)[0] * 255))
+    only_crop = replace(NOTHING, crop=1)
+    windows = [
+        draw_unlabelled_picture(sampler, only_crop, np.random.default_rng(seed))
+        for seed in range(8)
+    ]
+    assert len({window.tobytes() for window in windows}) > 4
+    most = round(256 * 32 / 48) + 256 // 12  # its shape, to a pixel of a window of 12
+    for window in windows:
+        assert window.shape == (3, 256, 256)
+        assert not window[:, most:].any()
 
 
 def test_black_inside_a_picture_is_no_padding():

@@ -18,10 +18,18 @@ from typing import get_args
 
 from lightning_fabric import Fabric
 
-from swiftmedsam import LITE, VARIANTS, CheckpointError, SwiftMedSAM, load_model, save_model
+from swiftmedsam import (
+    LITE,
+    VARIANTS,
+    CheckpointError,
+    SwiftMedSAM,
+    load_model,
+    save_model,
+    trained_on,
+)
 from train.augment import Augmentation
 from train.blockwise import PARTS, repair
-from train.data import Source
+from train.data import CorpusError, Source, counts
 from train.decoder import DECODER_REPAIR, repair_decoder
 from train.features import write_cache
 from train.initialise import student_of
@@ -50,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--variant", choices=sorted(REPAIRS), required=True)
     parser.add_argument("--init", type=Path, required=True, help="LiteMedSAM's checkpoint")
     parser.add_argument("--data", type=Path, required=True, help="tar shards or npz with gts")
+    parser.add_argument(
+        "--unlabelled-data", type=Path, metavar="DIR",
+        help="tar shards without labels, for the teacher (with --unlabelled)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument("--start", type=Path, help="weights of the variant: skip to 'together'")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="ours")
@@ -97,10 +109,31 @@ def repaired(arguments: argparse.Namespace, teacher: SwiftMedSAM) -> SwiftMedSAM
     return student
 
 
+def source_of(arguments: argparse.Namespace, options: Options) -> CorpusSource:
+    """The pictures to train on; their number is logged for each data set.
+
+    Raises:
+        CorpusError: a folder holds no picture, or a shard's pictures and labels are not in pairs.
+    """
+    source = CorpusSource(arguments.data, options.augmentation, arguments.unlabelled_data)
+    for kind, pictures in (("labelled", source.labelled), ("unlabelled", source.unlabelled)):
+        if pictures:
+            found = counts(pictures)
+            each = ", ".join(f"{name} {count}" for name, count in found.items())
+            log.info("%d %s pictures in %d sets: %s", len(pictures), kind, len(found), each)
+    return source
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.pictures <= RepairOptions().held_back:
+        parser.error(
+            f"--pictures {arguments.pictures}: expected more than {RepairOptions().held_back}, "
+            "which are held back to measure the repair"
+        )
     named = {field.name: getattr(arguments, field.name) for field in OPTION_FIELDS}
     chosen = {name: value for name, value in named.items() if value is not None}
     try:
@@ -117,21 +150,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
         teacher = load_model(arguments.init, LITE)
+        corpus = source_of(arguments, options)  # before the repair, which takes an hour
         if arguments.start:
             student = load_model(arguments.start, VARIANTS[arguments.variant])
         else:
             with fabric.rank_zero_first():
                 student = repaired(arguments, teacher)
-    except (CheckpointError, OSError) as error:
+        source: Source = corpus
+        if arguments.cached:
+            source = CacheSource(arguments.out / "cache", RepairOptions().held_back)
+        known = trained_on(arguments.start) if arguments.start else []
+        run = Run(arguments.out, options, fabric, sorted({*known, *corpus.datasets}))
+        run.train(student, source, None if arguments.cached else teacher, resume=arguments.resume)
+    except (CheckpointError, CorpusError, OSError) as error:
         log.error("%s", error)
         return 1
-    source: Source
-    if arguments.cached:
-        source = CacheSource(arguments.out / "cache", RepairOptions().held_back)
-    else:
-        source = CorpusSource(arguments.data, options.augmentation)
-    run = Run(arguments.out, options, fabric)
-    run.train(student, source, None if arguments.cached else teacher, resume=arguments.resume)
     return 0
 
 

@@ -36,6 +36,7 @@ class Augmentation:
 
 
 CROP_MIN_OVERSIZE = 1.3  # a window is at least this many times the object's box
+CROP_MIN_SHARE = 0.25  # of the picture's sides, for a window anywhere
 
 
 def flip_and_turn(
@@ -73,6 +74,17 @@ def crop_around(image: Image, labels: Labels, label: int, random: Random) -> tup
         start = int(random.integers(low, high + 1)) if high >= low else max(0, min(low, high))
         spans.append(slice(start, start + size))
     return image[spans[0], spans[1]], labels[spans[0], spans[1]]
+
+
+def crop_anywhere(image: Image, random: Random) -> Image:
+    """A window of `image` (H, W[, 3]) of its shape, a quarter to the whole of its sides."""
+    share = np.exp(random.uniform(np.log(CROP_MIN_SHARE), 0))
+    sizes = [max(1, round(share * length)) for length in image.shape[:2]]
+    y, x = (
+        int(random.integers(0, length - size + 1))
+        for length, size in zip(image.shape[:2], sizes, strict=True)
+    )
+    return image[y : y + sizes[0], x : x + sizes[1]]
 
 
 def _chance(probability: float, batch: int, random: torch.Generator) -> Tensor:

@@ -1,14 +1,15 @@
 """Training pictures: the corpus' tar shards, or folders of the challenge's own training files.
 
-A shard `<Modality>_<Dataset>.tar` holds pairs KEY.jpg (8-bit, longest side at most 288) and
-KEY.png (label map). A folder holds npz with `imgs` and `gts`, 2D or 3D, whose names begin with
-`2DBox_<Modality>_` or `<Modality>_`. Both become `Picture`s: lazy, so that a corpus costs memory
-only as it is used. No OpenCV is needed where torchvision is there to decode JPEG and PNG.
+A shard `<Modality>_<Dataset>.tar` holds pairs: KEY.webp or KEY.jpg (8-bit picture) and KEY.png
+(label map of the same size). Shards of unlabelled pictures hold no label maps. A folder holds npz
+with `imgs` and `gts`, 2D or 3D, whose names begin with `2DBox_<Modality>_` or `<Modality>_`. All
+become `Picture`s. A picture is decoded when it is drawn, so a corpus takes little memory. Where
+OpenCV is missing, torchvision decodes (WebP, JPEG and PNG).
 """
 
 import re
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,23 @@ import numpy.typing as npt
 # slices behind; the teacher's embedding (C, 64, 64) if it is known.
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 MODALITY_POWER, DATASET_POWER = 0.25, 0.5  # of a count of pictures: the share in training
+UNLABELLED_DATASET_POWER = 0.25  # the teacher answers, so few pictures cannot be learned by heart
 MIN_OBJECT_AREA = 20  # pixels; smaller objects are noise of the annotation
+PICTURE_KINDS, LABELS_KIND = ("webp", "jpg"), "png"
+
+
+class CorpusError(ValueError):
+    """A corpus that nothing can be learned from: which file, what is wrong, what is expected."""
 
 
 class Source(Protocol):
     """Where framed pictures come from."""
 
     def draw(self, random: np.random.Generator) -> Sample:
-        """One of them."""
+        """One of them, with labels."""
+
+    def draw_unlabelled(self, random: np.random.Generator) -> np.ndarray:
+        """Pixels (3, 256, 256) uint8 of a picture that has no labels."""
 
 
 class Picture(Protocol):
@@ -39,7 +49,7 @@ class Picture(Protocol):
     key: str  # of a slice: the volume's, "__z", the slice's number
 
     def read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]:
-        """Return the image (H, W) or (H, W, 3), RGB, and the labels (H, W)."""
+        """Return the image (H, W) or (H, W, 3), RGB, and the labels (H, W); 0 if unlabelled."""
 
 
 def _decode(data: bytes) -> npt.NDArray[np.integer]:
@@ -59,23 +69,27 @@ def _decode(data: bytes) -> npt.NDArray[np.integer]:
 
 @dataclass(frozen=True)
 class ShardPicture:
-    """A pair of members of a tar file, found by offset and size."""
+    """Members of a tar file, found by offset and size: a picture and perhaps its label map."""
 
     modality: str
     dataset: str
     key: str
     path: Path
     image_span: tuple[int, int]
-    labels_span: tuple[int, int]
+    labels_span: tuple[int, int] | None
+
+    def _member(self, span: tuple[int, int]) -> npt.NDArray[np.integer]:
+        offset, size = span
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return _decode(file.read(size))
 
     def read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]:
-        """Return the image (H, W) or (H, W, 3), RGB, and the labels (H, W)."""
-        with self.path.open("rb") as file:
-            parts = []
-            for offset, size in (self.image_span, self.labels_span):
-                file.seek(offset)
-                parts.append(_decode(file.read(size)))
-        return parts[0].astype(np.uint8), parts[1]
+        """Return the image (H, W) or (H, W, 3), RGB, and the labels (H, W); 0 if unlabelled."""
+        image = self._member(self.image_span).astype(np.uint8)
+        if self.labels_span is None:
+            return image, np.zeros(image.shape[:2], np.uint8)
+        return image, self._member(self.labels_span)
 
 
 @dataclass(frozen=True)
@@ -97,7 +111,7 @@ class NpzPicture:
         return image.astype(np.uint8), labels
 
 
-def _shard(path: Path) -> Iterator[ShardPicture]:
+def _shard(path: Path, *, labelled: bool) -> Iterator[ShardPicture]:
     modality = path.stem.split("_")[0]
     spans: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
     with tarfile.open(path) as tar:
@@ -105,8 +119,12 @@ def _shard(path: Path) -> Iterator[ShardPicture]:
             key, _, kind = member.name.rpartition(".")
             spans[key][kind] = (member.offset_data, member.size)
     for key, found in sorted(spans.items()):
-        if {"jpg", "png"} <= found.keys():
-            yield ShardPicture(modality, path.stem, key, path, found["jpg"], found["png"])
+        image = next((found[kind] for kind in PICTURE_KINDS if kind in found), None)
+        labels = found.get(LABELS_KIND)
+        if image is None or (labelled and labels is None):
+            there, missing = sorted(found)[0], LABELS_KIND if image else PICTURE_KINDS[0]
+            raise CorpusError(f"{path}: {key}.{there} has no {key}.{missing}")
+        yield ShardPicture(modality, path.stem, key, path, image, labels)
 
 
 def _npz(path: Path) -> Iterator[NpzPicture]:
@@ -120,20 +138,31 @@ def _npz(path: Path) -> Iterator[NpzPicture]:
         yield NpzPicture(modality, dataset, f"{path.stem}__z{z:03d}", path, int(z))
 
 
-def read_corpus(folder: Path) -> list[Picture]:
+def read_corpus(folder: Path, *, labelled: bool = True) -> list[Picture]:
     """Every picture of the shards and npz files below `folder`, in a fixed order.
 
+    `labelled` pictures need a label map each; without it, label maps are not needed, and npz files
+    are not read.
+
     Raises:
-        ValueError: the folder holds neither.
+        CorpusError: the folder holds none, or a shard has a picture without labels or labels
+            without a picture.
     """
     pictures: list[Picture] = []
     for path in sorted(folder.rglob("*.tar")):
-        pictures.extend(_shard(path))
-    for path in sorted(folder.rglob("*.npz")):
-        pictures.extend(_npz(path))
+        pictures.extend(_shard(path, labelled=labelled))
+    if labelled:
+        for path in sorted(folder.rglob("*.npz")):
+            pictures.extend(_npz(path))
     if not pictures:
-        raise ValueError(f"{folder}: no .tar shard and no .npz file with 'imgs' and 'gts'")
+        what = "no .tar shard and no .npz file with 'imgs' and 'gts'" if labelled else "no shard"
+        raise CorpusError(f"{folder}: {what}")
     return pictures
+
+
+def counts(pictures: list[Picture]) -> dict[str, int]:
+    """Number of pictures of each data set, in the order of `pictures`."""
+    return dict(Counter(picture.dataset for picture in pictures))
 
 
 def volume_of(picture: Picture) -> tuple[str, str]:

@@ -5,12 +5,13 @@ import numpy as np
 
 from app.frame import Frame
 from swiftmedsam.architecture import INPUT_SIZE
-from train.augment import Augmentation, crop_around, flip_and_turn
-from train.data import BalancedSampler, Picture, objects_of, own_plane
+from train.augment import Augmentation, crop_anywhere, crop_around, flip_and_turn
+from train.data import MIN_OBJECT_AREA, BalancedSampler, CorpusError, Picture, objects_of, own_plane
 
 MAX_ANGLE = 45  # degrees
 MAX_STRETCH = 0.2  # log of the factor of a side
 OTHER_SLICES = 6  # of a volume, whose labels are read along
+MOST_DRAWS = 1000  # pictures without an object in a row, until the corpus is taken to have none
 
 
 def frame_labels(labels: np.ndarray) -> np.ndarray:
@@ -63,13 +64,20 @@ def draw_picture(
     """Framed pixels (3, 256, 256) uint8 and labels of a picture, geometry augmented.
 
     Labels are (256, 256), or (256, 256, P) with those of the volume's other slices behind.
+
+    Raises:
+        CorpusError: no picture has an object that is large enough.
     """
-    while True:
+    for _ in range(MOST_DRAWS):
         picture = sampler.draw(random)
         image, labels = picture.read()
         ids = objects_of(labels)
         if ids.size:
             break
+    else:
+        raise CorpusError(
+            f"none of {MOST_DRAWS} pictures drawn has an object of {MIN_OBJECT_AREA} pixels or more"
+        )
     if random.random() < options.extent:
         labels = _with_other_slices(sampler, picture, labels, random)
     if random.random() < options.warp:
@@ -80,3 +88,18 @@ def draw_picture(
     image, labels = flip_and_turn(image, labels, options, random)
     pixels = Frame(*image.shape[:2]).pixels(image)[0]
     return np.round(pixels * 255).astype(np.uint8), frame_labels(labels)
+
+
+def draw_unlabelled_picture(
+    sampler: BalancedSampler, options: Augmentation, random: np.random.Generator
+) -> np.ndarray:
+    """Framed pixels (3, 256, 256) uint8 of a picture, geometry augmented."""
+    image, labels = sampler.draw(random).read()
+    if random.random() < options.warp:
+        image, labels = warp(image, labels, random)
+    if random.random() < options.crop:
+        image = crop_anywhere(image, random)
+        labels = np.zeros(image.shape[:2], np.uint8)
+    image, _ = flip_and_turn(image, labels, options, random)
+    pixels = Frame(*image.shape[:2]).pixels(image)[0]
+    return np.round(pixels * 255).astype(np.uint8)

@@ -6,10 +6,11 @@ from, and `student.safetensors`, the averaged weights.
 """
 
 import csv
+import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,18 +48,21 @@ class Student(nn.Module):
     def forward(
         self, pixels: Tensor, boxes: Tensor, free_boxes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Embedding, logits and IoU of `boxes` (B, K, 4), logits of `free_boxes` (T, F, 4).
+        """Embedding, logits and IoU of `boxes` (L, K, 4), logits of `free_boxes` (T, F, 4).
 
-        Shapes: (B, C, 64, 64), (B * K, 256, 256), (B * K,), (T * F, 256, 256). The free boxes are
-        in the first T pictures.
+        Shapes: (B, C, 64, 64), (L * K, 256, 256), (L * K,), (T * F, 256, 256). The boxes are in the
+        last L of the B pictures, the free boxes in the first T.
         """
         embedding = self.model.encode(pixels)
-        (taught, free), own = free_boxes.shape[:2], boxes.shape[1]
-        each = [embedding.repeat_interleave(own, 0), embedding[:taught].repeat_interleave(free, 0)]
+        (taught, free), (labelled, own) = free_boxes.shape[:2], boxes.shape[:2]
+        each = [
+            embedding[len(embedding) - labelled :].repeat_interleave(own, 0),
+            embedding[:taught].repeat_interleave(free, 0),
+        ]
         # Fabric hands them over in bfloat16, which holds whole pixels, and nothing between
         prompts = torch.cat([boxes.flatten(0, 1), free_boxes.flatten(0, 1)]).float()
         logits, iou = self.model.decode(torch.cat(each), prompts)
-        n = boxes.shape[0] * own
+        n = labelled * own
         return embedding, logits[:n], iou[:n], logits[n:]
 
 
@@ -85,16 +89,19 @@ def _answers_of(teacher: SwiftMedSAM, embedding: Tensor, batch: Batch) -> Answer
     box would be: a box anywhere hardly ever holds an organ.
     """
     taught = len(embedding)
+    unlabelled = len(batch["pixels"]) - len(batch["boxes"])
     boxes, shifts = batch["free_boxes"][:taught], batch["shifts"][:taught]
     if objects := shifts.shape[1]:
         first = boxes[:, :objects]
         seen = _decode(teacher, embedding, first).flatten(0, 1)
         moved = boxes_of(seen, shifts.flatten(0, 1), first.flatten(0, 1))
         boxes = torch.cat([moved.unflatten(0, (-1, objects)), boxes[:, objects:]], dim=1)
-    free = boxes.shape[1]
-    logits = _decode(teacher, embedding, torch.cat([boxes, batch["boxes"][:taught]], dim=1))
-    trust = trust_in(logits[:, free:], batch["targets"][:taught])
-    return Answers(boxes, logits[:, :free].flatten(0, 1), trust.repeat_interleave(free))
+    logits = _decode(teacher, embedding, boxes)
+    trust = logits.new_ones(taught)  # without a truth the teacher is all there is
+    if labelled := max(0, taught - unlabelled):
+        known = _decode(teacher, embedding[unlabelled:], batch["boxes"][:labelled])
+        trust[unlabelled:] = trust_in(known, batch["targets"][:labelled])
+    return Answers(boxes, logits.flatten(0, 1), trust.repeat_interleave(boxes.shape[1]))
 
 
 def batch_loss(
@@ -190,6 +197,7 @@ class Run:
     folder: Path
     options: Options
     fabric: Fabric
+    trained_on: Sequence[str] = ()  # data sets whose labels the weights have learned from
 
     def train(
         self,
@@ -312,6 +320,10 @@ class Run:
         self.fabric.save(partial, state)
         if self.fabric.is_global_zero:
             partial.replace(self.folder / LAST)
-            metadata = {"options": self.options.to_json(), "step": str(state["step"])}
+            metadata = {
+                "options": self.options.to_json(),
+                "step": str(state["step"]),
+                "trained_on": json.dumps(self.trained_on),
+            }
             save_model(best, self.folder / WEIGHTS, metadata=metadata)
         self.fabric.barrier()

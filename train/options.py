@@ -19,6 +19,7 @@ class Options:
     steps: int = 4000
     minutes: float = 0.0  # at most: a run and its cosine end with these or `steps`; 0: no limit
     batch_size: int = 8  # pictures per process and step
+    unlabelled: int = 0  # of them: pictures without labels, for the teacher to answer
     boxes: int = 3  # per picture
     free_boxes: int = 2  # per taught picture, anywhere: there the teacher's mask is the target
     pseudo_objects: int = 0  # of those boxes: moved to what the teacher sees in them
@@ -43,8 +44,16 @@ class Options:
         """Refuse what no run can have.
 
         Raises:
-            ValueError: the length of the run is not positive.
+            ValueError: the length of the run is not positive, or there are more unlabelled pictures
+                than the teacher is asked about.
         """
+        taught = self.taught if self.teacher_weight else 0
+        if not 0 <= self.unlabelled <= min(taught, self.batch_size - 1):
+            raise ValueError(
+                f"unlabelled {self.unlabelled} of a batch of {self.batch_size}: expected 0 to "
+                f"{min(taught, self.batch_size - 1)}: one picture must be labelled, and the "
+                f"teacher answers for {taught} (taught; 0 without teacher_weight)"
+            )
         if self.steps < 1 or not self.minutes >= 0:  # also where minutes are not a number
             raise ValueError(f"steps {self.steps}, minutes {self.minutes}: expected at least 1, 0")
 

@@ -12,7 +12,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from train.augment import Augmentation, change_intensity
-from train.data import BalancedSampler, Sample, Source, read_corpus
+from train.data import (
+    UNLABELLED_DATASET_POWER,
+    BalancedSampler,
+    CorpusError,
+    Sample,
+    Source,
+    counts,
+    read_corpus,
+)
 from train.features import read_cache
 from train.options import Options
 from train.prompts import draw_free_boxes, draw_prompts, draw_shifts
@@ -21,18 +29,44 @@ Batch = dict[str, Tensor]
 
 
 class CorpusSource:
-    """Pictures of a corpus, balanced over modalities, newly cropped and turned each time."""
+    """Pictures of a corpus, balanced over modalities, newly cropped and turned each time.
 
-    def __init__(self, folder: Path, augmentation: Augmentation) -> None:
-        from train.framed import draw_picture  # needs OpenCV, which an accelerator machine lacks
+    `labelled` and `unlabelled` are the pictures read; there may be none of the latter.
+    """
 
-        self._draw = draw_picture
-        self._sampler = BalancedSampler(read_corpus(folder))
+    def __init__(
+        self, folder: Path, augmentation: Augmentation, unlabelled: Path | None = None
+    ) -> None:
+        # needs OpenCV, which an accelerator machine lacks
+        from train.framed import draw_picture, draw_unlabelled_picture
+
+        self._draw, self._draw_unlabelled = draw_picture, draw_unlabelled_picture
+        self.labelled = read_corpus(folder)
+        self.unlabelled = read_corpus(unlabelled, labelled=False) if unlabelled else []
+        self._sampler = BalancedSampler(self.labelled)
+        self._unlabelled_sampler = BalancedSampler(
+            self.unlabelled, dataset_power=UNLABELLED_DATASET_POWER
+        )
         self._augmentation = augmentation
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the data sets whose labels are learned from."""
+        return list(counts(self.labelled))
 
     def draw(self, random: np.random.Generator) -> Sample:
         """Pixels and labels; no embedding."""
         return *self._draw(self._sampler, self._augmentation, random), None
+
+    def draw_unlabelled(self, random: np.random.Generator) -> np.ndarray:
+        """Pixels (3, 256, 256) uint8.
+
+        Raises:
+            CorpusError: no folder of unlabelled pictures was given.
+        """
+        if not self.unlabelled:
+            raise CorpusError("unlabelled pictures are asked for, and no folder of them is given")
+        return self._draw_unlabelled(self._unlabelled_sampler, self._augmentation, random)
 
 
 class CacheSource:
@@ -47,6 +81,14 @@ class CacheSource:
         row = random.integers(self._first, len(self._rows["pixels"]))
         return tuple(self._rows[name][row] for name in ("pixels", "labels", "embedding"))
 
+    def draw_unlabelled(self, random: np.random.Generator) -> np.ndarray:
+        """Refuse: a cache holds labelled pictures alone.
+
+        Raises:
+            CorpusError: always.
+        """
+        raise CorpusError("unlabelled pictures are not in a cache: train without --cached")
+
 
 class Batches(Dataset[Batch]):
     """Batch `step` of a process: an item of a map-style data set, so any loader can fetch it."""
@@ -58,14 +100,17 @@ class Batches(Dataset[Batch]):
         return self._options.steps
 
     def __getitem__(self, step: int) -> Batch:
-        """Clean pixels and changed ones (B, 3, 256, 256), boxes (B, K, 4), targets (B, K, ...).
+        """Clean pixels and changed ones (B, 3, 256, 256), boxes (L, K, 4), targets (L, K, ...).
 
-        And `free_boxes` (B, F, 4), that have no target; `shifts` (B, O, 4) for the first of them,
-        which become pseudo-objects.
+        The first B - L pictures are unlabelled ones, without boxes and targets. All have
+        `free_boxes` (B, F, 4) without target; `shifts` (B, O, 4) are for the first of them, which
+        become pseudo-objects.
         """
         o = self._options
         random = np.random.default_rng([o.seed, self._rank, step])
         pixels, boxes, targets, free_boxes, shifts, embeddings = [], [], [], [], [], []
+        for _ in range(o.unlabelled):
+            pixels.append(torch.from_numpy(self._source.draw_unlabelled(random)))
         while len(pixels) < o.batch_size:
             picture, labels, embedding = self._source.draw(random)
             drawn = draw_prompts(labels, o.boxes, random)
@@ -74,10 +119,11 @@ class Batches(Dataset[Batch]):
             pixels.append(torch.from_numpy(np.array(picture)))
             boxes.append(drawn[0])
             targets.append(drawn[1])
-            free_boxes.append(draw_free_boxes(pixels[-1], o.free_boxes, random))
-            shifts.append(draw_shifts(o.pseudo_objects, random))
             if embedding is not None:
                 embeddings.append(torch.from_numpy(embedding.astype(np.float32)))
+        for picture in pixels:
+            free_boxes.append(draw_free_boxes(picture, o.free_boxes, random))
+            shifts.append(draw_shifts(o.pseudo_objects, random))
         clean = torch.stack(pixels).float() / 255
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         batch = {
