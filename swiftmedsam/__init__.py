@@ -6,7 +6,15 @@ numbers in which the variants differ, `checkpoint` reads and writes their weight
 knows about files of images, OpenVINO or training.
 """
 
-from swiftmedsam.architecture import LITE, SWIFT_V1, SWIFT_V2, TINY, VARIANTS, Architecture
+from swiftmedsam.architecture import (
+    LITE,
+    SWIFT_V1,
+    SWIFT_V2,
+    SWIFT_V3,
+    TINY,
+    VARIANTS,
+    Architecture,
+)
 from swiftmedsam.checkpoint import (
     CheckpointError,
     load_model,
@@ -20,6 +28,7 @@ __all__ = [
     "LITE",
     "SWIFT_V1",
     "SWIFT_V2",
+    "SWIFT_V3",
     "TINY",
     "VARIANTS",
     "Architecture",

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from swiftmedsam.architecture import Architecture
+from swiftmedsam.dense_vit import DenseViT
 from swiftmedsam.mask_decoder import MaskDecoder
 from swiftmedsam.prompt_encoder import PromptEncoder
 from swiftmedsam.tiny_vit import TinyViT
@@ -14,7 +15,10 @@ class SwiftMedSAM(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        self.image_encoder = TinyViT(architecture)
+        dense = architecture.dense_encoder
+        self.image_encoder = (
+            DenseViT(dense, architecture.embedding_dim) if dense else TinyViT(architecture)
+        )
         self.prompt_encoder = PromptEncoder(architecture.embedding_dim)
         self.mask_decoder = MaskDecoder(architecture)
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import dsc, image_case
+from torch.utils.flop_counter import FlopCounterMode
 
 from app.frame import Frame
-from swiftmedsam import LITE, SWIFT_V1, SWIFT_V2, TINY, VARIANTS, SwiftMedSAM
+from swiftmedsam import LITE, SWIFT_V1, SWIFT_V2, SWIFT_V3, TINY, VARIANTS, SwiftMedSAM
 from swiftmedsam.tiny_vit import AttentionBlock
 
 # Matrix products of N rows and of one add up in another order; logits here are up to about 10.
@@ -29,6 +30,35 @@ def on_paper(architecture):
 )
 def test_variants_have_the_published_number_of_parameters(architecture, parameters):
     assert sum(p.numel() for p in on_paper(architecture).parameters()) == parameters
+
+
+def test_v3_has_a_quarter_of_the_work_of_v2_and_the_decoder_of_v1():
+    def work(model, part):
+        with FlopCounterMode(display=False) as counter:
+            part(model)
+        return counter.get_total_flops()
+
+    def encode(model):
+        return model.encode(torch.empty(1, 3, 256, 256, device="meta"))
+
+    v1, v2, v3 = (on_paper(architecture).eval() for architecture in (SWIFT_V1, SWIFT_V2, SWIFT_V3))
+    assert work(v3, encode) < work(v2, encode) / 3.5
+    shapes = {name: tensor.shape for name, tensor in v1.mask_decoder.state_dict().items()}
+    assert {name: t.shape for name, t in v3.mask_decoder.state_dict().items()} == shapes
+
+
+def test_the_dense_encoders_detail_comes_from_the_stage_at_64_cells():
+    """A change within one cell of 64 x 64 must reach the embedding most of all there."""
+    torch.manual_seed(0)
+    model = SwiftMedSAM(SWIFT_V3).eval()
+    pixels = torch.rand(1, 3, 256, 256)
+    changed = pixels.clone()
+    changed[..., 100:104, 60:64] = 0
+    with torch.no_grad():
+        difference = (model.encode(changed) - model.encode(pixels)).abs().mean(dim=(0, 1))
+    row, column = divmod(int(difference.argmax()), 64)
+    assert abs(row - 25) <= 2
+    assert abs(column - 15) <= 2
 
 
 def test_lite_has_the_tensors_of_the_official_checkpoint():

@@ -15,11 +15,22 @@ from conftest import CACHE_PICTURES, changed_names, ellipse, state_of
 from lightning_fabric import Fabric
 from safetensors import safe_open
 
-from swiftmedsam import TINY, SwiftMedSAM, load_model, save_model, trained_on
+from swiftmedsam import (
+    SWIFT_V1,
+    SWIFT_V2,
+    SWIFT_V3,
+    TINY,
+    CheckpointError,
+    SwiftMedSAM,
+    load_model,
+    save_model,
+    trained_on,
+)
 from train import __main__ as command
 from train import features, loop, prompts
 from train.augment import Augmentation
 from train.features import read_cache
+from train.initialise import dense_student_of
 from train.loop import COLUMNS, LAST, WEIGHTS, Run, batch_loss, set_trainable
 from train.losses import iou_of, teacher_loss, truth_loss
 from train.one_cycle import RepairOptions
@@ -299,6 +310,65 @@ def test_batch_norm_statistics_move_only_where_they_may(freeze_statistics, tiny_
     assert not any(name.startswith("prompt_encoder.") for name in changed)
 
 
+def test_statistics_settle_once_and_are_those_of_the_pictures_after(
+    tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "SETTLING_BATCHES", 3)
+    options = dataclasses.replace(SMALL, batch_size=2, steps=2, settling=2, learning_rate=0.0)
+    found = trained(tiny_model, tmp_path, options)
+    wanted = copy.deepcopy(tiny_model).train()
+    norm = wanted.image_encoder.patch_embed.seq[0].bn
+    batches = Batches(Ellipses(), options)
+    maps = []
+    norm.register_forward_pre_hook(lambda module, inputs: maps.append(inputs[0]))
+    with torch.no_grad():
+        for step in range(2, 5):
+            wanted.encode(batches[step]["pixels"])
+    means = torch.stack([x.mean(dim=(0, 2, 3)) for x in maps]).mean(0)
+    kept = found.image_encoder.patch_embed.seq[0].bn
+    torch.testing.assert_close(kept.running_mean, means, rtol=1e-3, atol=1e-4)
+    more = dataclasses.replace(options, steps=4)
+    again = trained(tiny_model, tmp_path, more, resume=True)  # they stay from here on
+    torch.testing.assert_close(
+        again.image_encoder.patch_embed.seq[0].bn.running_mean, kept.running_mean, rtol=0, atol=0
+    )
+
+
+def test_without_the_truth_labels_are_not_looked_at(tiny_model, tmp_path):
+    class Unlabelled(Ellipses):
+        def draw(self, random):
+            raise AssertionError("a labelled picture was drawn")
+
+        def draw_unlabelled(self, random):
+            return super().draw(random)[0]
+
+    options = dataclasses.replace(
+        SMALL, batch_size=2, unlabelled=2, taught=2, free_boxes=0, teacher_weight=1.0,
+        truth_weight=0.0,
+    )  # fmt: skip
+    teacher = copy.deepcopy(tiny_model)
+    for tensor in teacher.image_encoder.neck.parameters():
+        tensor.data.mul_(1.5)
+    student = trained(tiny_model, tmp_path, options, source=Unlabelled(), teacher=teacher)
+    changed = changed_names(student, tiny_model)
+    assert any(name.startswith("image_encoder.") for name in changed)
+    assert not any(name.startswith("mask_decoder.") for name in changed)
+    assert all(row["truth"] == row["answers"] == 0 < row["teacher"] for row in rows_of(tmp_path))
+
+
+def test_a_dense_student_has_its_teachers_decoder():
+    teacher = SwiftMedSAM(SWIFT_V1)
+    student = dense_student_of(teacher, SWIFT_V3)
+    for part in ("prompt_encoder", "mask_decoder"):
+        wanted = getattr(teacher, part).state_dict()
+        for name, tensor in getattr(student, part).state_dict().items():
+            assert torch.equal(tensor, wanted[name]), name
+    norm = teacher.image_encoder.neck[-1]
+    assert torch.equal(student.image_encoder.neck.norm2.weight, norm.weight)
+    with pytest.raises(CheckpointError, match="v3 has v1's"):
+        dense_student_of(SwiftMedSAM(SWIFT_V2), SWIFT_V3)
+
+
 def test_a_frozen_encoder_keeps_weights_and_statistics(tiny_model, tmp_path):
     options = dataclasses.replace(SMALL, steps=1, frozen_stages=4, freeze_statistics=False)
     changed = changed_names(trained(tiny_model, tmp_path, options), tiny_model)
@@ -533,7 +603,7 @@ def tiny_command(corpus, tiny_rows, tiny_checkpoint, tmp_path, monkeypatch):
     """`main` for the tiny network as teacher and student, a step or two a phase; its status."""
     small = {"held_back": 1, "batch_size": 1}
     for name, value in {
-        "LITE": TINY, "VARIANTS": {"v2": TINY}, "REPAIRS": {"v2": {"stage2": 2}},
+        "VARIANTS": {"lite": TINY, "v2": TINY}, "REPAIRS": {"v2": {"stage2": 2}},
         "student_of": lambda teacher, architecture: copy.deepcopy(teacher),
         "RepairOptions": functools.partial(RepairOptions, **small),
         "DECODER_REPAIR": RepairOptions(steps=1, **small),

@@ -19,7 +19,6 @@ from typing import get_args
 from lightning_fabric import Fabric
 
 from swiftmedsam import (
-    LITE,
     VARIANTS,
     CheckpointError,
     SwiftMedSAM,
@@ -32,7 +31,7 @@ from train.blockwise import PARTS, repair
 from train.data import CorpusError, Source, counts
 from train.decoder import DECODER_REPAIR, repair_decoder
 from train.features import write_cache
-from train.initialise import student_of
+from train.initialise import dense_student_of, student_of
 from train.loop import Run
 from train.memory import keep_freed_memory
 from train.one_cycle import RepairOptions
@@ -51,16 +50,18 @@ OPTION_FIELDS = [
 
 # Steps by part. Stage 0 is whole in v1, and converges faster where it is not.
 REPAIRS = {"v1": {"stage2": 300}, "v2": {"stage2": 450, "stage0": 250}}
+DENSE = {name for name, preset in VARIANTS.items() if preset.dense_encoder}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m train", description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", choices=sorted(REPAIRS), required=True)
-    parser.add_argument("--init", type=Path, required=True, help="LiteMedSAM's checkpoint")
+    parser.add_argument("--variant", choices=sorted({*REPAIRS, *DENSE}), required=True)
+    parser.add_argument("--init", type=Path, required=True, help="the teacher's checkpoint")
+    parser.add_argument("--teacher", choices=sorted(VARIANTS), default="lite", help="its variant")
     parser.add_argument("--data", type=Path, required=True, help="tar shards or npz with gts")
     parser.add_argument(
-        "--unlabelled-data", type=Path, metavar="DIR",
-        help="tar shards without labels, for the teacher (with --unlabelled)",
+        "--unlabelled-data", type=Path, metavar="DIR", nargs="+", default=[],
+        help="tar shards whose labels, if any, are not read, for the teacher (with --unlabelled)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     parser.add_argument("--start", type=Path, help="weights of the variant: skip to 'together'")
@@ -149,10 +150,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     fabric.launch()
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
-        teacher = load_model(arguments.init, LITE)
+        teacher = load_model(arguments.init, VARIANTS[arguments.teacher])
         corpus = source_of(arguments, options)  # before the repair, which takes an hour
         if arguments.start:
             student = load_model(arguments.start, VARIANTS[arguments.variant])
+        elif arguments.variant in DENSE:
+            student = dense_student_of(teacher, VARIANTS[arguments.variant])
         else:
             with fabric.rank_zero_first():
                 student = repaired(arguments, teacher)

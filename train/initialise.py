@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from swiftmedsam import LITE, SWIFT_V1, SWIFT_V2, Architecture, SwiftMedSAM
+from swiftmedsam import LITE, SWIFT_V1, SWIFT_V2, Architecture, CheckpointError, SwiftMedSAM
 
 # Teacher blocks kept per encoder stage. Stage 2 of v2: of the pairs tried, (0, 5) is nearest to the
 # teacher's output before any training (relative error 3.2; (1, 5) 3.3; (0, 1) 7.4).
@@ -60,4 +60,23 @@ def student_of(teacher: SwiftMedSAM, architecture: Architecture) -> SwiftMedSAM:
     for kind in ("weight", "bias"):
         state[last + kind] = known[teachers_last + kind].clone()
     student.load_state_dict(state)
+    return student.eval()
+
+
+def dense_student_of(teacher: SwiftMedSAM, architecture: Architecture) -> SwiftMedSAM:
+    """A network of `architecture` with a dense encoder from nothing and the teacher's decoder.
+
+    The embedding's last layer norm is the teacher's too: its channels differ in size, and learning
+    that alone takes some hundred steps.
+
+    Raises:
+        CheckpointError: the decoders differ.
+    """
+    student = SwiftMedSAM(architecture)
+    try:
+        student.prompt_encoder.load_state_dict(teacher.prompt_encoder.state_dict())
+        student.mask_decoder.load_state_dict(teacher.mask_decoder.state_dict())
+        student.image_encoder.neck.norm2.load_state_dict(teacher.image_encoder.neck[-1].state_dict())
+    except RuntimeError as error:
+        raise CheckpointError("the teacher's decoder is not the student's: v3 has v1's") from error
     return student.eval()

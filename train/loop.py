@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ from train.prompts import boxes_of
 from train.stream import Batch, Batches, Source
 
 log = logging.getLogger(__name__)
+
+MOMENTUM = 0.1  # of batch norms, torch's default
+SETTLING_BATCHES = 25  # that statistics are measured over: 200 pictures in batches of 8
 
 LAST = "last.ckpt"
 WEIGHTS = "student.safetensors"
@@ -61,6 +64,9 @@ class Student(nn.Module):
         ]
         # Fabric hands them over in bfloat16, which holds whole pixels, and nothing between
         prompts = torch.cat([boxes.flatten(0, 1), free_boxes.flatten(0, 1)]).float()
+        if not len(prompts):
+            none = embedding.new_zeros(0)
+            return embedding, none, none, none
         logits, iou = self.model.decode(torch.cat(each), prompts)
         n = labelled * own
         return embedding, logits[:n], iou[:n], logits[n:]
@@ -123,14 +129,16 @@ def batch_loss(
         if taught and teacher is not None and options.free_boxes:
             answers = _answers_of(teacher, wanted, batch)
             free_boxes = answers.boxes
-    embedding, logits, iou, found = student(batch["pixels"], batch["boxes"], free_boxes)
-    truth = truth_loss(logits.float(), iou.float(), batch["targets"].flatten(0, 1))
-    distance = difference = truth.new_zeros(())
+    boxes = batch["boxes"] if options.truth_weight else batch["boxes"][:0]
+    embedding, logits, iou, found = student(batch["pixels"], boxes, free_boxes)
+    truth = distance = difference = embedding.new_zeros((), dtype=torch.float32)
+    if options.truth_weight:
+        truth = truth_loss(logits.float(), iou.float(), batch["targets"].flatten(0, 1))
     if taught:
         distance = relative_error(embedding[:taught], wanted.float())
     if answers:
         difference = teacher_loss(found.float(), answers.logits.float(), answers.trust)
-    loss = truth + options.teacher_weight * (distance + difference)
+    loss = options.truth_weight * truth + options.teacher_weight * (distance + difference)
     return {"loss": loss, "truth": truth, "teacher": distance, "answers": difference}
 
 
@@ -184,10 +192,31 @@ def set_trainable(model: SwiftMedSAM, options: Options) -> None:
     parts = [encoder.patch_embed, *encoder.layers, encoder.neck]
     for part in parts if frozen == len(encoder.layers) else parts[: frozen + 1] if frozen else ():
         part.requires_grad_(False).eval()
-    if options.freeze_statistics:
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+    if options.freeze_statistics and not options.settling:
+        keep_statistics(model)
+
+
+def _batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def keep_statistics(model: nn.Module) -> None:
+    """Let every batch norm keep its mean and variance from here on."""
+    for norm in _batch_norms(model):
+        norm.eval()
+
+
+@torch.no_grad()
+def measure_statistics(model: SwiftMedSAM, batches: Iterable[Tensor]) -> None:
+    """Set mean and variance of every batch norm to those over all pixels (B, 3, 256, 256)."""
+    for norm in _batch_norms(model):
+        norm.reset_running_stats()
+        norm.momentum = None  # torch: the plain mean over all batches
+    for pixels in batches:
+        model.encode(pixels)
+    for norm in _batch_norms(model):
+        norm.momentum = MOMENTUM
+    keep_statistics(model)
 
 
 @dataclass
@@ -234,6 +263,8 @@ class Run:
             fabric.load(self.folder / LAST, state)
             log.info("resumed at step %d", state["step"])
             self._forget_after(state["step"])
+        if options.settling and state["step"] >= options.settling:
+            keep_statistics(model)
 
         steps = range(state["step"], options.steps) if _done(state, options) < 1 else range(0)
         batches = Batches(source, options, fabric.global_rank)
@@ -257,6 +288,10 @@ class Run:
             average.update_parameters(model)
             state["step"] += 1
             step = state["step"]
+            if step == options.settling:
+                with fabric.autocast():
+                    measure_statistics(model, self._pixels(batches, step))
+                average.module.load_state_dict(model.state_dict())
             if options.minutes:  # the processes must agree on the last step
                 state["minutes"] = fabric.broadcast((time.monotonic() - start) / 60)
             last = _done(state, options) == 1
@@ -278,6 +313,11 @@ class Run:
             if last:
                 break
         return average.module if options.average_decay else model
+
+    def _pixels(self, batches: Batches, first: int) -> Iterator[Tensor]:
+        """Changed pixels (B, 3, 256, 256) of the batches from `first` on."""
+        for step in range(first, first + SETTLING_BATCHES):
+            yield self.fabric.to_device(batches[step]["pixels"])
 
     def _means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
         """Means over `count` steps and all processes: each must set the same learning rate."""

@@ -32,7 +32,11 @@ class Options:
     teacher_weight: float = 0.5  # of the distance to its embedding and answers; 0: no teacher
     taught: int = 2  # pictures of a batch that the teacher looks at, too: it costs half a step
     average_decay: float = 0.996  # of the exponential moving average of the weights; 0: none
+    truth_weight: float = 1.0  # of the loss on labels; 0: labels are not looked at
     freeze_statistics: bool = True  # batch norm keeps the running mean and variance
+    # For layers that start from nothing: steps with each batch's own statistics, which are then
+    # measured once and kept. Running ones never fit: a batch holds 8 very different pictures.
+    settling: int = 0
     frozen_stages: int = 0  # first stages of the encoder that keep their weights; 4: all of it
     augmentation: Augmentation = field(default_factory=Augmentation)
     report_every: int = 25  # steps: a line of the log
@@ -48,11 +52,12 @@ class Options:
                 than the teacher is asked about.
         """
         taught = self.taught if self.teacher_weight else 0
-        if not 0 <= self.unlabelled <= min(taught, self.batch_size - 1):
+        most = min(taught, self.batch_size - 1 if self.truth_weight else self.batch_size)
+        if not 0 <= self.unlabelled <= most:
             raise ValueError(
                 f"unlabelled {self.unlabelled} of a batch of {self.batch_size}: expected 0 to "
-                f"{min(taught, self.batch_size - 1)}: one picture must be labelled, and the "
-                f"teacher answers for {taught} (taught; 0 without teacher_weight)"
+                f"{most}: truth_weight needs a labelled picture, and the teacher answers for "
+                f"{taught} (taught; 0 without teacher_weight)"
             )
         if self.steps < 1 or not self.minutes >= 0:  # also where minutes are not a number
             raise ValueError(f"steps {self.steps}, minutes {self.minutes}: expected at least 1, 0")

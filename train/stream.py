@@ -4,6 +4,7 @@ So a run that was killed and resumed sees what an undisturbed one would have see
 worker processes prepares the same batches.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +36,14 @@ class CorpusSource:
     """
 
     def __init__(
-        self, folder: Path, augmentation: Augmentation, unlabelled: Path | None = None
+        self, folder: Path, augmentation: Augmentation, unlabelled: Sequence[Path] = ()
     ) -> None:
         # needs OpenCV, which an accelerator machine lacks
         from train.framed import draw_picture, draw_unlabelled_picture
 
         self._draw, self._draw_unlabelled = draw_picture, draw_unlabelled_picture
         self.labelled = read_corpus(folder)
-        self.unlabelled = read_corpus(unlabelled, labelled=False) if unlabelled else []
+        self.unlabelled = [p for more in unlabelled for p in read_corpus(more, labelled=False)]
         self._sampler = BalancedSampler(self.labelled)
         self._unlabelled_sampler = BalancedSampler(
             self.unlabelled, dataset_power=UNLABELLED_DATASET_POWER
@@ -90,6 +91,11 @@ class CacheSource:
         raise CorpusError("unlabelled pictures are not in a cache: train without --cached")
 
 
+def _stack(tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """`tensors`, each of `shape`, behind one another; there may be none."""
+    return torch.stack(tensors) if tensors else torch.zeros(0, *shape)
+
+
 class Batches(Dataset[Batch]):
     """Batch `step` of a process: an item of a map-style data set, so any loader can fetch it."""
 
@@ -129,8 +135,10 @@ class Batches(Dataset[Batch]):
         batch = {
             "clean": clean,
             "pixels": change_intensity(clean, o.augmentation, generator),
-            "boxes": torch.stack(boxes),
-            "targets": torch.stack(targets),
+            "boxes": torch.stack(boxes) if boxes else torch.zeros(0, o.boxes, 4),
+            "targets": torch.stack(targets)
+            if targets
+            else torch.zeros(0, o.boxes, *clean.shape[2:]),
             "free_boxes": torch.stack(free_boxes),
             "shifts": torch.stack(shifts),
         }
