@@ -27,6 +27,13 @@ def iou_of(logits: Tensor, target: Tensor) -> Tensor:
     return torch.where(union > 0, overlap / union.clamp_min(1), 1.0)
 
 
+def dice_of(found: Tensor, wanted: Tensor) -> Tensor:
+    """Dice (N,) of masks (N, H, W), true or false; 1 where both are empty."""
+    a, b = found.flatten(1), wanted.flatten(1)
+    total = a.sum(1) + b.sum(1)
+    return torch.where(total > 0, 2 * (a & b).sum(1) / total.clamp_min(1), 1.0)
+
+
 def truth_loss(logits: Tensor, iou: Tensor, target: Tensor) -> Tensor:
     """Dice + cross entropy + IoU error; `logits` and `target` (N, 256, 256), `iou` (N,)."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target)

@@ -22,6 +22,7 @@ from swiftmedsam import (
     load_model,
     read_state_dict,
     save_model,
+    trained_on,
 )
 from swiftmedsam.checkpoint import fitting_variant
 
@@ -66,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CheckpointError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    save_model(model, arguments.out, dtype=torch.float16, metadata={"mean": json.dumps(origins)})
+    learned = sorted({name for path in arguments.weights for name in trained_on(path)})
+    metadata = {"mean": json.dumps(origins), "trained_on": json.dumps(learned)}
+    save_model(model, arguments.out, dtype=torch.float16, metadata=metadata)
     return 0
 
 
