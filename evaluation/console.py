@@ -73,11 +73,18 @@ def progress() -> Callable[[int, int], None] | None:
     return show if sys.stderr.isatty() else None
 
 
+def print_missing(folder: Path, missing: Sequence[str], cases: int) -> None:
+    """Name the cases of which a folder has no output, if there are any."""
+    if missing:
+        print(f"\n{len(missing)} of {cases} outputs missing in {folder}, counted as 0:")
+        print("\n".join(f"  {name}" for name in missing))
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows, the first one the header, as aligned columns: words left, numbers right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
         cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]))
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
     return "\n".join(lines)
