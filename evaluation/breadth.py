@@ -71,11 +71,12 @@ def _count(things: Sized, one: str, many: str | None = None) -> str:
 
 
 def _averages(
-    name: str, runs: Sequence[Run], datasets: Mapping[str, Sequence[CaseScore]],
+    name: str,
+    of_datasets: Mapping[str, Estimate],
+    of_modalities: Mapping[str, Estimate],
     trained_on: frozenset[str],
-) -> list[Line]:  # fmt: skip
+) -> list[Line]:
     """The means over data sets of both groups, the mean of these, and that of the modalities."""
-    of_datasets = _by_name(runs, datasets)
     lines, of_groups = [], []
     for group in (TRAINED, NEVER):
         members = [
@@ -88,23 +89,19 @@ def _averages(
             lines.append(line(f"{name}, {_count(members, 'data set')} {group}", of_groups[-1]))
     if len(of_groups) == 2:
         lines.append(line(f"{name}, mean of these two", average(of_groups)))
-    modalities = by_modality([row for rows in datasets.values() for row in rows])
-    of_modalities = average(list(_by_name(runs, modalities).values()))
-    counted = _count(modalities, "modality", "modalities")
-    return [*lines, line(f"{name}, {counted}", of_modalities)]
+    counted = _count(of_modalities, "modality", "modalities")
+    return [*lines, line(f"{name}, {counted}", average(list(of_modalities.values())))]
 
 
-def _dataset_lines(
+def _pooled(
     group: str, runs: Sequence[Run], datasets: Mapping[str, Sequence[CaseScore]]
 ) -> list[Line]:
-    """A line for each data set of a group, and one for all cases of those that have few."""
-    lines = [line(name, estimate) for name, estimate in _by_name(runs, datasets).items()]
+    """A line for all cases of those data sets of a group that have few; none if that is one set."""
     few = [rows for rows in datasets.values() if len(rows) < FEW_CASES]
-    if len(few) > 1:
-        name = f"({len(few)} sets below {FEW_CASES} cases, {group}, pooled)"
-        pooled = _by_name(runs, {name: [row for rows in few for row in rows]})
-        lines.append(line(name, pooled[name]))
-    return lines
+    if len(few) < 2:
+        return []
+    name = f"({len(few)} sets below {FEW_CASES} cases, {group}, pooled)"
+    return [line(name, _by_name(runs, {name: [row for rows in few for row in rows]})[name])]
 
 
 def _object_totals(row: CaseScore, places: Sequence[int]) -> tuple[float, float, int]:
@@ -158,26 +155,37 @@ def measure(
     rows = scored[0]
     assert all(run.keys() == runs[0].keys() for run in runs), "all are scored on the same truth"
     datasets = by_dataset(rows, known)
-    averages = _averages("all", runs, datasets, trained_on)
+    of_datasets, of_modalities = _by_name(runs, datasets), _by_name(runs, by_modality(rows))
+    averages = _averages("all", of_datasets, of_modalities, trained_on)
     editions = sorted({case.edition for case in known.values()})
     for edition in editions[:-1]:
-        of_edition = by_dataset([row for row in rows if known[row.name].edition <= edition], known)
         name = f"edition {edition}" if edition == editions[0] else f"up to edition {edition}"
-        averages += _averages(name, runs, of_edition, trained_on)
-    grouped = {
-        TRAINED: {name: of_set for name, of_set in datasets.items() if name in trained_on},
-        NEVER: {name: of_set for name, of_set in datasets.items() if name not in trained_on},
-    }
-    abdomen = {name: datasets[name] for name in ABDOMINAL_CT if name in datasets}
-    of_abdomen = _by_name(runs, abdomen) if abdomen else {}
-    abdomen_lines = [line(name, estimate) for name, estimate in of_abdomen.items()]
+        part = [row for row in rows if known[row.name].edition <= edition]
+        averages += _averages(
+            name,
+            _by_name(runs, by_dataset(part, known)),
+            _by_name(runs, by_modality(part)),
+            trained_on,
+        )
+    grouped = {}
+    for group in (TRAINED, NEVER):
+        members = {
+            name: of_set
+            for name, of_set in datasets.items()
+            if (name in trained_on) == (group == TRAINED)
+        }
+        if members:
+            lines = [line(name, of_datasets[name]) for name in members]
+            grouped[group] = [*lines, *_pooled(group, runs, members)]
+    abdomen = {name: of_datasets[name] for name in ABDOMINAL_CT if name in of_datasets}
+    abdomen_lines = [line(name, estimate) for name, estimate in abdomen.items()]
     if abdomen:
-        mean = average(list(of_abdomen.values()))
+        mean = average(list(abdomen.values()))
         abdomen_lines.insert(0, line(f"mean of these {len(abdomen)}", mean))
     return Breadth(
         averages,
-        {group: _dataset_lines(group, runs, sets) for group, sets in grouped.items() if sets},
-        [line(name, each) for name, each in _by_name(runs, by_modality(rows)).items()],
+        grouped,
+        [line(name, estimate) for name, estimate in of_modalities.items()],
         abdomen_lines,
         _organ_lines(runs, known, gts),
     )

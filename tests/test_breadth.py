@@ -11,6 +11,7 @@ from evaluation.__main__ import main as evaluate
 from evaluation.breadth import NEVER, TRAINED, below, main, measure
 from evaluation.datasets import Known
 from evaluation.metrics import ObjectScore
+from evaluation.score import summarise
 
 # Nine cases of five data sets. DSC of the outputs and of the others, by case.
 DSC = {
@@ -62,6 +63,15 @@ def test_each_group_is_a_mean_over_its_data_sets_and_each_group_counts_once(tmp_
         "edition 1, mean of these two": (4, 0.5, 0.75),
         "edition 1, 3 modalities": (4, 0.5, pytest.approx(2 / 3)),
     }  # fmt: skip
+
+
+def test_the_mean_of_the_modalities_is_that_of_python_m_evaluation(tmp_path):
+    wanted = summarise(rows_of(0)).average
+    found = measured(tmp_path).averages[3]
+    assert found.name == "all, 3 modalities"
+    assert (found.dsc[0].mean, found.dsc[0].low, found.dsc[0].high) == (
+        wanted.dsc, *wanted.dsc_interval,
+    )  # fmt: skip
 
 
 def test_the_data_sets_stand_in_their_groups_and_small_ones_are_pooled_too(tmp_path):
