@@ -63,11 +63,11 @@ def clear_line() -> str:
     return "\r\033[K" if sys.stderr.isatty() else ""
 
 
-def progress() -> Callable[[int, int], None] | None:
-    """A counter of cases done and in all, on a terminal only."""
+def progress(things: str = "cases") -> Callable[[int, int], None] | None:
+    """A counter of cases, or of other things, done and in all, on a terminal only."""
 
     def show(done: int, total: int) -> None:
-        sys.stderr.write(clear_line() + (f"{done}/{total} cases" if done < total else ""))
+        sys.stderr.write(clear_line() + (f"{done}/{total} {things}" if done < total else ""))
         sys.stderr.flush()
 
     return show if sys.stderr.isatty() else None
