@@ -4,8 +4,9 @@
 object size; `bootstrap` gives the intervals; `compare` tells two folders of outputs apart. `python
 -m evaluation SEGS GTS` prints the table of the paper. `breadth`, a command too, tells data sets
 that the weights were trained on from others: `datasets` says which is which, `estimates` has the
-means over data sets, `saved` reads scores that were written before. `robustness` runs the program
-on cases whose boxes `prompts` has moved. `report` writes a `page` with the `pictures` of all cases.
+means over data sets, `saved` reads scores that were written before. `agreement` makes cases of
+pictures without labels, whose truth is a teacher's. `robustness` runs the program on cases whose
+boxes `prompts` has moved. `report` writes a `page` with the `pictures` of all cases.
 
 `runtime` times programs: each run (`measure`) a fresh process or container, begun by `spawn`;
 `growth` says what a further slice and a further object cost. `table5` makes cases of the shapes of

@@ -3,7 +3,7 @@
 Pictures without labels can still tell where a network differs from the one that taught it. Of each
 shard `<Modality>_<Source>.tar` some pictures (WebP) become cases: boxes around objects that the
 teacher sees, and as truth the teacher's answers for these boxes. Objects are found by asking for
-boxes all over the picture, at three sizes; of an answer the largest connected part counts. It is
+boxes all over the picture, at two sizes; of an answer the largest connected part counts. It is
 kept where the teacher, asked with the box around it, answers much the same again.
 
 The cases are for `python -m app OUT/inputs SEGS`, then `python -m evaluation.breadth SEGS OUT/gts
@@ -29,8 +29,8 @@ from evaluation.console import clear_line, positive, progress
 from evaluation.metrics import Mask, dsc
 from evaluation.pictures import evenly
 
-SIZES = (1 / 8, 1 / 4, 1 / 2)  # of the boxes that are asked first, as parts of the picture's sides
-ROWS = 5  # and columns, of the centres of these boxes
+SIZES = (1 / 6, 1 / 3)  # of the boxes that are asked first, as parts of the picture's sides
+ROWS = 4  # and columns, of the centres of these boxes
 LEAST_AREA = 20  # pixels of an object, as in training
 MOST_PART = 0.5  # of the picture: more is background
 LEAST_AGREEMENT = 0.8  # DSC of an object and the teacher's answer for the box around it

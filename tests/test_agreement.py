@@ -56,7 +56,7 @@ def put_shard(folder, name, pictures):
 
 def test_the_first_boxes_lie_inside_the_picture_and_reach_its_border():
     boxes = first_boxes(100, 200)
-    assert len(boxes) == 5 * 5 * 3
+    assert len(boxes) == 4 * 4 * 2
     assert (boxes[:, :2] < boxes[:, 2:]).all()
     assert boxes.min(axis=0).tolist()[:2] == [0, 0]
     assert boxes.max(axis=0).tolist()[2:] == [199, 99]
