@@ -18,7 +18,7 @@ from convert.export import export, save
 from convert.fetch import LITE_MEDSAM, MOBILE_SAM, FetchError, fetch
 from convert.quantize import CalibrationError, calibration_slices, quantize
 from convert.verify import ParityError, verify
-from swiftmedsam import VARIANTS, CheckpointError, load_model
+from swiftmedsam import VARIANTS, CheckpointError, load_model, trained_on
 
 LITE_CHECKPOINT = WEIGHTS / "checkpoints" / "lite_medsam.pth"
 MOBILE_SAM_CHECKPOINT = WEIGHTS / "checkpoints" / "mobile_sam.pt"
@@ -53,13 +53,15 @@ def convert(
 
     It holds encoder and decoder stored as "fp32" or "fp16"; if `stored` is "int8", as fp16 and the
     encoder a second time in INT8, calibrated on the cases of the folder `calibration`. Torch and
-    OpenVINO are compared on those of the folder `cases`.
+    OpenVINO are compared on those of the folder `cases`. Where the checkpoint names the data sets
+    that it was trained on, the manifest does, too.
 
     Raises:
         CheckpointError, ParityError, CalibrationError, CaseError, FileNotFoundError: and `out` is
             untouched.
     """
     model = load_model(checkpoint, VARIANTS[variant])
+    known = trained_on(checkpoint)
     slices = [] if calibration is None else calibration_slices(calibration, MAX_CALIBRATION)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as temporary:
@@ -79,6 +81,7 @@ def convert(
             "format": MANIFEST_FORMAT,
             "variant": variant,
             "source": {"file": checkpoint.name, "sha256": _sha256(checkpoint)},
+            **({"trained_on": known} if known else {}),
             "versions": _versions(stored),
             "calibration_slices": len(slices),
             "models": {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evaluation.bootstrap import CONFIDENCE
 from evaluation.compare import Change, Difference, compare, compare_sizes
-from evaluation.console import add_shared_options, clear_line, progress, table
+from evaluation.console import add_shared_options, clear_line, print_missing, progress, table
 from evaluation.metrics import INPUT_SIZE, MIN_DSC_FOR_NSD, TOLERANCE_MM
 from evaluation.score import SIZES, CaseScore, Group, ScoreError, score, summarise
 
@@ -74,13 +74,6 @@ def difference_table(differences: Sequence[Difference], heading: str = "Modality
     return table(rows)
 
 
-def _print_missing(folder: Path, rows: Sequence[CaseScore]) -> None:
-    missing = [row.name for row in rows if row.missing]
-    if missing:
-        print(f"\n{len(missing)} of {len(rows)} outputs missing in {folder}, counted as 0:")
-        print("\n".join(f"  {name}" for name in missing))
-
-
 def write_csv(path: Path, rows: Sequence[CaseScore]) -> None:
     """One line per case, scores 0..1; its objects are in the JSON only."""
     columns = [field.name for field in fields(CaseScore) if field.name != "by_object"]
@@ -127,7 +120,7 @@ def _report(options: argparse.Namespace, scored: Sequence[Sequence[CaseScore]]) 
         document["differences"] = [asdict(difference) for difference in differences]
         document["size_differences"] = [asdict(difference) for difference in by_size]
     for folder, of_folder in zip((options.segs, options.compare), scored, strict=False):
-        _print_missing(folder, of_folder)
+        print_missing(folder, [row.name for row in of_folder if row.missing], len(of_folder))
     if options.csv:
         write_csv(options.csv, rows)
     if options.json:

@@ -63,14 +63,21 @@ def clear_line() -> str:
     return "\r\033[K" if sys.stderr.isatty() else ""
 
 
-def progress() -> Callable[[int, int], None] | None:
-    """A counter of cases done and in all, on a terminal only."""
+def progress(things: str = "cases") -> Callable[[int, int], None] | None:
+    """A counter of cases, or of other things, done and in all, on a terminal only."""
 
     def show(done: int, total: int) -> None:
-        sys.stderr.write(clear_line() + (f"{done}/{total} cases" if done < total else ""))
+        sys.stderr.write(clear_line() + (f"{done}/{total} {things}" if done < total else ""))
         sys.stderr.flush()
 
     return show if sys.stderr.isatty() else None
+
+
+def print_missing(folder: Path, missing: Sequence[str], cases: int) -> None:
+    """Name the cases of which a folder has no output, if there are any."""
+    if missing:
+        print(f"\n{len(missing)} of {cases} outputs missing in {folder}, counted as 0:")
+        print("\n".join(f"  {name}" for name in missing))
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -79,5 +86,5 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     lines = []
     for first, *others in rows:
         cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]))
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -136,8 +136,21 @@ def trained_on(path: Path) -> list[str]:
     """Data sets whose labels the weights of a `.safetensors` file were trained on, as it says.
 
     None are named in a file of another kind, or in one that was written before they were kept.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its entry is not a JSON list of names.
     """
     if path.suffix != ".safetensors":
         return []
-    with safe_open(path, "pt") as file:
-        return json.loads((file.metadata() or {}).get("trained_on", "[]"))
+    try:
+        with safe_open(path, "pt") as file:
+            names = json.loads((file.metadata() or {}).get("trained_on", "[]"))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path.name}: not a readable checkpoint ({error})") from error
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(
+            f"{path.name}: metadata 'trained_on' should be a JSON list of names of data sets"
+        )
+    return names

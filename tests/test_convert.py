@@ -110,6 +110,28 @@ def test_the_folder_holds_the_models_and_a_manifest_that_describes_them(
     assert MIN_DSC["fp32"] <= parity["min_dsc"] <= parity["mean_dsc"] <= 1
 
 
+def test_the_manifest_names_the_data_sets_that_the_checkpoint_was_trained_on(
+    tiny_model, parity_cases, exported_before, tmp_path
+):
+    named = ["CT_BTCVSABS", "XRay_COVID_lungs"]
+    checkpoint, out = tmp_path / "trained.safetensors", tmp_path / "weights"
+    save_model(tiny_model, checkpoint, metadata={"trained_on": json.dumps(named)})
+    convert(checkpoint, "tiny", out, "fp32", parity_cases)
+    assert manifest_of(out)["trained_on"] == named
+    load(out, threads=1)
+
+
+@pytest.mark.parametrize("text", ["CT_BTCVSABS", '{"CT_BTCVSABS": 1}', '["CT_BTCVSABS", 1]'])
+def test_a_checkpoint_whose_list_of_data_sets_is_none_is_refused(
+    tiny_model, parity_cases, exported_before, tmp_path, text
+):
+    checkpoint = tmp_path / "trained.safetensors"
+    save_model(tiny_model, checkpoint, metadata={"trained_on": text})
+    with pytest.raises(CheckpointError, match="trained.safetensors: .*'trained_on' .*JSON list"):
+        convert(checkpoint, "tiny", tmp_path / "weights", "fp32", parity_cases)
+    assert names(tmp_path) == ["trained.safetensors"]
+
+
 def test_weights_stored_as_fp16_take_half_the_space(tiny_weights, tiny_weights_fp16):
     assert list(manifest_of(tiny_weights_fp16)["models"]) == ["fp16"]
     for part in ("encoder.bin", "decoder.bin"):

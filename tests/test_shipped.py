@@ -83,6 +83,20 @@ def test_manifest_and_card_say_the_same_of_each_precision(manifest):
         assert re.search(rf"^\| {precision}\b.*\| {figures} \|$", rows, re.MULTILINE), precision
 
 
+@pytest.mark.parametrize("manifest", SHIPPED)
+def test_manifest_and_card_name_the_same_data_sets(manifest):
+    trained_on = json.loads((ROOT / manifest).read_text())["trained_on"]
+    card = (ROOT / manifest).with_name("README.md").read_text()
+    rows = re.findall(
+        r"^\| data set \| pictures \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", card, re.MULTILINE
+    )
+    if rows:
+        (table,) = rows
+        assert trained_on == re.findall(r"^\| (\S+) \|", table, re.MULTILINE)
+    told = re.search(r"pictures of (\d+) data sets", card)
+    assert told and len(set(trained_on)) == len(trained_on) == int(told[1])
+
+
 def bill():
     command = [sys.executable, "scripts/sbom.py"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
