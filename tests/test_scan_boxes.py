@@ -230,7 +230,7 @@ def test_labelme_has_rectangles_of_two_points_in_any_order(tmp_path, caplog):
         ],
     }
     (entry,) = read_boxes(written(tmp_path, "a.json", content), VOXEL)
-    assert entry.file == "a.png"
+    assert entry.file == "..\\pictures\\a.png"
     assert placed([entry], picture_scan()) == [("disc", (3, 4, 0), (12, 15, 0))]
     assert caplog.messages == ["a.json: shape 2 is no rectangle, and left out"]
 

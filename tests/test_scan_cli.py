@@ -347,7 +347,7 @@ def test_rows_of_a_batch_must_name_a_file_of_the_folder(program, row, message, p
 def test_rows_may_name_a_scan_by_its_folders_in_a_batch_as_for_one(program, photo, mine):
     (mine / "images").mkdir()
     below = shutil.copy(photo, mine / "images" / "below.png")
-    files = ["images/below.png", "C:\\data\\photo.png", "/data/photo.png", "images/../photo.png"]
+    files = ["images/below.png", "C:\\data\\photo.png", "C:\\data\\x\\..\\photo.png"]
     boxes = [[1 + i, 2, 30, 40] for i in range(len(files))]
     coco = {
         "images": [{"id": i, "file_name": file} for i, file in enumerate(files)],
@@ -356,7 +356,7 @@ def test_rows_may_name_a_scan_by_its_folders_in_a_batch_as_for_one(program, phot
     (mine / "boxes.json").write_text(json.dumps(coco))
     options = ["--boxes", str(mine / "boxes.json")]
     assert program(*options, inputs=mine, outputs=mine / "batch")[0] == 0
-    for scan, count in ((photo, 3), (below, 1)):
+    for scan, count in ((photo, 2), (below, 1)):
         assert program(*options, inputs=scan, outputs=mine / "one")[0] == 0
         names_of = [mine / run / f"{scan.stem}_labels.labels.json" for run in ("batch", "one")]
         one, other = (json.loads(path.read_text())["labels"] for path in names_of)

@@ -8,7 +8,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from app.case import one_line, printable
-from app.scans.boxes import Drawn, drawn_box, to_ras
+from app.scans.boxes import Drawn, Entry, drawn_box, to_ras
 from app.scans.scan import ScanError
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,6 @@ CORNERS = ("xmin", "ymin", "zmin", "xmax", "ymax", "zmax")
 PLANAR = ("xmin", "ymin", "xmax", "ymax")
 TO_MM = {"mm": 1.0, "um": 0.001}  # 3D Slicer's units
 STRAIGHT = 1e-6  # of an axis' cosines: what deviates less is not rotated
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """A box of a file, and the scan it says it is for."""
-
-    box: Drawn
-    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ def read_boxes(path: Path, meaning: Meaning) -> list[Entry]:
         entries = list(_read_csv(text, name, meaning))
     if not entries:
         raise ScanError(f"{name}: expected boxes, found none")
-    return entries
+    return [replace(entry, table=path) for entry in entries]
 
 
 def _read_csv(text: str, name: str, meaning: Meaning) -> Iterator[Entry]:
@@ -176,14 +168,9 @@ def _pixels(name: str, x: float, y: float, other_x: float, other_y: float) -> Dr
     return Drawn(name, np.array([[x, y], [other_x, other_y]]) - 0.5)
 
 
-def _with_slashes(path: Any) -> str:
-    """A path whose folders may be parted by either slash, since it was written on any system."""
-    return str(path).replace("\\", "/")
-
-
 def _coco(content: Any, path: Path) -> Iterator[Entry]:
     """COCO: `bbox` is x, y, width and height, by image and category."""
-    files = {image["id"]: _with_slashes(image["file_name"]) for image in content["images"]}
+    files = {image["id"]: str(image["file_name"]) for image in content["images"]}
     names = {one["id"]: str(one["name"]) for one in content.get("categories", [])}
     for count, annotation in enumerate(content["annotations"], start=1):
         where = f"{printable(path.name)}: annotation {count}"
@@ -197,7 +184,7 @@ def _coco(content: Any, path: Path) -> Iterator[Entry]:
 
 def _labelme(content: Any, path: Path) -> Iterator[Entry]:
     """LabelMe: rectangles of two points; other shapes are left out, and said to be."""
-    file = _with_slashes(content["imagePath"]).rpartition("/")[2]
+    file = str(content["imagePath"])
     for count, shape in enumerate(content["shapes"], start=1):
         where = f"{printable(path.name)}: shape {count}"
         if shape.get("shape_type") != "rectangle":

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,22 @@ class Drawn:
     points: FloatArray
     in_mm: bool = False
     colour: Colour | None = None  # that it is to have, if somebody gave it one
+    # (columns, rows) of the picture that it was drawn on, if its file says them
+    drawn_on: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A box of a file of boxes, and the scan that it says it is for."""
+
+    box: Drawn
+    file: str | None = None  # path of the scan, as written there
+    table: Path | None = None  # the file of boxes
+
+    @property
+    def said(self) -> tuple[Path, str] | None:
+        """The file of boxes and the path of the scan in it; None if there is no such path."""
+        return None if self.table is None or self.file is None else (self.table, self.file)
 
 
 def drawn_box(

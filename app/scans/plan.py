@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.case import printable
-from app.scans.box_files import Entry, Meaning, read_boxes
-from app.scans.boxes import Drawn, drawn_box
+from app.scans.box_files import Meaning, read_boxes
+from app.scans.boxes import Drawn, Entry, drawn_box
 from app.scans.dicom import is_dicom
-from app.scans.files import READERS, WRITTEN, default_suffix, stem_of, suffix_of
+from app.scans.files import WRITTEN, default_suffix, stem_of, suffix_of
+from app.scans.matching import boxes_for_scan, boxes_in_folder
 from app.scans.scan import ScanError
 from app.scans.write import Outputs, refuse_inputs
 
@@ -57,50 +58,6 @@ def labels_of(path: Path, asked: Path | None) -> Path:
     return folder / f"{stem_of(path)}_labels{default_suffix(path)}"
 
 
-def _for_one(path: Path, entries: Sequence[Entry]) -> list[Drawn]:
-    """The boxes that are for the scan at `path`: those that say so, and those that say nothing."""
-    return [one.box for one in entries if one.file is None or Path(one.file).name == path.name]
-
-
-def _in_folder(folder: Path, file: str) -> str | None:
-    """The scan in `folder` that a box is for, by its name from there; None if there is none.
-
-    As `file` says, else by its last part, since tables are made elsewhere; never one outside.
-    """
-    for path in (Path(file), Path(Path(file).name)):
-        inside = path.name and not path.is_absolute() and ".." not in path.parts
-        if inside and (folder / path).exists():
-            return str(path)
-    return None
-
-
-def _for_folder(folder: Path, entries: Sequence[Entry]) -> dict[str, list[Drawn]]:
-    """The boxes of each scan of a folder, by its name; scans without a box are named once.
-
-    Raises:
-        OSError: the folder cannot be read.
-        ScanError: a box is for no scan of the folder.
-    """
-    by_file: dict[str, list[Drawn]] = {}
-    for one in entries:
-        box = f"box '{one.box.name}'" if one.box.name else "a box"
-        where = f"{printable(folder.name)}: {box}"
-        if one.file is None:
-            raise ScanError(f"{where} should name its file, since this is a folder")
-        file = _in_folder(folder, one.file)
-        if file is None:
-            raise ScanError(f"{where} is for {printable(one.file)}, which is not in that folder")
-        by_file.setdefault(file, []).append(one.box)
-    others = [
-        printable(path.name)
-        for path in sorted(folder.iterdir())
-        if suffix_of(path, tuple(READERS)) and path.name not in by_file
-    ]
-    if others:
-        log.warning("left alone (no box): %s", ", ".join(others))
-    return by_file
-
-
 def _numbered(drawn: Sequence[Drawn]) -> list[Drawn]:
     """Boxes with a name each: those that have none are called by their number."""
     return [
@@ -128,10 +85,10 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
     if inputs.is_dir() and any(one.file is not None for one in entries):
         if label_map is not None:
             raise ScanError(f"--boxes-from is for one scan, and {inputs} is a folder")
-        by_file = _for_folder(inputs, entries)
+        by_file = boxes_in_folder(inputs, entries)
         folder = inputs
     else:
-        by_file, folder = {inputs.name: _for_one(inputs, entries)}, inputs.parent
+        by_file, folder = {inputs.name: boxes_for_scan(inputs, entries)}, inputs.parent
     tables_out = [path for path in (options.stats, options.failures) if path is not None]
     # which images a DICOM folder has is known when it is read; no table belongs over any of them
     read = [*tables, *([] if label_map is None else [label_map]), *filter(is_dicom, tables_out)]
