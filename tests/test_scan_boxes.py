@@ -8,8 +8,9 @@ import SimpleITK as sitk
 from test_scan_files import itk_image, save
 from test_scan_walk import AFFINES, ALIGNED, scan_of
 
-from app.scans.box_files import Entry, Meaning, read_boxes
-from app.scans.boxes import on_grid
+from app.scans.box_files import read_boxes
+from app.scans.box_tables import KINDS
+from app.scans.boxes import Entry, Meaning, on_grid
 from app.scans.files import read_scan
 from app.scans.label_maps import boxes_around_labels, extents, read_labels
 from app.scans.scan import PICTURE_AFFINE, RAS_OF_LPS, ScanError
@@ -90,32 +91,32 @@ def test_units_and_space_come_with_the_row_or_with_the_options(meaning, tmp_path
     [
         ("a.csv", "", "a.csv: expected boxes, found none"),
         ("a.csv", "x_min,y_min,x_max\n1,2,3\n",
-         "a.csv: line 2: expected columns xmin, ymin, xmax, ymax, found x_min, y_min, x_max"),
+         "a.csv: expected columns x_min, y_min, x_max, y_max, found x_min, y_min, x_max"),
         ("a.csv", CSV + "c.nii,x,1,2,3,4,five,6\n",
-         "a.csv: line 4: expected numbers, found could not convert string to float: 'five'"),
-        ("a.csv", CSV + "c.nii,x,1,2,3,4,5\n", "a.csv: line 4: expected columns xmin, ymin, zmin"),
+         'a.csv: line 4: y_max should be a number, got "five"'),
+        ("a.csv", CSV + "c.nii,x,1,2,3,4,5\n", "a.csv: line 4: z_max is empty, expected x_min, y_"),
         ("a.csv", CSV + "c.nii,x,1,2,3,4,5,6,7\n", "a.csv: line 4 has more columns than the first"),
         ("a.csv", CSV + "c.nii,x,9,2,3,4,5,6\n",
          "a.csv: line 4: box 'x' has a minimum above its maximum: 9 2 3 4 5 6"),
-        ("a.csv", 'x_min\n"1', "a.csv: line 1 is no CSV (unexpected end of data)"),
-        ("a.json", "{", "a.json: not JSON (Expecting property name"),
-        ("a.json", "7", "a.json: not the structure of its kind ("),
-        ("a.json", [7], "a.json: not the structure of its kind ("),
-        ("a.json", {"rows": []}, "a.json: key 'markups, annotations, shapes, boxes' is missing"),
+        ("a.csv", 'x_min\n"1', "a.csv: expected columns x_min, y_min, x_max, y_max, found x_min"),
+        ("a.json", "{", "a.json: expected JSON, found something else at line 1, column 2"),
+        ("a.json", "7", f"a.json: not a kind of boxes that is known; {KINDS}"),
+        ("a.json", [7], "a.json: box 1: expected an object with keys, found 7"),
+        ("a.json", {"rows": []}, f"a.json: not a kind of boxes that is known; {KINDS}"),
         ("a.json", {"boxes": []}, "a.json: expected boxes, found none"),
         ("a.json", [{"box": [1, 2, 3]}],
          "a.json: box 1: a box should be 4 or 6 numbers, got 1 2 3"),
         ("a.json", [{"box": [1, 2, 3, 4], "units": "cm"}],
-         "a.json: box 1: expected units voxel or mm and space RAS or LPS, got cm and None"),
+         'a.json: box 1: expected units voxel or mm and space RAS or LPS, got "cm" and null'),
         ("a.json", {"annotations": []}, "a.json: key 'images' is missing"),
         ("a.json", {"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]},
-         "a.json: annotation 1: expected x, y, width, height and a known image"),
+         "a.json: annotation 1: 'image_id' 1 is none of the images"),
         ("a.json", {"markups": [{"type": "Line"}]},
-         "a.json: markup 1: expected a box ROI, found Line"),
+         'a.json: markup 1: expected a box ROI, found "Line"'),
         ("a.json", {"markups": [{"type": "ROI", "center": [0, 0, 0], "size": [1, 1, 0]}]},
-         "a.json: markup 1: expected a center, a size above 0 and 9 cosines"),
+         "a.json: markup 1: 'size' should be above 0, got [1, 1, 0], as of a ROI that is not plac"),
         ("a.json", {"markups": [{"type": "ROI", "center": [0, 0, 0], "coordinateUnits": "inch"}]},
-         "a.json: markup 1: expected mm or um in RAS or LPS, got inch in LPS"),
+         "a.json: markup 1: 'coordinateUnits' should be mm or um, got \"inch\""),
         ("a.json", {"markups": [{"type": "ROI", "center": [0, 0, 0], "insideOut": True}]},
          "a.json: markup 1: is inside out, and no box"),
     ],
@@ -188,7 +189,14 @@ def test_a_rotated_roi_is_its_extent_with_a_warning(tmp_path, caplog):
     low, high = entry.box.points.min(axis=0), entry.box.points.max(axis=0)
     np.testing.assert_allclose(low, [20 - half_x, 15 - half_y, 2])
     np.testing.assert_allclose(high, [20 + half_x, 15 + half_y, 4])
-    assert caplog.messages == ["a.mrk.json: 'a' is rotated, its extent is taken"]
+    assert placed([entry], scan(np.eye(4))) == [("a", (10, 7, 2), (30, 23, 4))]
+    assert caplog.messages == ["scan.nii: box 'a' is rotated against the grid, its extent is taken"]
+    caplog.clear()
+    turned = np.eye(4)  # a grid that is rotated as the ROI is
+    turned[:2, :2] = [[c, -s], [s, c]]
+    turned[:3, 3] = [20, 15, 3] - turned[:3, :3] @ [20, 15, 3]
+    assert placed([entry], scan(turned)) == [("a", (10, 11, 2), (30, 19, 4))]
+    assert not caplog.messages
 
 
 def test_axes_that_are_swapped_are_not_rotated(tmp_path, caplog):
@@ -232,7 +240,7 @@ def test_labelme_has_rectangles_of_two_points_in_any_order(tmp_path, caplog):
     (entry,) = read_boxes(written(tmp_path, "a.json", content), VOXEL)
     assert entry.file == "..\\pictures\\a.png"
     assert placed([entry], picture_scan()) == [("disc", (3, 4, 0), (12, 15, 0))]
-    assert caplog.messages == ["a.json: shape 2 is no rectangle, and left out"]
+    assert caplog.messages == ["a.json: left out, being no rectangles: shape 2 (polygon)"]
 
 
 # --- label maps

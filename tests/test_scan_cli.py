@@ -153,7 +153,7 @@ def test_small_fractions_are_spread(program, volume, tiny_network, mine):
     [
         ([], "expected boxes (--box, --boxes, --boxes-from), found none"),
         (["--box", "1", "2", "3"], "--box: a box should be 4 or 6 numbers, got 1 2 3"),
-        (["--box", "a", "1", "2", "x", "3"], "--box a 1 2 x 3: could not convert string to float"),
+        (["--box", "a", "1", "2", "x", "3"], "--box a 1 2 x 3: expected numbers, found 1 2 x 3"),
         (["--box", "9", "1", "1", "2", "3", "3"], "--box: a box has a minimum above its maximum"),
         (["--box", *"123456", "--units", "mm"], "a box in mm should have a space, RAS or LPS"),
         (["--box", *"1234", "--units", "mm", "--space", "RAS"], "a box in mm should be 6 numbers"),

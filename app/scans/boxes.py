@@ -16,7 +16,16 @@ log = logging.getLogger(__name__)
 UNITS = ("voxel", "mm")
 SPACES = ("RAS", "LPS")
 CENTRE_TOLERANCE = 1e-3  # voxels: a box whose side runs through centres takes them in
+STRAIGHT = 0.5  # voxels: corners that deviate less from a box along the grid do not count
 AXES = "ijk"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What numbers mean where a file does not say it itself."""
+
+    units: str = "voxel"
+    space: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +55,16 @@ class Entry:
         return None if self.table is None or self.file is None else (self.table, self.file)
 
 
+def are_fractions(numbers: Sequence[float]) -> bool:
+    """Whether coordinates are fractions of the size of a picture, as many programs write them.
+
+    They are taken for such if some are no whole numbers and none reaches 2, or if they are 0 0 1 1.
+    """
+    return [*numbers] == [0, 0, 1, 1] or (
+        any(number % 1 for number in numbers) and all(abs(number) < 2 for number in numbers)
+    )
+
+
 def drawn_box(
     name: str,
     corners: Sequence[float],
@@ -59,7 +78,8 @@ def drawn_box(
     `where` is what the box was read from, for messages.
 
     Raises:
-        ScanError: another count, a minimum above its maximum, or millimetres in no space.
+        ScanError: another count, a minimum above its maximum, fractions of the picture's size, or
+            millimetres in no space.
     """
     ends = np.array(corners, np.float64)
     where = f"{where}: box '{name}'" if name else f"{where}: a box"
@@ -67,6 +87,8 @@ def drawn_box(
         raise ScanError(f"{where} should be 4 or 6 numbers, got {_words(ends)}")
     low, high = np.split(ends, 2)
     if units == "voxel":
+        if (ends % 1).any() and are_fractions(corners):
+            raise ScanError(f"{where} should be voxels, got fractions of a size: {_words(ends)}")
         if (low > high).any():
             raise ScanError(f"{where} has a minimum above its maximum: {_words(ends)}")
         return Drawn(name, np.stack([low, high]))
@@ -89,10 +111,18 @@ def on_grid(drawn: Drawn, scan: Scan, value: int) -> Segment:
     A box that lies between two centres is as thick as one voxel.
 
     Raises:
-        ScanError: it lies outside, has no third axis in a volume, or mm where the scan has none.
+        ScanError: it lies outside, was drawn on a picture of another size, has no third axis in a
+            volume, or mm where the scan has none.
     """
     points, grid = drawn.points, np.array(scan.grid)
     where = f"{scan.name}: box '{drawn.name}'"
+    if drawn.drawn_on not in (None, scan.grid[:2]):
+        columns, rows = drawn.drawn_on
+        turned = ", as if it were turned" if (rows, columns) == scan.grid[:2] else ""
+        raise ScanError(
+            f"{where} was drawn on {columns} x {rows} pixels, expected the {grid[0]} x {grid[1]} "
+            f"of this file{turned}"
+        )
     if points.shape[1] == 2:
         if scan.grid[2] != 1:
             raise ScanError(f"{where} should have 6 numbers in a volume of {_words(grid)}, got 4")
@@ -103,6 +133,8 @@ def on_grid(drawn: Drawn, scan: Scan, value: int) -> Segment:
         from_world = np.linalg.inv(scan.affine)
         points = points @ from_world[:3, :3].T + from_world[:3, 3]
     low, high = points.min(axis=0), points.max(axis=0)
+    if np.minimum(points - low, high - points).max() > STRAIGHT:
+        log.warning("%s is rotated against the grid, its extent is taken", where)
     first, last = np.ceil(low - CENTRE_TOLERANCE), np.floor(high + CENTRE_TOLERANCE)
     thin = first > last
     first[thin] = last[thin] = np.rint((low + high) / 2)[thin]

@@ -170,13 +170,11 @@ def _owners(
         for said in _meant(scan, paths):
             owners[said] = scan
             if paths[said].is_partial:
-                taken = f"'{printable(said[1])}' for {_shown(scan)}"
+                taken = f"'{printable(said[1])}' is taken for {_shown(scan)}"
                 partial.setdefault(said[0], []).append(taken)
     for table, taken_for in partial.items():
-        log.warning(
-            "%s: taken by the ends of their paths alone: %s", printable(table.name),
-            _listed(taken_for),
-        )  # fmt: skip
+        name = printable(table.name)
+        log.warning("%s: only the ends of the paths agree: %s", name, _listed(taken_for))
     return owners
 
 
@@ -196,10 +194,11 @@ def _say_left_out(entries: Sequence[Entry]) -> None:
     for table, file in (one.said for one in entries if one.said is not None):
         by_table.setdefault(table, []).append(printable(file))
     for table, files in by_table.items():
+        boxes = "1 box" if len(files) == 1 else f"{len(files)} boxes"
+        names = _listed(list(dict.fromkeys(files)))
         log.warning(
-            "%s: left out, being for other files: %d of its boxes (%s)",
-            printable(table.name), len(files), _listed(list(dict.fromkeys(files))),
-        )  # fmt: skip
+            "%s: not used, since of other files: %s (%s)", printable(table.name), boxes, names
+        )
 
 
 def boxes_for_scan(scan: Path, entries: Sequence[Entry]) -> list[Drawn]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.case import printable
-from app.scans.box_files import Meaning, read_boxes
-from app.scans.boxes import Drawn, Entry, drawn_box
+from app.scans.box_files import read_boxes
+from app.scans.boxes import Drawn, Entry, Meaning, drawn_box
 from app.scans.dicom import is_dicom
 from app.scans.files import WRITTEN, default_suffix, stem_of, suffix_of
 from app.scans.matching import boxes_for_scan, boxes_in_folder
@@ -44,8 +44,11 @@ def boxes_of_words(all_words: Sequence[Sequence[str]], meaning: Meaning) -> list
             name, *numbers = words
         try:
             corners = [float(word) for word in numbers]
-        except ValueError as error:
-            raise ScanError(f"--box {' '.join(words)}: {error}") from error
+        except ValueError:
+            found = " ".join(map(printable, numbers))
+            raise ScanError(
+                f"--box {' '.join(map(printable, words))}: expected numbers, found {found}"
+            ) from None
         boxes.append(drawn_box(name, corners, meaning.units, meaning.space))
     return boxes
 
