@@ -222,6 +222,7 @@ def labelme(**changes):
         (markups(center=None), "markup 1: key 'center' is missing"),
         (markups(center=[0, 0]), "markup 1: 'center' should be 3 numbers, got [0, 0]"),
         (markups(center=[0, 0, "nan"]), "markup 1: 'center' should be a number, got \"nan\""),
+        (markups(center=[0, 0, 1e308]), "markup 1: 'center' should be a number, got 1e+308"),
         (markups(size=7), "markup 1: 'size' should be a list, got 7"),
         (markups(size=[0, 0, 0]), "markup 1: 'size' should be above 0, got [0, 0, 0], as of a ROI"),
         (markups(orientation=[0] * 9), "markup 1: 'orientation' should be 3 sides of length 1"),

@@ -8,6 +8,7 @@ from typing import Any
 from app.case import printable
 from app.scans.scan import ScanError
 
+MOST = 1e12  # of a coordinate: a thousand kilometres in micrometres; float64 can square it
 MOST_SHOWN = 60  # characters of a value in a message
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # float() takes 1_0, too
 
@@ -82,7 +83,7 @@ def label(value: Any, what: str, where: str) -> str:
 
 
 def number(value: Any, what: str, where: str) -> float:
-    """A finite number, or a text that is one; `what` it is, for the message."""
+    """A number within `MOST` of 0, or a text that is one; `what` it is, for the message."""
     found = math.nan
     if isinstance(value, str) and NUMBER.fullmatch(value.strip()):
         found = float(value)
@@ -91,7 +92,7 @@ def number(value: Any, what: str, where: str) -> float:
             found = float(value)
         except OverflowError:
             found = math.inf
-    if not math.isfinite(found):
+    if not math.isfinite(found) or abs(found) > MOST:
         raise ScanError(f"{where}: {what} should be a number, got {shown(value)}")
     return found
 
