@@ -2,7 +2,7 @@
 
 The way of the data, a module a step:
 
-    options -> plan: which scans, with which boxes (box_files, matching, label_maps), to which outputs
+    options -> plan: which scans, which boxes (box_files, matching, label_maps), which outputs
     file -> nifti, dicom, itk, pictures (by files) -> Scan: voxels (I, J, K[, 3]), affine to mm
     scan -> walk.Walk: axes moved and flipped, nothing resampled -> slices (D, H, W[, 3])
     boxes -> boxes.on_grid: voxels or mm -> Box: whole voxels of the scan's grid
