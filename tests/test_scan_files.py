@@ -128,8 +128,11 @@ def test_voxels_that_are_no_number_count_as_the_lowest(caplog):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "a.nii: not a readable NIfTI file (Empty file"),
-        (b"no nifti" * 100, "a.nii: not a readable NIfTI file (Cannot work out file type"),
+        (b"", "a.nii: not a readable NIfTI file (expected a header of 348 or 540 bytes at its "
+         "start, found 0 bytes that begin with none)"),
+        (b"no nifti" * 100,
+         "a.nii: not a readable NIfTI file (expected a header of 348 or 540 bytes at its "
+         "start, found 544 bytes that begin with 6e 6f 20 6e)"),
     ],
 )
 def test_what_is_no_nifti_is_one_line(content, reason, tmp_path):

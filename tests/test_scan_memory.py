@@ -1,6 +1,8 @@
 """Scans that do not fit are refused by their headers; what is estimated covers what is used."""
 
 import gzip
+import math
+import os
 import struct
 import tracemalloc
 
@@ -36,6 +38,7 @@ def nifti_of(path, *shape):
     save(path, np.zeros((2, 2, 2), np.int16))
     header = nibabel.load(path).header.copy()
     header.set_data_shape(shape)
+    header["vox_offset"] = 352  # nibabel forgets it
     path.write_bytes((gzip.compress if path.suffix == ".gz" else bytes)(header.binaryblock))
 
 
@@ -46,7 +49,8 @@ def nrrd_of(path, sizes):
 
 def mha_of(path, sizes):
     path.write_text(f"ObjectType = Image\nNDims = 3\nDimSize = {sizes}\nElementType = MET_SHORT\n"
-                    "ElementDataFile = LOCAL\n..")  # fmt: skip
+                    "ElementDataFile = LOCAL\n")  # fmt: skip
+    os.truncate(path, path.stat().st_size + 2 * math.prod(map(int, sizes.split())))  # holes
 
 
 def dicom_of(path, rows, columns, frames=1, **tags):

@@ -19,7 +19,7 @@ REFUSED = {  # of those whose names end as they should
     "example4d.nii.gz": "has 2 volumes, --volume should name one of 0..1",
     "example_nifti2.nii.gz": "has 2 volumes, --volume should name one of 0..1",
     "functional.nii": "has 20 volumes, --volume should name one of 0..19",
-    "row_major.dconn.nii": "expected voxels on a grid, found Cifti2Image",
+    "row_major.dconn.nii": "expected voxels on a grid, found CIFTI-2 (intent_code 3001)",
 }
 
 

@@ -39,10 +39,12 @@ def read_scan(
     series: str | None = None,
     *,
     memory_limit: int | MemoryLimit | None = None,
+    as_labels: bool = False,
 ) -> Scan:
     """The scan of a file, or of a folder of DICOM files.
 
     `volume` is which one of a file that has several, `series` which one of a DICOM folder.
+    `as_labels`, a picture is a label map, whose values may be the indices of a palette.
 
     Raises:
         ScanError: the file cannot be read, is broken, of no known kind, has several volumes and
@@ -60,6 +62,8 @@ def read_scan(
             raise ScanError(f"{found}: expected DICOM or a name ending in {', '.join(READERS)}")
         if not path.is_file():
             raise ScanError(f"{printable(path.name)}: expected a file, found none")
+        if as_labels and suffix in pictures.SUFFIXES:
+            return pictures.read_labels(path, limit)
         return READERS[suffix](path, volume, limit)
     except OSError as error:  # it knows which file of a folder
         found = printable(Path(error.filename or path).name)

@@ -1,5 +1,6 @@
 """NRRD and MetaImage (.nrrd, .nhdr, .mha, .mhd) with SimpleITK, and 3D Slicer's .seg.nrrd."""
 
+import logging
 import math
 import tempfile
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from app.case import one_line, printable
+from app.case import printable
+from app.scans.itk_headers import Said, read_header
+from app.scans.quiet import complaints
 from app.scans.scan import (
     RAS_OF_LPS,
     FloatArray,
@@ -24,6 +27,8 @@ from app.scans.scan import (
 )
 from app.scans.slicer import Declared, declared, fields_of
 
+log = logging.getLogger(__name__)
+
 NRRD = (".nrrd", ".nhdr")
 SUFFIXES = (*NRRD, ".mha", ".mhd")
 SEGMENTATION = ".seg.nrrd"
@@ -33,7 +38,7 @@ COLOURS = (3, 4)  # components of bytes that are RGB or RGBA, not several volume
 T = TypeVar("T")
 
 
-def _affine(image: Any) -> FloatArray:
+def _affine(image: Any, said: Said) -> FloatArray:
     """Voxel to mm in RAS of SimpleITK's image; a 2-D one gets a third axis, to the head."""
     flat = min(image.GetDimension(), 3)
     full = image.GetDimension()
@@ -41,22 +46,37 @@ def _affine(image: Any) -> FloatArray:
     affine = np.eye(4)
     affine[:flat, :flat] = direction * np.array(image.GetSpacing())[:flat]
     affine[:flat, 3] = np.array(image.GetOrigin())[:flat]
+    affine[:3] *= said.to_mm
     return RAS_OF_LPS @ affine
 
 
-def _in_file(step: Callable[[], T], path: Path) -> T:
-    """What `step` returns, which reads of `path` with SimpleITK.
+def _in_file(step: Callable[[], T], path: Path, part: str = "header") -> T:
+    """What `step` returns, which reads that part of `path` with SimpleITK, without its words.
 
     Raises:
         ScanError: the file is broken.
     """
+    said: list[bytes] = []
     try:
-        return step()
+        with complaints(said):
+            found = step()
     except RuntimeError as error:
-        reason = one_line(error).rpartition("ERROR: ")[2]
-        raise ScanError(
-            f"{printable(path.name)}: not a readable file of its kind ({reason})"
-        ) from error
+        if "determinant" in str(error) or "spacing" in str(error):
+            raise ScanError(
+                f"{printable(path.name)}: the affine should have an inverse, its directions lie in "
+                "a plane or a spacing is not above 0"
+            ) from error
+        raise _damaged(path, part) from error
+    if any(b"failed" in line or b"not read completely" in line for line in said):
+        raise _damaged(path, part)
+    return found
+
+
+def _damaged(path: Path, part: str) -> ScanError:
+    return ScanError(
+        f"{printable(path.name)}: not a readable file of its kind (its {part} is damaged, cut "
+        "short, or of a variant that SimpleITK does not read)"
+    )
 
 
 def _open(path: Path) -> Any:
@@ -65,7 +85,8 @@ def _open(path: Path) -> Any:
     Raises:
         ScanError: the file is broken, or SimpleITK is not installed.
     """
-    reader = extra("SimpleITK", printable(path.name)).ImageFileReader()
+    sitk = extra("SimpleITK", printable(path.name))
+    reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     _in_file(reader.ReadImageInformation, path)
     return reader
@@ -86,6 +107,7 @@ def segments(path: Path) -> list[Declared]:
     """
     if path.suffix.lower() not in NRRD or not path.is_file():
         return []
+    read_header(path, is_nrrd=True)  # its own words for what is wrong
     header = _open(path)
     fields = {key: header.GetMetaData(key) for key in header.GetMetaDataKeys()}
     return declared(fields, _volumes(header), printable(path.name))
@@ -95,20 +117,23 @@ def read(path: Path, volume: int | None, memory_limit: MemoryLimit | None = None
     """The scan of a file that SimpleITK reads.
 
     Raises:
+        OSError: the file cannot be read.
         ScanError: the file is broken, has several volumes and none is chosen, or would take more
             than `memory_limit`.
     """
     name = printable(path.name)
-    volumes, image = _read(path, memory_limit)
+    volumes, image, said = _read(path, memory_limit)
+    for doubt in said.doubts:
+        log.warning("%s: %s", name, doubt)
     voxels: Voxels
-    if _is_colour(image.GetNumberOfComponentsPerPixel(), volumes.dtype, image.GetDimension()):
+    if _is_colour(image.GetNumberOfComponentsPerPixel(), volumes.dtype, image.GetDimension(), said):
         choose_volume(1, volume, name)
         voxels = np.stack(list(volumes[:3]), axis=-1)
     else:
         voxels = volumes[choose_volume(len(volumes), volume, name)]
         if len(volumes) > 1:
             voxels = voxels.copy("K")  # a view would hold the others
-    return made_scan(path, voxels, _affine(image))
+    return made_scan(path, voxels, _affine(image, said), modality=said.modality, files=said.files)
 
 
 def read_layers(path: Path, memory_limit: MemoryLimit | None = None) -> list[Scan]:
@@ -117,24 +142,26 @@ def read_layers(path: Path, memory_limit: MemoryLimit | None = None) -> list[Sca
     Raises:
         ScanError: the file is broken, or would take more than `memory_limit`.
     """
-    volumes, image = _read(path, memory_limit, as_layers=True)
-    return [made_scan(path, voxels, _affine(image)) for voxels in volumes]
+    volumes, image, said = _read(path, memory_limit, as_layers=True)
+    return [made_scan(path, voxels, _affine(image, said), files=said.files) for voxels in volumes]
 
 
-def _is_colour(components: int, dtype: np.dtype[np.generic], axes: int) -> bool:
+def _is_colour(components: int, dtype: np.dtype[np.generic], axes: int, said: Said) -> bool:
     """Whether voxels of so many components are one volume of colours, not several volumes."""
-    return components in COLOURS and dtype == np.uint8 and axes < 4
+    colours = said.is_colour if said.is_colour is not None else dtype == np.uint8
+    return components in COLOURS and colours and axes < 4 and dtype.kind in "uif"
 
 
 def _read(
     path: Path, memory_limit: MemoryLimit | None, *, as_layers: bool = False
-) -> tuple[Voxels, Any]:
-    """Volumes or components (V, I, J, K) of a file, and SimpleITK's image of it.
+) -> tuple[Voxels, Any, Said]:
+    """Volumes or components (V, I, J, K) of a file, SimpleITK's image, and what its header says.
 
     Not one but all of them are kept `as_layers`.
     """
     name = printable(path.name)
     sitk = extra("SimpleITK", name)
+    said = read_header(path, is_nrrd=path.suffix.lower() in NRRD)
     header = _open(path)
     axes = header.GetDimension()
     if not FEWEST_AXES <= axes <= MOST_AXES:
@@ -150,10 +177,10 @@ def _read(
     shape = (*size[:3], *(1,) * (3 - len(size)))
     if as_layers and _volumes(header) > 1:
         shape = (*shape, _volumes(header))
-    elif _is_colour(header.GetNumberOfComponents(), dtype, axes):
+    elif _is_colour(header.GetNumberOfComponents(), dtype, axes, said):
         shape = (*shape, 3)
     require_memory(name, shape, dtype, copies * values * dtype.itemsize, memory_limit)
-    image = _in_file(header.Execute, path)
+    image = _in_file(header.Execute, path, "data")
     voxels: Voxels = sitk.GetArrayFromImage(image)  # (..., K, J, I) or (..., K, J, I, components)
     if image.GetNumberOfComponentsPerPixel() == 1:
         voxels = voxels[..., np.newaxis]
@@ -161,7 +188,7 @@ def _read(
     spatial = min(image.GetDimension(), 3)
     voxels = voxels.reshape(-1, *voxels.shape[-spatial:])
     voxels = voxels.transpose(0, *range(spatial, 0, -1))
-    return (voxels if spatial == 3 else voxels[..., np.newaxis]), image
+    return (voxels if spatial == 3 else voxels[..., np.newaxis]), image, said
 
 
 def encoded(labels: Voxels, scan: Scan, path: Path, segments: list[Segment]) -> bytes:

@@ -53,9 +53,7 @@ def _as_labels(label_map: Scan) -> Scan:
     return replace(label_map, voxels=labels.astype(np.uint16))
 
 
-def _read_layers(
-    path: Path, memory_limit: MemoryLimit | None
-) -> tuple[list[Scan], list[Declared]]:
+def _read_layers(path: Path, memory_limit: MemoryLimit | None) -> tuple[list[Scan], list[Declared]]:
     """The label maps at `path`, several of a segmentation with layers, and what it says of them.
 
     Their voxels are uint16, and some are not 0; what is no segmentation declares nothing.
@@ -67,7 +65,7 @@ def _read_layers(
     if segments:
         read = itk.read_layers(path, memory_limit)
     else:
-        read = [read_scan(path, memory_limit=memory_limit)]
+        read = [read_scan(path, memory_limit=memory_limit, as_labels=True)]
     layers = [_as_labels(layer) for layer in read]
     if not any(layer.voxels.any() for layer in layers):
         raise ScanError(f"{layers[0].name}: expected labels 1..{MAX_LABELS}, found 0..0")
@@ -143,9 +141,7 @@ def other_grid(label_map: Scan, scan: Scan) -> ScanError:
     )
 
 
-def extents(
-    labels: Voxels, margin: int = 0
-) -> Iterator[tuple[int, tuple[FloatArray, FloatArray]]]:
+def extents(labels: Voxels, margin: int = 0) -> Iterator[tuple[int, tuple[FloatArray, FloatArray]]]:
     """Each label with its first and last voxel (3,), moved apart by `margin` inside the grid.
 
     `labels` (I, J, K) are uint16 or smaller; 0 is none.

@@ -6,14 +6,17 @@ Not read: pairs of .hdr and .img, whose older kinds do not say where left is.
 import gzip
 import logging
 import math
-from itertools import product
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
 
 from app.case import MAX_MEMBER_BYTES, one_line, printable
+from app.scans.nifti_header import Header, read_header
 from app.scans.scan import (
     MemoryLimit,
     Scan,
@@ -28,60 +31,49 @@ from app.scans.scan import (
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".nii", ".nii.gz")
-TO_MM = {"meter": 1000.0, "micron": 0.001}  # NIfTI's other units of length
 ALIGNED = 2  # NIfTI's code: aligned to another file, here the source
-FORMS_AGREE_MM = 0.01  # sform and qform that differ by less differ by rounding
 NIFTI1_LONGEST = 32767  # voxels along an axis
+GZIP = b"\x1f\x8b"
+PIECE_BYTES = 1 << 20  # that the rest of a file is unpacked by
 
 
-def _open(path: Path) -> Any:
-    """nibabel's image of a file; its voxels are not read yet.
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
+    """The unpacked content of a file, and its header.
 
     Raises:
-        ScanError: the file is no NIfTI, or nibabel is not installed.
+        ScanError: the file is no NIfTI, is damaged, or nibabel is not installed.
     """
     name = printable(path.name)
-    nibabel = extra("nibabel", name)
-    damaged = (
-        OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError,
-        nibabel.spatialimages.HeaderDataError,
-    )  # fmt: skip
-    try:
-        image = nibabel.load(path)
-    except damaged as error:
-        raise ScanError(f"{name}: not a readable NIfTI file ({one_line(error)})") from error
-    if not isinstance(image, nibabel.Nifti1Image | nibabel.Nifti2Image):
-        raise ScanError(f"{name}: expected voxels on a grid, found {type(image).__name__}")
-    return image
+    is_packed = path.suffix.lower() == ".gz"
+    with path.open("rb") as stored:
+        start = stored.read(2)
+        stored.seek(0)
+        if start and (start == GZIP) != is_packed:
+            found, end = ("gzip", ".nii.gz") if start == GZIP else ("no gzip", ".nii")
+            raise ScanError(
+                f"{name}: not a readable NIfTI file (its content is {found}, expected a name "
+                f"that ends in {end})"
+            )
+        stream: BinaryIO = gzip.GzipFile(fileobj=stored) if is_packed else stored  # type: ignore[assignment]
+        try:
+            yield stream, read_header(stream, name)
+        except (EOFError, zlib.error, gzip.BadGzipFile, OverflowError) as error:
+            raise ScanError(f"{name}: not a readable NIfTI file ({one_line(error)})") from error
 
 
-def _warn_of_forms(header: Any, name: str) -> None:
-    """Say where the file's two affines, or none, leave doubt."""
-    sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
-    if sform is None and qform is None:
-        log.warning("%s: neither sform nor qform is set, left and right are not certain", name)
-    elif sform is not None and qform is not None:
-        ends = [(0, size - 1) for size in header.get_data_shape()[:3]]
-        corners = np.array(list(product(*ends, [1])), np.float64)  # (8, 4)
-        apart = float(np.abs(corners @ (sform - qform).T).max())
-        if apart > FORMS_AGREE_MM:
-            log.warning("%s: sform and qform are %.3g mm apart, the sform counts", name, apart)
-
-
-def _require_memory(
-    image: Any, shape: tuple[int, ...], name: str, limit: MemoryLimit | None
-) -> None:
-    """Raise ScanError if the volume `shape` of a file would take more than `limit`."""
-    stored = image.header.get_data_dtype()
-    scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
+def _require_memory(header: Header, name: str, limit: MemoryLimit | None) -> None:
+    """Raise ScanError if a volume of a file would take more than `limit`."""
+    stored = header.fields.get_data_dtype()
+    shape = header.shape[:3]
     values = math.prod(shape)
     dtype: np.dtype[np.generic] = stored
     if stored.names:  # RGB or RGBA
         shape, dtype = (*shape, 3), np.dtype(np.uint8)
-    elif scaled or stored == np.float64:
+    elif header.slope is not None or stored == np.float64:
         dtype = np.dtype(np.float32)
     # unpacked in two pieces; scaled in float64, the product beside the sum
-    reading = values * max(2 * stored.itemsize, 16 if scaled else 0)
+    reading = values * max(2 * stored.itemsize, 16 if header.slope is not None else 0)
     require_memory(name, shape, dtype, reading, limit)
 
 
@@ -89,34 +81,71 @@ def read(path: Path, volume: int | None, memory_limit: MemoryLimit | None = None
     """The scan of a NIfTI file.
 
     Raises:
-        ScanError: the file is broken, has several volumes and none is chosen, or would take more
-            than `memory_limit`.
+        OSError: the file cannot be read.
+        ScanError: it is broken, has several volumes and none is chosen, or would take more than
+            `memory_limit`.
     """
     name = printable(path.name)
-    image = _open(path)
-    header = image.header
-    shape = image.shape + (1,) * (3 - len(image.shape))
-    if 0 in shape:
-        raise ScanError(f"{name}: expected voxels, found a grid of {shape}")
-    count = int(np.prod(shape[3:], dtype=object))
-    chosen = choose_volume(count, volume, name)
-    declared = header.get_data_dtype().itemsize * int(np.prod(shape[:3], dtype=object))
-    if declared > MAX_MEMBER_BYTES:
-        raise ScanError(f"{name}: declares {declared} bytes, the limit is {MAX_MEMBER_BYTES}")
-    _require_memory(image, shape[:3], name, memory_limit)
-    _warn_of_forms(header, name)
-    index = (..., *np.unravel_index(chosen, shape[3:])) if len(shape) > 3 else ...
-    try:
-        voxels = np.asanyarray(image.dataobj[index]).reshape(shape[:3])
-    except (OSError, EOFError, ValueError) as error:
-        raise ScanError(f"{name}: not a readable NIfTI file ({one_line(error)})") from error
-    if voxels.dtype.names:  # RGB or RGBA, a record of bytes
-        voxels = structured_to_unstructured(voxels)[..., :3]
-    if voxels.dtype == np.float64:  # what nibabel makes of a slope
-        with np.errstate(over="ignore"):  # becomes an infinity, and is refused as one
-            voxels = voxels.astype(np.float32)
-    affine = np.diag([TO_MM.get(header.get_xyzt_units()[0], 1.0)] * 3 + [1.0]) @ image.affine
-    return made_scan(path, voxels, affine, slice_axis=header.get_dim_info()[2])
+    with _opened(path) as (stream, header):
+        shape = header.shape
+        chosen = choose_volume(math.prod(shape[3:]), volume, name)
+        declared = header.fields.get_data_dtype().itemsize * math.prod(shape[:3])
+        if declared > MAX_MEMBER_BYTES:
+            raise ScanError(f"{name}: declares {declared} bytes, the limit is {MAX_MEMBER_BYTES}")
+        _require_memory(header, name, memory_limit)
+        for doubt in header.doubts:
+            log.warning("%s: %s", name, doubt)
+        voxels = _voxels(stream, header, chosen, name)
+    return made_scan(path, voxels, header.affine, slice_axis=header.slice_axis)
+
+
+def _voxels(stream: BinaryIO, header: Header, chosen: int, name: str) -> Voxels:
+    """Voxels (I, J, K[, 3]) of one volume, numbered with the last axis of the file fastest.
+
+    The rest of the file is unpacked too: only its end tells whether it is whole.
+
+    Raises:
+        EOFError, zlib.error: the file is damaged.
+        ScanError: it ends too early.
+    """
+    stored = header.fields.get_data_dtype()
+    grid, others = header.shape[:3], header.shape[3:]
+    length = stored.itemsize * math.prod(grid)
+    index = np.unravel_index(chosen, others) if others else ()
+    number = int(np.ravel_multi_index(index, others, order="F")) if others else 0
+    stream.seek(header.offset + number * length)
+    content = bytearray(length)
+    view = memoryview(content)
+    found = 0
+    while found < length and (count := stream.readinto(view[found:])):  # type: ignore[attr-defined]
+        found += count
+    if found < length:
+        raise ScanError(
+            f"{name}: not a readable NIfTI file (expected {length} bytes of voxels from byte "
+            f"{header.offset + number * length}, found {found})"
+        )
+    rest = 0
+    while piece := stream.read(PIECE_BYTES):
+        rest += len(piece)
+    beyond = rest - (math.prod(others) - number - 1) * length
+    if beyond < 0:
+        raise ScanError(
+            f"{name}: not a readable NIfTI file (its volumes lack {-beyond} bytes at the end)"
+        )
+    if beyond > 0:
+        log.warning("%s: %d bytes after its voxels, by dim and vox_offset, are not used",
+                    name, beyond)  # fmt: skip
+    voxels = np.frombuffer(content, stored).reshape(grid, order="F")
+    if voxels.dtype.names:  # RGB or RGBA, a record of bytes, which is not scaled
+        return np.asarray(structured_to_unstructured(voxels)[..., :3])
+    with np.errstate(over="ignore"):  # becomes an infinity, and is refused as one
+        if header.slope is None:
+            is_double = voxels.dtype.kind == "f" and voxels.dtype.itemsize > 4
+            return voxels.astype(np.float32) if is_double else voxels
+        values = voxels.astype(np.float64)
+        values *= header.slope
+        values += header.inter
+        return values.astype(np.float32)
 
 
 def encoded(labels: Voxels, scan: Scan, path: Path) -> bytes:
@@ -126,13 +155,13 @@ def encoded(labels: Voxels, scan: Scan, path: Path) -> bytes:
     """
     nibabel = extra("nibabel", printable(path.name))
     if scan.path.name.lower().endswith(SUFFIXES):
-        source = _open(scan.path)
-        header = source.header.copy()
-        header.extensions.clear()  # may hold the patient's name
+        with _opened(scan.path) as (_, source):
+            header = source.fields
         header["cal_min"] = header["cal_max"] = 0  # the display range of the scan's intensities
         header["descrip"] = header["aux_file"] = b""
+        header["vox_offset"] = 0  # extensions, which may hold the patient's name, are left out
         header.set_data_dtype(labels.dtype)
-        image = type(source)(labels, None, header)
+        image = source.image(labels, None, header)
     else:
         kind = nibabel.Nifti1Image if max(scan.grid) <= NIFTI1_LONGEST else nibabel.Nifti2Image
         image = kind(labels, scan.affine, dtype=labels.dtype)

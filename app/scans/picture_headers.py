@@ -10,22 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from app.scans import tiff
+from app.scans.tiff import Tag
+
 PNG, GREY_PNG = b"\x89PNG\r\n\x1a\n", 0
-TIFF_MAGIC = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True),
-              b"MM\0+": (">", True)}  # fmt: skip
 # Start of frame: the marker that has the size, one for each way of coding.
 JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 JPEG_ALONE = {0x01, 0xFF, *range(0xD0, 0xD9)}  # markers, and padding, without a length
-WIDTH, LENGTH, BITS, SAMPLES, PHOTOMETRIC, GREY_TIFF = 256, 257, 258, 277, 262, (0, 1)
-TAGS = {WIDTH, LENGTH, BITS, SAMPLES, PHOTOMETRIC}
-TIFF_TYPES = {3: "H", 4: "I", 16: "Q"}
+GREY_TIFF = (tiff.WHITE_IS_ZERO, tiff.BLACK_IS_ZERO)
 OS2_BMP = 12  # bytes of the older header
-# That are looked at: of a file, some seconds' work at most.
-MOST_PAGES, MOST_TAGS, MOST_MARKERS = 65535, 1_000_000, 8192
-
-
-class _TooLong(Exception):
-    """Where the rest, which OpenCV may decode, is not looked at."""
+MOST_MARKERS = 8192  # that are looked at
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ def pages_in(stream: BinaryIO) -> list[Page]:
             found.append(page)  # those before an error are kept
     except (struct.error, KeyError, OverflowError, ValueError):
         pass
-    except _TooLong:
+    except tiff.TooLong:
         return []
     return found
 
@@ -75,8 +69,12 @@ def _pages(stream: BinaryIO) -> Iterator[Page]:
         yield Page(abs(width), abs(height), 3, 1)
     elif head.startswith(b"\xff\xd8"):
         yield _jpeg(stream)
-    elif head[:4] in TIFF_MAGIC:
-        yield from _tiff(stream, *TIFF_MAGIC[head[:4]])
+    elif head[:4] in tiff.MAGIC:
+        for one in tiff.directories(stream):
+            (photometric, *_) = one.values.get(Tag.PHOTOMETRIC, (tiff.RGB,))
+            is_grey = one[Tag.SAMPLES] == 1 and photometric in GREY_TIFF
+            itemsize = next((size for size in (1, 2, 4) if one[Tag.BITS] <= 8 * size), 8)
+            yield Page(one[Tag.WIDTH], one[Tag.LENGTH], 1 if is_grey else 3, itemsize)
 
 
 def _jpeg(stream: BinaryIO) -> Page:
@@ -96,39 +94,4 @@ def _jpeg(stream: BinaryIO) -> Page:
             bits, height, width, channels = struct.unpack(">BHHB", stream.read(6))
             return Page(width, height, 1 if channels == 1 else 3, 1 + (bits > 8))
         stream.seek(length - 2, 1)
-    raise _TooLong
-
-
-def _tiff(stream: BinaryIO, order: str, big: bool) -> Iterator[Page]:
-    offset_type, count_type, at = ("Q", "Q", 8) if big else ("I", "H", 4)
-    entry = struct.Struct(f"{order}HH{offset_type}{at}s")  # tag, type, count; values, or where
-
-    def number(kind: str) -> int:
-        (value,) = struct.unpack(order + kind, stream.read(struct.calcsize(order + kind)))
-        return int(value)
-
-    stream.seek(at)
-    offset, seen, left = number(offset_type), set[int](), MOST_TAGS
-    while offset and offset not in seen:
-        seen.add(offset)
-        stream.seek(offset)
-        tags: dict[int, int] = {}
-        entries = number(count_type)
-        left -= entries
-        if left < 0 or len(seen) > MOST_PAGES:
-            raise _TooLong
-        directory = stream.read(entries * entry.size)
-        following = stream.read(at)
-        for tag, kind, count, value in entry.iter_unpack(directory):
-            if tag not in TAGS or tag in tags or kind not in TIFF_TYPES:
-                continue  # of a tag that is there twice, the first counts
-            if count * struct.calcsize(order + TIFF_TYPES[kind]) > at:
-                stream.seek(struct.unpack(order + offset_type, value)[0])
-                tags[tag] = number(TIFF_TYPES[kind])  # the first value says enough
-            else:
-                (tags[tag],) = struct.unpack_from(order + TIFF_TYPES[kind], value)
-        grey = tags.get(SAMPLES, 1) == 1 and tags.get(PHOTOMETRIC) in GREY_TIFF
-        bits = tags.get(BITS, 1)
-        itemsize = next((size for size in (1, 2, 4) if bits <= 8 * size), 8)
-        yield Page(tags[WIDTH], tags[LENGTH], 1 if grey else 3, itemsize)
-        (offset,) = struct.unpack(order + offset_type, following)
+    raise tiff.TooLong

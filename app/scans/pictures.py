@@ -1,4 +1,4 @@
-"""PNG, JPEG, BMP and TIFF with OpenCV; a TIFF of several pages is a volume.
+"""PNG, JPEG, BMP and TIFF; a TIFF of several pages is a volume, or several.
 
 Alpha is dropped, 16 bits are kept, and a picture is turned as its EXIF says: its labels lie on it
 as every viewer shows it, and have no EXIF of their own.
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.case import printable
+from app.scans import picture_kinds
 from app.scans.picture_headers import read_pages
 from app.scans.scan import (
     PICTURE_AFFINE,
@@ -24,10 +25,12 @@ from app.scans.scan import (
     made_scan,
     require_memory,
 )
+from app.scans.tiff import MAGIC
+from app.scans.tiff_pixels import decode, read_stack
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 TIFF = (".tif", ".tiff")
-AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # turned by EXIF, without alpha
+MOST_PIXELS = 1 << 30  # that OpenCV decodes
 MASK_OPACITY = 0.4
 
 Bytes = npt.NDArray[np.uint8]
@@ -46,6 +49,10 @@ def _require_memory(path: Path, limit: MemoryLimit | None) -> None:
             f"BMP or TIFF with its size, found none in {path.stat().st_size} bytes"
         )
     width, height = max((page.width, page.height) for page in pages)
+    if width * height > MOST_PIXELS:
+        raise ScanError(
+            f"{printable(path.name)}: expected {MOST_PIXELS} pixels at most, found {width}x{height}"
+        )
     channels, itemsize = max((page.channels, page.itemsize) for page in pages)
     if len(pages) > 1:
         shape: tuple[int, ...] = (width, height, len(pages))
@@ -62,34 +69,78 @@ def read(path: Path, volume: int | None, memory_limit: MemoryLimit | None = None
 
     Raises:
         OSError: the file cannot be read.
-        ScanError: it is broken, its pages differ in size, or it would take more than
-            `memory_limit`.
+        ScanError: it is broken, declares what is not read, its pages differ in size, it has
+            several volumes and none is chosen, or it would take more than `memory_limit`.
     """
+    return _scan(path, volume, memory_limit, as_labels=False)
+
+
+def read_labels(path: Path, memory_limit: MemoryLimit | None = None) -> Scan:
+    """The label map that a picture is, (W, H, 1), or (W, H, pages) of a TIFF.
+
+    Of a palette its indices are the labels, not its colours; three equal channels are one.
+
+    Raises:
+        OSError: the file cannot be read.
+        ScanError: what `read` raises; or it is in colour, or a JPEG.
+    """
+    return _scan(path, None, memory_limit, as_labels=True)
+
+
+def _scan(
+    path: Path, volume: int | None, memory_limit: MemoryLimit | None, *, as_labels: bool
+) -> Scan:
     name = printable(path.name)
-    choose_volume(1, volume, name)
-    try:
-        _require_memory(path, memory_limit)
+    _require_memory(path, memory_limit)
+    with path.open("rb") as stream:
+        is_tiff = stream.read(4) in MAGIC  # the content says, whatever it is called
+    if is_tiff:
+        stack, directories = read_stack(path, name)
+        chosen = choose_volume(len(stack.volumes), volume, name)
+        wanted = [stack.pages[number] for number in stack.volumes[chosen]]
         content = np.fromfile(path, np.uint8)
-        if path.suffix.lower() in TIFF:
-            _, found = cv2.imdecodemulti(content, AS_STORED)
-            pages = list(found)
-        else:
-            page = cv2.imdecode(content, AS_STORED)
-            pages = [] if page is None else [page]
-    except cv2.error as error:
-        raise ScanError(f"{name}: not a readable picture ({error.err})") from error
-    if not pages:
-        raise ScanError(f"{name}: not a readable picture, {content.size} bytes")
+        pages = decode(content, wanted, directories, name, as_labels=as_labels)
+        pages = [_calibrated(page, stack.line) for page in pages]
+    else:
+        choose_volume(1, volume, name)
+        content = np.fromfile(path, np.uint8)
+        pages = [picture_kinds.decode_labels(content, name) if as_labels else
+                 picture_kinds.decode(content, name)]  # fmt: skip
     sizes = {page.shape[:2] for page in pages}
     if len(sizes) > 1:
         raise ScanError(f"{name}: pages should be of one size, found {sorted(sizes)}")
-    rgb = [page[:, :, ::-1] if page.ndim == 3 else page for page in pages]
+    if as_labels:
+        pages = [_one_channel(page, name) for page in pages]
     voxels: Voxels
-    if len(rgb) == 1:
-        voxels = rgb[0].swapaxes(0, 1)[:, :, np.newaxis]
+    if len(pages) == 1:
+        voxels = pages[0].swapaxes(0, 1)[:, :, np.newaxis]
     else:
-        voxels = np.stack([grey(page) if page.ndim == 3 else page for page in rgb]).T
+        voxels = np.stack([grey(page) if page.ndim == 3 else page for page in pages]).T
     return made_scan(path, voxels, PICTURE_AFFINE, slice_axis=2, has_mm=False)
+
+
+def _calibrated(page: Voxels, line: tuple[float, float]) -> Voxels:
+    """Values on a straight line from samples, as ImageJ stores signed numbers of 16 bits."""
+    if line == (0, 1):
+        return page
+    zero, slope = line
+    return np.asarray(page.astype(np.float64) * slope + zero, np.float32)
+
+
+def _one_channel(page: Voxels, name: str) -> Voxels:
+    """Labels (H, W) of a page whose channels are equal.
+
+    Raises:
+        ScanError: they differ.
+    """
+    if page.ndim == 2:
+        return page
+    if (page != page[:, :, :1]).any():
+        raise ScanError(
+            f"{name}: is in colour, expected a label map of one channel (grey values, or indices "
+            "of a palette)"
+        )
+    return page[:, :, 0]
 
 
 def encoded(labels: Voxels, path: Path) -> bytes:

@@ -43,7 +43,7 @@ class Scan:
     has_mm: bool = True  # whether the affine is the file's, not `PICTURE_AFFINE`
     sources: tuple[tuple[Path, int], ...] = ()  # of DICOM: file and frame of each k
     unit: str = ""  # of the values: HU, SUV or Bq/ml, if the file says so
-    files: tuple[Path, ...] = ()  # of DICOM: all images that were met, of other series, too
+    files: tuple[Path, ...] = ()  # that it was read from, and of DICOM images of other series
 
     @property
     def name(self) -> str:
