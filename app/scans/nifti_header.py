@@ -22,6 +22,7 @@ REAL = {2: 8, 4: 16, 8: 32, 16: 32, 64: 64, 128: 24, 256: 8, 512: 16, 768: 32, 1
         1280: 64, 2304: 32}  # fmt: skip
 UNREAL = {1: "bits", 32: "complex numbers", 1536: "floats of 128 bits", 1792: "complex numbers",
           2048: "complex numbers"}  # fmt: skip
+MOST_EXTENSION = 1000  # codes of extensions are registered, 44 is the last so far
 CIFTI = range(3000, 3100)  # intent codes of matrices of brain places, which are no grid
 MOST_CODE = 5  # of qform_code and sform_code
 FORMS_AGREE_MM = 0.01  # sform and qform that differ by less differ by rounding
@@ -134,7 +135,7 @@ def _offset(
     if declared == 0 and not has_extensions:  # as if it were not set; so ITK and FSL take it
         doubts.append(f"vox_offset is 0, voxels are taken from byte {least}")
         return least
-    if not (declared >= least and declared == int(declared)):
+    if not (least <= declared < math.inf and declared == int(declared)):
         raise ScanError(f"{name}: vox_offset should be {least} or more, found {declared:g}")
     offset = int(declared)
     at = least
@@ -145,7 +146,7 @@ def _offset(
             if len(head) < 8:
                 break
             (length, code) = struct.unpack(fields.endianness + "ii", head)
-            if length < 16 or length % 16 or code < 0:
+            if length < 16 or length % 16 or not 0 <= code < MOST_EXTENSION:
                 break  # no extension: room that nobody uses
             at += length
             if at > offset:
@@ -176,6 +177,7 @@ def _affine(fields: Any, grid: tuple[int, ...], name: str, doubts: list[str]) ->
             pixdim[axis] = 1  # nothing says how thick the only slice is
     if pixdim[0] == 0:
         pixdim[0] = 1  # as nifti1.h says
+    damaged = extra("nibabel", name).spatialimages.HeaderDataError
     forms: dict[str, FloatArray] = {}
     reasons: dict[str, str] = {}
     for form in ("sform", "qform"):
@@ -186,7 +188,7 @@ def _affine(fields: Any, grid: tuple[int, ...], name: str, doubts: list[str]) ->
             continue
         try:
             matrix = np.array(getattr(fields, f"get_{form}")(), np.float64)
-        except ValueError:  # nibabel's HeaderDataError is one
+        except (ValueError, damaged):
             reasons[form] = _why_no_qform(fields)
             continue
         if not _has_inverse(matrix):
