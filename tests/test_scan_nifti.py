@@ -63,6 +63,7 @@ REFUSED = [
     ({"vox_offset": -1}, "vox_offset should be 352 or more, found -1"),
     ({"vox_offset": np.nan}, "vox_offset should be 352 or more, found nan"),
     ({"vox_offset": np.inf}, "vox_offset should be 352 or more, found inf"),
+    ({"vox_offset": 1e30}, "vox_offset should be 352 or more, found 1e+30"),
     ({"vox_offset": 368}, "not a readable NIfTI file (expected 120 bytes of voxels from byte 368"),
     ({"vox_offset": 1e9}, "not a readable NIfTI file (expected 120 bytes of voxels"),
     ({"scl": (np.inf, 0)}, "scl_slope and scl_inter should be finite, found inf and 0.0"),
@@ -212,7 +213,7 @@ def test_damage_in_a_compressed_file_is_refused_even_after_the_voxels(tmp_path):
     content = bytearray(path.read_bytes())
     content[-8] ^= 255  # of the checksum
     path.write_bytes(content)
-    with pytest.raises(ScanError, match=r"^a.nii.gz: not a readable NIfTI file \(CRC check failed"):
+    with pytest.raises(ScanError, match=r"^a.nii.gz: not a readable NIfTI file \(its compressed"):
         read_scan(path)
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
 
-from app.case import MAX_MEMBER_BYTES, one_line, printable
+from app.case import MAX_MEMBER_BYTES, printable
 from app.scans.nifti_header import Header, read_header
 from app.scans.scan import (
     MemoryLimit,
@@ -58,8 +58,12 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
         stream: BinaryIO = gzip.GzipFile(fileobj=stored) if is_packed else stored  # type: ignore[assignment]
         try:
             yield stream, read_header(stream, name)
-        except (EOFError, zlib.error, gzip.BadGzipFile, OverflowError) as error:
-            raise ScanError(f"{name}: not a readable NIfTI file ({one_line(error)})") from error
+        except EOFError as error:
+            raise ScanError(f"{name}: not a readable NIfTI file (it ends too early)") from error
+        except (zlib.error, gzip.BadGzipFile) as error:
+            raise ScanError(
+                f"{name}: not a readable NIfTI file (its compressed data are damaged)"
+            ) from error
 
 
 def _require_memory(header: Header, name: str, limit: MemoryLimit | None) -> None:

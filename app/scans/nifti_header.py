@@ -15,6 +15,7 @@ from app.scans.scan import FloatArray, ScanError, extra
 
 HEADER_BYTES = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}  # NIfTI-1 and 2, with voxels in the file
 PAIRS = (b"ni1\0", b"ni2\0\r\n\x1a\n")  # voxels in a file of their own
+MOST_OFFSET = 1 << 40  # a byte that no file here has
 EXTENDER = 4  # bytes after the header that say whether extensions follow
 TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: none, metre, millimetre, micrometre
 SPACE_BITS = 7  # of xyzt_units; the next three are of time, and two are unused
@@ -135,7 +136,7 @@ def _offset(
     if declared == 0 and not has_extensions:  # as if it were not set; so ITK and FSL take it
         doubts.append(f"vox_offset is 0, voxels are taken from byte {least}")
         return least
-    if not (least <= declared < math.inf and declared == int(declared)):
+    if not (least <= declared < MOST_OFFSET and declared == int(declared)):
         raise ScanError(f"{name}: vox_offset should be {least} or more, found {declared:g}")
     offset = int(declared)
     at = least
