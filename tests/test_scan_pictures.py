@@ -165,6 +165,13 @@ def test_a_label_picture_in_colour_is_refused_saying_so(name, tmp_path):
         read_labels(tmp_path / name)
 
 
+def test_a_palette_that_does_not_fit_into_the_file_is_refused(tmp_path):
+    Image.fromarray(LABELS).save(tmp_path / "a.bmp")
+    (tmp_path / "a.bmp").write_bytes((tmp_path / "a.bmp").read_bytes()[:600])
+    with pytest.raises(ScanError, match=r"^a.bmp: not a readable picture"):
+        read_labels(tmp_path / "a.bmp")
+
+
 def test_labels_in_a_jpeg_are_refused(tmp_path):
     Image.fromarray(LABELS).save(tmp_path / "a.jpg")
     with pytest.raises(ScanError, match=r"^a.jpg: a JPEG does not keep labels as they were drawn"):

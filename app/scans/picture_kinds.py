@@ -81,7 +81,8 @@ def decode_labels(content: Bytes, name: str) -> Voxels:
             size = 3 if header == OS2_BMP else 4
             entries = np.repeat(np.arange(1 << bits, dtype=np.uint8)[:, np.newaxis], size, axis=1)
             (data,) = struct.unpack_from("<I", start, 10)
-            room = min(max(data - 14 - header, 0), entries.size)
+            room = max(0, min(data, content.size) - 14 - header)
+            room = min(room, entries.size)
             content[14 + header : 14 + header + room] = entries.ravel()[:room]
     labels = decode(content, name)
     return (labels // np.array(scale, labels.dtype)) if scale > 1 else labels

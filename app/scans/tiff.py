@@ -103,7 +103,9 @@ class Directory:
     @property
     def description(self) -> str:
         """ImageDescription as text, "" if there is none."""
-        return bytes(self.values.get(Tag.DESCRIPTION, ())).rstrip(b"\0").decode(errors="replace")
+        letters = self.values.get(Tag.DESCRIPTION, ())
+        text = bytes(letter for letter in letters if letter < 256)
+        return text.rstrip(b"\0").decode(errors="replace")
 
     @property
     def is_reduced(self) -> bool:

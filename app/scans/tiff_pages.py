@@ -86,6 +86,8 @@ def stack_of(pages: Sequence[Directory], size: int, name: str) -> Stack:
         slow = []
     fast = [axis for axis in range(numbers.ndim) if axis not in slow]
     volumes = math.prod(numbers.shape[axis] for axis in slow)
+    if volumes > 1:
+        log.info("%s: channels and frames, as %s declares them, are volumes", name, axes.writer)
     by_volume = numbers.transpose(*slow, *fast).reshape(volumes, -1)
     return Stack(kept, by_volume.tolist(), axes.line)
 
