@@ -8,7 +8,7 @@ import numpy as np
 
 from app import __version__
 from app.case import printable
-from app.scans.dicom import readable
+from app.scans.dicom_tags import readable
 from app.scans.label_maps import MAX_LABELS
 from app.scans.scan import Scan, ScanError, Segment, Voxels, extra
 
