@@ -126,7 +126,6 @@ def read(
         for file, header in headers:
             with readable(printable(file.name), pydicom):
                 _check_kind(header, name)
-                check_pixels(header)
         every = [header for _, header in headers]
         check_alike(every)
         _require_memory_of_frames(every, name, memory_limit)
@@ -191,6 +190,7 @@ def _check_kind(header: Any, name: str) -> None:
         kind = getattr(header.get("SOPClassUID"), "name", "an object of no kind")
         without = "" if "Rows" in header else " without pixels"
         raise ScanError(f"{name}: expected an image, found {kind}{without}")
+    check_pixels(header)
     declared = _decoded(header)
     if not 0 < declared <= MAX_MEMBER_BYTES:
         raise ScanError(f"{name}: declares {declared} bytes, the limit is {MAX_MEMBER_BYTES}")

@@ -54,7 +54,8 @@ def colours_of(dataset: Any, frames: Sequence[int], pydicom: Any) -> Voxels:
     if planar not in (0, 1):
         raise TagError(f"PlanarConfiguration should be 0 or 1, found {planar}")
     if syntax.is_encapsulated:
-        dataset.PlanarConfiguration = planar  # which decoders ask for, and do not use
+        # frames that are compressed say it themselves, and decoders give pixel after pixel
+        dataset.PlanarConfiguration = 0
     return np.asarray(decoded(dataset, pydicom)[1][list(frames)])
 
 

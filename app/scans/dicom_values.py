@@ -277,8 +277,8 @@ def _modality_values(
         raise TagError("ModalityLUTSequence and RescaleSlope are both given, expected one of them")
     entries, top = lut_of(table[0], dataset)
     _, first, _ = lut_descriptor(table[0])
-    values = entries[np.clip(stored.astype(np.int64) - first, 0, len(entries) - 1)]
-    return top - values.astype(np.float64) if turned else values
+    found = entries[np.clip(stored.astype(np.int64) - first, 0, len(entries) - 1)]
+    return top - found.astype(np.float64) if turned else found
 
 
 def rescale_of(holder: Any) -> Slopes:
