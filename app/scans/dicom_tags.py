@@ -28,6 +28,7 @@ DAMAGED = (
 )  # fmt: skip
 TAG = re.compile(r"\(([0-9a-fA-F]{4}), ?([0-9a-fA-F]{4})\)")
 LACKING = re.compile(r"no attribute '(\w+)'")
+UNREADABLE = "not a readable DICOM file"
 MOST_SHOWN = 64  # characters of a value in a message
 
 
@@ -36,7 +37,7 @@ class TagError(ValueError):
 
 
 @contextmanager
-def readable(name: str, pydicom: Any, fault: str = "not a readable DICOM file") -> Iterator[None]:
+def readable(name: str, pydicom: Any, fault: str = UNREADABLE) -> Iterator[None]:
     """Inside, what pydicom raises of the file `name` becomes one line; what else it says is lost.
 
     It logs a traceback for every decoder that it tries, and highdicom every module that it copies.
@@ -60,6 +61,8 @@ def readable(name: str, pydicom: Any, fault: str = "not a readable DICOM file") 
             raise
         raise ScanError(f"{name}: {fault} ({_reason(error, pydicom)})") from error
     except (*DAMAGED, pydicom.errors.BytesLengthException) as error:
+        if fault != UNREADABLE and type(error) is ValueError:  # highdicom says what it lacks
+            raise ScanError(f"{name}: {fault} ({one_line(error)})") from error
         raise ScanError(f"{name}: {fault} ({_reason(error, pydicom)})") from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
