@@ -137,10 +137,7 @@ def decoded(dataset: Any, pydicom: Any) -> tuple[Sample, Stored]:
         sample = Sample(keyword, allocated, allocated, allocated - 1, False, False)
     samples = whole_of(dataset, "SamplesPerPixel")
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated:
-        check_streams(dataset, pydicom)
-    else:
-        _check_length(dataset, keyword, sample, samples)
+    check_frames(dataset, pydicom, keyword)
     whole_words = samples == 1 and keeps_words(syntax)
     try:
         words: Stored = pydicom.pixels.pixel_array(
@@ -159,13 +156,17 @@ def keeps_words(syntax: Any) -> bool:
     return not syntax.is_encapsulated or syntax == RLE
 
 
-def _check_length(dataset: Any, keyword: str, sample: Sample, samples: int) -> None:
-    """Raise TagError if pixels that are not compressed are fewer, or more, than the header says.
+def check_frames(dataset: Any, pydicom: Any, keyword: str = "PixelData") -> None:
+    """Raise TagError if pixels are fewer, or more, than the header says; before they are decoded.
 
-    What is less than a frame too much is padding.
+    Of those that are not compressed, less than a frame too much is padding.
     """
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return check_streams(dataset, pydicom)
     frames = frames_of(dataset)
-    bits = whole_of(dataset, "Rows") * whole_of(dataset, "Columns") * samples * sample.allocated
+    bits = 1
+    for size in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated"):
+        bits *= whole_of(dataset, size)
     if text_of(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
         bits = bits // 3 * 2  # two pixels share their colour
     wanted = -(-bits * frames // 8)
