@@ -130,15 +130,15 @@ def palette(stored, entries, first=0, bits=16, packed=False, **tags):
     [
         (np.uint8, 256, 0, 16, False), (np.uint8, 256, 0, 8, True), (np.uint8, 256, 0, 8, False),
         # an odd number, padded; and more than 255 of 8 bits, where indices need 16
-        (np.uint8, 255, 0, 8, True), (np.uint16, 1001, 0, 8, True), (np.uint16, 1000, 300, 16, False),
-        (np.int16, 600, -200, 16, False),
+        (np.uint8, 255, 0, 8, True), (np.uint16, 1001, 0, 8, True),
+        (np.uint16, 1000, 300, 16, False), (np.int16, 600, -200, 16, False),
     ],
 )  # fmt: skip
 def test_palettes_are_looked_up_from_their_first_value(dtype, count, first, bits, packed, tmp_path):
     random = np.random.default_rng(1)
     entries = random.integers(0, 1 << bits, (count, 3))
-    stored = random.integers(max(first - 50, np.iinfo(dtype).min),
-                             min(first + count + 50, np.iinfo(dtype).max + 1), (9, 14)).astype(dtype)  # fmt: skip
+    low, high = max(first - 50, np.iinfo(dtype).min), min(first + count + 50, np.iinfo(dtype).max)
+    stored = random.integers(low, high, (9, 14)).astype(dtype)
     path = tmp_path / "a.dcm"
     palette(stored, entries, first, bits, packed).save_as(path, enforce_file_format=True)
     wanted = entries[np.clip(stored.astype(int) - first, 0, count - 1)]

@@ -213,10 +213,14 @@ def test_brighter_is_what_shows_brighter(photometric, shape, turned, contradict,
     pixels = 4095 - PAGE if turned else PAGE
     found = values(saved(tmp_path / "a.dcm", pixels.astype(np.uint16), **tags))
     np.testing.assert_array_equal(found, PAGE)
-    assert caplog.messages == [
-        f"a.dcm: PhotometricInterpretation {photometric} and PresentationLUTShape {shape} "
-        "contradict each other; low values are taken as bright"
-    ] * contradict
+    assert (
+        caplog.messages
+        == [
+            f"a.dcm: PhotometricInterpretation {photometric} and PresentationLUTShape {shape} "
+            "contradict each other; low values are taken as bright"
+        ]
+        * contradict
+    )
 
 
 def test_slopes_of_the_real_world_are_not_applied_and_that_is_said(tmp_path, caplog):

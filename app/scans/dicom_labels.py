@@ -17,7 +17,7 @@ import numpy.typing as npt
 from app.case import printable
 from app.scans.boxes import Drawn
 from app.scans.dicom import is_dicom
-from app.scans.dicom_decode import check_frames
+from app.scans.dicom_decode import Stored, check_frames
 from app.scans.dicom_tags import (
     DAMAGED,
     TagError,
@@ -206,7 +206,9 @@ def _marked(
     with readable(name, pydicom):
         kind = text_of(dataset, "SegmentationType")
         if kind not in TYPES:
-            raise TagError(f"SegmentationType should be one of {TYPES}, found {shown(kind)}")
+            raise TagError(
+                f"SegmentationType should be one of {', '.join(TYPES)}, found {shown(kind)}"
+            )
         most = whole_of(dataset, "MaximumFractionalValue", 255)
         if kind == "FRACTIONAL":
             log.warning("%s: fractions; a voxel is a segment's from one half on", name)
@@ -214,8 +216,7 @@ def _marked(
         check_frames(dataset, pydicom)
         places = _Places(dataset, scan, pydicom)
         try:
-            # of palettes it is the numbers that count
-            for frame, plane in enumerate(pydicom.pixels.iter_pixels(dataset, raw=True)):
+            for frame, plane in enumerate(_planes(dataset, pydicom)):
                 if kind == "LABELMAP":
                     present = [int(one) for one in np.unique(plane) if one not in (0, padding)]
                     masks = {number: plane == number for number in present}
@@ -234,6 +235,24 @@ def _marked(
             raise
         except DAMAGED as error:
             raise TagError("PixelData cannot be decoded: it is damaged") from error
+
+
+def _planes(dataset: Any, pydicom: Any) -> Iterator[Stored]:
+    """The stored values (rows, columns) of each frame; of palettes it is these that count."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if whole_of(dataset, "BitsAllocated") != 1 or syntax.is_encapsulated:
+        yield from pydicom.pixels.iter_pixels(dataset, raw=True)
+        return
+    if not syntax.is_little_endian:
+        raise TagError(f"TransferSyntaxUID {syntax.name} is not read where pixels are single bits")
+    # frames follow each other without a gap, and may begin inside of a byte (PS3.5 8.1.1)
+    rows, columns = whole_of(dataset, "Rows"), whole_of(dataset, "Columns")
+    content = np.frombuffer(dataset.PixelData, np.uint8)
+    for frame in range(frames_of(dataset)):
+        byte, bit = divmod(frame * rows * columns, 8)
+        part = content[byte : byte + (bit + rows * columns + 7) // 8]
+        bits = np.unpackbits(part, bitorder="little")
+        yield bits[bit : bit + rows * columns].reshape(rows, columns)
 
 
 class _Places:
@@ -258,19 +277,19 @@ class _Places:
         Raises:
             TagError: they lie between voxels, or outside of the grid.
         """
-        where = f"frame {frame + 1} of {frames_of(self._dataset)}"
-        grid = np.array(self._scan.grid)
-        steps = self._by_position(frame) if self._scan.has_mm else self._by_image(frame, where)
+        scan, where = self._scan, f"frame {frame + 1} of {frames_of(self._dataset)}"
+        grid = np.array(scan.grid)
+        steps = self._by_position(frame) if scan.has_mm else self._by_image(frame, where)
         corners = np.array([[0, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]]) * [*(self._size - 1), 1]
         whole = np.rint(steps)
         if (
             np.abs(corners @ (steps - whole)).max() > SAME_PLACE_VOXELS
             or not (np.abs(whole[:2]).sum(axis=1) == 1).all()
         ):
-            raise TagError(f"{where} does not lie on the voxels of {self._scan.name}")
+            raise TagError(f"{where} does not lie on the voxels of {scan.name}")
         ends = corners @ whole
         if (ends < 0).any() or (ends >= grid).any():
-            raise TagError(f"{where} reaches out of the grid of {self._scan.name}, {tuple(grid)}")
+            raise TagError(f"{where} reaches out of the grid of {scan.name}, {scan.grid}")
         return np.column_stack([pixels, np.ones(len(pixels))]).astype(np.int64) @ whole.astype(
             np.int64
         )

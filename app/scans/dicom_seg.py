@@ -10,7 +10,7 @@ import numpy as np
 
 from app import __version__
 from app.case import printable
-from app.scans.dicom_tags import readable
+from app.scans.dicom_tags import TagError, readable
 from app.scans.label_maps import MAX_LABELS
 from app.scans.scan import Scan, ScanError, Segment, Voxels, extra
 
@@ -70,6 +70,10 @@ def encoded(labels: Voxels, scan: Scan, segments: list[Segment], path: Path) -> 
             device_serial_number="0",
             series_description="SwiftMedSAM",
         )
+        # a frame for each slice of each segment, or some would be lost without a word
+        wanted = sum(np.count_nonzero(np.bincount(plane.ravel())[1:]) for plane in planes)
+        if wanted and int(segmentation.NumberOfFrames) != wanted:
+            raise TagError(f"{NO_SEGMENTATION} (its frames have no position)")
         segmentation.SpecificCharacterSet = UTF_8
         content = io.BytesIO()
         segmentation.save_as(content)
