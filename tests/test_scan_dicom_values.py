@@ -366,6 +366,23 @@ def test_what_pydicom_cannot_take_is_one_line_of_ours(tmp_path):
     assert refusal(tmp_path / "c.dcm") == "c.dcm: PixelData has 2 frames, NumberOfFrames is 3"
 
 
+def test_identifiers_that_are_damaged_are_shown_as_far_as_they_can_be_printed(tmp_path):
+    dataset = image(WORDS)
+    dataset.SOPClassUID = "1.2.3"
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    content = (tmp_path / "a.dcm").read_bytes()
+    at = content.index(b"1.2.840.10008.1.2.1")
+    (tmp_path / "a.dcm").write_bytes(content[:at] + b"1.2\n" + content[at + 4 :])
+    assert refusal(tmp_path / "a.dcm") == (
+        "a.dcm: TransferSyntaxUID '1.2\\n840.10008.1.2.1' is not known"
+    )
+    del dataset.Rows
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    content = (tmp_path / "a.dcm").read_bytes().replace(b"1.2.3\0", b"1.2\n3\0")
+    (tmp_path / "a.dcm").write_bytes(content)
+    assert refusal(tmp_path / "a.dcm") == ("a.dcm: expected an image, found 1.2\\n3 without pixels")
+
+
 STREAMS = ("JPEG2000.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_jpeg_ls_lossless.dcm",
            "MR_small_jp2klossless.dcm", "JPEG-lossy.dcm", "MR_small_RLE.dcm")  # fmt: skip
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from app.case import MAX_MEMBER_BYTES, printable
 from app.scans.dicom_stack import Slice, stack
+from app.scans.dicom_tags import MOST_SHOWN, readable, text_of
 from app.scans.dicom_tags import frames_of as _frames
 from app.scans.dicom_tags import group_of as _group
 from app.scans.dicom_tags import numbers_of as _numbers
-from app.scans.dicom_tags import readable, text_of
 from app.scans.dicom_values import check_alike, check_pixels, in_hounsfield, read_values
 from app.scans.scan import (
     PICTURE_AFFINE,
@@ -189,7 +189,8 @@ def _check_kind(header: Any, name: str) -> None:
     if header.get("Modality") in NO_SCAN or "Rows" not in header:
         kind = getattr(header.get("SOPClassUID"), "name", "an object of no kind")
         without = "" if "Rows" in header else " without pixels"
-        raise ScanError(f"{name}: expected an image, found {kind}{without}")
+        shown = printable(kind)[:MOST_SHOWN]
+        raise ScanError(f"{name}: expected an image, found {shown}{without}")
     check_pixels(header)
     declared = _decoded(header)
     if not 0 < declared <= MAX_MEMBER_BYTES:

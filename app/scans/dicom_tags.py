@@ -53,7 +53,7 @@ def readable(name: str, pydicom: Any, fault: str = UNREADABLE) -> Iterator[None]
     except ScanError:
         raise
     except TagError as error:
-        raise ScanError(f"{name}: {error}") from error
+        raise ScanError(f"{name}: {printable(str(error))}") from error
     except pydicom.errors.InvalidDicomError as error:
         raise ScanError(f"{name}: expected DICOM, found a file without its prefix") from error
     except OSError as error:

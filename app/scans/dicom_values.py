@@ -100,6 +100,11 @@ def check_pixels(header: Any) -> None:
     Raises:
         TagError: something is missing, contradicts another, or is of a kind that is not read.
     """
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        raise TagError("TransferSyntaxUID is missing")
+    if not syntax.is_transfer_syntax:
+        raise TagError(f"TransferSyntaxUID {shown(syntax)} is not known")
     for keyword in ("Rows", "Columns"):
         size = whole_of(header, keyword)
         if not 0 < size < 1 << 16:
