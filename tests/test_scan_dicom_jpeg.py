@@ -72,7 +72,7 @@ def test_a_file_that_is_cut_off_is_one_line(kept, tmp_path):
     content = LOSSY.read_bytes()
     path = tmp_path / "cut.dcm"
     path.write_bytes(content[: int(kept * len(content))])
-    assert refused(path).startswith("cut.dcm: not a readable DICOM file (")
+    assert refused(path) == ("cut.dcm: PixelData is missing: the file has no pixels, or is cut off")
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 20, 300, 500, -2])
@@ -81,9 +81,8 @@ def test_a_stream_that_is_cut_off_is_one_line(kept, tmp_path):
     stream = jpeg_of(RAMP)
     assert len(stream) > 500
     assert stream.endswith(END)
-    assert refused(lossy(tmp_path / "a.dcm", [stream[:kept] or b"\0\0"])).startswith(
-        "a.dcm: not a readable DICOM file (expected "
-    )
+    message = refused(lossy(tmp_path / "a.dcm", [stream[:kept] or b"\0\0"]))
+    assert message == "a.dcm: PixelData is cut off: frame 1 of 1 has no end"
 
 
 def test_a_damaged_stream_is_read_or_refused_in_one_line(tmp_path):
@@ -99,7 +98,7 @@ def test_a_damaged_stream_is_read_or_refused_in_one_line(tmp_path):
         except ScanError as error:
             messages.append(str(error))
     assert messages
-    assert all(one.startswith("a.dcm: not a readable") and "\n" not in one for one in messages)
+    assert all(one.startswith("a.dcm: PixelData ") and "\n" not in one for one in messages)
 
 
 def test_a_stream_of_another_size_is_refused_before_it_is_decoded(tmp_path):
@@ -111,8 +110,8 @@ def test_a_stream_of_another_size_is_refused_before_it_is_decoded(tmp_path):
     tracemalloc.start()
     try:
         assert refused(path) == (
-            "a.dcm: not a readable DICOM file (expected 56 x 40 grey pixels of 12 bits, found "
-            "Page(width=65000, height=65000, channels=1, itemsize=2))"
+            "a.dcm: PixelData should be 56 x 40 grey pixels of 12 bits, found 65000 x 65000 pixels "
+            "of 1 channels, 2 bytes each"
         )
         assert tracemalloc.get_traced_memory()[1] < 4 << 20
     finally:
@@ -132,7 +131,7 @@ def test_more_or_fewer_frames_than_the_header_says_are_refused(frames, tmp_path)
     dataset = pydicom.dcmread(path)
     dataset.NumberOfFrames = frames
     dataset.save_as(path)
-    assert refused(path).startswith("a.dcm: not a readable DICOM file (")
+    assert refused(path) == f"a.dcm: PixelData has 2 frames, NumberOfFrames is {frames}"
 
 
 def test_a_file_that_does_not_fit_is_refused_before_its_streams_are_read(tmp_path):

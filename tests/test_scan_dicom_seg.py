@@ -33,6 +33,7 @@ from test_scan_walk import ALIGNED, grid_of, scan_of
 from app.scans import dicom_seg
 from app.scans.files import read_scan
 from app.scans.scan import ScanError, Segment
+from app.scans.write import Outputs, check_writable
 
 SEGMENTS = [
     Segment(1, "left lung", (0, 0, 0), (2, 2, 1)),
@@ -281,3 +282,47 @@ def test_a_study_of_a_batch_is_a_folder_in_the_folder(program, tmp_path):
     assert {path.name for path in (tmp_path / "out").glob("*.dcm")} == {
         "one_labels.dcm", "two_labels.dcm"
     }  # fmt: skip
+
+
+# --- names and texts
+
+
+@pytest.mark.parametrize(
+    ("charset", "patient"),
+    [(None, "Mueller^Jan"), ("ISO_IR 100", "Müller^José"), ("ISO_IR 192", "Петров^Иван"),
+     (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎")],
+)  # fmt: skip
+def test_names_come_back_as_they_went_in_and_so_do_the_texts_of_the_images(
+    charset, patient, tmp_path, caplog
+):
+    """In UTF-8, whatever the images are in."""
+    folder = series(tmp_path / "ct", SpecificCharacterSet=charset, PatientName=patient)
+    scan, out = read_scan(folder), tmp_path / "out.dcm"
+    names = ["肝臓", "Hüfte links", "x" * 64]
+    segments = [Segment(i, name, (0, 0, 0), (1, 1, 1)) for i, name in enumerate(names, start=1)]
+    dicom_seg.warn_of_names(segments, out)
+    out.write_bytes(dicom_seg.encoded(some_labels(scan.grid), scan, segments, out))
+    seg = pydicom.dcmread(out)
+    assert seg.SpecificCharacterSet == "ISO_IR 192"
+    assert [one.SegmentLabel for one in seg.SegmentSequence] == names
+    assert str(seg.PatientName) == patient
+    assert "Hüfte".encode() in out.read_bytes()
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("two\nlines", "two lines"), ("left\\right", "left right"), ("y" * 70, "y" * 64),
+     (" spaced ", "spaced"), ("\n", "label 1"), ("half\ud800", "half?")],
+)  # fmt: skip
+def test_a_name_that_dicom_cannot_say_is_told(name, written, tmp_path, caplog):
+    scan, out = read_scan(series(tmp_path / "ct")), tmp_path / "out.dcm"
+    segments = [Segment(1, name, (0, 0, 0), (1, 1, 1))]
+    check_writable(Outputs(out), scan, segments)
+    labels = some_labels(scan.grid) == 1
+    out.write_bytes(dicom_seg.encoded(labels.astype(np.uint8), scan, segments, out))
+    assert pydicom.dcmread(out).SegmentSequence[0].SegmentLabel == written
+    (message,) = caplog.messages
+    assert message.startswith("out.dcm: the name '")
+    assert message.isprintable()
+    assert f"' is written as '{written}': DICOM allows 64 characters, no line break" in message

@@ -108,7 +108,7 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
     """
     limit = options.memory_limit or available_memory()
     scan = read_scan(scan_path, options.volume, options.series, memory_limit=limit)
-    label_map = read_labels(labels_path, memory_limit=limit - scan.voxels.nbytes)
+    label_map = read_labels(labels_path, scan, memory_limit=limit - scan.voxels.nbytes)
     if not same_grid(label_map, scan):
         raise other_grid(label_map, scan)
     modality = modality_of(scan, options.modality)

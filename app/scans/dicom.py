@@ -1,30 +1,30 @@
 """DICOM: a folder of one series or several, or a file; classic, enhanced, and frames in time.
 
-pydicom reads, gdcm decodes, or `dicom_jpeg`. Values are those of the modality: rescaled, PET to SUV
-where the file allows it, MONOCHROME1 turned so that more is brighter.
+pydicom reads, gdcm decodes, or `dicom_jpeg`. Values are those of the modality (`dicom_values`):
+rescaled, PET to SUV where the file allows it, turned so that more is brighter.
 """
 
 import logging
 import math
-import struct
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from app.case import MAX_MEMBER_BYTES, one_line, printable
-from app.scans import dicom_jpeg
+from app.case import MAX_MEMBER_BYTES, printable
 from app.scans.dicom_stack import Slice, stack
+from app.scans.dicom_tags import MOST_SHOWN, readable, text_of
+from app.scans.dicom_tags import frames_of as _frames
+from app.scans.dicom_tags import group_of as _group
+from app.scans.dicom_tags import numbers_of as _numbers
+from app.scans.dicom_values import check_alike, check_pixels, in_hounsfield, read_values
 from app.scans.scan import (
     PICTURE_AFFINE,
     FloatArray,
     MemoryLimit,
     Scan,
     ScanError,
-    Voxels,
     choose_volume,
     extra,
     grey,
@@ -39,11 +39,6 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".dcm", ".ima")
 MAGIC_AT, MAGIC = 128, b"DICM"
 SLICE_BYTES = 632  # of a `Slice` and what it holds
-# What pydicom and the decoders raise for files that are damaged or of a kind they do not know.
-DAMAGED = (
-    OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError,
-    NotImplementedError, RuntimeError, OverflowError, MemoryError, struct.error,
-)  # fmt: skip
 # Modalities of DICOM by the names of app.intensity; the others are called the same, or unknown.
 MODALITIES = {
     "ES": "Endoscopy", "SM": "Microscopy", "GM": "Microscopy", "OP": "Fundus", "OPT": "OCT",
@@ -59,37 +54,6 @@ def is_dicom(path: Path) -> bool:
         return False
     with path.open("rb") as stream:
         return stream.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
-
-
-@contextmanager
-def readable(
-    name: str, pydicom: Any, fault: str = "not a readable DICOM file"
-) -> Iterator[None]:
-    """Inside, what pydicom raises of a file becomes one line; what else it says is kept back.
-
-    It logs a traceback for every decoder that it tries, and highdicom every module that it copies.
-    """
-    loggers = [logging.getLogger(library) for library in ("pydicom", "highdicom")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except ScanError:
-        raise
-    except pydicom.errors.InvalidDicomError as error:
-        raise ScanError(f"{name}: expected DICOM, found a file without its prefix") from error
-    except DAMAGED as error:
-        raise ScanError(f"{name}: {fault} ({one_line(error)})") from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _frames(header: Any) -> int:
-    return int(header.get("NumberOfFrames") or 1)
 
 
 def _stored(header: Any) -> int:
@@ -152,37 +116,39 @@ def read(
     """
     name = printable(path.name)
     pydicom = extra("pydicom", name)
-    if path.is_dir():
-        found = _headers(path, pydicom)
-        headers = _choose_series(found, series, name)
-    else:
-        with readable(name, pydicom):
-            headers = [(path, pydicom.dcmread(path, stop_before_pixels=True))]
-        found = {"": headers}
-    first = headers[0][1]
     with readable(name, pydicom):
-        for _, header in headers:
-            _check_kind(header, name)
+        if path.is_dir():
+            found = _headers(path, pydicom)
+            headers = _choose_series(found, series, name)
+        else:
+            headers = [(path, pydicom.dcmread(path, stop_before_pixels=True))]
+            found = {"": headers}
+        for file, header in headers:
+            with readable(printable(file.name), pydicom):
+                _check_kind(header, name)
         every = [header for _, header in headers]
+        check_alike(every)
         _require_memory_of_frames(every, name, memory_limit)
-        slices = [one for file, header in headers for one in _slices(file, header)]
+        slices: list[Slice] = []
+        for file, header in headers:
+            with readable(printable(file.name), pydicom):
+                slices += _slices(file, header)
         if any(one.position is not None for one in slices):
             chosen, affine = stack(slices, volume, name)
             has_mm = True
         else:
             chosen, affine, has_mm = _pages(slices, volume, name)
         _require_memory(every, chosen, name, memory_limit)
-        pixels = [_values(part, pydicom) for part in _by_file(chosen)]
-        factor, unit = (1.0, "") if pixels[0].ndim == 4 else _factor_and_unit(every, name)
-    voxels = np.concatenate(pixels)  # (K, rows, columns[, 3])
+        voxels = read_values(_by_file(chosen), name, pydicom)
+        factor, unit = (1.0, "") if voxels.ndim == 4 else _factor_and_unit(every, name)
+        modality = _modality(every[0], name)
     if voxels.ndim == 4 and len(voxels) > 1:
         voxels = grey(voxels)
     if factor != 1:
         np.multiply(voxels, factor, out=voxels)
     order = (2, 1, 0, 3)[: voxels.ndim]
-    modality = str(first.get("Modality", ""))
     return made_scan(
-        path, voxels.transpose(order), affine, modality=MODALITIES.get(modality, modality),
+        path, voxels.transpose(order), affine, modality=modality,
         slice_axis=2, has_mm=has_mm, sources=tuple((one.path, one.frame) for one in chosen),
         unit=unit, files=tuple(file for same in found.values() for file, _ in same),
     )  # fmt: skip
@@ -223,28 +189,12 @@ def _check_kind(header: Any, name: str) -> None:
     if header.get("Modality") in NO_SCAN or "Rows" not in header:
         kind = getattr(header.get("SOPClassUID"), "name", "an object of no kind")
         without = "" if "Rows" in header else " without pixels"
-        raise ScanError(f"{name}: expected an image, found {kind}{without}")
+        shown = printable(kind)[:MOST_SHOWN]
+        raise ScanError(f"{name}: expected an image, found {shown}{without}")
+    check_pixels(header)
     declared = _decoded(header)
     if not 0 < declared <= MAX_MEMBER_BYTES:
         raise ScanError(f"{name}: declares {declared} bytes, the limit is {MAX_MEMBER_BYTES}")
-
-
-def _group(header: Any, frame: int, sequence: str) -> Any:
-    """A functional group of a frame in an enhanced file, its own before the shared one."""
-    for holder in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
-        groups = header.get(holder) or []
-        if groups:
-            items = groups[frame if holder.startswith("Per") else 0].get(sequence)
-            if items:
-                return items[0]
-    return header  # where classic files have it
-
-
-def _numbers(holder: Any, key: str, count: int) -> FloatArray | None:
-    value = holder.get(key)
-    if value is None or value == "" or len(value) != count:
-        return None
-    return np.array(value, np.float64)
 
 
 def _slices(path: Path, header: Any) -> Iterator[Slice]:
@@ -301,35 +251,17 @@ def _by_file(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
 def _factor_and_unit(headers: Sequence[Any], name: str) -> tuple[float, str]:
     """What rescaled values are multiplied by, and their unit then; "" where the file says none."""
     header = headers[0]
-    if header.get("Modality") == "PT":
+    if text_of(header, "Modality") == "PT":
         return uptake(headers, name)
-    rescale = _group(header, 0, "PixelValueTransformationSequence")
-    in_hu = header.get("Modality") == "CT" and "RescaleSlope" in rescale
-    return 1.0, "HU" if in_hu and (rescale.get("RescaleType") or "HU") == "HU" else ""
+    if text_of(header, "Modality") == "CT" and in_hounsfield(header)[0]:
+        return 1.0, "HU"
+    return 1.0, ""
 
 
-def _values(slices: Sequence[Slice], pydicom: Any) -> Voxels:
-    """Values (K, rows, columns[, 3]) of frames of one file."""
-    dataset = pydicom.dcmread(slices[0].path)
-    photometric = dataset.get("PhotometricInterpretation", "MONOCHROME2")
-    stored: Voxels
-    if dicom_jpeg.is_of_12_bits(dataset):
-        name = printable(slices[0].path.name)
-        stored = dicom_jpeg.samples_of(dataset, _frames(dataset), name, pydicom)
-    else:
-        stored = pydicom.pixels.pixel_array(dataset)
-    in_colour = dataset.get("SamplesPerPixel", 1) == 3
-    planes = stored.reshape(-1, *stored.shape[-3 if in_colour else -2 :])
-    picked = planes[[one.frame for one in slices]]
-    if photometric == "PALETTE COLOR":
-        return np.asarray(pydicom.pixels.apply_color_lut(picked, dataset))
-    if in_colour:
-        return np.asarray(picked)
-    if photometric == "MONOCHROME1":
-        top = 2 ** int(dataset.BitsStored) - 1
-        picked = (-1 if dataset.get("PixelRepresentation", 0) else top) - picked.astype(np.int32)
-    out = np.empty(picked.shape, np.float32)
-    for target, plane, one in zip(out, picked, slices, strict=True):
-        rescale = _group(dataset, one.frame, "PixelValueTransformationSequence")
-        target[...] = pydicom.pixels.apply_modality_lut(plane, rescale)
-    return out
+def _modality(header: Any, name: str) -> str:
+    """The modality by its name in app.intensity; "" of a CT whose values are of another kind."""
+    modality = text_of(header, "Modality")
+    if modality == "CT" and not in_hounsfield(header)[1]:
+        log.warning("%s: CT, but by its RescaleType in no Hounsfield units", name)
+        return ""
+    return MODALITIES.get(modality, modality)

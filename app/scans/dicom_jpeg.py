@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from app.scans.dicom_decode import check_streams
+from app.scans.dicom_tags import DAMAGED, TagError, frames_of
 from app.scans.picture_headers import Page, pages_in
 from app.scans.scan import extra
 
 SYNTAX = "1.2.840.10008.1.2.4.51"  # JPEG Extended, of 12 bits or of 8 (process 2)
-START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
-ALLOCATED, MOST_STORED = 16, 12  # bits of a sample
+MOST_STORED = 12  # bits of a sample
 
 
 def is_of_12_bits(dataset: Any) -> bool:
@@ -24,36 +25,39 @@ def is_of_12_bits(dataset: Any) -> bool:
     return bool(lossy and 8 < dataset.BitsStored <= MOST_STORED)
 
 
-def samples_of(
-    dataset: Any, frames: int, name: str, pydicom: Any
-) -> npt.NDArray[np.uint16] | npt.NDArray[np.int16]:
-    """The samples (frames, rows, columns) of such a file, `name` in messages.
+def samples_of(dataset: Any, name: str, pydicom: Any) -> npt.NDArray[np.uint16]:
+    """The samples (frames, rows, columns) of such a file, without a sign; `name` in messages.
 
     Raises:
         ScanError: imagecodecs is not installed.
-        RuntimeError: a frame is damaged.
-        ValueError: a frame is cut off, in colour or of another size, or there are more or fewer.
+        TagError: a frame is damaged, cut off, in colour or of another size, or there are more or
+            fewer.
     """
     imagecodecs = extra("imagecodecs", name)
+    check_streams(dataset, pydicom)
+    frames = frames_of(dataset)
     samples = np.empty((frames, dataset.Rows, dataset.Columns), np.uint16)
-    encoded = list(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=frames))
-    if len(encoded) != frames:
-        raise ValueError(f"expected {frames} frames, found {len(encoded)}")
+    encoded = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=frames)
     for plane, frame in zip(samples, encoded, strict=True):
         _check(frame, *plane.shape)
-        imagecodecs.jpeg8_decode(frame, out=plane)
-    if not dataset.PixelRepresentation:
-        return samples
-    unused = ALLOCATED - int(dataset.BitsStored)  # above the sign
-    return (samples << unused).view(np.int16) >> unused
+        try:
+            imagecodecs.jpeg8_decode(frame, out=plane)
+        except DAMAGED as error:
+            raise TagError("PixelData cannot be decoded as JPEG of 12 bits: it is damaged") from (
+                error
+            )
+    return samples
 
 
 def _check(frame: bytes, rows: int, columns: int) -> None:
-    """Raise ValueError if a frame is no whole JPEG of that size, grey and of more than 8 bits."""
+    """Raise TagError if a frame is no JPEG of that size, grey and of more than 8 bits."""
     pages = pages_in(BytesIO(frame))
     if pages != [Page(columns, rows, 1, 2)]:
-        found = ", ".join(map(str, pages)) or "none"
-        raise ValueError(f"expected {columns} x {rows} grey pixels of 12 bits, found {found}")
-    # neither can be a part of what is between them
-    if frame.rfind(END_OF_IMAGE) < frame.rfind(START_OF_SCAN):
-        raise ValueError(f"expected the end of a JPEG, found none in {len(frame)} bytes")
+        found = " and ".join(
+            f"{one.width} x {one.height} pixels of {one.channels} channels, {one.itemsize} bytes "
+            "each" for one in pages
+        )  # fmt: skip
+        raise TagError(
+            f"PixelData should be {columns} x {rows} grey pixels of 12 bits, found "
+            f"{found or 'none'}"
+        )

@@ -1,6 +1,8 @@
 """DICOM segmentations (SEG) with highdicom: labels that refer to the images they were made on."""
 
 import io
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,16 @@ import numpy as np
 
 from app import __version__
 from app.case import printable
-from app.scans.dicom import readable
+from app.scans.dicom_tags import TagError, readable
 from app.scans.label_maps import MAX_LABELS
 from app.scans.scan import Scan, ScanError, Segment, Voxels, extra
 
+log = logging.getLogger(__name__)
+
 SUFFIX = ".dcm"
+UTF_8 = "ISO_IR 192"
+LONG_STRING = 64  # characters that a name may have (PS3.5 6.2, LO), without these
+NOT_IN_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\\\u2028\u2029]")
 NO_SEGMENTATION = "lacks what a DICOM segmentation must say, an output as .nii.gz can be made"
 SERIES_NUMBER_OFFSET = 1000  # added to that of the images, so that viewers list it behind them
 
@@ -33,6 +40,9 @@ def encoded(labels: Voxels, scan: Scan, segments: list[Segment], path: Path) -> 
     with readable(scan.name, pydicom, NO_SEGMENTATION):
         files = list(dict.fromkeys(file for file, _ in scan.sources))
         images = [pydicom.dcmread(file) for file in files]
+        for image in images:  # whose texts the segmentation takes over
+            image.decode()
+            image.SpecificCharacterSet = UTF_8
         count = len(segments)
         # a value that no segment has is one too many, and highdicom refuses it
         numbers = np.full(MAX_LABELS + 1, count + 1, np.min_scalar_type(count + 1))
@@ -60,9 +70,32 @@ def encoded(labels: Voxels, scan: Scan, segments: list[Segment], path: Path) -> 
             device_serial_number="0",
             series_description="SwiftMedSAM",
         )
+        # a frame for each slice of each segment, or some would be lost without a word
+        wanted = sum(np.count_nonzero(np.bincount(plane.ravel())[1:]) for plane in planes)
+        if wanted and int(segmentation.NumberOfFrames) != wanted:
+            raise TagError(f"{NO_SEGMENTATION} (its frames have no position)")
+        segmentation.SpecificCharacterSet = UTF_8
         content = io.BytesIO()
         segmentation.save_as(content)
     return content.getvalue()
+
+
+def name_of(segment: Segment) -> str:
+    """The name of a segment, as far as DICOM can say it."""
+    text = segment.name.encode("utf-8", "replace").decode()
+    short = NOT_IN_NAMES.sub(" ", text)[:LONG_STRING].strip()
+    return short or f"label {segment.value}"
+
+
+def warn_of_names(segments: list[Segment], path: Path) -> None:
+    """Say which names are written otherwise than they are, since DICOM cannot say them."""
+    for one in segments:
+        if name_of(one) != one.name:
+            log.warning(
+                "%s: the name '%s' is written as '%s': DICOM allows %d characters, no line break, "
+                "no backslash and no space around them",
+                printable(path.name), printable(one.name), name_of(one), LONG_STRING,
+            )  # fmt: skip
 
 
 def _descriptions(segments: list[Segment], highdicom: Any, pydicom: Any) -> list[Any]:
@@ -73,7 +106,7 @@ def _descriptions(segments: list[Segment], highdicom: Any, pydicom: Any) -> list
     return [
         seg.SegmentDescription(
             segment_number=number,
-            segment_label=one.name[:64],  # as many characters as a long string may have
+            segment_label=name_of(one),
             segmented_property_category=codes.SCT.Tissue,
             segmented_property_type=codes.SCT.Tissue,
             algorithm_type="SEMIAUTOMATIC",

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.memory import estimate_labels_peak
-from app.scans import itk
+from app.scans import dicom_labels, itk
 from app.scans.boxes import Drawn
 from app.scans.files import read_scan
 from app.scans.scan import FloatArray, MemoryLimit, Scan, ScanError, Voxels
@@ -72,8 +72,10 @@ def _read_layers(path: Path, memory_limit: MemoryLimit | None) -> tuple[list[Sca
     return layers, segments
 
 
-def read_labels(path: Path, *, memory_limit: int | None = None) -> Scan:
+def read_labels(path: Path, scan: Scan | None = None, *, memory_limit: int | None = None) -> Scan:
     """The label map at `path`; its voxels are uint16, and some are not 0.
+
+    A DICOM segmentation is one on the grid of `scan`.
 
     Raises:
         ScanError: it cannot be read, is no label map of one layer, or would take more than
@@ -81,6 +83,8 @@ def read_labels(path: Path, *, memory_limit: int | None = None) -> Scan:
     """
     # beside it a case is made: it counts as a scan
     limit = None if memory_limit is None else MemoryLimit(memory_limit)
+    if scan is not None and dicom_labels.is_segmentation(path):
+        return dicom_labels.label_map_of(path, scan, limit)
     layers, _ = _read_layers(path, limit)
     if len(layers) > 1:
         raise ScanError(
@@ -95,8 +99,9 @@ def boxes_around_labels(
 ) -> list[Drawn]:
     """A box around each label of the label map at `path`, in order of their values.
 
-    Those of a 3D Slicer segmentation, of all its layers, are in its own order, with its names and
-    colours; a segment without a voxel is left out, with a warning. On another grid than the scan's,
+    Those of a 3D Slicer segmentation, of all its layers, and of a DICOM one are in its own order,
+    with its names and colours; a segment without a voxel is left out, with a warning. A DICOM one
+    has to lie on the scan's grid. Another on another grid than the scan's,
     which needs a place in the world, voxels are taken over as the space they fill. `margin` voxels
     of the label map are added on every side.
 
@@ -105,6 +110,8 @@ def boxes_around_labels(
             more than `memory_limit` bytes.
     """
     limit = None if memory_limit is None else MemoryLimit(memory_limit, estimate_labels_peak)
+    if dicom_labels.is_segmentation(path):
+        return dicom_labels.boxes_of_segments(path, scan, margin, limit)
     layers, segments = _read_layers(path, limit)
     label_map = layers[0]
     name = label_map.name

@@ -106,6 +106,8 @@ def check_writable(outputs: Outputs, scan: Scan, segments: list[Segment]) -> Non
     Raises:
         ScanError: labels of this scan do not fit into that kind of file, or its library is missing.
     """
+    if suffix_of(outputs.labels, WRITTEN) == dicom_seg.SUFFIX:
+        dicom_seg.warn_of_names(segments, outputs.labels)
     labels = np.zeros(scan.grid, label_dtype(len(segments)))
     labels[0, 0, 0] = 1
     _encoded(outputs.labels, labels, scan, segments)
