@@ -121,7 +121,7 @@ def test_a_file_of_a_folder_that_cannot_be_opened_is_named(tmp_path, monkeypatch
     def is_dicom(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("app.scans.dicom.is_dicom", is_dicom)
+    monkeypatch.setattr("app.scans.dicom_files.is_dicom", is_dicom)
     with pytest.raises(ScanError, match=r"^IM0000: cannot be read \(Permission denied\)$"):
         read_scan(folder)
 
@@ -173,7 +173,10 @@ def test_a_doubled_slice_is_refused(tmp_path):
     again.save_as(folder / "copy")
     with pytest.raises(ScanError) as raised:
         read_scan(folder)
-    assert str(raised.value) == "ct: slices are doubled at 1 of 8 positions, expected one each"
+    assert str(raised.value) == (
+        "ct: slices are doubled at 1 of 8 positions, expected one each; the first are IM0002 and "
+        "copy"
+    )
 
 
 TILT = np.deg2rad(20)
@@ -233,7 +236,7 @@ def test_slices_of_several_kinds_are_refused(tmp_path):
     folder = series(tmp_path / "c")
     tags = place_tags(ALIGNED, 9) | {"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]}
     image(VOXELS[:, :, 0].T.copy(), **tags).save_as(folder / "other", enforce_file_format=True)
-    with pytest.raises(ScanError, match=r"^c: slices should all have one orientation and a pos"):
+    with pytest.raises(ScanError, match=r"^c: slices should be of one kind, found orientati"):
         read_scan(folder)
 
 
@@ -305,13 +308,20 @@ def test_each_frame_has_its_own_slope(tmp_path):
     )
 
 
-def test_a_film_is_taken_in_its_order_and_has_no_place(tmp_path, caplog):
+def test_frames_of_a_film_are_images_of_which_one_is_chosen(tmp_path):
+    """Time is no axis of slices."""
     frames = np.stack([VOXELS[:, :, k].T for k in range(4)])
     image(frames, Modality="US").save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    scan = read_scan(tmp_path / "a.dcm")
-    np.testing.assert_array_equal(scan.voxels, VOXELS)
-    assert not scan.has_mm
-    assert caplog.messages == ["a.dcm: 4 frames have no position, and keep their order"]
+    with pytest.raises(ScanError) as raised:
+        read_scan(tmp_path / "a.dcm")
+    assert str(raised.value) == (
+        "a.dcm: 4 frames say no position, so they are images and no slices of a volume, "
+        "--volume should name one of 0..3"
+    )
+    for k in range(4):
+        scan = read_scan(tmp_path / "a.dcm", k)
+        np.testing.assert_array_equal(scan.voxels, VOXELS[:, :, [k]])
+        assert not scan.has_mm
 
 
 # --- SUV, on paper: 200 MBq given two half-lives before, so 50 MBq are left in 80 kg
@@ -435,7 +445,7 @@ def test_a_scan_says_the_unit_of_its_values(tmp_path, caplog):
 # --- the files pydicom ships for its own tests
 
 SHIPPED = sorted(path for path in TEST_FILES.rglob("*") if path.is_file())
-READ = 80  # of them at least; the others are no images, or damaged on purpose
+READ = 78  # of them at least; the others are no images, or damaged on purpose
 
 
 def test_every_file_of_pydicoms_own_tests_is_read_or_refused_in_one_line(caplog):

@@ -13,12 +13,21 @@ from typing import Any
 import numpy as np
 
 from app.case import MAX_MEMBER_BYTES, printable
-from app.scans.dicom_stack import Slice, stack
+from app.scans.dicom_files import (
+    NO_SCAN,
+    SUFFIXES,
+    choose_series,
+    headers_under,
+    is_dicom,
+    require_whole,
+    without_copies,
+)
+from app.scans.dicom_slices import Slice, slices_of
+from app.scans.dicom_stack import stack
 from app.scans.dicom_tags import MOST_SHOWN, readable, text_of
 from app.scans.dicom_tags import frames_of as _frames
-from app.scans.dicom_tags import group_of as _group
-from app.scans.dicom_tags import numbers_of as _numbers
-from app.scans.dicom_values import check_alike, check_pixels, in_hounsfield, read_values
+from app.scans.dicom_values import check_pixels, in_hounsfield, read_values
+from app.scans.dicom_volumes import choose, choose_frames
 from app.scans.scan import (
     PICTURE_AFFINE,
     FloatArray,
@@ -34,26 +43,16 @@ from app.scans.scan import (
 )
 from app.scans.suv import uptake
 
+__all__ = ["SUFFIXES", "is_dicom", "read", "readable"]
+
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".dcm", ".ima")
-MAGIC_AT, MAGIC = 128, b"DICM"
 SLICE_BYTES = 632  # of a `Slice` and what it holds
 # Modalities of DICOM by the names of app.intensity; the others are called the same, or unknown.
 MODALITIES = {
     "ES": "Endoscopy", "SM": "Microscopy", "GM": "Microscopy", "OP": "Fundus", "OPT": "OCT",
     "DMS": "Dermoscopy", "XA": "X-Ray", "RF": "X-Ray", "PX": "X-Ray", "IO": "X-Ray",
 }  # fmt: skip
-# Modalities of what only describes images.
-NO_SCAN = ("SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO")
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do, whatever it is called."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        return stream.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
 
 
 def _stored(header: Any) -> int:
@@ -116,29 +115,31 @@ def read(
     """
     name = printable(path.name)
     pydicom = extra("pydicom", name)
-    with readable(name, pydicom):
-        if path.is_dir():
-            found = _headers(path, pydicom)
-            headers = _choose_series(found, series, name)
-        else:
+    if path.is_dir():
+        found = headers_under(path, pydicom)
+        with readable(name, pydicom):
+            headers = choose_series(found, series, name, path)
+        headers = without_copies(headers, name, pydicom)
+    else:
+        with readable(name, pydicom):
             headers = [(path, pydicom.dcmread(path, stop_before_pixels=True))]
-            found = {"": headers}
+        found = {("", ""): headers}
+    with readable(name, pydicom):
         for file, header in headers:
             with readable(printable(file.name), pydicom):
                 _check_kind(header, name)
-        every = [header for _, header in headers]
-        check_alike(every)
-        _require_memory_of_frames(every, name, memory_limit)
+        require_whole(headers, name)
+        _require_memory_of_frames([header for _, header in headers], name, memory_limit)
         slices: list[Slice] = []
         for file, header in headers:
             with readable(printable(file.name), pydicom):
-                slices += _slices(file, header)
-        if any(one.position is not None for one in slices):
-            chosen, affine = stack(slices, volume, name)
-            has_mm = True
-        else:
-            chosen, affine, has_mm = _pages(slices, volume, name)
-        _require_memory(every, chosen, name, memory_limit)
+                slices += slices_of(file, header, pydicom)
+        chosen, affine, has_mm = _placed(slices, volume, name)
+        files = {one.path for one in chosen}
+        # those of the volume first, then the others of the series
+        every = [header for _, header in sorted(headers, key=lambda one: one[0] not in files)]
+        own = every[: len(files)]
+        _require_memory(own, chosen, name, memory_limit)
         voxels = read_values(_by_file(chosen), name, pydicom)
         factor, unit = (1.0, "") if voxels.ndim == 4 else _factor_and_unit(every, name)
         modality = _modality(every[0], name)
@@ -154,37 +155,6 @@ def read(
     )  # fmt: skip
 
 
-def _headers(folder: Path, pydicom: Any) -> dict[str, list[tuple[Path, Any]]]:
-    """Headers of the images under a folder, by series; other files are left alone."""
-    found: dict[str, list[tuple[Path, Any]]] = {}
-    for path in sorted(folder.rglob("*")):
-        if is_dicom(path):
-            with readable(printable(path.name), pydicom):
-                header = pydicom.dcmread(path, stop_before_pixels=True)
-            if "Rows" in header and header.get("Modality") not in NO_SCAN:
-                uid = str(header.get("SeriesInstanceUID", ""))
-                found.setdefault(uid, []).append((path, header))
-    return found
-
-
-def _choose_series(
-    found: dict[str, list[tuple[Path, Any]]], series: str | None, name: str
-) -> list[tuple[Path, Any]]:
-    if not found:
-        raise ScanError(f"{name}: expected DICOM images, or boxes that name its files, found none")
-    numbers = {uid: str(headers[0][1].get("SeriesNumber", "")) for uid, headers in found.items()}
-    wanted = [uid for uid in found if series in (None, uid, numbers[uid])]
-    if len(wanted) == 1:
-        return found[wanted[0]]
-    choices = "; ".join(
-        f"{numbers[uid] or uid} ({one.get('Modality', '?')}, {len(headers)} files, "
-        f"{printable(str(one.get('SeriesDescription', 'no description')))})"
-        for uid, headers in found.items()
-        for one in [headers[0][1]]
-    )
-    raise ScanError(f"{name}: --series should name one of {len(found)} series: {choices}")
-
-
 def _check_kind(header: Any, name: str) -> None:
     if header.get("Modality") in NO_SCAN or "Rows" not in header:
         kind = getattr(header.get("SOPClassUID"), "name", "an object of no kind")
@@ -197,44 +167,27 @@ def _check_kind(header: Any, name: str) -> None:
         raise ScanError(f"{name}: declares {declared} bytes, the limit is {MAX_MEMBER_BYTES}")
 
 
-def _slices(path: Path, header: Any) -> Iterator[Slice]:
-    """The slices of one file.
-
-    Where it has several frames without functional groups, as films have, they are at no position.
-    """
-    frames = _frames(header)
-    in_space = frames == 1 or "PerFrameFunctionalGroupsSequence" in header
-    for frame in range(frames):
-        measures = _group(header, frame, "PixelMeasuresSequence")
-        spacing = _numbers(measures, "PixelSpacing", 2)
-        if spacing is None:
-            spacing = _numbers(header, "ImagerPixelSpacing", 2)
-        rows, columns = (1.0, 1.0) if spacing is None else spacing.tolist()
-        content = _group(header, frame, "FrameContentSequence")
-        yield Slice(
-            path, frame, (int(header.Rows), int(header.Columns)), (rows, columns),
-            tuple(int(header.get(key) or 0) for key in ("AcquisitionNumber", "EchoNumbers",
-                  "TemporalPositionIdentifier", "InstanceNumber"))
-            + (int(content.get("TemporalPositionIndex") or 0), frame),
-            _numbers(_group(header, frame, "PlanePositionSequence"), "ImagePositionPatient", 3)
-            if in_space else None,
-            _numbers(_group(header, frame, "PlaneOrientationSequence"),
-                     "ImageOrientationPatient", 6),
-            float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 1),
-        )  # fmt: skip
-
-
-def _pages(
+def _placed(
     slices: Sequence[Slice], volume: int | None, name: str
 ) -> tuple[list[Slice], FloatArray, bool]:
-    """Slices that say no place: one image, or the frames of one file in their order."""
+    """Slices of the chosen volume in order, their affine, and whether it is in mm."""
+    first = slices[0]
+    if len(slices) == 1 and (first.position is None or first.spacing_mm is None):
+        choose_volume(1, volume, name)
+        return list(slices), _without_place(first), False
+    if any(one.position is not None for one in slices):
+        return *stack(choose(slices, volume, name), name), True
     if len({one.path for one in slices}) > 1:
         raise ScanError(f"{name}: {len(slices)} slices should have a position each, found none")
-    choose_volume(1, volume, name)
-    if len(slices) > 1:
-        log.warning("%s: %d frames have no position, and keep their order", name, len(slices))
-    rows_mm, columns_mm = slices[0].spacing_mm
-    return list(slices), PICTURE_AFFINE @ np.diag([columns_mm, rows_mm, 1, 1]), False
+    chosen = choose_frames(slices, volume, name)
+    if len(chosen) > 1:
+        log.warning("%s: %d slices have numbers and no position", name, len(chosen))
+    return chosen, _without_place(first), False
+
+
+def _without_place(one: Slice) -> FloatArray:
+    rows_mm, columns_mm = one.spacing_mm or (1.0, 1.0)
+    return np.asarray(PICTURE_AFFINE @ np.diag([columns_mm, rows_mm, 1, 1]), np.float64)
 
 
 def _by_file(slices: Sequence[Slice]) -> Iterator[list[Slice]]:

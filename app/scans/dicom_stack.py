@@ -1,6 +1,6 @@
-"""Slices of a DICOM series, by the positions they say themselves, to one regular grid.
+"""Slices of a DICOM volume, by the positions they say themselves, to one regular grid.
 
-What is no regular grid is refused with what is wrong: slices missing or doubled, several
+What is no regular grid is refused with what is wrong: slices missing, several
 orientations or sizes. Order and spacing are never taken from instance numbers, file names or the
 slice thickness.
 
@@ -9,104 +9,106 @@ is segmented as it was acquired, and lies where it says; nothing is resampled.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from app.scans.scan import RAS_OF_LPS, RIGHT_ANGLE, FloatArray, ScanError, choose_volume
+from app.case import printable
+from app.scans.dicom_slices import Slice
+from app.scans.scan import RAS_OF_LPS, RIGHT_ANGLE, FloatArray, ScanError
 
 log = logging.getLogger(__name__)
 
 SAME_POSITION_MM = 1e-3
 EVEN = 0.02  # part of the spacing by which a gap may differ: decimal places are rounded
 SAME_DIRECTION = 1e-4  # of cosines
+NO_DIRECTION = 0.01  # by which a cosine, or the length of a direction, is none
 MOST_TILT = np.deg2rad(45)  # of the stack against the normal of its slices; gantries reach 30
 
 
-@dataclass(frozen=True, eq=False)
-class Slice:
-    """One plane of a series: a file, or a frame of one."""
-
-    path: Path
-    frame: int  # of the file
-    size: tuple[int, int]  # rows, columns
-    spacing_mm: tuple[float, float]  # between rows, between columns
-    order: tuple[Any, ...]  # among slices of the same position
-    position: FloatArray | None  # (3,) of the first pixel, LPS
-    orientation: FloatArray | None  # (6,) cosines along a row and along a column
-    thickness_mm: float = 1.0
-
-
-def _same(slices: Sequence[Slice], name: str) -> None:
-    """All slices have one size, spacing and orientation, or it is said which."""
+def require_one_kind(slices: Sequence[Slice], name: str) -> None:
+    """Raise ScanError unless slices have one size, spacing and orientation and a position each."""
     for what, values in (
-        ("sizes", {one.size for one in slices}),
-        ("pixel spacings", {tuple(np.round(one.spacing_mm, 4).tolist()) for one in slices}),
+        ("sizes", Counter(one.size for one in slices)),
+        ("pixel spacings", Counter(_rounded(one.spacing_mm) for one in slices)),
     ):
         if len(values) > 1:
-            found = " and ".join(map(str, sorted(values)[:3]))
+            found = " and ".join(f"{value} of {count} slices"
+                                 for value, count in values.most_common(3))  # fmt: skip
             raise ScanError(f"{name}: slices should be of one kind, found {what} {found}")
-    first = slices[0].orientation
-    if any(
-        one.position is None or one.orientation is None or first is None
-        or np.abs(one.orientation - first).max() > SAME_DIRECTION
-        for one in slices
-    ):  # fmt: skip
-        raise ScanError(f"{name}: slices should all have one orientation and a position each")
+    for one in slices:
+        for tag, value in (
+            ("ImagePositionPatient", one.position),
+            ("ImageOrientationPatient", one.orientation),
+            ("PixelSpacing", one.spacing_mm),
+        ):
+            if value is None:
+                where = name if len(slices) == 1 else f"{name}: {printable(one.path.name)}"
+                raise ScanError(f"{where}: expected {tag}, found none")
+    orientations = np.array([one.orientation for one in slices])
+    away = np.abs(orientations - orientations[0]).max(axis=1)
+    if away.max() > SAME_DIRECTION:
+        other = orientations[away.argmax()]
+        raise ScanError(
+            f"{name}: slices should be of one kind, found orientations {orientations[0].tolist()} "
+            f"and {other.tolist()} (ImageOrientationPatient), as of localizers"
+        )
+    row, column = orientations[0].reshape(2, 3)
+    lengths = np.linalg.norm([row, column], axis=1)
+    if np.abs(lengths - 1).max() > NO_DIRECTION or abs(row @ column) > NO_DIRECTION:
+        raise ScanError(
+            f"{name}: ImageOrientationPatient should be two directions at right angles, found "
+            f"{orientations[0].tolist()}"
+        )
 
 
-def stack(slices: Sequence[Slice], volume: int | None, name: str) -> tuple[list[Slice], FloatArray]:
-    """The slices of a volume in order, and their affine (4, 4): (i, j, k) to mm in RAS.
-
-    i runs along a row, j along a column. Several slices at every position are several volumes, of
-    which `volume` chooses one.
-
-    Raises:
-        ScanError: they are no regular grid, or several volumes and none is chosen.
-    """
-    if len(slices) > 1:
-        _same(slices, name)
-    first = slices[0]
-    if first.position is None or first.orientation is None:
-        raise ScanError(f"{name}: expected a position and an orientation, found none")
-    along_row, along_column = first.orientation[:3], first.orientation[3:]
-    normal = np.asarray(np.cross(along_row, along_column), np.float64)
-    if not np.isclose(np.linalg.norm(normal), 1, atol=1e-2):
-        raise ScanError(f"{name}: orientation should be two directions, got {first.orientation}")
-    heights = np.array([one.position @ normal for one in slices])  # type: ignore[operator]
-    levels = _levels(slices, heights, volume, name)
-    chosen = [one for one, _ in levels]
-    affine = np.eye(4)
-    affine[:3, 0] = along_row * first.spacing_mm[1]
-    affine[:3, 1] = along_column * first.spacing_mm[0]
-    affine[:3, 2] = _step(chosen, np.array([height for _, height in levels]), normal, name)
-    affine[:3, 3] = chosen[0].position
-    return chosen, RAS_OF_LPS @ affine
+def _rounded(spacing_mm: tuple[float, float] | None) -> tuple[float, ...]:
+    return () if spacing_mm is None else tuple(np.round(spacing_mm, 4).tolist())
 
 
-def _levels(
-    slices: Sequence[Slice], heights: FloatArray, volume: int | None, name: str
-) -> list[tuple[Slice, float]]:
-    """One slice of each height, from the lowest up."""
+def _normal(one: Slice) -> FloatArray:
+    """The direction (3,) across a slice; its length is 1."""
+    assert one.orientation is not None
+    normal = np.cross(one.orientation[:3], one.orientation[3:])
+    return np.asarray(normal / np.linalg.norm(normal), np.float64)
+
+
+def levels(slices: Sequence[Slice], name: str) -> list[list[tuple[Slice, float]]]:
+    """Slices of one kind by their height along their normal, from the lowest up, each with it."""
+    normal = _normal(slices[0])
+    heights = np.array([one.position for one in slices]) @ normal
     order = np.argsort(heights, kind="stable")
     new_level = np.diff(heights[order], prepend=-np.inf) > SAME_POSITION_MM
-    groups: list[list[int]] = []
+    found: list[list[tuple[Slice, float]]] = []
     for index, starts in zip(order.tolist(), new_level.tolist(), strict=True):
         if starts:
-            groups.append([])
-        groups[-1].append(index)
-    counts = {len(group) for group in groups}
-    if len(counts) > 1:
-        doubled = sum(len(group) > min(counts) for group in groups)
-        raise ScanError(
-            f"{name}: slices are doubled at {doubled} of {len(groups)} positions, expected one each"
-        )
-    which = choose_volume(counts.pop(), volume, name)
-    picked = [sorted(group, key=lambda index: slices[index].order)[which] for group in groups]
-    return [(slices[index], float(heights[index])) for index in picked]
+            found.append([])
+        found[-1].append((slices[index], float(heights[index])))
+    return found
+
+
+def stack(slices: Sequence[Slice], name: str) -> tuple[list[Slice], FloatArray]:
+    """The slices of a volume in order, and their affine (4, 4): (i, j, k) to mm in RAS.
+
+    i runs along a row, j along a column, k from the lowest slice up. `slices` are of one kind and
+    lie at one position each.
+
+    Raises:
+        ScanError: they are no regular grid.
+    """
+    placed = [level[0] for level in levels(slices, name)]
+    chosen = [one for one, _ in placed]
+    first = chosen[0]
+    assert first.orientation is not None
+    assert first.spacing_mm is not None
+    heights = np.array([height for _, height in placed])
+    affine = np.eye(4)
+    affine[:3, 0] = first.orientation[:3] * first.spacing_mm[1]
+    affine[:3, 1] = first.orientation[3:] * first.spacing_mm[0]
+    affine[:3, 2] = _step(chosen, heights, _normal(first), name)
+    affine[:3, 3] = first.position
+    return chosen, RAS_OF_LPS @ affine
 
 
 def _step(

@@ -18,7 +18,7 @@ from app.case import printable
 from app.scans import dicom_jpeg
 from app.scans.dicom_colour import colours_of, is_colour
 from app.scans.dicom_decode import KEYWORDS, Sample, Stored, decoded, sample_of
-from app.scans.dicom_stack import Slice
+from app.scans.dicom_slices import Slice
 from app.scans.dicom_tags import (
     TagError,
     group_of,
@@ -127,16 +127,6 @@ def check_pixels(header: Any) -> None:
         raise TagError(f"BitsAllocated should be 1, 8, 16, 32 or 64, found {allocated}")
     if value_of(header, "BitsStored") is not None:  # else floats, or `decoded` refuses it
         sample_of(header)
-
-
-def check_alike(headers: Sequence[Any]) -> None:
-    """Raise TagError if some slices are in colour and others are not."""
-    kinds = {text_of(one, "PhotometricInterpretation") for one in headers}
-    if len({is_colour(one) for one in headers}) > 1:
-        raise TagError(
-            "PhotometricInterpretation should be of one kind, grey or colour, found "
-            + " and ".join(sorted(kinds))
-        )
 
 
 @dataclass
