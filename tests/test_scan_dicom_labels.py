@@ -191,13 +191,14 @@ def test_frames_of_other_images_are_refused_where_there_are_no_positions(tmp_pat
     )
 
 
-def test_frames_without_a_position_are_never_lost_in_a_segmentation(tmp_path):
+@pytest.mark.parametrize("volume", (1, 2, 3))
+def test_frames_without_a_position_are_never_lost_in_a_segmentation(volume, tmp_path):
     """Of a film one frame was written, and the labels of the others were not."""
     film = np.stack([VOXELS[:, :, k].T for k in range(4)])
     path = tmp_path / "film.dcm"
     image(film, Modality="XA").save_as(path, enforce_file_format=True)
     with pytest.raises(ScanError, match=r"^film.dcm: lacks what a DICOM segmentation must say"):
-        own(read_scan(path), tmp_path / "seg.dcm")
+        own(read_scan(path, volume), tmp_path / "seg.dcm")
 
 
 @pytest.mark.parametrize(
