@@ -24,15 +24,13 @@ from app.memory import (
     FOLLOWED_BYTES,
     PROGRAM_BYTES,
     PROMPT_BYTES,
-    Plan,
     available_memory,
+    embeddings_kept,
     estimate_peak,
     parse_size,
-    plan,
 )
 from benchmarks.memory import Shape, peak_of, write_case
 
-MOST = Plan(batch=4, embeddings=256)
 
 
 @pytest.mark.parametrize(
@@ -66,16 +64,14 @@ def test_the_limit_is_the_containers_or_the_machines(tmp_path, monkeypatch, v2, 
     assert available_memory() == limit
 
 
-def test_what_is_left_over_goes_to_the_batch_first_and_then_to_embeddings():
-    assert plan(COMFORT_BYTES, None, MOST) == Plan(1, 1)
-    assert plan(3 * COMFORT_BYTES, None, MOST) == Plan(1, 1)
-    assert plan(0, None, MOST) == MOST
-    peak = COMFORT_BYTES - 3 * PROMPT_BYTES
-    assert plan(peak + 1, None, MOST) == Plan(3, (PROMPT_BYTES - 1) // EMBEDDING_BYTES)
-    assert plan(peak, None, MOST) == Plan(4, 1)
-    assert plan(peak - 5 * EMBEDDING_BYTES, None, MOST) == Plan(4, 5)
-    assert plan(0, PROMPT_BYTES, MOST) == Plan(2, 1)
-    assert plan(0, 100 * COMFORT_BYTES, MOST) == MOST
+def test_what_is_left_over_goes_to_embeddings_and_one_is_kept_at_least():
+    assert embeddings_kept(COMFORT_BYTES, None, 256) == 1
+    assert embeddings_kept(3 * COMFORT_BYTES, None, 256) == 1
+    assert embeddings_kept(0, None, 256) == 256
+    assert embeddings_kept(COMFORT_BYTES - 5 * EMBEDDING_BYTES, None, 256) == 5
+    assert embeddings_kept(COMFORT_BYTES - 6 * EMBEDDING_BYTES + 1, None, 256) == 5
+    assert embeddings_kept(0, 3 * EMBEDDING_BYTES, 256) == 3
+    assert embeddings_kept(0, 100 * COMFORT_BYTES, 256) == 256
 
 
 def test_the_estimate_of_the_largest_image_on_paper():

@@ -17,12 +17,11 @@ from test_scan_dicom import series
 from test_scan_walk import ALIGNED, grid_of, labels_by_npz, mm_of
 
 import app
-from app.memory import EMBEDDING_BYTES, PROMPT_BYTES, estimate_scan_peak
+from app.memory import EMBEDDING_BYTES, estimate_scan_peak
 from app.scans import opened
 from app.scans.opened import Remembering, scan_of_array
 from app.scans.scan import ScanError
 from app.scans.walk import choose_walk
-from app.segment import DECODE_BATCH
 
 SPACING = (3, 2, 1)  # of the volume case, D first
 FIRST, SECOND, _ = volume_case()["boxes"]
@@ -200,7 +199,6 @@ def test_an_array_that_cannot_be_used_is_one_line(shape, more, message):
 
 VOXELS = 64 * 40 * 6  # of the volume case, a byte each
 PEAK = estimate_scan_peak((64, 40, 6), np.dtype(np.uint8), 0)
-BATCH = (DECODE_BATCH - 1) * PROMPT_BYTES
 
 
 def test_what_does_not_fit_is_refused_before_it_is_read(volume, monkeypatch):
@@ -219,7 +217,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read(volume, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("spare", "kept"), [(0, 1), (BATCH, 1), (BATCH + 3 * EMBEDDING_BYTES, 3), (2 << 30, 256)]
+    ("spare", "kept"), [(0, 1), (3 * EMBEDDING_BYTES, 3), (2 << 30, 256)]
 )
 def test_embeddings_are_kept_within_what_is_left(spare, kept, monkeypatch):
     limits = []
