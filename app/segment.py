@@ -135,8 +135,9 @@ def segment(
     )
     kept = embeddings_kept(peak, memory_limit, EMBEDDINGS_KEPT)
     views = choose_views(
-        boxes[:, IN_PLANE], height, width, max_crops, mirror=best and not case.is_volume
-    )
+        boxes[:, IN_PLANE], height, width, max_crops, mirror=best and not case.is_volume,
+        slices=boxes[:, [2, 5]],
+    )  # fmt: skip
     if step is None and best:
         steps = [slice_step(box[2], box[5]) for box in boxes.tolist()]
     else:
