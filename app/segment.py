@@ -13,12 +13,14 @@ together, upwards and then downwards, so that a slice is encoded once and its bo
 together.
 """
 
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -102,8 +104,9 @@ def segment(
     Where masks meet, the smaller box counts, of equal ones the later (mode "exact": the later).
     The dtype is the smallest that holds the number of boxes. `max_crops` bounds how many crops of a
     slice are enlarged for small boxes (mode "best"; None: `IMAGE_CROPS` or `VOLUME_CROPS`). Small
-    boxes that share a crop change each other's masks a little; with 0 no box does. Of a box's slices every `step`-th is asked, masks between are
-    interpolated (None: every one in mode "exact", else `slice_step`).
+    boxes that share a crop change each other's masks a little; with 0 no box does. Of a box's
+    slices every `step`-th is asked, masks between are interpolated (None: every one in mode
+    "exact", else `slice_step`).
     Within `memory_limit` (bytes) it is quicker with more memory, 2 GB at most; labels are the same,
     bit by bit.
     `progress` is called after each answer with views of slices done and in all; one that the walk
@@ -414,3 +417,13 @@ class Walk:
         for i in which:
             groups.setdefault(self._views[i], []).append(i)
         return groups
+
+
+class _Callable(ModuleType):
+    """This module, which can be called: `app.segment(case, network)` is `app.segment_case`."""
+
+    def __call__(self, case: Case, network: Encoder, **options: Any) -> Labels:
+        return segment(case, network, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -32,7 +32,6 @@ from app.memory import (
 from benchmarks.memory import Shape, peak_of, write_case
 
 
-
 @pytest.mark.parametrize(
     ("text", "size"),
     [("8G", 8 << 30), ("8GB", 8 << 30), ("8GiB", 8 << 30), ("512m", 512 << 20), ("1.5K", 1536),

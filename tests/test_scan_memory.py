@@ -17,8 +17,9 @@ from test_scan_files import save
 from test_scan_walk import ALIGNED, scan_of
 
 from app import segment
-from app.intensity import DEFAULT_WINDOW, UNKNOWN
+from app.intensity import DEFAULT_WINDOW
 from app.memory import estimate_labels_peak, estimate_scan_peak
+from app.modality import UNKNOWN
 from app.scans import dicom, itk, nifti, pictures
 from app.scans.command import case_of
 from app.scans.files import read_scan

@@ -44,11 +44,6 @@ DAMAGED = (
     OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError,
     NotImplementedError, RuntimeError, OverflowError, MemoryError, struct.error,
 )  # fmt: skip
-# Modalities of DICOM by the names of app.intensity; the others are called the same, or unknown.
-MODALITIES = {
-    "ES": "Endoscopy", "SM": "Microscopy", "GM": "Microscopy", "OP": "Fundus", "OPT": "OCT",
-    "DMS": "Dermoscopy", "XA": "X-Ray", "RF": "X-Ray", "PX": "X-Ray", "IO": "X-Ray",
-}  # fmt: skip
 # Modalities of what only describes images.
 NO_SCAN = ("SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO")
 
@@ -182,7 +177,7 @@ def read(
     order = (2, 1, 0, 3)[: voxels.ndim]
     modality = str(first.get("Modality", ""))
     return made_scan(
-        path, voxels.transpose(order), affine, modality=MODALITIES.get(modality, modality),
+        path, voxels.transpose(order), affine, modality=modality,
         slice_axis=2, has_mm=has_mm, sources=tuple((one.path, one.frame) for one in chosen),
         unit=unit, files=tuple(file for same in found.values() for file, _ in same),
     )  # fmt: skip

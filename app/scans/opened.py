@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from app.case import one_line
 from app.frame import FloatArray
-from app.intensity import DEFAULT_WINDOW, Window, parse_modality
+from app.intensity import DEFAULT_WINDOW, Window
 from app.memory import EMBEDDING_BYTES, available_memory, estimate_scan_peak
+from app.modality import parse_modality
 from app.network import IntArray
 from app.scans.boxes import drawn_box, on_grid
 from app.scans.command import boxes_in_slices, case_of, modality_of, to_grid
