@@ -17,6 +17,8 @@ PROMPT_BYTES = 32 << 20  # of each prompt with all cells in one call of the deco
 # Prompts with all cells in one call. A constant, never less where memory is tight: which prompts
 # share a call may change the last bits of their logits on some CPUs, and so a border pixel.
 DECODE_BATCH = 6
+LARGE_IMAGE = 1 << 30  # bytes of pixels beside which little else is held
+LARGE_BATCH = 2  # prompts in one call beside a large image
 EMBEDDING_BYTES = 4 << 20  # (1, 256, 64, 64) float32
 LIBRARY_BYTES = 160 << 20  # nibabel, SimpleITK, pydicom and highdicom, once imported
 SCAN_PROGRAM_BYTES = PROGRAM_BYTES + LIBRARY_BYTES + DECODE_BATCH * PROMPT_BYTES
@@ -60,6 +62,11 @@ def available_memory() -> int:
     return min(limits)
 
 
+def decode_batch(size: int) -> int:
+    """Prompts with all cells in one call, by the bytes of a case's pixels; one box at least."""
+    return LARGE_BATCH if size > LARGE_IMAGE else DECODE_BATCH
+
+
 def streamed(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> bool:
     """Whether stored pixels are so many bytes that they are never held, but read anew as needed."""
     alpha = len(shape) == 3 and shape[2] == 4  # which does not count among the values
@@ -82,7 +89,7 @@ def estimate_peak(
         reading += 3 * pixels  # without alpha
     labels = pixels * np.min_scalar_type(boxes).itemsize
     mask = 16 * math.prod(shape[1:]) if is_volume else 0  # of one object, interpolated
-    prompts = DECODE_BATCH * PROMPT_BYTES
+    prompts = max(3 if is_volume else 1, decode_batch(values)) * PROMPT_BYTES  # a box: 3 or 1
     followed = min(boxes, FOLLOWED) * FOLLOWED_BYTES if is_volume else 0
     segmenting = values + labels + mask + followed
     return PROGRAM_BYTES + prompts + boxes * BOX_BYTES + max(reading, segmenting)

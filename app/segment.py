@@ -38,7 +38,7 @@ from app.frame import (
     mask_of,
     strips,
 )
-from app.memory import DECODE_BATCH, FOLLOWED, embeddings_kept, estimate_peak
+from app.memory import FOLLOWED, LARGE_IMAGE, decode_batch, embeddings_kept, estimate_peak
 from app.views import View, choose_views
 
 MODES = ("best", "exact")
@@ -49,7 +49,6 @@ MOST_STEP = 3
 SMALL_PROMPT = 1 / 4  # of a prompt with all cells: what one with few cells takes at least
 CELL_STEP = 4  # sizes of decoded rectangles are multiples of it: each new one is prepared for
 EMBEDDINGS_KEPT = 256  # at most, of 4 MiB: slices that both directions of the walk visit
-LARGE_IMAGE = 1 << 30  # bytes; beside one, the encoder's buffers are not kept for the next slice
 
 Labels = npt.NDArray[np.unsignedinteger]
 Progress = Callable[[int, int], None]
@@ -219,7 +218,7 @@ class Slices:
         """
         embedding = self._embedding(frame, z)
         spans = [frame.cells(within) for within in limits]
-        for boxes in batches(spans, prompts, DECODE_BATCH):
+        for boxes in batches(spans, prompts, decode_batch(self._image.nbytes)):
             batch = prompts[boxes]
             cells, corners = rectangles(spans[boxes])
             counts = [len(p) for p in batch]
@@ -247,7 +246,7 @@ class Slices:
         if embedding is None:
             with self._clock.measure("encode"):
                 embedding = self._network.encode(frame.pixels(self._image[z]))
-                if self._image.nbytes > LARGE_IMAGE:
+                if self._image.nbytes > LARGE_IMAGE:  # nor the encoder's buffers
                     self._network.release_encoder()
         if self._visits[key] > 0:
             if len(self._kept) >= self._most_kept:

@@ -90,7 +90,7 @@ def test_a_case_that_does_not_fit_is_refused_before_it_is_allocated(tmp_path):
     finally:
         tracemalloc.stop()
     assert str(caught.value) == (
-        f"{IMAGE}: 'imgs' of (20000, 10000) uint8 with 1 boxes needs about 0.9 GB, "
+        f"{IMAGE}: 'imgs' of (20000, 10000) uint8 with 1 boxes needs about 1.0 GB, "
         "the memory limit is 0.7 GB"
     )
 
@@ -117,11 +117,11 @@ def test_the_program_refuses_what_exceeds_the_option_and_goes_on(
     outputs = tmp_path / "outputs"
     assert run(inputs, outputs, tiny_weights, "--memory-limit", "475M") == 1
     assert capsys.readouterr().err == (
-        "2DBox_US_0.npz: 'imgs' of (6000, 5000) uint8 with 2 boxes needs about 0.5 GB, "
+        "2DBox_US_0.npz: 'imgs' of (6000, 5000) uint8 with 2 boxes needs about 0.7 GB, "
         "the memory limit is 0.5 GB\n"
     )
     assert names(outputs) == [IMAGE]
-    assert run(inputs, outputs, tiny_weights, "--memory-limit", "600M") == 0
+    assert run(inputs, outputs, tiny_weights, "--memory-limit", "700M") == 0
     assert names(outputs) == ["2DBox_US_0.npz", IMAGE]
     with pytest.raises(SystemExit):
         run(inputs, outputs, tiny_weights, "--memory-limit", "much")

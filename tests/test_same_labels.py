@@ -1,7 +1,6 @@
 """The shipped network gives the same labels, bit by bit, whatever else is asked at the time."""
 
 import functools
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,7 @@ def test_labels_do_not_depend_on_the_memory_limit(precision):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_labels_do_not_depend_on_which_boxes_share_a_call(precision, monkeypatch):
-    monkeypatch.setattr(sys.modules["app.segment"], "DECODE_BATCH", 1)  # of one box each
+    monkeypatch.setattr("app.memory.DECODE_BATCH", 1)  # calls of one box each
     np.testing.assert_array_equal(labels_of(precision), wanted(precision))
 
 

@@ -20,7 +20,8 @@ from conftest import (
 
 import app
 from app import Case, make_case, segment
-from app.segment import DECODE_BATCH, MODES, Clock, batches
+from app.memory import DECODE_BATCH
+from app.segment import MODES, Clock, batches
 
 exact = functools.partial(segment, mode="exact")
 
