@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from app import stop as stop  # first: from here on `python -m app` hears signals
 from app.case import Case, CaseError, make_case, read_case, write_labels
-from app.segment import segment
+from app.segment import segment as segment_case
 
 __version__ = "0.1.0"
 
@@ -34,7 +34,7 @@ __all__ = [
     "make_case",
     "open_image",
     "read_case",
-    "segment",
+    "segment_case",
     "write_labels",
 ]
 

@@ -9,7 +9,6 @@ import io
 import logging
 import lzma
 import math
-import re
 import stat
 import tokenize
 import warnings
@@ -26,20 +25,17 @@ from numpy.lib import format as npy
 
 from app.intensity import (
     DEFAULT_WINDOW,
-    UNKNOWN,
-    Modality,
     Window,
     fill_display,
-    find_modality,
     to_display,
 )
 from app.memory import estimate_peak, streamed
+from app.modality import CASE_NAME, UNKNOWN, Modality, find_modality
 from app.pieces import extent, pieces
 from app.whole import whole_file
 
 log = logging.getLogger(__name__)
 
-CASE_NAME = re.compile(r"(?P<dim>[23])DBox_(?P<modality>[^_]*)_?.*\.npz", re.DOTALL)
 MAX_MEMBER_BYTES = 4 << 30  # a declared array above this is refused, not allocated
 MAX_STREAMED_BYTES = 10 << 30  # of pixels that are not held: 20,000 x 20,000 x 3 of 8 bytes
 MAX_HEADER_BYTES = 16 << 10  # of an npy; numpy refuses 10,000, but only once it has read them all

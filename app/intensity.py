@@ -5,54 +5,21 @@ rest. Everything else is recognised here and not crushed: a CT in Hounsfield uni
 -1024..3071 into 0..255 would leave the abdomen with a dozen grey levels.
 """
 
-import enum
 import functools
 import logging
-import re
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from app.modality import CT, Modality
 from app.pieces import Values, extent, pieces, visible_percentiles
 
 log = logging.getLogger(__name__)
 
-PERCENTILES = (0.5, 99.5)  # of the non-zero pixels; the organisers' rule for all but CT
+PERCENTILES = (0.5, 99.5)  # of a case's non-zero pixels; the organisers' rule for all but CT
 CHALLENGE_MAX = 255
 MIN_HOUNSFIELD_SPAN = 100  # a signed CT of a smaller span was normalised, not left in HU
-
-
-class RawRule(enum.Enum):
-    """What is done to values outside 0..255."""
-
-    WINDOW = "a window of Hounsfield units (level, width), --window"
-    PERCENTILES = "0.5 to 99.5 percentiles of the non-zero pixels, over the whole case"
-
-
-@dataclass(frozen=True)
-class Modality:
-    """One row of the table: how a modality is written in file names, what raw values get."""
-
-    name: str
-    aliases: tuple[str, ...]
-    raw: RawRule
-
-
-MODALITIES = (
-    Modality("CT", (), RawRule.WINDOW),
-    Modality("MR", ("MRI",), RawRule.PERCENTILES),
-    Modality("PET", ("PT",), RawRule.PERCENTILES),
-    Modality("US", ("Ultrasound",), RawRule.PERCENTILES),
-    Modality("X-Ray", ("XRay", "CXR", "XR", "DX", "CR"), RawRule.PERCENTILES),
-    Modality("Dermoscopy", ("Derm",), RawRule.PERCENTILES),
-    Modality("Endoscopy", ("Endo",), RawRule.PERCENTILES),
-    Modality("Fundus", (), RawRule.PERCENTILES),
-    Modality("Microscopy", ("Microscope", "Micro"), RawRule.PERCENTILES),
-    Modality("Mammography", ("Mamm", "Mammo", "MG"), RawRule.PERCENTILES),
-    Modality("OCT", (), RawRule.PERCENTILES),
-)
-UNKNOWN = Modality("unknown", (), RawRule.PERCENTILES)
 
 
 @dataclass(frozen=True)
@@ -90,30 +57,6 @@ def parse_window(text: str) -> Window:
     raise ValueError(f"expected {', '.join(WINDOWS)} or LEVEL,WIDTH with WIDTH > 0, got '{text}'")
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-_BY_NAME = {_plain(n): m for m in MODALITIES for n in (m.name, *m.aliases)}
-
-
-def find_modality(name: str) -> Modality:
-    """The modality of that name or alias, however it is spelt; `UNKNOWN` for any other."""
-    return _BY_NAME.get(_plain(name), UNKNOWN)
-
-
-def parse_modality(name: str) -> Modality:
-    """The modality of that name or alias.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if (modality := find_modality(name)) is UNKNOWN:
-        names = ", ".join(one.name for one in MODALITIES)
-        raise ValueError(f"expected one of {names}, got '{name}'")
-    return modality
-
-
 def _stretch(values: Values, out: npt.NDArray[np.uint8], low: float, high: float) -> None:
     """Clip to low..high and spread over 0..255, piece by piece into `out`."""
     gain = CHALLENGE_MAX / max(high - low, 1e-8)
@@ -134,7 +77,7 @@ def to_display(
 
     `image` is any real array without NaN or infinities, of at least one pixel; `name` is for the
     log. Fractions between 0 and 1, values outside 0..255, and with `raw` whatever is no byte follow
-    the modality's raw rule.
+    the modality's rule: CT in Hounsfield units its window, everything else `PERCENTILES`.
     """
     if image.dtype == np.uint8:
         return image.astype(np.uint8, copy=False)
@@ -159,7 +102,7 @@ def fill_display(
     fractions = dtype.kind == "f" and high <= 1
     if low >= 0 and high <= CHALLENGE_MAX and not fractions and not raw:
         return _stretch(values, out, 0, CHALLENGE_MAX)
-    if modality.raw is RawRule.WINDOW:
+    if modality == CT:
         if low < 0 and high - low >= MIN_HOUNSFIELD_SPAN:
             half = window.width / 2
             log.info("%s: Hounsfield units, window %g/%g", name, window.level, window.width)

@@ -8,16 +8,20 @@ allocated. The constants are measured (docs/limits.md); `benchmarks/memory.py` m
 import math
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 PROGRAM_BYTES = 400 << 20  # Python, the libraries, encoder and decoder in f32, pieces of arrays
-PROMPT_BYTES = 32 << 20  # of each box that is decoded in one call
+PROMPT_BYTES = 32 << 20  # of each prompt with all cells in one call of the decoder
+# Prompts with all cells in one call. A constant, never less where memory is tight: which prompts
+# share a call may change the last bits of their logits on some CPUs, and so a border pixel.
+DECODE_BATCH = 6
+LARGE_IMAGE = 1 << 30  # bytes of pixels beside which little else is held
+LARGE_BATCH = 2  # prompts in one call beside a large image
 EMBEDDING_BYTES = 4 << 20  # (1, 256, 64, 64) float32
 LIBRARY_BYTES = 160 << 20  # nibabel, SimpleITK, pydicom and highdicom, once imported
-SCAN_PROGRAM_BYTES = PROGRAM_BYTES + LIBRARY_BYTES + 3 * PROMPT_BYTES
+SCAN_PROGRAM_BYTES = PROGRAM_BYTES + LIBRARY_BYTES + DECODE_BATCH * PROMPT_BYTES
 LABEL_COPIES = 4  # of a scan's labels, while they are encoded and compressed to be written
 HELD_BYTES = 512 << 20  # of raw values; to read more of them twice or thrice takes less memory
 BOX_BYTES = 2 << 10  # a box's copies as floats, its prompts and places in lists
@@ -58,12 +62,9 @@ def available_memory() -> int:
     return min(limits)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What memory that a case leaves over is spent on; labels do not depend on it."""
-
-    batch: int  # boxes that are decoded in one call
-    embeddings: int  # that wait for another visit to their slice
+def decode_batch(size: int) -> int:
+    """Prompts with all cells in one call, by the bytes of a case's pixels; one box at least."""
+    return LARGE_BATCH if size > LARGE_IMAGE else DECODE_BATCH
 
 
 def streamed(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> bool:
@@ -75,7 +76,7 @@ def streamed(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> bool:
 def estimate_peak(
     shape: tuple[int, ...], dtype: np.dtype[np.generic], boxes: int, *, is_volume: bool
 ) -> int:
-    """Bytes without which a case cannot be done: one box at a time, hardly an embedding kept.
+    """Bytes without which a case cannot be done: full calls of the decoder, one embedding kept.
 
     `shape` and `dtype` are those of the stored pixels. Either the reading is the peak, where raw
     values wait beside what becomes of them, or the segmentation.
@@ -88,7 +89,7 @@ def estimate_peak(
         reading += 3 * pixels  # without alpha
     labels = pixels * np.min_scalar_type(boxes).itemsize
     mask = 16 * math.prod(shape[1:]) if is_volume else 0  # of one object, interpolated
-    prompts = (3 if is_volume else 2) * PROMPT_BYTES  # an image is looked at twice
+    prompts = max(3 if is_volume else 1, decode_batch(values)) * PROMPT_BYTES  # a box: 3 or 1
     followed = min(boxes, FOLLOWED) * FOLLOWED_BYTES if is_volume else 0
     segmenting = values + labels + mask + followed
     return PROGRAM_BYTES + prompts + boxes * BOX_BYTES + max(reading, segmenting)
@@ -130,10 +131,12 @@ def estimate_labels_peak(
     return SCAN_PROGRAM_BYTES + max(reading, values * dtype.itemsize + making)
 
 
-def plan(peak: int, limit: int | None, most: Plan) -> Plan:
-    """As much of `most` as fits beside a case's `peak` into `limit` and what is comfortable."""
-    spare = max(0, min(COMFORT_BYTES, limit or COMFORT_BYTES) - peak)
-    batch = min(most.batch, 1 + spare // PROMPT_BYTES)
-    spare -= (batch - 1) * PROMPT_BYTES
+def embeddings_kept(peak: int, limit: int | None, most: int) -> int:
+    """How many embeddings, 1 to `most`, fit beside a case's `peak` into what is comfortable.
+
+    `limit`: bytes that the process may take, None: as many as it likes. A smaller number costs
+    time, since slices are encoded again; it does not change the labels.
+    """
+    spare = min(COMFORT_BYTES, limit or COMFORT_BYTES) - peak
     # one is kept at least: else each view of an image would encode the whole of it again
-    return Plan(batch, max(1, min(most.embeddings, spare // EMBEDDING_BYTES)))
+    return max(1, min(most, spare // EMBEDDING_BYTES))

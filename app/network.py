@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -225,7 +226,12 @@ def _ready(
 
 
 class Network:
-    """Encoder and decoder, compiled for this machine. Made by `load`."""
+    """Encoder and decoder, compiled for this machine. Made by `load`.
+
+    Several threads may share one: `encode` and `decode` each run for one thread at a time, with
+    all `threads` of the network, and the other threads wait. A request for each thread would be
+    no faster, since the cores are busy, and would take 150 MB more each.
+    """
 
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
         """Begin to make them ready, in threads of their own; `wait` says when they are."""
@@ -248,6 +254,8 @@ class Network:
         self.variant: str = manifest["variant"]
         self.precision = f"int8+{computed}" if precision == "int8" else precision
         self.threads = threads
+        # To infer and to read the result are two steps on one request: no other thread in between.
+        self._encoding, self._decoding = Lock(), Lock()
         core = ov.Core()
         pool = ThreadPoolExecutor()  # compiling keeps one core busy, there are two models
         self._loading = {
@@ -277,9 +285,10 @@ class Network:
 
     def encode(self, pixels: FloatArray) -> FloatArray:
         """Embedding (1, 4096, C), its 64 x 64 cells by row, of `pixels` (1, 3, 256, 256), 0..1."""
-        self._encoder.infer([pixels], share_inputs=True)
-        # a copy: the next inference writes to the same memory
-        embedding: FloatArray = self._encoder.get_output_tensor(0).data.copy()
+        with self._encoding:
+            self._encoder.infer([pixels], share_inputs=True)
+            # a copy: the next inference writes to the same memory
+            embedding: FloatArray = self._encoder.get_output_tensor(0).data.copy()
         return embedding
 
     def precompile(self) -> None:
@@ -310,7 +319,8 @@ class Network:
 
     def release_encoder(self) -> None:
         """Give back the 150 MB that wait for the next `encode`, which takes them again."""
-        self._encoder.get_compiled_model().release_memory()
+        with self._encoding:
+            self._encoder.get_compiled_model().release_memory()
 
     def decode(
         self, embedding: FloatArray, prompts: FloatArray, cells: IntArray
@@ -321,8 +331,9 @@ class Network:
         are the numbers of the embedding's cells, a rectangle for each prompt, whose 4 x 4 pixels
         are wanted.
         """
-        self._decoder.infer([embedding, prompts, cells], share_inputs=True)
-        logits, iou = (self._decoder.get_output_tensor(i).data.copy() for i in range(2))
+        with self._decoding:
+            self._decoder.infer([embedding, prompts, cells], share_inputs=True)
+            logits, iou = (self._decoder.get_output_tensor(i).data.copy() for i in range(2))
         return logits, iou
 
 

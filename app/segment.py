@@ -13,12 +13,14 @@ together, upwards and then downwards, so that a slice is encoded once and its bo
 together.
 """
 
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +38,7 @@ from app.frame import (
     mask_of,
     strips,
 )
-from app.memory import FOLLOWED, Plan, estimate_peak, plan
+from app.memory import FOLLOWED, LARGE_IMAGE, decode_batch, embeddings_kept, estimate_peak
 from app.views import View, choose_views
 
 MODES = ("best", "exact")
@@ -44,11 +46,9 @@ DEFAULT_MODE = "best"
 IMAGE_CROPS, VOLUME_CROPS = 4, 2  # most crops of a slice
 LEAST_ASKED = 15  # slices of a box, if it has as many: of more, each second or third will do
 MOST_STEP = 3
-DECODE_BATCH = 6  # prompts per call for which all cells are wanted: up to 30 MB each
-SMALL_PROMPT = 1 / 4  # of that for one with few cells, at least: products with all cells remain
+SMALL_PROMPT = 1 / 4  # of a prompt with all cells: what one with few cells takes at least
 CELL_STEP = 4  # sizes of decoded rectangles are multiples of it: each new one is prepared for
 EMBEDDINGS_KEPT = 256  # at most, of 4 MiB: slices that both directions of the walk visit
-LARGE_IMAGE = 1 << 30  # bytes; beside one, the encoder's buffers are not kept for the next slice
 
 Labels = npt.NDArray[np.unsignedinteger]
 Progress = Callable[[int, int], None]
@@ -102,10 +102,12 @@ def segment(
 
     Where masks meet, the smaller box counts, of equal ones the later (mode "exact": the later).
     The dtype is the smallest that holds the number of boxes. `max_crops` bounds how many crops of a
-    slice, or of all slices of a volume, are enlarged for small boxes (mode "best"; None:
-    `IMAGE_CROPS` or `VOLUME_CROPS`). Of a box's slices every `step`-th is asked, masks between are
-    interpolated (None: every one in mode "exact", else `slice_step`).
-    Within `memory_limit` (bytes) it is quicker with more memory, 2 GB at most; labels are the same.
+    slice are enlarged for small boxes (mode "best"; None: `IMAGE_CROPS` or `VOLUME_CROPS`). Small
+    boxes that share a crop change each other's masks a little; with 0 no box does. Of a box's
+    slices every `step`-th is asked, masks between are interpolated (None: every one in mode
+    "exact", else `slice_step`).
+    Within `memory_limit` (bytes) it is quicker with more memory, 2 GB at most; labels are the same,
+    bit by bit.
     `progress` is called after each answer with views of slices done and in all; one that the walk
     meets upwards and downwards counts twice. `predicted_iou`, an empty dict, is filled.
 
@@ -133,16 +135,17 @@ def segment(
     peak = estimate_peak(
         case.image.shape, case.image.dtype, len(boxes), is_volume=case.is_volume
     )
-    means = plan(peak, memory_limit, Plan(DECODE_BATCH, EMBEDDINGS_KEPT))
+    kept = embeddings_kept(peak, memory_limit, EMBEDDINGS_KEPT)
     views = choose_views(
-        boxes[:, IN_PLANE], height, width, max_crops, mirror=best and not case.is_volume
-    )
+        boxes[:, IN_PLANE], height, width, max_crops, mirror=best and not case.is_volume,
+        slices=boxes[:, [2, 5]],
+    )  # fmt: skip
     if step is None and best:
         steps = [slice_step(box[2], box[5]) for box in boxes.tolist()]
     else:
         steps = [1 if step is None else step] * len(boxes)
     walk = Walk(painted, boxes, views, steps, Follower(image) if best else Exact())
-    slices = Slices(image, network, walk.visits, means, clock or Clock())
+    slices = Slices(image, network, walk.visits, kept, clock or Clock())
     ious = {} if predicted_iou is None else predicted_iou
     done = 0
     for view_done in walk.paint(slices, ious):
@@ -195,11 +198,14 @@ class Slices:
 
     def __init__(
         self, image: npt.NDArray[np.uint8], network: Encoder,
-        visits: Counter[tuple[Frame, int]], means: Plan, clock: Clock,
+        visits: Counter[tuple[Frame, int]], most_kept: int, clock: Clock,
     ) -> None:  # fmt: skip
-        """`visits`, by frame and slice: how often `ask` will be called with them."""
+        """`visits`, by frame and slice: how often `ask` will be called with them.
+
+        `most_kept` embeddings, 1 or more, wait for their next visit at a time.
+        """
         self._image, self._network, self._clock = image, network, clock
-        self._visits, self._means = visits, means
+        self._visits, self._most_kept = visits, most_kept
         self._kept: dict[tuple[Frame, int], FloatArray] = {}
 
     def ask(
@@ -207,12 +213,12 @@ class Slices:
     ) -> Iterator[tuple[Answer, float]]:
         """What is where in slice `z` as `frame` shows it, for each box, and predicted IoU.
 
-        Logits, within the box's limits at least, and IoU are the means of those of the box's
-        `prompts` (P, 4). Boxes are decoded in batches.
+        Logits, of the cells that the box's limits need, and IoU are the means of those of the box's
+        `prompts` (P, 4). Boxes are decoded in batches; an answer does not depend on the others.
         """
         embedding = self._embedding(frame, z)
         spans = [frame.cells(within) for within in limits]
-        for boxes in batches(spans, prompts, self._means.batch):
+        for boxes in batches(spans, prompts, decode_batch(self._image.nbytes)):
             batch = prompts[boxes]
             cells, corners = rectangles(spans[boxes])
             counts = [len(p) for p in batch]
@@ -221,9 +227,17 @@ class Slices:
                     embedding, np.concatenate(batch), cells.repeat(counts, axis=0)
                 )
             ends = np.cumsum(counts)[:-1]
-            parts = zip(np.split(logits, ends), np.split(iou, ends), corners, strict=True)
-            for its, sure, corner in parts:
-                yield Answer(frame, its.mean(axis=0), corner), float(sure.mean())
+            parts = np.split(logits, ends), np.split(iou, ends), corners, spans[boxes]
+            for its, sure, corner, span in zip(*parts, strict=True):
+                # The rectangle is as large as the largest of the batch: without what is beyond
+                # the box's own cells, an answer would tell of the boxes it was asked with.
+                first = span[0].start * CELL, span[1].start * CELL
+                rows, columns = (
+                    slice(start - shift, cells.stop * CELL - shift)
+                    for start, shift, cells in zip(first, corner, span, strict=True)
+                )
+                own = its[:, rows, columns].mean(axis=0)
+                yield Answer(frame, own, first), float(sure.mean())
 
     def _embedding(self, frame: Frame, z: int) -> FloatArray:
         key = frame, z
@@ -232,10 +246,10 @@ class Slices:
         if embedding is None:
             with self._clock.measure("encode"):
                 embedding = self._network.encode(frame.pixels(self._image[z]))
-                if self._image.nbytes > LARGE_IMAGE:
+                if self._image.nbytes > LARGE_IMAGE:  # nor the encoder's buffers
                     self._network.release_encoder()
         if self._visits[key] > 0:
-            if len(self._kept) >= self._means.embeddings:
+            if len(self._kept) >= self._most_kept:
                 # the way down meets the latest slices first, so the first one is wanted last
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = embedding
@@ -402,3 +416,13 @@ class Walk:
         for i in which:
             groups.setdefault(self._views[i], []).append(i)
         return groups
+
+
+class _Callable(ModuleType):
+    """This module, which can be called: `app.segment(case, network)` is `app.segment_case`."""
+
+    def __call__(self, case: Case, network: Encoder, **options: Any) -> Labels:
+        return segment(case, network, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

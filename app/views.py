@@ -2,7 +2,8 @@
 
 Whatever it is shown becomes 256 pixels wide, so that a small box in a large picture is a dot. Small
 boxes are therefore shown in crops around them, enlarged; neighbours share one, and there is a
-bound on their number (docs/decisions.md has the figures behind the constants).
+bound on their number (docs/decisions.md has the figures behind the constants). The mask of a box
+that shares a crop depends on where and how large that crop is, and so on its neighbours.
 """
 
 import itertools
@@ -28,13 +29,18 @@ View = tuple[tuple[Frame, float], ...]  # what a box is shown in, with the weigh
 
 
 def choose_views(
-    boxes: Boxes, height: int, width: int, max_crops: int, *, mirror: bool = False
-) -> list[View]:
+    boxes: Boxes, height: int, width: int, max_crops: int, *, mirror: bool = False,
+    slices: Boxes | None = None,
+) -> list[View]:  # fmt: skip
     """What each of `boxes` (N, 4) of a slice (height, width) is shown in.
 
     Small boxes get crops, `max_crops` of them at most, as far enlarged as this allows; where
     even the widest crops are too many, the boxes of the surplus ones are only shown in the whole
     slice, as the large ones are: if `mirror`, as it is and mirrored.
+
+    `slices` (N, 2) are the first and the last of each box; None: all are in the same slice. A box
+    that shares no slice with another one of its crop gets the crop that it would have if it were
+    asked alone. This adds crops, but none to any slice.
     """
     sides = (boxes[:, 2:] - boxes[:, :2] + 1).max(axis=1)
     longer = max(height, width)
@@ -49,9 +55,22 @@ def choose_views(
     looks = [whole, replace(whole, mirrored=True)] if mirror else [whole]
     views: list[View] = [tuple((look, 1 / len(looks)) for look in looks)] * len(boxes)
     for crop, held in sorted(crops, key=lambda item: -len(item[1]))[:max_crops]:
-        for i in held:
-            views[i] = (crop, CROP_WEIGHT), (whole, 1 - CROP_WEIGHT)
+        alone = _alone(np.zeros((len(held), 2)) if slices is None else slices[held])
+        for i, is_alone in zip(held, alone, strict=True):
+            own = _cover(boxes, sides, np.array([i]), ZOOMS[0], height, width)
+            frame, _ = next(own, (crop, held)) if is_alone else (crop, held)
+            views[i] = (frame, CROP_WEIGHT), (whole, 1 - CROP_WEIGHT)
     return views
+
+
+def _alone(slices: Boxes) -> npt.NDArray[np.bool_]:
+    """Which of the boxes with these first and last slices (N, 2) share no slice with another."""
+    order = np.argsort(slices[:, 0], kind="stable")
+    first, last = slices[order].T
+    alone = np.ones(len(order), np.bool_)
+    alone[order[1:]] &= first[1:] > np.maximum.accumulate(last)[:-1]
+    alone[order[:-1]] &= last[:-1] < first[1:]
+    return alone
 
 
 def _cover(

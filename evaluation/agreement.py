@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from app.frame import EMBEDDING_SIZE, INPUT_SIZE, Frame
+from app.memory import DECODE_BATCH
 from app.network import WeightsError, load
-from app.segment import DECODE_BATCH, Encoder
+from app.segment import Encoder
 from evaluation.console import clear_line, positive, progress
 from evaluation.metrics import Mask, dsc
 from evaluation.pictures import evenly

@@ -6,7 +6,6 @@ and, for a volume, 'spacing'. Modality and data set come from the file name, as 
 """
 
 import multiprocessing
-import re
 import zipfile
 import zlib
 from collections import defaultdict
@@ -21,6 +20,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from app.modality import CASE_NAME, MODALITIES, UNKNOWN, find_modality
 from evaluation.bootstrap import FloatArray, interval, means, resampled_means
 from evaluation.metrics import (
     IMAGE_SPACING,
@@ -32,27 +32,9 @@ from evaluation.metrics import (
     score_labels,
 )
 
-CASE_NAME = re.compile(r"(?P<dim>[23])DBox_(?P<modality>[^_]+)_(?P<rest>.+)\.npz", re.DOTALL)
 MAX_LABEL = 2**20 - 1  # more objects than a case has; bounds the list of them to 60 MB
 
-# Spellings in the challenge's file names, and the order of the paper's Table 4.
-MODALITIES = {
-    "CT": (),
-    "MR": (),
-    "PET": (),
-    "US": (),
-    "X-Ray": ("XRay", "CXR"),
-    "Dermoscopy": (),
-    "Endoscopy": (),
-    "Fundus": (),
-    "Microscopy": ("Microscope",),
-    "Mammography": ("Mamm",),
-    "OCT": (),
-}
-_BY_SPELLING = {
-    spelling.lower(): name for name, others in MODALITIES.items() for spelling in (name, *others)
-}
-_ORDER = {name: position for position, name in enumerate(MODALITIES)}
+_ORDER = {modality.name: position for position, modality in enumerate(MODALITIES)}
 
 Progress = Callable[[int, int], None]
 
@@ -132,7 +114,7 @@ SIZES = (
 
 
 def parse_name(name: str) -> tuple[str, str]:
-    """Modality, in one spelling, and data set of a file name.
+    """Modality and data set of a file name; a modality that is not in the table, as it is written.
 
     The data set is what stands between the modality and the first '-'; "" where there is no '-'.
 
@@ -141,9 +123,11 @@ def parse_name(name: str) -> tuple[str, str]:
     """
     match = CASE_NAME.fullmatch(name)
     if match is None:
-        raise ScoreError(f"{name}: should be named [23]DBox_<modality>_<id>.npz")
-    dataset, dash, _ = match["rest"].partition("-")
-    return _BY_SPELLING.get(match["modality"].lower(), match["modality"]), dataset if dash else ""
+        raise ScoreError(f"{name}: expected a name like 2DBox_*.npz or 3DBox_*.npz")
+    dataset, dash, _ = (match["rest"] or "").partition("-")
+    modality = find_modality(match["modality"])
+    known = match["modality"] if modality is UNKNOWN else modality.name
+    return known or UNKNOWN.name, dataset if dash else ""
 
 
 @contextmanager

@@ -5,16 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from app.intensity import (
-    MODALITIES,
-    UNKNOWN,
-    WINDOWS,
-    RawRule,
-    Window,
-    find_modality,
-    parse_window,
-    to_display,
-)
+from app.intensity import WINDOWS, Window, parse_window, to_display
+from app.modality import CASE_NAME, MODALITIES, UNKNOWN, find_modality
 
 CT, MR = find_modality("CT"), find_modality("MR")
 SPELLINGS = [(name, m) for m in MODALITIES for name in (m.name, *m.aliases)]
@@ -31,6 +23,10 @@ def test_a_modality_is_found_however_it_is_spelt(name, modality):
     [
         ("XRay", "X-Ray"), ("CXR", "X-Ray"), ("Microscope", "Microscopy"), ("OCT", "OCT"),
         ("Mamm", "Mammography"), ("MRI", "MR"), ("PT", "PET"), ("Fundus", "Fundus"),
+        # codes of DICOM
+        ("ES", "Endoscopy"), ("SM", "Microscopy"), ("GM", "Microscopy"), ("OP", "Fundus"),
+        ("OPT", "OCT"), ("DMS", "Dermoscopy"), ("XA", "X-Ray"), ("RF", "X-Ray"), ("PX", "X-Ray"),
+        ("IO", "X-Ray"), ("MG", "Mammography"), ("DX", "X-Ray"), ("CR", "X-Ray"),
     ],
 )  # fmt: skip
 def test_the_challenges_names_mean_what_they_say(name, wanted):
@@ -43,7 +39,35 @@ def test_any_other_name_is_unknown(name):
 
 
 def test_only_ct_has_a_window():
-    assert [m.name for m in MODALITIES if m.raw is RawRule.WINDOW] == ["CT"]
+    image = np.array([[-1000, -50, 40, 90], [200, 300, 500, 3000]])
+    shown = {m.name: to_display(image, m, Window(40, 400)) for m in (*MODALITIES, UNKNOWN)}
+    others = {m.name: to_display(image, m, Window(300, 1500)) for m in (*MODALITIES, UNKNOWN)}
+    assert [name for name in shown if (shown[name] != others[name]).any()] == ["CT"]
+
+
+def test_no_name_is_that_of_two_modalities():
+    names = [name.lower().replace("-", "") for name, _ in SPELLINGS]
+    twice = {name for name in names if names.count(name) > 1}
+    assert twice == {"xray"}  # of the same one
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("2DBox_US_Set-1.npz", ("2", "US", "Set-1")),
+        ("3DBox_MR_a_b.npz", ("3", "MR", "a_b")),
+        ("2DBox_US1.npz", ("2", "US1", None)),
+        ("2DBox_US_.npz", ("2", "US", "")),
+        ("2DBox_.npz", ("2", "", None)),
+        ("2DBox_X\nY_1.npz", ("2", "X\nY", "1")),
+        ("4DBox_US_1.npz", None),
+        ("2DBox_US_1.npy", None),
+        ("x2DBox_US_1.npz", None),
+    ],
+)
+def test_names_of_cases_have_one_pattern(name, parts):
+    match = CASE_NAME.fullmatch(name)
+    assert (match and (match["dim"], match["modality"], match["rest"])) == parts
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int64, np.float32, ">f8"])

@@ -24,15 +24,12 @@ from app.memory import (
     FOLLOWED_BYTES,
     PROGRAM_BYTES,
     PROMPT_BYTES,
-    Plan,
     available_memory,
+    embeddings_kept,
     estimate_peak,
     parse_size,
-    plan,
 )
 from benchmarks.memory import Shape, peak_of, write_case
-
-MOST = Plan(batch=4, embeddings=256)
 
 
 @pytest.mark.parametrize(
@@ -66,16 +63,14 @@ def test_the_limit_is_the_containers_or_the_machines(tmp_path, monkeypatch, v2, 
     assert available_memory() == limit
 
 
-def test_what_is_left_over_goes_to_the_batch_first_and_then_to_embeddings():
-    assert plan(COMFORT_BYTES, None, MOST) == Plan(1, 1)
-    assert plan(3 * COMFORT_BYTES, None, MOST) == Plan(1, 1)
-    assert plan(0, None, MOST) == MOST
-    peak = COMFORT_BYTES - 3 * PROMPT_BYTES
-    assert plan(peak + 1, None, MOST) == Plan(3, (PROMPT_BYTES - 1) // EMBEDDING_BYTES)
-    assert plan(peak, None, MOST) == Plan(4, 1)
-    assert plan(peak - 5 * EMBEDDING_BYTES, None, MOST) == Plan(4, 5)
-    assert plan(0, PROMPT_BYTES, MOST) == Plan(2, 1)
-    assert plan(0, 100 * COMFORT_BYTES, MOST) == MOST
+def test_what_is_left_over_goes_to_embeddings_and_one_is_kept_at_least():
+    assert embeddings_kept(COMFORT_BYTES, None, 256) == 1
+    assert embeddings_kept(3 * COMFORT_BYTES, None, 256) == 1
+    assert embeddings_kept(0, None, 256) == 256
+    assert embeddings_kept(COMFORT_BYTES - 5 * EMBEDDING_BYTES, None, 256) == 5
+    assert embeddings_kept(COMFORT_BYTES - 6 * EMBEDDING_BYTES + 1, None, 256) == 5
+    assert embeddings_kept(0, 3 * EMBEDDING_BYTES, 256) == 3
+    assert embeddings_kept(0, 100 * COMFORT_BYTES, 256) == 256
 
 
 def test_the_estimate_of_the_largest_image_on_paper():
@@ -95,7 +90,7 @@ def test_a_case_that_does_not_fit_is_refused_before_it_is_allocated(tmp_path):
     finally:
         tracemalloc.stop()
     assert str(caught.value) == (
-        f"{IMAGE}: 'imgs' of (20000, 10000) uint8 with 1 boxes needs about 0.9 GB, "
+        f"{IMAGE}: 'imgs' of (20000, 10000) uint8 with 1 boxes needs about 1.0 GB, "
         "the memory limit is 0.7 GB"
     )
 
@@ -122,11 +117,11 @@ def test_the_program_refuses_what_exceeds_the_option_and_goes_on(
     outputs = tmp_path / "outputs"
     assert run(inputs, outputs, tiny_weights, "--memory-limit", "475M") == 1
     assert capsys.readouterr().err == (
-        "2DBox_US_0.npz: 'imgs' of (6000, 5000) uint8 with 2 boxes needs about 0.5 GB, "
+        "2DBox_US_0.npz: 'imgs' of (6000, 5000) uint8 with 2 boxes needs about 0.7 GB, "
         "the memory limit is 0.5 GB\n"
     )
     assert names(outputs) == [IMAGE]
-    assert run(inputs, outputs, tiny_weights, "--memory-limit", "600M") == 0
+    assert run(inputs, outputs, tiny_weights, "--memory-limit", "700M") == 0
     assert names(outputs) == ["2DBox_US_0.npz", IMAGE]
     with pytest.raises(SystemExit):
         run(inputs, outputs, tiny_weights, "--memory-limit", "much")

@@ -4,14 +4,17 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
 import torch
-from conftest import dsc, image_case, runs_bf16
+from conftest import dsc, image_case, runs_bf16, volume_case
 
 import app.network
-from app import WeightsError, load
+from app import WeightsError, load, open_image
 from app.frame import Frame
 from app.network import BLOB_DIGITS, COMPILED, MANIFEST, available_threads
 from convert.verify import everywhere
@@ -124,6 +127,63 @@ def test_an_embedding_that_was_kept_decodes_as_when_it_was_new(exact_network):
     other = exact_network.encode(OTHER_PIXELS)
     exact_network.decode(other, PROMPTS, EVERYWHERE)
     np.testing.assert_array_equal(exact_network.decode(embedding, PROMPTS, EVERYWHERE)[0], wanted)
+
+
+# Several threads
+
+THREADS, ROUNDS = 12, 6
+
+
+@pytest.fixture
+def hasty():
+    """Python gives every other thread a turn as often as it can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def in_threads(work):
+    """Results of `work(i)` for each of `THREADS` threads that begin together."""
+    start = Barrier(THREADS)
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(lambda i: (start.wait(), work(i))[1], range(THREADS)))
+
+
+def test_threads_with_one_network_get_their_own_answers(tiny_network, hasty):
+    pixels = [np.roll(PIXELS, 11 * i, axis=3) for i in range(THREADS)]
+    prompts = [PROMPTS + i for i in range(THREADS)]
+    embeddings = [tiny_network.encode(one) for one in pixels]
+    wanted = [
+        tiny_network.decode(embedding, own, EVERYWHERE)
+        for embedding, own in zip(embeddings, prompts, strict=True)
+    ]
+    assert all((embeddings[0] != other).any() for other in embeddings[1:])
+
+    def work(i):
+        encoded, decoded = [], []
+        for _ in range(ROUNDS):
+            encoded.append(tiny_network.encode(pixels[i]))
+            decoded.append(tiny_network.decode(embeddings[i], prompts[i], EVERYWHERE))
+            tiny_network.release_encoder()
+        return encoded, decoded
+
+    for i, (encoded, decoded) in enumerate(in_threads(work)):
+        for embedding, answer in zip(encoded, decoded, strict=True):
+            np.testing.assert_array_equal(embedding, embeddings[i])
+            np.testing.assert_array_equal(answer[0], wanted[i][0])
+            np.testing.assert_array_equal(answer[1], wanted[i][1])
+
+
+def test_threads_with_one_open_image_get_the_labels_of_their_own_boxes(tiny_network, hasty):
+    volume = volume_case()
+    image = open_image(volume["imgs"], tiny_network, modality="MR", spacing_mm=(3, 2, 1))
+    image._network._most = 2  # embeddings are dropped and made again all the time
+    boxes = [volume["boxes"][i % 3] + [i % 5, 0, 0, i % 5, 0, 0] for i in range(THREADS)]
+    wanted = [image.segment(box) for box in boxes]
+    assert sum(labels.any() for labels in wanted) > THREADS / 2
+    for labels, own in zip(in_threads(lambda i: image.segment(boxes[i])), wanted, strict=True):
+        np.testing.assert_array_equal(labels, own)
 
 
 # Which network

@@ -283,7 +283,7 @@ MODALITY = ("--modality", "MR")
 
 def test_what_would_not_fit_is_refused_there_and_back(command, data):
     save_volume(data)
-    little, refused = ("--memory-limit", "600M"), "need about 0.7 GB, the memory limit is 0.6 GB"
+    little, refused = ("--memory-limit", "600M"), "need about 0.8 GB, the memory limit is 0.6 GB"
     assert make(command, data, *MODALITY, *little) == (
         1, [f"liver_0.nii.gz: 40x6x64 voxels of uint8 {refused}"]
     )  # fmt: skip

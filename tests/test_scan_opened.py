@@ -17,12 +17,11 @@ from test_scan_dicom import series
 from test_scan_walk import ALIGNED, grid_of, labels_by_npz, mm_of
 
 import app
-from app.memory import EMBEDDING_BYTES, PROMPT_BYTES, estimate_scan_peak
+from app.memory import EMBEDDING_BYTES, estimate_scan_peak
 from app.scans import opened
 from app.scans.opened import Remembering, scan_of_array
 from app.scans.scan import ScanError
 from app.scans.walk import choose_walk
-from app.segment import DECODE_BATCH
 
 SPACING = (3, 2, 1)  # of the volume case, D first
 FIRST, SECOND, _ = volume_case()["boxes"]
@@ -200,12 +199,11 @@ def test_an_array_that_cannot_be_used_is_one_line(shape, more, message):
 
 VOXELS = 64 * 40 * 6  # of the volume case, a byte each
 PEAK = estimate_scan_peak((64, 40, 6), np.dtype(np.uint8), 0)
-BATCH = (DECODE_BATCH - 1) * PROMPT_BYTES
 
 
 def test_what_does_not_fit_is_refused_before_it_is_read(volume, monkeypatch):
     """A file by its header, an array by its shape; without a limit what there is counts."""
-    refused = "need about 0.7 GB, the memory limit is 0.6 GB"
+    refused = "need about 0.8 GB, the memory limit is 0.6 GB"
     with pytest.raises(ScanError, match=f"^scan.nii.gz: 64x40x6 voxels of uint8 {refused}"):
         app.open_image(volume, BrightInBox(), modality="MR", memory_limit=600_000_000)
     large = np.broadcast_to(np.float32(1), (1000, 1000, 1000))
@@ -219,7 +217,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read(volume, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("spare", "kept"), [(0, 1), (BATCH, 1), (BATCH + 3 * EMBEDDING_BYTES, 3), (2 << 30, 256)]
+    ("spare", "kept"), [(0, 1), (3 * EMBEDDING_BYTES, 3), (2 << 30, 256)]
 )
 def test_embeddings_are_kept_within_what_is_left(spare, kept, monkeypatch):
     limits = []

@@ -10,7 +10,8 @@ from conftest import CASE_AFFINE, BrightInBox, volume_case
 from nibabel.orientations import apply_orientation
 
 from app import make_case, segment
-from app.intensity import DEFAULT_WINDOW, find_modality
+from app.intensity import DEFAULT_WINDOW
+from app.modality import find_modality
 from app.scans.boxes import drawn_box, on_grid
 from app.scans.command import case_of, to_grid
 from app.scans.files import read_scan

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from app import frame, network
+from app.modality import CASE_NAME, UNKNOWN, find_modality
 from evaluation.__main__ import main
 from evaluation.compare import compare, compare_sizes
 from evaluation.console import add_shared_options
@@ -102,10 +103,21 @@ def put_four_cases(segs, gts):
         ("2DBox_Mammography_CDD-1.npz", "Mammography", "CDD"),
         ("3DBox_CT_0566.npz", "CT", ""),
         ("2DBox_Thermography_0001.npz", "Thermography", ""),
+        # as they are segmented
+        ("3DBox_MRI_A-1.npz", "MR", "A"),
+        ("3DBox_PT_A-1.npz", "PET", "A"),
+        ("2DBox_Ultrasound_A-1.npz", "US", "A"),
+        ("2DBox_Derm_A-1.npz", "Dermoscopy", "A"),
+        ("2DBox_mg_A-1.npz", "Mammography", "A"),
+        ("2DBox_US1.npz", "US1", ""),  # not US: what is before the next "_" is the modality
+        ("2DBox_US.npz", "US", ""),
+        ("2DBox_.npz", "unknown", ""),
     ],
 )
 def test_modality_and_data_set_come_from_the_file_name(name, modality, dataset):
     assert parse_name(name) == (modality, dataset)
+    found = find_modality(CASE_NAME.fullmatch(name)["modality"])  # of which it is segmented
+    assert modality == found.name or found is UNKNOWN
 
 
 def test_a_file_name_that_is_no_case_is_an_error(folders):

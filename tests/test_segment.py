@@ -1,6 +1,7 @@
 """Which box wins where, crops, options: with networks one can check on paper."""
 
 import functools
+import importlib
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from conftest import (
     volume_case,
 )
 
+import app
 from app import Case, make_case, segment
-from app.segment import DECODE_BATCH, MODES, Clock, batches
+from app.memory import DECODE_BATCH
+from app.segment import MODES, Clock, batches
 
 exact = functools.partial(segment, mode="exact")
 
@@ -28,6 +31,14 @@ HEIGHT, WIDTH = 64, 256
 
 def image_with(boxes, height=HEIGHT, width=WIDTH):
     return make_case(picture(height, width), np.array(boxes), modality="US")
+
+
+def test_the_function_and_its_module_are_both_reachable():
+    case, network = image_with([[10, 5, 12, 6]]), BoxesAsMasks()
+    wanted = app.segment_case(case, network, mode="exact")
+    np.testing.assert_array_equal(app.segment(case, network, mode="exact"), wanted)
+    assert app.segment.Clock is Clock
+    assert app.segment is importlib.import_module("app.segment")
 
 
 # Images, whole

@@ -51,6 +51,59 @@ def test_a_grid_of_boxes_shares_crops_and_the_bound_holds():
     assert len(crops_of(choose_views(boxes, 1920, 2560, 16))) < 241 / 10
 
 
+def test_of_too_many_crops_those_that_hold_most_boxes_are_used():
+    """Pairs and a triple of small boxes, too far apart to share the widest crop."""
+    corners = [[0, 0], [8, 0], [900, 0], [908, 0], [916, 0], [0, 900], [8, 900], [900, 900]]
+    boxes = np.array([[x, y, x + 4, y + 4] for x, y in corners], float)
+    for most, shown in ((1, [2, 3, 4]), (2, [0, 1, 2, 3, 4]), (3, [0, 1, 2, 3, 4, 5, 6])):
+        views = choose_views(boxes, 1000, 1000, most)
+        assert [i for i, view in enumerate(views) if len(view) > 1] == shown
+        assert len(crops_of(views)) == most
+
+
+def test_a_box_with_a_crop_of_its_own_is_shown_as_when_it_is_asked_alone():
+    """At the first zoom three crops are needed; at the second, two: one holds two boxes."""
+    boxes = np.array([[10, 10, 17, 17], [44, 10, 51, 17], [700, 700, 719, 719]], float)
+    views = choose_views(boxes, 1000, 1000, 2)
+    assert views[0] == views[1]
+    assert len(crops_of(views)) == 2
+    assert views[2] == choose_views(boxes[[2]], 1000, 1000, 2)[0]
+    assert views[0] != choose_views(boxes[[0]], 1000, 1000, 2)[0]
+
+
+@pytest.mark.parametrize(
+    ("slices", "alone"),
+    [
+        ([[0, 4], [5, 9], [10, 10]], [True, True, True]),
+        ([[10, 10], [0, 4], [5, 9]], [True, True, True]),
+        ([[0, 5], [5, 9], [10, 12]], [False, False, True]),
+        ([[0, 20], [3, 4], [8, 9]], [False, False, False]),
+        ([[3, 3], [3, 3], [0, 2]], [False, False, True]),
+    ],
+)
+def test_boxes_of_a_volume_that_share_no_slice_share_no_crop(slices, alone):
+    boxes = np.array([[10, 10, 19, 19], [22, 10, 31, 19], [36, 12, 43, 19]], float)
+    views = choose_views(boxes, 400, 400, 1, slices=np.array(slices, float))
+    own = [choose_views(boxes[[i]], 400, 400, 1)[0] for i in range(3)]
+    shared = choose_views(boxes, 400, 400, 1)
+    assert shared[0] == shared[1] == shared[2] not in own
+    assert views == [own[i] if alone[i] else shared[i] for i in range(3)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 6)), min_size=1, max_size=12),
+       st.integers(1, 4), st.integers(0, 99))
+def test_no_slice_gets_more_crops_than_there_may_be(spans, most, seed):
+    slices = np.array([[z, z + more] for z, more in spans], float)
+    corner = np.random.default_rng(seed).integers(0, 480, (len(spans), 2))
+    boxes = np.concatenate([corner, corner + 10], axis=1).astype(float)
+    views = choose_views(boxes, 500, 500, most, slices=slices)
+    shared = choose_views(boxes, 500, 500, most)
+    for z in range(40):
+        here = [i for i, (first, last) in enumerate(slices) if first <= z <= last]
+        assert len(crops_of([views[i] for i in here])) <= most
+        assert len(crops_of([views[i] for i in here])) <= len(crops_of([shared[i] for i in here]))
+
+
 @st.composite
 def slices_with_boxes(draw):
     """Height, width and up to 12 boxes (N, 4) inside."""

@@ -23,7 +23,6 @@ from hypothesis.extra import numpy as st_numpy
 
 from app import make_case, segment
 from app.frame import Frame
-from app.memory import Plan
 from app.segment import Clock, Slices, asked_slices, middle_slices, slice_step, walk_plan
 
 segment_module = importlib.import_module("app.segment")  # the name in `app` is the function's
@@ -82,7 +81,7 @@ def test_the_answers_to_a_boxs_prompts_are_averaged():
             return pixels_of(cells, logits), prompts[:, 1]
 
     frame, image = Frame(HEIGHT, WIDTH), np.zeros((1, HEIGHT, WIDTH), np.uint8)
-    slices = Slices(image, Numbered(), Counter({(frame, 0): 1}), Plan(4, 1), Clock())
+    slices = Slices(image, Numbered(), Counter({(frame, 0): 1}), 1, Clock())
     prompts = [np.array([[x, x / 10, 50, 50] for x in xs], np.float32) for xs in ([1, 2, 6], [8])]
     within = slice(3, 6), slice(5, 21)
     (first, sure), (second, surer) = slices.ask(frame, 0, prompts, [within] * 2)
@@ -122,18 +121,18 @@ def test_an_empty_slice_does_not_stop_the_walk():
     np.testing.assert_array_equal(np.delete(holed, 2, axis=0), np.delete(whole, 2, axis=0))
 
 
-def test_where_boxes_of_a_volume_overlap_the_later_wins_and_each_slice_is_encoded_once():
-    boxes = [[0, 0, 0, 50, 50, 5], [10, 10, 2, 20, 20, 9], [12, 12, 2, 14, 14, 2]]
+def test_where_boxes_of_a_volume_overlap_the_smaller_counts_and_each_slice_is_encoded_once():
+    boxes = [[12, 12, 2, 14, 14, 2], [0, 0, 0, 50, 50, 5], [10, 10, 2, 20, 20, 9]]
     image = np.zeros((12, HEIGHT, WIDTH), np.uint8)
     for z in range(12):  # no two slices are equal, nothing moves in the boxes
         image[z, 60, 150 + 5 * z] = 255
     network = BoxesAsMasks()
     labels = segment(volume_with(boxes, image), network, max_crops=0)
     assert sorted(network.encoded.values()) == [1] * 10
-    # upwards from slice 2, then downwards; a box has one prompt in its middle (2, 5, 2), else three
+    # upwards from slice 2, then downwards; a box has one prompt in its middle (2, 2, 5), else three
     assert [len(p) for p in network.prompts] == [2, 3, 3, 4, *[3] * 9]
-    assert np.bincount(labels[2].ravel())[1:].tolist() == [51 * 51 - 121, 121 - 9, 9]
-    assert np.bincount(labels[9].ravel())[1:].tolist() == [0, 121]
+    assert np.bincount(labels[2].ravel())[1:].tolist() == [9, 51 * 51 - 121, 121 - 9]
+    assert np.bincount(labels[9].ravel())[1:].tolist() == [0, 0, 121]
     assert not labels[10:].any()
 
 

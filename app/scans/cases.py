@@ -26,8 +26,9 @@ from app.case import (
     one_line,
     printable,
 )
-from app.intensity import DEFAULT_WINDOW, UNKNOWN, parse_modality, parse_window
+from app.intensity import DEFAULT_WINDOW, parse_window
 from app.memory import SCAN_PROGRAM_BYTES, available_memory
+from app.modality import UNKNOWN, parse_modality
 from app.scans.command import case_of, modality_of, to_grid
 from app.scans.files import READERS, read_scan, stem_of, suffix_of
 from app.scans.label_maps import extents, other_grid, read_labels, same_grid

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from app.case import Case, CaseError, make_case
-from app.intensity import MODALITIES, UNKNOWN, Modality, Window, find_modality
+from app.intensity import Window
 from app.job import LOADING, Job
 from app.memory import available_memory
+from app.modality import CT, UNKNOWN, Modality, find_modality
 from app.network import Network
 from app.scans.boxes import on_grid
 from app.scans.files import read_scan
@@ -28,7 +29,6 @@ from app.whole import whole_file
 
 log = logging.getLogger(__name__)
 
-CT = MODALITIES[0]
 AIR_HU = -500  # a volume with values below is CT: nothing else is calibrated so that air is -1000
 DIRECTIONS = ("LR", "PA", "IS")  # of world axes: towards minus and plus
 

@@ -48,11 +48,6 @@ __all__ = ["SUFFIXES", "is_dicom", "read", "readable"]
 log = logging.getLogger(__name__)
 
 SLICE_BYTES = 632  # of a `Slice` and what it holds
-# Modalities of DICOM by the names of app.intensity; the others are called the same, or unknown.
-MODALITIES = {
-    "ES": "Endoscopy", "SM": "Microscopy", "GM": "Microscopy", "OP": "Fundus", "OPT": "OCT",
-    "DMS": "Dermoscopy", "XA": "X-Ray", "RF": "X-Ray", "PX": "X-Ray", "IO": "X-Ray",
-}  # fmt: skip
 
 
 def _stored(header: Any) -> int:
@@ -212,9 +207,9 @@ def _factor_and_unit(headers: Sequence[Any], name: str) -> tuple[float, str]:
 
 
 def _modality(header: Any, name: str) -> str:
-    """The modality by its name in app.intensity; "" of a CT whose values are of another kind."""
+    """The modality as DICOM calls it; "" of a CT whose values are no Hounsfield units."""
     modality = text_of(header, "Modality")
     if modality == "CT" and not in_hounsfield(header)[1]:
         log.warning("%s: CT, but by its RescaleType in no Hounsfield units", name)
         return ""
-    return MODALITIES.get(modality, modality)
+    return modality

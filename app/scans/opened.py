@@ -9,14 +9,16 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
 from app.case import one_line
 from app.frame import FloatArray
-from app.intensity import DEFAULT_WINDOW, Window, parse_modality
-from app.memory import EMBEDDING_BYTES, PROMPT_BYTES, available_memory, estimate_scan_peak
+from app.intensity import DEFAULT_WINDOW, Window
+from app.memory import EMBEDDING_BYTES, available_memory, estimate_scan_peak
+from app.modality import parse_modality
 from app.network import IntArray
 from app.scans.boxes import drawn_box, on_grid
 from app.scans.command import boxes_in_slices, case_of, modality_of, to_grid
@@ -33,7 +35,6 @@ from app.scans.scan import (
 from app.scans.walk import ACQUIRED, choose_walk
 from app.scans.write import Outputs, check_writable, refuse_inputs, write
 from app.segment import (
-    DECODE_BATCH,
     DEFAULT_MODE,
     EMBEDDINGS_KEPT,
     Encoder,
@@ -49,23 +50,25 @@ class Remembering:
     """An `Encoder` that encodes the same pixels once; the embeddings asked for last are kept.
 
     Pixels are told apart by their digest: so whole slices and crops are kept alike, and the walk
-    does not need to know.
+    does not need to know. Several threads may share it.
     """
 
     def __init__(self, network: Encoder, most: int) -> None:
         """`most` embeddings are kept, 1 or more."""
         self._network, self._most = network, most
         self._kept: OrderedDict[bytes, FloatArray] = OrderedDict()
+        self._lock = Lock()
 
     def encode(self, pixels: FloatArray) -> FloatArray:
         """Embedding of pixels."""
         key = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
-        if key not in self._kept:
-            if len(self._kept) >= self._most:
-                self._kept.popitem(last=False)
-            self._kept[key] = self._network.encode(pixels)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        with self._lock:  # while it encodes, too: another thread may want the same pixels
+            if key not in self._kept:
+                if len(self._kept) >= self._most:
+                    self._kept.popitem(last=False)
+                self._kept[key] = self._network.encode(pixels)
+            self._kept.move_to_end(key)
+            return self._kept[key]
 
     def decode(
         self, embedding: FloatArray, prompts: FloatArray, cells: IntArray
@@ -79,9 +82,8 @@ class Remembering:
 
 
 def embeddings_within(size: int) -> int:
-    """How many embeddings to keep in so many bytes, beside full batches of prompts; 1 at least."""
-    spare = size - (DECODE_BATCH - 1) * PROMPT_BYTES
-    return max(1, min(EMBEDDINGS_KEPT, spare // EMBEDDING_BYTES))
+    """How many embeddings to keep in so many bytes; 1 at least."""
+    return max(1, min(EMBEDDINGS_KEPT, size // EMBEDDING_BYTES))
 
 
 def scan_of_array(
@@ -121,7 +123,10 @@ def scan_of_array(
 
 
 class OpenImage:
-    """An image or volume to be asked for boxes, as often as you like; made by `open_image`."""
+    """An image or volume to be asked for boxes, as often as you like; made by `open_image`.
+
+    Several threads may ask the same one: each gets the labels of its own boxes.
+    """
 
     def __init__(
         self, scan: Scan, network: Encoder, *, modality: str, window: Window, plane: str,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from app.intensity import parse_modality
 from app.memory import parse_size
+from app.modality import parse_modality
 
 ANATOMICAL = ("axial", "coronal", "sagittal")
 
