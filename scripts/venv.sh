@@ -25,6 +25,10 @@ if ! cmp -s "$requirements" "$stamp"; then
         }
     fi
     echo "Installing the packages of $1 into .venv (once, some minutes) ..." >&2
-    "$python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    ( # into .venv, whatever pip is told by the environment or by `user = true` in its pip.conf
+        unset PIP_TARGET PIP_PREFIX PIP_ROOT
+        PIP_USER=0 exec "$python" -m pip install --quiet --disable-pip-version-check \
+            -r "$requirements"
+    )
     cp "$requirements" "$stamp"
 fi
