@@ -28,6 +28,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _glob(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a pattern like '3D*', got nothing")
+    return text
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -72,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         help="give up a case that takes longer, between two boxes (default: never)",
     )  # fmt: skip
     add_memory_limit(parser)
-    parser.add_argument("--only", metavar="GLOB", default="*", help="file names to segment")
+    parser.add_argument(
+        "--only", type=_glob, metavar="GLOB", default="*", help="file names to segment"
+    )
     parser.add_argument(
         "--window", type=as_option(parse_window), default=DEFAULT_WINDOW,
         help=f"for CT in Hounsfield units: {', '.join(WINDOWS)} or LEVEL,WIDTH (default soft)",

@@ -287,7 +287,7 @@ def test_altered_weights_are_told_once_and_older_outputs_stay(
     [
         ["--threads", "0"], ["--threads", "-1"], ["--threads", "two"], ["--precision", "fp64"],
         ["--window", "40"], ["--window", "40,0"], ["--skip-existing", "--overwrite"],
-        ["--quiet", "--verbose"], ["--unknown"], ["a third folder"],
+        ["--quiet", "--verbose"], ["--unknown"], ["a third folder"], ["--only", ""],
     ],
     ids=" ".join,
 )  # fmt: skip
