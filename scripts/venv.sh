@@ -21,6 +21,7 @@ if ! cmp -s "$requirements" "$stamp"; then
         echo "Making a virtual environment in .venv ..." >&2
         "$base" -m venv "$here/.venv" || {
             echo "Could not make it; on Debian and Ubuntu: apt install python3-venv" >&2
+            rm -f "$python" # which may be there without pip: the next run makes it anew
             exit 1
         }
     fi

@@ -146,3 +146,23 @@ def test_packages_go_into_the_venv_whatever_pip_is_set_to(checkout):
     assert "PIP_USER=0" in install
     assert not [line for line in install if line.startswith(("PIP_TARGET", "PIP_P", "PIP_R"))]
     assert "PIP_USER=1" in lines[lines.index("-m app a.npz") :]  # the user's own, left as it was
+
+
+def test_an_environment_that_could_not_be_made_is_made_anew(checkout):
+    """Without python3-venv Debian leaves an interpreter behind, which has no pip."""
+    shutil.rmtree(checkout / ".venv")
+    folder = checkout.parent / "bin"
+    folder.mkdir()
+    python = folder / "python3"
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = -c ] && exit 0\nmkdir -p "$3/bin"\n'
+        'printf "#!/bin/sh\\n" > "$3/bin/python"\nchmod +x "$3/bin/python"\nexit 1\n'
+    )
+    python.chmod(0o755)
+    env = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    for _ in range(2):
+        done = subprocess.run(
+            ["sh", checkout / "predict.sh", "a.npz"], env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert "apt install python3-venv" in done.stderr

@@ -4,6 +4,7 @@ before the work."""
 import errno
 import json
 import os
+import types
 
 import nibabel
 import numpy as np
@@ -20,7 +21,7 @@ import app
 from app.case import label_dtype
 from app.scans import command, own, write
 from app.scans.files import read_scan
-from app.scans.scan import ScanError, Segment
+from app.scans.scan import ScanError, Segment, made_scan
 from app.scans.write import Outputs, check_encoding
 
 BOX = ["--box", *map(str, volume_case()["boxes"][0])]
@@ -29,12 +30,14 @@ FLAT_BOX = ["--box", "7", "10", "43", "30"]
 
 @pytest.fixture
 def no_work(monkeypatch):
-    """Segmenting fails: for what has to be told before."""
+    """Segmenting fails, and no network is loaded: for what has to be told before."""
 
     def segment(*_, **__):
         raise AssertionError("segmented")
 
     monkeypatch.setattr(command, "segment", segment)
+    network = types.SimpleNamespace(wait=lambda: None)
+    monkeypatch.setattr("app.__main__.load", lambda *_, **__: network)
 
 
 # Somebody's own files
@@ -257,6 +260,18 @@ def test_a_table_that_fills_the_disk_does_not_unsay_the_labels(program, volume, 
     assert names(mine) == ["out.labels.json", "out.nii", "scan.nii.gz"]
 
 
+def test_a_temporary_folder_that_is_full_is_one_line(mine, monkeypatch):
+    """SimpleITK writes to names only, so its files go through one."""
+
+    def write_image(*_, **__):
+        raise RuntimeError("Exception thrown in SimpleITK ImageFileWriter_Execute: /tmp/SimpleITK/")
+
+    monkeypatch.setattr(sitk, "WriteImage", write_image)
+    scan = scan_of(np.zeros((4, 3, 2), np.uint8), np.eye(4))
+    with pytest.raises(ScanError, match=r"^out.mha: could not be written by way of .*may be full$"):
+        check_encoding(Outputs(mine / "out.mha"), scan, segments_up_to(1))
+
+
 # Encodings
 
 
@@ -285,7 +300,8 @@ def test_the_trial_of_an_encoding_does_not_grow_with_the_volume(suffix, mine, mo
 
     monkeypatch.setattr(write, "_encoded", encoded)
     voxels = np.broadcast_to(np.zeros(1, np.uint8), (512, 512, 300))
-    check_encoding(Outputs(mine / f"out{suffix}"), scan_of(voxels, np.eye(4)), segments_up_to(300))
+    scan = made_scan(mine / "scan.mha", voxels, np.eye(4))
+    check_encoding(Outputs(mine / f"out{suffix}"), scan, segments_up_to(300))
     assert sizes == [1]
     assert names(mine) == []
 
@@ -339,7 +355,7 @@ def test_what_only_leaves_out_loses_neither_its_labels_nor_itself(program, no_wo
     assert lines[0].startswith("photo.jpg: labels would replace those of photo.png in ")
     words = batch(mine, "a.png", "a_labels.png")
     status, lines = program(*words, "--only", "a.png", inputs=mine, outputs=None)
-    assert (status, lines) == (1, ["a_labels.png: is an input, and is not overwritten"])
+    assert (status, lines[-1]) == (1, "a_labels.png: is an input, and is not overwritten")
 
 
 def test_scans_of_the_same_name_are_refused_by_whatever_path(program, no_work, mine):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,13 @@ def _encoded(path: Path, labels: Labels, scan: Scan, segments: list[Segment]) ->
         stream = io.BytesIO()
         np.savez_compressed(stream, segs=labels.T if scan.grid[2] > 1 else labels[:, :, 0].T)
         return stream.getvalue()
-    content = itk.encoded(labels, scan, path, segments)
+    try:
+        content = itk.encoded(labels, scan, path, segments)
+    except RuntimeError as error:  # SimpleITK's only one
+        raise ScanError(
+            f"{printable(path.name)}: could not be written by way of {tempfile.gettempdir()}, "
+            "which may be full"
+        ) from error
     return own.sealed(content) if suffix == itk.SEGMENTATION else content
 
 
