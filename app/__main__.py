@@ -241,11 +241,10 @@ def run_cases(
             functools.partial(bar.show, number, name), stopper, options.timeout, name
         )
         step = functools.partial(run_and_count, job, network, progress, report, stopper)
-        if message := attempt(step, name):
-            report.failures[job.file] = message
-            if job.removes_older and not why_not_writable(job.output):
-                with contextlib.suppress(OSError):
-                    job.output.unlink()
+        done = attempt(step, job.file, report.failures)
+        if not done and job.removes_older and not why_not_writable(job.output):
+            with contextlib.suppress(OSError):
+                job.output.unlink()
 
 
 def run_and_count(

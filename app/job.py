@@ -32,20 +32,24 @@ class Job:
     removes_older: bool = False  # whether an older output is removed when the job fails
 
 
-def attempt(step: Callable[[], object], name: str, what: str = "the labels") -> str:
-    """Do one step of a run, for the file `name`; "" if it is done, else the line that says why not.
+def attempt(
+    step: Callable[[], object], file: str, failures: dict[str, str], what: str = "the labels"
+) -> bool:
+    """Do one step of a run; whether it is done. If not, `failures` and the log say why, in one line.
 
-    The line is logged. No file may end a run of others: so this is the one place that catches
-    every exception. The traceback of one that nobody foresaw is logged at level DEBUG.
+    No file may end a run of others: so this is the one place that catches every exception. The
+    traceback of one that nobody foresaw is logged, too, at level DEBUG.
 
     Args:
         step: what to do.
-        name: of the file, printable.
+        file: the name of the file that it is done for.
+        failures: messages by file; gets that of this one, before it is logged.
         what: is written by the step, for the message.
 
     Raises:
         WeightsError: the network cannot be loaded, which is no file's fault.
     """
+    name = printable(file)
     traceback = None
     try:
         step()
@@ -65,12 +69,13 @@ def attempt(step: Callable[[], object], name: str, what: str = "the labels") -> 
                 "--verbose shows where"
             )
     else:
-        return ""
+        return True
     message = printable(message)  # one line, whatever it quotes
+    failures[file] = message
     log.error("%s", message)
     if traceback is not None:
         log.debug("%s", name, exc_info=traceback)
-    return message
+    return False
 
 
 def _is_lack_of_memory(error: Exception) -> bool:

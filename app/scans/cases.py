@@ -343,8 +343,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         log.error("%s: %s", printable(str(error.filename)), one_line(error))
         return 1
-    failed = [name for name, step in steps.items() if attempt(step, printable(name), "the output")]
-    return 1 if failed else 0
+    failures: dict[str, str] = {}
+    for name, step in steps.items():
+        attempt(step, name, failures, "the output")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

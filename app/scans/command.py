@@ -217,8 +217,7 @@ def dry_run(options: argparse.Namespace, failures: dict[str, str]) -> None:
         if options.skip_existing and plan.outputs.labels.exists():
             continue
         show = functools.partial(_show, plan, options, read)
-        if message := attempt(show, printable(plan.file), "the pictures of its boxes"):
-            failures[plan.file] = message
+        attempt(show, plan.file, failures, "the pictures of its boxes")
 
 
 def _show(plan: Plan, options: argparse.Namespace, read: Sequence[Path]) -> None:
