@@ -35,7 +35,7 @@ class Job:
 def attempt(
     step: Callable[[], object], file: str, failures: dict[str, str], what: str = "the labels"
 ) -> bool:
-    """Do one step of a run; whether it is done. If not, `failures` and the log say why, in one line.
+    """Do one step of a run; whether it is done. If not, a line of `failures` and the log says why.
 
     No file may end a run of others: so this is the one place that catches every exception. The
     traceback of one that nobody foresaw is logged, too, at level DEBUG.
