@@ -5,7 +5,16 @@
 # and adds those for scans when it meets one that needs them.
 # Without arguments: /workspace/inputs to /workspace/outputs where that is there, else the demo cases.
 set -eu
-here=$(cd "$(dirname "$0")" && pwd)
+script=$0
+while [ -L "$script" ]; do # a link to this file: the program lies beside what it points to
+    target=$(readlink "$script")
+    case $target in
+    /*) script=$target ;;
+    *) script=$(dirname -- "$script")/$target ;;
+    esac
+done
+# with CDPATH set, cd prints the folder that it found there
+here=$(CDPATH= cd -- "$(dirname -- "$script")" && pwd -P)
 
 # Whether a word asks for more than npz and pictures: by how it ends, as an output may; as a file by
 # the DICM that DICOM has at byte 128; as a folder, where there are boxes, by any file of another kind.

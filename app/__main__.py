@@ -12,35 +12,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app import __version__
-from app.case import Case, CaseError, is_case_name, printable, read_case, write_labels
-from app.intensity import DEFAULT_WINDOW, WINDOWS, parse_window
-from app.job import LOADING, Job
-from app.memory import available_memory
-from app.network import AUTO, PRECISIONS, Network, WeightsError, load
-from app.scans.options import (
-    about_scans,
-    add_memory_limit,
-    add_scan_options,
-    as_option,
-    natural,
-)
-from app.segment import (
-    DEFAULT_MODE,
-    IMAGE_CROPS,
-    LEAST_ASKED,
-    MODES,
-    MOST_STEP,
-    VOLUME_CROPS,
-    Clock,
-    Progress,
-    segment,
-)
-from app.stop import Stopped, Stopper, leave
-from app.whole import remove_partials, whole_file
+import cv2
 
-INPUTS = Path("/workspace/inputs")
-OUTPUTS = Path("/workspace/outputs")
+from app.case import Case, CaseError, is_case_name, one_line, printable, read_case, write_labels
+from app.job import LOADING, Job, OutOfTime, attempt
+from app.memory import available_memory
+from app.network import Network, WeightsError, load
+from app.options import OUTPUTS, parse
+from app.scans.options import about_scans
+from app.segment import Clock, Progress, segment
+from app.stop import Stopped, Stopper, leave
+from app.whole import (
+    make_folder,
+    remove_partials,
+    same_files,
+    whole_file,
+    why_not_writable,
+    why_tables_fail,
+)
+
 STEPS = ("read", "encode", "decode", "write")
 BAR_WIDTH = 24
 CLEAR_LINE = "\r\033[K"
@@ -48,82 +38,8 @@ CLEAR_LINE = "\r\033[K"
 log = logging.getLogger("app")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got '{text}'")
-    return seconds
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m app",
-        description="Segment every 2DBox_*.npz and 3DBox_*.npz of a folder.",
-        epilog="Exit status: 0 when every case was written, 1 when one was not, 2 on wrong usage, "
-        "143 or 130 when stopped by SIGTERM or SIGINT.",
-    )
-    parser.add_argument("inputs", nargs="?", type=Path, default=INPUTS, help=f"default {INPUTS}")
-    parser.add_argument("outputs", nargs="?", type=Path, help=f"default {OUTPUTS}")
-    parser.add_argument("--weights", type=Path, metavar="DIR", help="a folder with a manifest.json")
-    parser.add_argument(
-        "--precision", choices=(AUTO, *PRECISIONS), default=AUTO,
-        help=f"type of the arithmetic (default {AUTO}: the fastest that suits this CPU)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--mode", choices=MODES, default=DEFAULT_MODE,
-        help=f"exact follows LiteMedSAM's rules (default {DEFAULT_MODE})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--crops", type=natural, metavar="N",
-        help="most crops of a slice, enlarged for small boxes, in mode best (default "
-        f"{IMAGE_CROPS}, of a volume {VOLUME_CROPS})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--step", type=_positive, metavar="K",
-        help="ask every K-th slice of a box and interpolate between (default: in mode best as many "
-        f"as leave {LEAST_ASKED}, {MOST_STEP} at most; in mode exact 1)",
-    )  # fmt: skip
-    parser.add_argument("--threads", type=_positive, help="default: all this process may use")
-    parser.add_argument(
-        "--timeout", type=_seconds, metavar="SECONDS",
-        help="give up a case that takes longer, between two boxes (default: never)",
-    )  # fmt: skip
-    add_memory_limit(parser)
-    parser.add_argument("--only", metavar="GLOB", default="*", help="file names to segment")
-    parser.add_argument(
-        "--window", type=as_option(parse_window), default=DEFAULT_WINDOW,
-        help=f"for CT in Hounsfield units: {', '.join(WINDOWS)} or LEVEL,WIDTH (default soft)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--failures", type=Path, metavar="FILE",
-        help="write a JSON list of the failed cases, each with its file and message",
-    )  # fmt: skip
-    existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--overwrite", action="store_true", help="replace outputs (default)")
-    existing.add_argument("--skip-existing", action="store_true", help="keep those that are there")
-    words = parser.add_mutually_exclusive_group()
-    words.add_argument("--verbose", action="store_true", help="also say what each file holds")
-    words.add_argument("--quiet", action="store_true", help="only warnings and errors")
-    add_scan_options(parser)
-    parser.add_argument("--version", action="version", version=f"SwiftMedSAM {__version__}")
-    return parser
-
-
 class FolderError(ValueError):
     """Inputs or outputs that nothing can be done with; the message names the folder."""
-
-
-class OutOfTime(Exception):
-    """A case takes longer than --timeout; the message names the file and how far it came."""
 
 
 @dataclass
@@ -168,32 +84,27 @@ def segment_file(
     path: Path, options: argparse.Namespace, output: Path,
     network: Network, clock: Clock, progress: Progress,
 ) -> Case:  # fmt: skip
-    """Segment one npz as `options` say; what `Job.run` says. If that fails, no older output stays.
+    """Segment one npz as `options` say; what `Job.run` says.
 
     Raises:
-        CaseError: the input is not a case.
-        OSError: the output cannot be written.
+        CaseError: the input is not a case, or no output can be written.
+        OSError: the output cannot be written after all.
         WeightsError: the network cannot be loaded.
     """
     limit = options.memory_limit or available_memory()
-    try:
-        with clock.measure("read"):
-            case = read_case(path, options.window, memory_limit=limit)
-        with clock.measure(LOADING):
-            network.wait()
-        progress(0, 1)
-        labels = segment(
-            case, network, mode=options.mode, max_crops=options.crops, step=options.step,
-            memory_limit=limit, clock=clock, progress=progress,
-        )  # fmt: skip
-        with clock.measure("write"):
-            write_labels(output, labels)
-    except WeightsError:
-        raise  # of no case
-    except Exception:  # it would look as if it were of this run
-        with contextlib.suppress(OSError):
-            output.unlink()
-        raise
+    if why := why_not_writable(output):
+        raise CaseError(f"{printable(path.name)}: the labels could not be written ({why})")
+    with clock.measure("read"):
+        case = read_case(path, options.window, memory_limit=limit)
+    with clock.measure(LOADING):
+        network.wait()
+    progress(0, 1)
+    labels = segment(
+        case, network, mode=options.mode, max_crops=options.crops, step=options.step,
+        memory_limit=limit, clock=clock, progress=progress,
+    )  # fmt: skip
+    with clock.measure("write"):
+        write_labels(output, labels)
     return case
 
 
@@ -224,34 +135,38 @@ def write_failures(path: Path, failures: dict[str, str]) -> None:
         stream.write(json.dumps(entries, indent=1).encode() + b"\n")
 
 
-def _with_window_joined(argv: Sequence[str]) -> list[str]:
-    """`--window -600,1500` as one word: argparse would take the level for an option."""
-    joined: list[str] = []
-    for word in argv:
-        if joined and joined[-1] == "--window":
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined
-
-
 def npz_jobs(options: argparse.Namespace) -> list[Job]:
     """A job for each npz of the inputs; the folder of the outputs is made.
 
     Raises:
-        FolderError: there is no case, or outputs are the inputs.
+        FolderError: there is no case, or an output is an input.
         OSError: a folder cannot be read or made.
     """
     paths = find_cases(options.inputs, options.only)
     if not paths:
-        raise FolderError(f"{options.inputs}: no file named 2DBox_*.npz or 3DBox_*.npz")
-    outputs = OUTPUTS if options.outputs is None else options.outputs
-    outputs.mkdir(parents=True, exist_ok=True)
-    if outputs.samefile(paths[0].parent):
-        raise FolderError(f"{outputs}: outputs would replace the inputs of the same name")
+        raise FolderError(
+            f"{options.inputs}: no file named 2DBox_*.npz or 3DBox_*.npz (scans need boxes: --box, "
+            "--boxes or --boxes-from)"
+        )
+    folder = OUTPUTS if options.outputs is None else options.outputs
+    make_folder(folder)
+    if folder.samefile(paths[0].parent):
+        raise FolderError(f"{folder}: outputs would replace the inputs of the same name")
+    outputs = [folder / path.name for path in paths]
+    tables = [] if options.failures is None else [options.failures]
+    if same := same_files([*outputs, *tables], paths):
+        raise FolderError(f"{same[0]}: is an input, and is not overwritten")
+    if why := why_tables_fail(tables, outputs):
+        raise FolderError(why)
     return [
-        Job(path.name, output, functools.partial(segment_file, path, options, output))
-        for path, output in ((path, outputs / path.name) for path in paths)
+        # an older output of a case that fails would look as if it were of this run
+        Job(
+            path.name,
+            output,
+            functools.partial(segment_file, path, options, output),
+            removes_older=True,
+        )
+        for path, output in zip(paths, outputs, strict=True)
     ]
 
 
@@ -260,7 +175,7 @@ def begin(options: argparse.Namespace) -> tuple[list[Job], Network]:
 
     Raises:
         CaseError: scans are asked for in a way that cannot be done.
-        FolderError: there is no case, or outputs are the inputs.
+        FolderError: there is no case, or an output is an input.
         OSError: a folder cannot be read or made.
         WeightsError: the network cannot be loaded; some reasons `Network.wait` finds later.
     """
@@ -272,6 +187,8 @@ def begin(options: argparse.Namespace) -> tuple[list[Job], Network]:
         jobs = npz_jobs(options)
     if removed := remove_all_partials(jobs):
         log.info("removed %d partial files of a run that was killed", removed)
+    if options.threads is not None:
+        cv2.setNumThreads(options.threads)  # which flows and resizes with its own
     network = load(
         options.weights, precision=options.precision, threads=options.threads,
         wait=options.timeout is not None,  # which is for cases, not for the network
@@ -320,34 +237,40 @@ def run_cases(
             continue
         name = printable(job.file)
         bar.show(number, name, 0, 1)
-        show = functools.partial(bar.show, number, name)
-        message = ""
-        try:
-            progress = watched(show, stopper, options.timeout, name)
-            line = run_job(job, network, progress)
-            log.info("%s", line)
-            report.written += 1
-        except (CaseError, OutOfTime) as error:
-            message = str(error)
-        except OSError as error:
-            message = f"{name}: the labels could not be written ({error})"
-        except MemoryError as error:
-            message = f"{name}: not enough memory ({error})"
-        stopper.check()  # before an error is believed that the signal may have caused
-        if message:
-            report.failures[job.file] = message
-            log.error("%s", message)
+        progress = watched(
+            functools.partial(bar.show, number, name), stopper, options.timeout, name
+        )
+        step = functools.partial(run_and_count, job, network, progress, report, stopper)
+        done = attempt(step, job.file, report.failures)
+        if not done and job.removes_older and not why_not_writable(job.output):
+            with contextlib.suppress(OSError):
+                job.output.unlink()
+
+
+def run_and_count(
+    job: Job, network: Network, progress: Progress, report: Report, stopper: Stopper
+) -> None:
+    """Do one job, and log and count it.
+
+    Raises:
+        Stopped: a signal has come, which may have caused whatever else the job raised.
+    """
+    try:
+        log.info("%s", run_job(job, network, progress))
+        report.written += 1
+    finally:
+        stopper.check()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
-    words = sys.argv[1:] if argv is None else argv
-    options = _parser().parse_args(_with_window_joined(words))
+    options = parse(sys.argv[1:] if argv is None else argv)
     level = logging.WARNING if options.quiet else logging.INFO
     on_terminal = sys.stderr.isatty()
     line_format = f"{CLEAR_LINE if on_terminal else ''}%(message)s"  # a line replaces the bar
     logging.basicConfig(level=level, format=line_format, stream=sys.stderr)
     logging.getLogger("app.intensity").setLevel(level if options.verbose else logging.WARNING)
+    logging.getLogger("app.job").setLevel(logging.DEBUG if options.verbose else level)
     with Stopper() as stopper:
         return _run(options, stopper, show_bar=on_terminal and not options.quiet)
 
@@ -370,7 +293,7 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
             network.wait()  # what is wrong with it is told, also where no case needed it
     except (CaseError, FolderError, OSError, WeightsError) as error:
         if stopper.received is None:
-            log.error("%s", error)
+            log.error("%s", printable(_words_of(error)))
             return _ended(options, report.failures) if report.failures else 1
     except Stopped:
         pass
@@ -391,13 +314,21 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
     return stopper.status or status
 
 
+def _words_of(error: Exception) -> str:
+    """The line for what ends a run; of an OSError the file and the reason."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)
+    return str(error)
+
+
 def _ended(options: argparse.Namespace, failures: dict[str, str]) -> int:
     """Write the failures where it is asked for; the exit status of a run that was not stopped."""
     if options.failures is not None:
         try:
             write_failures(options.failures, failures)
         except OSError as error:
-            log.error("%s: the failures could not be written (%s)", options.failures, error)
+            reason = one_line(error)
+            log.error("%s: the failures could not be written (%s)", options.failures, reason)
             return 1
     return 1 if failures else 0
 

@@ -1,11 +1,12 @@
 """Files that are whole or not there, whenever the program is killed."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -75,3 +76,95 @@ def remove_partials(folder: Path) -> int:
             finally:
                 os.close(handle)
     return removed
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: all are on the disk before the first one gets its name.
+
+    They get their names from the last one to the first.
+
+    Raises:
+        OSError: a folder cannot be written to, or is full; nothing is left behind.
+    """
+    with contextlib.ExitStack() as stack:
+        for path, content in contents.items():
+            stream = stack.enter_context(whole_file(path))
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def why_not_writable(path: Path) -> str:
+    """Why no file can be written at `path`, in a few words; "" if one can.
+
+    This is tried with an empty file under a temporary name beside it, which is then removed. A
+    file that nobody may write to counts as protected, also where only its folder would be asked.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return "there is a folder of that name"
+        if not stat.S_ISREG(mode):
+            return "there is a fifo, socket or device of that name"
+        if not mode & 0o222:
+            return "there is a read-only file of that name"
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            return f"there is no folder {path.parent}"
+    except OSError as error:
+        return error.strerror or "no reason given"
+    try:
+        stream, partial = _new_partial(path.parent)
+        with stream:
+            partial.unlink()
+    except OSError as error:
+        return error.strerror or "no reason given"
+    return ""
+
+
+def why_tables_fail(tables: Sequence[Path], outputs: Iterable[Path]) -> str:
+    """The line that says which of `tables` cannot be written; "" if all can.
+
+    Their names must differ from each other's and from those of the other `outputs`.
+    """
+    taken = {same_place(path) for path in outputs}
+    for table in tables:
+        if same_place(table) in taken:
+            return f"{table}: is the name of another output, too"
+        taken.add(same_place(table))
+        if why := why_not_writable(table):
+            return f"{table}: cannot be written ({why})"
+    return ""
+
+
+def same_place(path: Path) -> Path:
+    """The same for every name under which a file would be written to the same place."""
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it lies in, unless it is there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        words = "expected a folder, found a file or a link to nothing"
+        raise NotADirectoryError(errno.ENOTDIR, words, str(folder)) from error
+
+
+def same_files(outputs: Iterable[Path], inputs: Iterable[Path]) -> list[Path]:
+    """Those of `outputs` that are there and are one of `inputs`, by whatever name."""
+    read = {_identity(path) for path in inputs} - {None}
+    return [path for path in outputs if _identity(path) in read]
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The same for every name of a file; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

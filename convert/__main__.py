@@ -5,7 +5,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from app.case import CaseError
 from app.network import MANIFEST, MANIFEST_FORMAT, WEIGHTS, WeightsError, load
 from convert.export import export, save
 from convert.fetch import LITE_MEDSAM, MOBILE_SAM, FetchError, fetch
+from convert.folder import take_place
 from convert.quantize import CalibrationError, calibration_slices, quantize
 from convert.verify import ParityError, verify
 from swiftmedsam import VARIANTS, CheckpointError, load_model, trained_on
@@ -49,7 +49,7 @@ def convert(
     cases: Path,
     calibration: Path | None = None,
 ) -> None:
-    """Write the weights folder `out`, or leave it as it was.
+    """Write the weights folder `out`, or leave it as it was, also when this is killed.
 
     It holds encoder and decoder stored as "fp32" or "fp16"; if `stored` is "int8", as fp16 and the
     encoder a second time in INT8, calibrated on the cases of the folder `calibration`. Torch and
@@ -63,9 +63,11 @@ def convert(
     model = load_model(checkpoint, VARIANTS[variant])
     known = trained_on(checkpoint)
     slices = [] if calibration is None else calibration_slices(calibration, MAX_CALIBRATION)
+    out = out.resolve()  # a link stays one
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as temporary:
-        folder = Path(temporary)
+        folder = Path(temporary) / out.name
+        folder.mkdir()
         exported = export(model)
         kind = "fp16" if stored == "int8" else stored
         files = {
@@ -99,9 +101,7 @@ def convert(
         }
         manifest["parity"] = {kind: asdict(parity) for kind, parity in parities.items()}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        out.mkdir(exist_ok=True)
-        for path in sorted(folder.iterdir(), key=lambda p: p.name == MANIFEST):  # manifest last
-            shutil.copy(path, out / path.name)
+        take_place(folder, out)
     for kind, parity in parities.items():
         log.info(
             "%s: %s, %s; %d slices, logits within %.2g, DSC at least %.4f, mean %.4f",

@@ -21,10 +21,15 @@ if ! cmp -s "$requirements" "$stamp"; then
         echo "Making a virtual environment in .venv ..." >&2
         "$base" -m venv "$here/.venv" || {
             echo "Could not make it; on Debian and Ubuntu: apt install python3-venv" >&2
+            rm -f "$python" # which may be there without pip: the next run makes it anew
             exit 1
         }
     fi
     echo "Installing the packages of $1 into .venv (once, some minutes) ..." >&2
-    "$python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    ( # into .venv, whatever pip is told by the environment or by `user = true` in its pip.conf
+        unset PIP_TARGET PIP_PREFIX PIP_ROOT
+        PIP_USER=0 exec "$python" -m pip install --quiet --disable-pip-version-check \
+            -r "$requirements"
+    )
     cp "$requirements" "$stamp"
 fi

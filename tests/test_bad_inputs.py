@@ -282,7 +282,7 @@ def test_outputs_that_take_nothing_are_one_line_of_each_case(
     make_case_file(inputs, "3DBox_MR_good.npz")
     outputs = tmp_path / "outputs"
     monkeypatch.setattr(step, fail)
-    reason = f"the labels could not be written ([Errno {number}] {os.strerror(number)})"
+    reason = f"the labels could not be written ({os.strerror(number)})"
     assert run(inputs, outputs, tiny_weights, capsys) == (
         1, [f"{GOOD}: {reason}", f"3DBox_MR_good.npz: {reason}"],
     )  # fmt: skip
@@ -314,7 +314,7 @@ def test_outputs_on_a_file_system_that_fills_up_hold_whole_files_only(
     )  # fmt: skip
     shutil.copy(good, inputs / "2DBox_US_last.npz")
     status, lines = run(inputs, small_file_system, tiny_weights, capsys)
-    full = f"the labels could not be written ([Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)})"
+    full = f"the labels could not be written ({os.strerror(errno.ENOSPC)})"
     assert (status, lines) == (1, [f"2DBox_US_large.npz: {full}"])
     assert names(small_file_system) == [GOOD, "2DBox_US_last.npz"]
     for name in names(small_file_system):

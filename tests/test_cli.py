@@ -141,13 +141,25 @@ def test_the_failures_are_listed_in_a_file(program, inputs, tmp_path):
     assert json.loads(file.read_text()) == []
 
 
-def test_failures_that_cannot_be_listed_are_a_failure(program, inputs, outputs, tmp_path):
+def test_failures_that_cannot_be_listed_are_told_before_the_work(
+    program, inputs, outputs, tmp_path
+):
     make_case_file(inputs, IMAGE)
-    file = tmp_path / "missing" / "failures.json"
-    status, lines = program("--quiet", "--failures", str(file))
-    assert (status, len(lines)) == (1, 1)
-    assert lines[0].startswith(f"{file}: the failures could not be written ([Errno 2] No such file")
-    assert names(outputs) == [IMAGE]
+    (tmp_path / "protected.json").touch(0o444)
+    for name, why in (
+        ("missing/failures.json", f"there is no folder {tmp_path / 'missing'}"),
+        ("inputs", "there is a folder of that name"),
+        ("protected.json", "there is a read-only file of that name"),
+        (f"new/outputs/{IMAGE}", None),
+        (f"inputs/{IMAGE}", None),
+    ):
+        file = tmp_path / name
+        status, lines = program("--quiet", "--failures", str(file))
+        assert (status, len(lines)) == (1, 1)
+        if why is not None:
+            assert lines[0] == f"{file}: cannot be written ({why})"
+        assert names(outputs) == []
+    assert names(inputs) == [IMAGE]
 
 
 def test_other_files_are_no_failure(program, inputs):
@@ -275,7 +287,7 @@ def test_altered_weights_are_told_once_and_older_outputs_stay(
     [
         ["--threads", "0"], ["--threads", "-1"], ["--threads", "two"], ["--precision", "fp64"],
         ["--window", "40"], ["--window", "40,0"], ["--skip-existing", "--overwrite"],
-        ["--quiet", "--verbose"], ["--unknown"], ["a third folder"],
+        ["--quiet", "--verbose"], ["--unknown"], ["a third folder"], ["--only", ""],
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -18,6 +18,7 @@ import torch
 from conftest import image_case, make_case_file, models_of, volume_case
 
 import convert.__main__ as command
+import convert.folder as replacing
 from app import load
 from app.frame import Frame
 from app.network import MANIFEST
@@ -217,6 +218,71 @@ def test_a_folder_that_is_there_is_written_over(
     convert(tiny_checkpoint, "tiny", tmp_path / "weights", "fp32", parity_cases)
     assert names(tmp_path / "weights") == FILES
     assert load(tmp_path / "weights", threads=1).variant == "tiny"
+
+
+@pytest.fixture
+def old_and_new(tmp_path):
+    """A weights folder with things of its owner, and a newer one without a model in INT8."""
+    old, new = tmp_path / "weights", tmp_path / "made" / "weights"
+    for folder, files in ((old, [*FILES, "encoder_int8.xml", "encoder_int8.bin"]), (new, FILES)):
+        folder.mkdir(parents=True)
+        for name in files:
+            (folder / name).write_text(folder.parent.name)
+    (old / "compiled").mkdir()
+    (old / "compiled" / "a.blob").touch()
+    (old / "README.md").write_text("mine")
+    (old / "notes").mkdir()
+    (old / "notes" / "a.txt").write_text("mine, too")
+    return old, new
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_folder_takes_the_place_of_another_and_keeps_what_is_no_model(
+    old_and_new, exchange, monkeypatch
+):
+    old, new = old_and_new
+    if not exchange:
+        monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
+    replacing.take_place(new, old)
+    assert names(old) == sorted([*FILES, "README.md", "notes"])
+    assert {(old / name).read_text() for name in FILES} == {"made"}
+    assert (old / "README.md").read_text() == "mine"
+    assert (old / "notes" / "a.txt").read_text() == "mine, too"
+    assert names(old.parent) == ["made", "weights"]
+
+
+def test_a_kill_leaves_the_old_folder_or_the_new_one(old_and_new, monkeypatch):
+    """At each call that changes a file or a name: the folder is what it was, or all new."""
+    old, new = old_and_new
+    before = {path.name: path.read_bytes() for path in old.iterdir() if path.is_file()}
+    for place, name in ((shutil, "copy2"), (shutil, "copymode"), (replacing, "_exchange")):
+
+        def killed(*_, **__):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(place, name, killed)
+            replacing.take_place(new, old)
+        assert {path.name: path.read_bytes() for path in old.iterdir() if path.is_file()} == before
+        shutil.rmtree(new / "notes", ignore_errors=True)
+
+
+def test_a_folder_that_cannot_be_replaced_is_as_it_was(old_and_new, monkeypatch):
+    old, new = old_and_new
+    monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
+    before = names(old)
+    real = Path.rename
+
+    def rename(path, target):
+        if path == new:
+            raise OSError("no")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OSError, match="no"):
+        replacing.take_place(new, old)
+    assert names(old) == before
+    assert names(old.parent) == ["made", "weights"]
 
 
 def test_a_checkpoint_of_another_variant_is_refused(tiny_checkpoint, parity_cases, tmp_path):

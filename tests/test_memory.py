@@ -154,7 +154,7 @@ def test_memory_that_is_not_there_all_the_same_is_one_line(
 
     monkeypatch.setattr(np, "zeros", zeros)
     assert run(inputs, tmp_path / "outputs", tiny_weights) == 1
-    assert capsys.readouterr().err == "2DBox_US_0.npz: not enough memory (Unable to allocate)\n"
+    assert capsys.readouterr().err == "2DBox_US_0.npz: not enough memory\n"
     assert names(tmp_path / "outputs") == [IMAGE]
 
 

@@ -1,5 +1,6 @@
 """predict.sh installs what its arguments need, and no more. Python is a script that takes notes."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -78,3 +79,90 @@ def test_a_picture_needs_nothing_more_unless_its_labels_do(predict):
     words = ["a.png", "--box", "1", "2", "3", "4"]
     assert predict(*words) == ([BASE], words)
     assert predict("a.png", "out.nii.gz", *words[1:])[0] == [SCANS]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The scripts in a folder whose Python notes its words, working folder and environment."""
+    root = tmp_path / "a checkout"
+    root.mkdir()
+    for name in ("predict.sh", "test.sh", BASE, "requirements-dev.txt"):
+        shutil.copy(ROOT / name, root)
+    shutil.copytree(ROOT / "scripts", root / "scripts")
+    (root / ".venv" / "bin").mkdir(parents=True)
+    python = root / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$*" "$PYTHONPATH"\nenv\n')
+    python.chmod(0o755)
+    return root
+
+
+def said(command, folder, **env):
+    """Lines that a command prints which must succeed; `env` is added to the environment."""
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | env, check=True, capture_output=True, text=True
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("script", ["predict.sh", "test.sh"])
+def test_cdpath_does_not_lead_the_scripts_astray(checkout, script):
+    """With CDPATH, `cd` prints where it went, and may go elsewhere than the current folder."""
+    (checkout.parent / "other" / checkout.name).mkdir(parents=True)
+    for path in (str(checkout.parent), str(checkout.parent / "other"), f".:{checkout.parent}"):
+        words = ["sh", f"{checkout.name}/{script}", "a.npz"]
+        assert said(words, checkout.parent, CDPATH=path)
+
+
+@pytest.mark.parametrize("script", ["predict.sh", "test.sh"])
+@pytest.mark.parametrize("kind", ["absolute", "relative", "of a link", "folder"])
+def test_a_link_to_a_script_runs_the_program_it_points_to(checkout, script, kind):
+    folder = checkout.parent / "bin"
+    link = folder / "segment"
+    if kind == "folder":
+        folder.symlink_to(checkout)
+        link = folder / script
+    else:
+        folder.mkdir()
+        target = checkout / script
+        if kind == "relative":
+            target = f"../{checkout.name}/{script}"
+        if kind == "of a link":
+            (folder / "first").symlink_to(target)
+            target = "first"
+        link.symlink_to(target)
+    lines = said(["sh", link, "a.npz"], checkout.parent)
+    assert (checkout / ".venv" / "installed-requirements-dev.txt").exists() == (script == "test.sh")
+    if script == "predict.sh":
+        path = lines[lines.index("-m app a.npz") + 1]
+        assert path.split(":")[0] == str(checkout.resolve())
+
+
+def test_packages_go_into_the_venv_whatever_pip_is_set_to(checkout):
+    """`user = true` of a pip.conf, or variables that name another place."""
+    elsewhere = {"PIP_USER": "1", "PIP_TARGET": "/t", "PIP_PREFIX": "/p", "PIP_ROOT": "/r"}
+    lines = said(["sh", checkout / "predict.sh", "a.npz"], checkout, **elsewhere)
+    install = lines[: lines.index("-m app a.npz")]
+    assert "pip install" in install[0]
+    assert "PIP_USER=0" in install
+    assert not [line for line in install if line.startswith(("PIP_TARGET", "PIP_P", "PIP_R"))]
+    assert "PIP_USER=1" in lines[lines.index("-m app a.npz") :]  # the user's own, left as it was
+
+
+def test_an_environment_that_could_not_be_made_is_made_anew(checkout):
+    """Without python3-venv Debian leaves an interpreter behind, which has no pip."""
+    shutil.rmtree(checkout / ".venv")
+    folder = checkout.parent / "bin"
+    folder.mkdir()
+    python = folder / "python3"
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = -c ] && exit 0\nmkdir -p "$3/bin"\n'
+        'printf "#!/bin/sh\\n" > "$3/bin/python"\nchmod +x "$3/bin/python"\nexit 1\n'
+    )
+    python.chmod(0o755)
+    env = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    for _ in range(2):
+        done = subprocess.run(
+            ["sh", checkout / "predict.sh", "a.npz"], env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert "apt install python3-venv" in done.stderr

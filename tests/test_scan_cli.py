@@ -125,12 +125,13 @@ def test_a_picture_gets_labels_and_an_overlay(program, photo, tiny_network, mine
 
 def test_hounsfield_units_get_the_window(program, volume, tiny_network, mine):
     hounsfield = volume_case()["imgs"].astype(np.int16) * 8 - 1000
+    hounsfield[:, :, :3] = -1000
     nibabel.save(nibabel.Nifti1Image(grid_of(hounsfield), ALIGNED), volume)
     status, lines = program(
         *box_words(), "--window", "bone", inputs=volume, outputs=mine / "out.nii"
     )
     assert status == 0
-    assert "scan.nii.gz: taken for CT, for its values below -500 (--modality)" in lines
+    assert "scan.nii.gz: taken for CT, for 5% of it is air at -1000 (--modality)" in lines
     case = make_case(hounsfield, BOXES, modality="CT", window=WINDOWS["bone"])
     found = np.asanyarray(nibabel.load(mine / "out.nii").dataobj)
     np.testing.assert_array_equal(found.T, segment(case, tiny_network))

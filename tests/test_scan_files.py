@@ -402,21 +402,6 @@ def test_labels_of_pictures_are_pictures_of_the_same_size(tmp_path):
     np.testing.assert_array_equal(read_scan(tmp_path / "out.png").voxels, many)
 
 
-def test_the_overlay_shows_the_mask_inside_its_box():
-    page = np.full((6, 8), 100, np.uint8)
-    labels = np.zeros((6, 8), np.uint8)
-    labels[2:4, 3:5] = 1
-    one = Segment(1, "a", (1, 1, 0), (6, 4, 0))
-    shown = pictures.overlay(page, labels, [one])
-    assert shown.shape == (6, 8, 3)
-    assert (shown[1, 1:7] == one.colour).all()
-    assert (shown[1:5, 6] == one.colour).all()
-    assert (shown[0] == 100).all()
-    tinted = (shown != 100).any(axis=-1)
-    assert tinted[2:4, 3:5].all()
-    assert not tinted[2, 2]
-
-
 def test_colours_differ():
     colours = np.array([Segment(value, "", (0,) * 3, (0,) * 3).colour for value in range(1, 13)])
     apart = np.abs(colours[:, np.newaxis] - colours).max(axis=-1)

@@ -9,9 +9,10 @@ The way of the data, a module a step:
     both -> app.make_case -> app.segment -> labels (D, H, W)
     labels -> Walk.to_grid -> (I, J, K) -> write: NIfTI, seg.nrrd, MHA, DICOM SEG, PNG, TIFF, npz
     labels -> stats: a table of sizes, with --stats
-    or, with --dry-run, each box as it was understood -> preview
+    labels of a picture, or, with --dry-run, each box as it was understood -> preview
 
-command has these steps in their order, options what can be asked; opened asks one image many boxes;
-cases makes cases of scans with label maps, and leads back. Nothing here is loaded but options,
-unless a scan is asked for, and no library beyond numpy and OpenCV before a file needs it.
+modality says which modality the values are of, own which files this program wrote. command has
+these steps in their order, options what can be asked; opened asks one image many boxes; cases makes
+cases of scans with label maps, and leads back. Nothing here is loaded but options, unless a scan is
+asked for, and no library beyond numpy and OpenCV before a file needs it.
 """

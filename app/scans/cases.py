@@ -20,24 +20,31 @@ import numpy.typing as npt
 from app.case import (
     UNREADABLE,
     Case,
-    CaseError,
     is_case_name,
     label_dtype,
     one_line,
     printable,
 )
 from app.intensity import DEFAULT_WINDOW, parse_window
+from app.job import attempt
 from app.memory import SCAN_PROGRAM_BYTES, available_memory
 from app.modality import UNKNOWN, parse_modality
-from app.scans.command import case_of, modality_of, to_grid
+from app.scans.command import case_of, to_grid
 from app.scans.files import READERS, read_scan, stem_of, suffix_of
 from app.scans.label_maps import extents, other_grid, read_labels, same_grid
+from app.scans.modality import modality_of
 from app.scans.options import ANATOMICAL, add_choices, add_memory_limit, as_option
-from app.scans.plan import labels_of
+from app.scans.plan import outputs_of
 from app.scans.scan import MemoryLimit, Scan, ScanError, Segment, Voxels, require_peak
 from app.scans.walk import ACQUIRED, Walk, choose_walk
-from app.scans.write import Outputs, refuse_inputs, write
-from app.whole import remove_partials, whole_file
+from app.scans.write import (
+    check_encoding,
+    check_places,
+    refuse_foreign_outputs,
+    refuse_inputs,
+    write,
+)
+from app.whole import make_folder, remove_partials, whole_file, why_not_writable
 
 log = logging.getLogger("app.scans.cases")
 
@@ -126,10 +133,25 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
     numbers[values] = np.arange(len(values)) + 1
     numbered = numbers[label_map.voxels]
     case = case_of(scan, segments, walk, modality, options.window)
-    name = f"{3 if case.is_volume else 2}DBox_{modality.name}_{stem}.npz"
-    with whole_file(options.out / name) as stream:
+    path = options.out / f"{3 if case.is_volume else 2}DBox_{modality.name}_{stem}.npz"
+    if why := why_not_writable(path):
+        raise ScanError(f"{scan.name}: the case cannot be written to {path} ({why})")
+    if path.exists() and not _is_made(path):
+        raise ScanError(
+            f"{scan.name}: {path} exists; name another folder (it is no case of a scan)"
+        )
+    with whole_file(path) as stream:
         np.savez_compressed(stream, **case_arrays(case, numbered, values, scan, walk))
-    log.info("%s: written %s, %d boxes", scan.name, options.out / name, len(values))
+    log.info("%s: written %s, %d boxes", scan.name, path, len(values))
+
+
+def _is_made(path: Path) -> bool:
+    """Whether a file is a case that `make` wrote."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return set(KEYS) <= set(archive.files)
+    except (*UNREADABLE, ValueError):
+        return False
 
 
 def _read(path: Path, *keys: str, memory_limit: int) -> list[npt.NDArray[Any]]:
@@ -201,10 +223,13 @@ def back(
             raise ScanError(f"{name}: '{key}' {wrong}")
     called = np.append(0, values).astype(label_dtype(int(values.max())))
     segments = segments_around(to_grid(called[gts], walk))
-    outputs = Outputs(labels_of(scan_path, options.out))
+    outputs = outputs_of(scan_path, options.out)
     refuse_inputs(outputs.all(), [*inputs, *scan.files])
-    page = (image[0] if gts.ndim == 3 else image).astype(np.uint8, copy=False)
-    write(outputs, to_grid(called[segs], walk), scan, segments, page)
+    check_places(outputs, scan.name)
+    refuse_foreign_outputs(outputs, scan.name)
+    check_encoding(outputs, scan, segments)
+    shown = Case(scan.name, image.astype(np.uint8, copy=False), np.zeros((0, 6)), gts.ndim == 3)
+    write(outputs, to_grid(called[segs], walk), scan, segments, walk, shown)
     log.info("%s: written %s", scan.name, outputs.labels)
 
 
@@ -297,6 +322,10 @@ def _parser() -> argparse.ArgumentParser:
     for command in (one, other):
         add_choices(command)
         add_memory_limit(command)
+        command.add_argument(
+            "--verbose", action="store_true",
+            help="also say where an error that was not foreseen arose",
+        )  # fmt: skip
     return parser
 
 
@@ -304,24 +333,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("app.job").setLevel(logging.DEBUG if options.verbose else logging.INFO)
     try:
         steps: dict[str, Step] = options.steps(options)
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         remove_partials(options.out)
-    except (ScanError, OSError) as error:
+    except ScanError as error:
         log.error("%s", error)
         return 1
-    status = 0
+    except OSError as error:
+        log.error("%s: %s", printable(str(error.filename)), one_line(error))
+        return 1
+    failures: dict[str, str] = {}
     for name, step in steps.items():
-        try:
-            step()
-        except CaseError as error:
-            log.error("%s", error)
-            status = 1
-        except OSError as error:
-            log.error("%s: %s", printable(name), one_line(error))
-            status = 1
-    return status
+        attempt(step, name, failures, "the output")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -5,47 +5,41 @@ import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from app.case import Case, CaseError, make_case
+from app.case import Case, make_case, one_line, printable
 from app.intensity import Window
-from app.job import LOADING, Job
+from app.job import LOADING, Job, attempt
 from app.memory import available_memory
-from app.modality import CT, UNKNOWN, Modality, find_modality
+from app.modality import Modality
 from app.network import Network
 from app.scans.boxes import on_grid
 from app.scans.files import read_scan
 from app.scans.label_maps import boxes_around_labels
+from app.scans.modality import modality_of
+from app.scans.own import signed
 from app.scans.plan import Plan, make_plans
 from app.scans.preview import box_line, box_picture
-from app.scans.scan import Scan, Segment, Voxels, grey
+from app.scans.scan import Scan, ScanError, Segment, Voxels, grey
 from app.scans.stats import Row, measure, table
 from app.scans.walk import ACQUIRED, Walk, anatomical_axes, choose_walk
-from app.scans.write import check_writable, refuse_inputs, write
+from app.scans.write import (
+    check_encoding,
+    check_places,
+    refuse_foreign,
+    refuse_foreign_outputs,
+    refuse_inputs,
+    write,
+)
 from app.segment import Clock, Labels, PredictedIou, Progress, segment
 from app.whole import whole_file
 
 log = logging.getLogger(__name__)
 
-AIR_HU = -500  # a volume with values below is CT: nothing else is calibrated so that air is -1000
 DIRECTIONS = ("LR", "PA", "IS")  # of world axes: towards minus and plus
-
-
-def modality_of(scan: Scan, asked: Modality | None) -> Modality:
-    """What is asked for, else what the file says, else what its values look like; logged."""
-    if asked is not None:
-        return asked
-    if scan.modality:
-        log.info("%s: modality %s, as the file says", scan.name, scan.modality)
-        return find_modality(scan.modality)
-    if scan.voxels.dtype.kind in "if" and bool(np.less(scan.voxels, AIR_HU).any()):
-        log.info("%s: taken for CT, for its values below %d (--modality)", scan.name, AIR_HU)
-        return CT
-    if scan.voxels.dtype != np.uint8:
-        log.info("%s: no CT by its values, taken as they are spread (--modality)", scan.name)
-    return UNKNOWN
 
 
 def without_nan(voxels: Voxels, name: str) -> Voxels:
@@ -130,11 +124,15 @@ def place(plan: Plan, options: argparse.Namespace) -> Placed:
     """Read the scan of a plan and place its boxes in it.
 
     Raises:
-        CaseError: the scan or a box cannot be used, or an output is one of the scan's files.
+        CaseError: the scan or a box cannot be used, or an output cannot be written, is one of the
+            scan's files or somebody's own.
     """
+    check_places(plan.outputs, printable(plan.path.name))
     limit = options.memory_limit or available_memory()
     scan = read_scan(plan.path, options.volume, options.series, memory_limit=limit)
     refuse_inputs(plan.outputs.all(), scan.files)
+    if not options.overwrite:
+        refuse_foreign_outputs(plan.outputs, scan.name)
     walk = choose_walk(scan, options.plane or ACQUIRED)
     log.info("%s", describe(scan, walk))
     drawn = list(plan.drawn)
@@ -143,7 +141,7 @@ def place(plan: Plan, options: argparse.Namespace) -> Placed:
         margin = options.margin or 0
         drawn += boxes_around_labels(plan.label_map, scan, margin, memory_limit=left)
     segments = [on_grid(box, scan, value) for value, box in enumerate(drawn, start=1)]
-    check_writable(plan.outputs, scan, segments)
+    check_encoding(plan.outputs, scan, segments)
     modality = modality_of(scan, options.modality)
     return Placed(scan, walk, segments, case_of(scan, segments, walk, modality, options.window))
 
@@ -167,15 +165,28 @@ def _run(
         memory_limit=left, clock=clock, progress=progress, predicted_iou=predicted_iou,
     )  # fmt: skip
     with clock.measure("write"):
-        page = case.image[0] if case.is_volume else case.image
         on_its_grid = to_grid(labels, placed.walk)
-        write(plan.outputs, on_its_grid, scan, placed.segments, page)
+        write(plan.outputs, on_its_grid, scan, placed.segments, placed.walk, case)
         if options.stats is not None:
             rows += measure(on_its_grid, scan, placed.walk, placed.segments, predicted_iou)
-            with whole_file(options.stats) as stream:
-                stream.write(table(rows))
+            _write_table(options.stats, rows, scan.name)
     log.info("%s: written %s", scan.name, ", ".join(map(str, plan.outputs.all())))
     return case
+
+
+def _write_table(path: Path, rows: list[Row], name: str) -> None:
+    """Write the table of the run so far.
+
+    Raises:
+        ScanError: it cannot be written; the labels of the scan `name` are there.
+    """
+    try:
+        with whole_file(path) as stream:
+            stream.write(table(rows))
+    except OSError as error:
+        raise ScanError(
+            f"{name}: the labels are written, {path} could not be ({one_line(error)})"
+        ) from error
 
 
 def scan_jobs(options: argparse.Namespace) -> list[Job]:
@@ -204,14 +215,25 @@ def dry_run(options: argparse.Namespace, failures: dict[str, str]) -> None:
     plans = make_plans(options)
     read = [path for plan in plans for path in (plan.path, plan.label_map) if path is not None]
     for plan in plans:
-        try:
-            placed = place(plan, options)
-            for one in placed.segments:
-                path = plan.outputs.picture(one.value)
-                refuse_inputs([path], [*read, *placed.scan.files])
-                with whole_file(path) as stream:
-                    stream.write(box_picture(one, placed.walk, placed.case))
-                log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), path)
-        except CaseError as error:
-            failures[plan.file] = str(error)
-            log.error("%s", error)
+        if options.skip_existing and plan.outputs.labels.exists():
+            continue
+        show = functools.partial(_show, plan, options, read)
+        attempt(show, plan.file, failures, "the pictures of its boxes")
+
+
+def _show(plan: Plan, options: argparse.Namespace, read: Sequence[Path]) -> None:
+    """Say and show each box of one scan; `read` are files of the run, none of which is replaced.
+
+    Raises:
+        CaseError: what `place` says, or a picture would replace a file that is not this program's.
+        OSError: a picture cannot be written.
+    """
+    placed = place(plan, options)
+    for one in placed.segments:
+        path = plan.outputs.picture(one.value)
+        refuse_inputs([path], [*read, *placed.scan.files])
+        if not options.overwrite:
+            refuse_foreign(path, placed.scan.name)
+        with whole_file(path) as stream:
+            stream.write(signed(box_picture(one, placed.walk, placed.case)))
+        log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), path)

@@ -3,6 +3,7 @@
 import io
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,29 @@ NO_SEGMENTATION = "lacks what a DICOM segmentation must say, an output as .nii.g
 SERIES_NUMBER_OFFSET = 1000  # added to that of the images, so that viewers list it behind them
 
 
-def encoded(labels: Voxels, scan: Scan, segments: list[Segment], path: Path) -> bytes:
+def check(scan: Scan, segments: list[Segment], path: Path) -> None:
+    """Try it with the first slice alone, without its pixels: what a SEG lacks is known early.
+
+    Names that DICOM cannot say are warned of.
+
+    Raises:
+        ScanError: what `encoded` finds in that slice.
+    """
+    warn_of_names(segments, path)
+    first = replace(scan, voxels=scan.voxels[:, :, :1], sources=scan.sources[:1])
+    value = segments[0].value if segments else 0
+    labels = np.full(first.grid, value, np.min_scalar_type(value))
+    encoded(labels, first, segments, path, is_trial=True)
+
+
+def encoded(
+    labels: Voxels, scan: Scan, segments: list[Segment], path: Path, *, is_trial: bool = False
+) -> bytes:
     """The content of `path`, a SEG of labels (I, J, K) on the slices of `scan`.
 
     A binary one, which every viewer reads; a segment's code is "tissue", since names are anybody's.
-    DICOM counts segments from 1 on: segment i + 1 is `segments[i]`, whatever its value.
+    DICOM counts segments from 1 on: segment i + 1 is `segments[i]`, whatever its value. A trial
+    reads no pixels, and of a file of many frames takes the one of its slice for the only one.
 
     Raises:
         ScanError: the scan is no DICOM, or lacks what a SEG must say of it.
@@ -36,10 +55,20 @@ def encoded(labels: Voxels, scan: Scan, segments: list[Segment], path: Path) -> 
     name = printable(path.name)
     if not scan.sources:
         raise ScanError(f"{name}: a DICOM segmentation needs DICOM images, found {scan.name}")
+    if len(segments) > MAX_LABELS:
+        raise ScanError(
+            f"{name}: a DICOM segmentation holds {MAX_LABELS} segments, found {len(segments)}"
+        )
     highdicom, pydicom = extra("highdicom", name), extra("pydicom", name)
     with readable(scan.name, pydicom, NO_SEGMENTATION):
         files = list(dict.fromkeys(file for file, _ in scan.sources))
-        images = [pydicom.dcmread(file) for file in files]
+        # a SEG takes nothing of their pixels
+        images = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+        if is_trial and "PerFrameFunctionalGroupsSequence" in images[0]:
+            frame = scan.sources[0][1]
+            groups = images[0].PerFrameFunctionalGroupsSequence
+            images[0].PerFrameFunctionalGroupsSequence = groups[frame : frame + 1]
+            images[0].NumberOfFrames = 1
         for image in images:  # whose texts the segmentation takes over
             image.decode()
             image.SpecificCharacterSet = UTF_8

@@ -21,8 +21,10 @@ from app.memory import EMBEDDING_BYTES, available_memory, estimate_scan_peak
 from app.modality import parse_modality
 from app.network import IntArray
 from app.scans.boxes import drawn_box, on_grid
-from app.scans.command import boxes_in_slices, case_of, modality_of, to_grid
+from app.scans.command import boxes_in_slices, case_of, to_grid
 from app.scans.files import read_scan
+from app.scans.modality import modality_of
+from app.scans.plan import outputs_of
 from app.scans.scan import (
     PICTURE_AFFINE,
     MemoryLimit,
@@ -33,7 +35,13 @@ from app.scans.scan import (
     require_memory,
 )
 from app.scans.walk import ACQUIRED, choose_walk
-from app.scans.write import Outputs, check_writable, refuse_inputs, write
+from app.scans.write import (
+    check_encoding,
+    check_places,
+    refuse_foreign_outputs,
+    refuse_inputs,
+    write,
+)
 from app.segment import (
     DEFAULT_MODE,
     EMBEDDINGS_KEPT,
@@ -177,14 +185,18 @@ class OpenImage:
 
         Raises:
             OSError: it cannot be written.
-            ScanError: labels of this scan do not fit into that kind of file, or it is an input.
+            ScanError: labels of this scan do not fit into that kind of file, there is none of
+                that name, it cannot be written, or it is an input, or what lies beside it (names,
+                an overlay) is somebody's own.
         """
-        outputs = Outputs(Path(path))
+        outputs = outputs_of(self._scan.path, Path(path))
         segments = self._segments(boxes, names)
         refuse_inputs(outputs.all(), [self._scan.path, *self._scan.files])
-        check_writable(outputs, self._scan, segments)
-        page = self._case.image[0] if self._case.is_volume else self._case.image
-        write(outputs, labels.T.reshape(self._scan.grid), self._scan, segments, page)
+        check_places(outputs, self._scan.name)
+        refuse_foreign_outputs(outputs, self._scan.name)
+        check_encoding(outputs, self._scan, segments)
+        on_its_grid = labels.T.reshape(self._scan.grid)
+        write(outputs, on_its_grid, self._scan, segments, self._walk, self._case)
 
     def _segments(self, boxes: npt.ArrayLike, names: Sequence[str]) -> list[Segment]:
         """Boxes (N, 4) or (N, 6), or a single one, on the grid; without a name, by their number."""

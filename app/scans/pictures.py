@@ -18,7 +18,6 @@ from app.scans.scan import (
     MemoryLimit,
     Scan,
     ScanError,
-    Segment,
     Voxels,
     choose_volume,
     grey,
@@ -31,7 +30,6 @@ from app.scans.tiff_pixels import decode, read_stack
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 TIFF = (".tif", ".tiff")
 MOST_PIXELS = 1 << 30  # that OpenCV decodes
-MASK_OPACITY = 0.4
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -153,30 +151,19 @@ def encoded(labels: Voxels, path: Path) -> bytes:
     suffix = path.suffix.lower()
     if len(pages) > 1:
         if suffix not in TIFF:
-            raise ScanError(
-                f"{printable(path.name)}: {len(pages)} slices do not fit into one picture, "
-                "expected an output ending in .nii.gz, .seg.nrrd, .mha or .tif"
-            )
+            raise too_many_slices(len(pages), path)
         _, content = cv2.imencodemulti(suffix, pages)
     else:
         _, content = cv2.imencode(suffix, pages[0])
     return content.tobytes()
 
 
-def overlay(page: Bytes, labels: Voxels, segments: list[Segment]) -> Bytes:
-    """`page` (H, W[, 3]) uint8 in colour, with labels (H, W) and the boxes of `segments` on it.
-
-    A picture's: i and j of their corners are x and y.
-    """
-    shown = np.stack([page] * 3, axis=-1) if page.ndim == 2 else page.copy()
-    for segment in segments:
-        mask = labels == segment.value
-        tint = MASK_OPACITY * np.array(segment.colour)
-        shown[mask] = (shown[mask] * (1 - MASK_OPACITY) + tint).astype(np.uint8)
-    shown = np.ascontiguousarray(shown)
-    for segment in segments:
-        cv2.rectangle(shown, segment.first[:2], segment.last[:2], segment.colour, 1)
-    return shown
+def too_many_slices(count: int, path: Path) -> ScanError:
+    """What to raise where a volume of `count` slices should become one picture at `path`."""
+    return ScanError(
+        f"{printable(path.name)}: {count} slices do not fit into one picture, "
+        "expected an output ending in .nii.gz, .seg.nrrd, .mha or .tif"
+    )
 
 
 def png(page: Bytes) -> bytes:

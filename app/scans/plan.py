@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,12 @@ from app.scans.files import WRITTEN, default_suffix, stem_of, suffix_of
 from app.scans.matching import boxes_for_scan, boxes_in_folder
 from app.scans.scan import ScanError
 from app.scans.write import Outputs, refuse_inputs
+from app.whole import make_folder, same_place, why_tables_fail
 
 log = logging.getLogger(__name__)
+
+# Of a new folder called like "2024.11.30" or "out.v2" this is no end of a file's name.
+NUMBER = re.compile(r"\.v?[0-9]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +58,22 @@ def boxes_of_words(all_words: Sequence[Sequence[str]], meaning: Meaning) -> list
     return boxes
 
 
-def labels_of(path: Path, asked: Path | None) -> Path:
-    """Where the labels of a scan go: `asked` is a file, a folder, or None for beside the scan."""
-    if asked is not None and suffix_of(asked, WRITTEN) and not asked.is_dir():
-        return asked
+def outputs_of(path: Path, asked: Path | None) -> Outputs:
+    """Where the labels of a scan go: `asked` is a file, a folder, or None for beside the scan.
+
+    Raises:
+        ScanError: it is a file of a kind that labels cannot be written as.
+    """
+    if asked is not None and not asked.is_dir():
+        if suffix_of(asked, WRITTEN):
+            return Outputs(asked, is_named=True)
+        if asked.suffix and not NUMBER.fullmatch(asked.suffix):
+            raise ScanError(
+                f"{printable(asked.name)}: cannot be written as {printable(asked.suffix)}, "
+                f"expected a folder or a name ending in {', '.join(WRITTEN)}"
+            )
     folder = path.parent if asked is None else asked
-    return folder / f"{stem_of(path)}_labels{default_suffix(path)}"
+    return Outputs(folder / f"{stem_of(path)}_labels{default_suffix(path)}")
 
 
 def _numbered(drawn: Sequence[Drawn]) -> list[Drawn]:
@@ -72,11 +87,19 @@ def _numbered(drawn: Sequence[Drawn]) -> list[Drawn]:
 def make_plans(options: argparse.Namespace) -> list[Plan]:
     """What `options` ask for, a plan a scan; the folder of the outputs is made.
 
+    Scans that --only leaves out count, too, as what nothing may be written over.
+
     Raises:
         OSError: a folder cannot be read or made.
-        ScanError: there is no box, an output is an input, or two scans have the same output.
+        ScanError: there is no scan or box, an output or table cannot be written or is an input, or
+            two scans have the same output.
     """
-    inputs: Path = options.inputs if options.inputs.name else options.inputs.resolve()
+    inputs: Path = options.inputs
+    if inputs.name in ("", ".."):
+        inputs = inputs.resolve()
+    if not inputs.exists():
+        found = "a link to nothing" if inputs.is_symlink() else "nothing of that name"
+        raise ScanError(f"{printable(str(inputs))}: expected a scan or a folder, found {found}")
     meaning = Meaning(options.units or "voxel", options.space)
     entries = [Entry(box) for box in boxes_of_words(options.box or [], meaning)]
     tables = [Path(table) for table in options.boxes or []]
@@ -102,25 +125,31 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
             raise ScanError(
                 f"{printable(path.name)}: expected boxes (--box, --boxes, --boxes-from), found none"
             )
-        outputs = Outputs(labels_of(path, options.outputs))
+        outputs = outputs_of(path, options.outputs)
         plans.append(Plan(path, file, _numbered(drawn), label_map, outputs))
     if not plans:
         raise ScanError(f"{inputs}: expected boxes that name its files (--boxes), found none")
-    written = [path for plan in plans for path in plan.outputs.all()]
+    chosen = [plan for plan in plans if Path(plan.file).match(options.only)]
+    if not chosen:
+        raise ScanError(f"{inputs}: --only {options.only} matches none of its {len(plans)} scans")
+    written = [path for plan in chosen for path in plan.outputs.all()]
     refuse_inputs([*written, *tables_out], [*(plan.path for plan in plans), *read])
-    _refuse_twins(plans)
-    for plan in plans:
-        plan.outputs.labels.parent.mkdir(parents=True, exist_ok=True)
-    return plans
+    _refuse_twins(chosen, plans)
+    for plan in chosen:
+        make_folder(plan.outputs.labels.parent)
+    if why := why_tables_fail(tables_out, written):
+        raise ScanError(why)
+    return chosen
 
 
-def _refuse_twins(plans: Sequence[Plan]) -> None:
-    writers: dict[Path, str] = {}
+def _refuse_twins(chosen: Sequence[Plan], plans: Sequence[Plan]) -> None:
+    """Raise ScanError if one of the `chosen` plans would write what another of all `plans` does."""
+    writers: dict[Path, Plan] = {}
     for plan in plans:
         for path in plan.outputs.all():
-            if path in writers:
+            other = writers.setdefault(same_place(path), plan)
+            if other is not plan and (plan in chosen or other in chosen):
                 raise ScanError(
                     f"{printable(plan.file)}: labels would replace those of "
-                    f"{printable(writers[path])} in {path}"
+                    f"{printable(other.file)} in {path}"
                 )
-            writers[path] = plan.file

@@ -1,17 +1,22 @@
-"""How a box was understood, in words and in a picture: what --dry-run shows."""
+"""Boxes and labels on a slice, to look at, and a box in words: what --dry-run and overlays show."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from itertools import product
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from app.case import Case
-from app.scans.pictures import overlay, png
+from app.scans.pictures import png
 from app.scans.scan import Scan, Segment
 from app.scans.walk import Walk
+from app.segment import Labels
+
+Bytes = npt.NDArray[np.uint8]
 
 AXES = "ijk"
+MASK_OPACITY = 0.4
 SMALLEST_SIDE = 512  # pixels of a picture's longer side; a smaller one is enlarged
 WORLD = "RAS"
 
@@ -34,15 +39,52 @@ def box_line(one: Segment, scan: Scan, walk: Walk) -> str:
     return line
 
 
+def drawn(
+    page: Bytes, labels: Labels | None, segments: Sequence[Segment], walk: Walk, zoom: int = 1
+) -> Bytes:
+    """A slice of `walk` in colour, with labels tinted and boxes outlined, enlarged `zoom` times.
+
+    Everything is in the order of the slices, whichever way the file stores its axes. The picture
+    is (zoom H, zoom W, 3), red first.
+
+    Args:
+        page: (H, W) or (H, W, 3), the slice as the network sees it.
+        labels: (H, W), of the same slice; None tints nothing.
+        segments: what the labels and the boxes are of; boxes lie in the file's grid.
+        walk: which says where they lie in its slices.
+        zoom: pixels of the picture along a side of a pixel of the slice.
+    """
+    shown = np.stack([page] * 3, axis=-1) if page.ndim == 2 else page.copy()
+    if labels is not None:
+        colours = np.zeros((max([0, *(one.value for one in segments)]) + 1, 3))  # by value
+        for segment in segments:
+            colours[segment.value] = segment.colour
+        mask = labels > 0
+        tint = MASK_OPACITY * colours[labels[mask]]
+        shown[mask] = (shown[mask] * (1 - MASK_OPACITY) + tint).astype(np.uint8)
+    shown = np.ascontiguousarray(shown.repeat(zoom, axis=0).repeat(zoom, axis=1))
+    for segment in segments:
+        x_min, y_min, _, x_max, y_max, _ = walk.box(segment.first, segment.last).tolist()
+        corners = (x_min * zoom, y_min * zoom), ((x_max + 1) * zoom - 1, (y_max + 1) * zoom - 1)
+        cv2.rectangle(shown, *corners, segment.colour, 1)
+    return shown
+
+
 def box_picture(one: Segment, walk: Walk, case: Case) -> bytes:
     """A PNG of the box on its middle slice, as the network sees it."""
-    x_min, y_min, z_min, x_max, y_max, z_max = walk.box(one.first, one.last).tolist()
+    _, _, z_min, _, _, z_max = walk.box(one.first, one.last).tolist()
     page = case.image[(z_min + z_max) // 2] if case.is_volume else case.image
     zoom = max(1, SMALLEST_SIDE // max(page.shape[:2]))
-    page = cv2.resize(page, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST).astype(
-        np.uint8, copy=False
-    )
-    first = (x_min * zoom, y_min * zoom, 0)
-    last = ((x_max + 1) * zoom - 1, (y_max + 1) * zoom - 1, 0)
-    shown = replace(one, first=first, last=last)
-    return png(overlay(page, np.zeros(page.shape[:2], np.uint8), [shown]))
+    return png(drawn(page, None, [one], walk, zoom))
+
+
+def picture_of_labels(labels: Labels, segments: Sequence[Segment], walk: Walk, case: Case) -> Bytes:
+    """Labels (I, J, 1) of a picture on it, (H, W, 3), as `drawn`; `case` is of its `walk`.
+
+    One that was walked across is shown as its file has it.
+    """
+    page = case.image
+    if case.is_volume:
+        page = walk.to_grid(page)[:, :, 0].T
+        walk = Walk("", (2, 1, 0), (False, False, False), walk.grid)
+    return drawn(page, walk.to_slices(labels)[0], segments, walk)

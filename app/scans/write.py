@@ -2,20 +2,23 @@
 
 import io
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from app import __version__
-from app.case import label_dtype, printable
-from app.scans import dicom_seg, itk, nifti, pictures
+from app.case import Case, label_dtype, printable
+from app.scans import dicom_seg, itk, nifti, own, pictures
 from app.scans.files import WRITTEN, stem_of, suffix_of
+from app.scans.preview import picture_of_labels
 from app.scans.scan import Scan, ScanError, Segment
+from app.scans.walk import Walk
 from app.segment import Labels
-from app.whole import whole_file
+from app.whole import same_files, why_not_writable, write_together
+
+PICTURE_LABELS = 65535  # the most that a pixel of 16 bits can say
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Outputs:
     """Where the labels of a scan go, and what lies beside them."""
 
     labels: Path
+    is_named: bool = False  # whether somebody gave this name, and not its folder or nothing
 
     @property
     def names(self) -> Path | None:
@@ -53,19 +57,50 @@ def refuse_inputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
     Raises:
         ScanError: an output is one of `inputs`, by whatever name.
     """
-    read = {_identity(path) for path in inputs if path.exists()}
-    for output in outputs:
-        if output.exists() and _identity(output) in read:
-            raise ScanError(f"{printable(output.name)}: is an input, and is not overwritten")
+    for output in same_files(outputs, inputs):
+        raise ScanError(f"{printable(output.name)}: is an input, and is not overwritten")
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """The same for every name of a file."""
-    found = path.stat()
-    return found.st_dev, found.st_ino
+def check_places(outputs: Outputs, name: str) -> None:
+    """Whether the outputs of the scan `name` can be written: their folder is tried, no content.
+
+    Raises:
+        ScanError: one cannot be written.
+    """
+    for path in outputs.all():
+        if why := why_not_writable(path):
+            raise ScanError(f"{name}: the labels cannot be written to {path} ({why})")
 
 
-def _names(scan: Scan, segments: list[Segment]) -> bytes:
+def refuse_foreign_outputs(outputs: Outputs, name: str) -> None:
+    """Nothing but what this program wrote is replaced under a name that nobody gave.
+
+    Raises:
+        ScanError: one would be; `name` is that of the scan.
+    """
+    for path in outputs.all():
+        if not (outputs.is_named and path == outputs.labels):
+            refuse_foreign(path, name, outputs.names)
+
+
+def refuse_foreign(path: Path, name: str, names: Path | None = None) -> None:
+    """Whether the file at `path`, if there is one, is this program's own; see `own.is_own`.
+
+    Raises:
+        ScanError: it is somebody's own, or cannot be read; `name` is that of the scan.
+    """
+    try:
+        is_free = not path.exists() or own.is_own(path, names)
+    except OSError:
+        is_free = False
+    if not is_free:
+        raise ScanError(
+            f"{name}: {printable(str(path))} exists; name an output (this program did not write "
+            "that file, or it was changed since)"
+        )
+
+
+def _names(scan: Scan, segments: list[Segment], digests: dict[str, str]) -> bytes:
     entries = [
         {
             "value": segment.value,
@@ -76,8 +111,9 @@ def _names(scan: Scan, segments: list[Segment]) -> bytes:
         for segment in segments
     ]
     content = {
-        "program": f"SwiftMedSAM {__version__}",
+        "program": own.PROGRAM,
         "scan": scan.name,
+        own.FILES: digests,
         "box": "first and last voxel (i, j, k) of the file's grid, both inclusive",
         "labels": entries,
     }
@@ -97,43 +133,55 @@ def _encoded(path: Path, labels: Labels, scan: Scan, segments: list[Segment]) ->
         stream = io.BytesIO()
         np.savez_compressed(stream, segs=labels.T if scan.grid[2] > 1 else labels[:, :, 0].T)
         return stream.getvalue()
-    return itk.encoded(labels, scan, path, segments)
+    try:
+        content = itk.encoded(labels, scan, path, segments)
+    except RuntimeError as error:  # SimpleITK's only one
+        raise ScanError(
+            f"{printable(path.name)}: could not be written by way of {tempfile.gettempdir()}, "
+            "which may be full"
+        ) from error
+    return own.sealed(content) if suffix == itk.SEGMENTATION else content
 
 
-def check_writable(outputs: Outputs, scan: Scan, segments: list[Segment]) -> None:
+def check_encoding(outputs: Outputs, scan: Scan, segments: list[Segment]) -> None:
     """Try it with labels of one voxel: what cannot be written is known before it is reckoned.
+
+    Takes no longer for a large scan than for a small one.
 
     Raises:
         ScanError: labels of this scan do not fit into that kind of file, or its library is missing.
     """
-    if suffix_of(outputs.labels, WRITTEN) == dicom_seg.SUFFIX:
-        dicom_seg.warn_of_names(segments, outputs.labels)
-    labels = np.zeros(scan.grid, label_dtype(len(segments)))
-    labels[0, 0, 0] = 1
-    _encoded(outputs.labels, labels, scan, segments)
+    path = outputs.labels
+    suffix = suffix_of(path, WRITTEN)
+    most = max((one.value for one in segments), default=0)
+    if suffix == dicom_seg.SUFFIX:
+        dicom_seg.check(scan, segments, path)
+        return
+    if suffix in (".png", *pictures.TIFF):
+        if suffix == ".png" and scan.grid[2] > 1:
+            raise pictures.too_many_slices(scan.grid[2], path)
+        if most > PICTURE_LABELS:
+            raise ScanError(
+                f"{printable(path.name)}: label {most} does not fit into a picture of 16 bits, "
+                "expected an output ending in .nii.gz, .seg.nrrd or .mha"
+            )
+    _encoded(path, np.ones((1, 1, 1), label_dtype(most)), scan, segments)
 
 
 def write(
-    outputs: Outputs,
-    labels: Labels,
-    scan: Scan,
-    segments: list[Segment],
-    page: npt.NDArray[np.uint8],
+    outputs: Outputs, labels: Labels, scan: Scan, segments: list[Segment], walk: Walk, case: Case
 ) -> None:
-    """Write labels (I, J, K) on the grid of `scan`, and what goes with them.
+    """Write labels (I, J, K) on the grid of `scan`, and what goes with them: all or nothing.
 
-    `page` (H, W[, 3]) uint8 is what the overlay is made of, a picture as the network saw it.
+    The overlay is made of `case`, what the network saw of the scan in the slices of `walk`.
 
     Raises:
-        OSError: the folder cannot be written to.
-        ScanError: what `check_writable` finds.
+        OSError: the folder cannot be written to, or is full.
+        ScanError: what `check_encoding` finds.
     """
     contents = {outputs.labels: _encoded(outputs.labels, labels, scan, segments)}
-    if outputs.names is not None:
-        contents[outputs.names] = _names(scan, segments)
     if outputs.overlay is not None:
-        shown = pictures.overlay(page, labels[:, :, 0].T, segments)
-        contents[outputs.overlay] = pictures.png(shown)
-    for path, content in contents.items():
-        with whole_file(path) as stream:
-            stream.write(content)
+        contents[outputs.overlay] = pictures.png(picture_of_labels(labels, segments, walk, case))
+    if outputs.names is not None:
+        contents[outputs.names] = _names(scan, segments, own.digests(contents))
+    write_together(contents)  # the labels last: where they are, there is the rest
