@@ -33,7 +33,7 @@ from test_scan_walk import ALIGNED, grid_of, scan_of
 from app.scans import dicom_seg
 from app.scans.files import read_scan
 from app.scans.scan import ScanError, Segment
-from app.scans.write import Outputs, check_writable
+from app.scans.write import Outputs, check_encoding
 
 SEGMENTS = [
     Segment(1, "left lung", (0, 0, 0), (2, 2, 1)),
@@ -318,7 +318,7 @@ def test_names_come_back_as_they_went_in_and_so_do_the_texts_of_the_images(
 def test_a_name_that_dicom_cannot_say_is_told(name, written, tmp_path, caplog):
     scan, out = read_scan(series(tmp_path / "ct")), tmp_path / "out.dcm"
     segments = [Segment(1, name, (0, 0, 0), (1, 1, 1))]
-    check_writable(Outputs(out), scan, segments)
+    check_encoding(Outputs(out), scan, segments)
     labels = some_labels(scan.grid) == 1
     out.write_bytes(dicom_seg.encoded(labels.astype(np.uint8), scan, segments, out))
     assert pydicom.dcmread(out).SegmentSequence[0].SegmentLabel == written

@@ -167,7 +167,7 @@ def test_pages_before_a_damaged_one_count(tmp_path):
     content[-4:] = struct.pack(">I", 1 << 30)  # the next page would begin beyond the end
     (tmp_path / "a.tif").write_bytes(content)
     assert read_pages(tmp_path / "a.tif") == [Page(30000, 20000, 1, 2)]
-    with pytest.raises(ScanError, match="voxels of uint16 need about 4.9 GB"):
+    with pytest.raises(ScanError, match="voxels of uint16 need about 5.0 GB"):
         read_scan(tmp_path / "a.tif", memory_limit=LIMIT)
 
 
@@ -314,7 +314,7 @@ def test_a_label_map_is_charged_what_it_takes_and_no_case(
 def test_a_large_label_map_that_fits_is_not_refused(tmp_path):
     """As a scan it would need 10 GB: a case, and labels that are written."""
     shape, dtype = (512, 512, 2000), np.dtype(np.float32)
-    assert estimate_labels_peak(shape, dtype, 8 * 512 * 512 * 2000) < 5.5e9
+    assert estimate_labels_peak(shape, dtype, 8 * 512 * 512 * 2000) < 5.6e9
     assert estimate_scan_peak(shape, dtype, 8 * 512 * 512 * 2000) > 7.5e9
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_scan_walk import scan_of
 
-from app.intensity import UNKNOWN, find_modality
+from app.modality import UNKNOWN, find_modality
 from app.scans.files import read_scan
 from app.scans.modality import modality_of
 
