@@ -11,6 +11,7 @@ be said on stderr. What is not so is printed with its number, which `--only NUMB
 import argparse
 import contextlib
 import logging
+import multiprocessing
 import os
 import random
 import re
@@ -21,6 +22,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,7 @@ from fuzz.independent import NoOpinion, Reading, Refused, read
 MEMORY_LIMIT = 1 << 30
 REFUSED, WITH_A_WORD = "refused", "segmented with a warning"
 SILENT, ENDED = "segmented", "ended by an error of Python's"
+DIED = "ended the process"
 LEAK = re.compile(r"0x[0-9a-f]{6,}|Traceback|/tmp/|\.cpp|\.cxx|\.hxx|itk::")
 
 
@@ -137,7 +140,7 @@ def stderr_kept() -> Iterator[list[str]]:
 
 
 def check(kind: str, path: Path, words: Words, before: Scan) -> tuple[str, str]:
-    """What becomes of a file, one of the four above, and what is wrong with that, or "".
+    """What becomes of a file, one of the four first above, and what is wrong with that, or "".
 
     `before` is the scan of the file before the change.
     """
@@ -199,27 +202,59 @@ def written(seed: Seed, number: int, root_seed: int, folder: Path) -> tuple[Path
     return folder / seed.scan, change
 
 
+def work(
+    numbers: Sequence[int], root_seed: int, kinds: Sequence[str], folder: Path, tell: Connection
+) -> None:
+    """Do the runs of these numbers, in a process of its own.
+
+    Of each it tells (number, kind, change) before, and (outcome, what is wrong) afterwards.
+    """
+    chosen = [seed for seed in seeds() if not kinds or seed.kind in kinds]
+    scans = [unchanged(seed) for seed in chosen]
+    words = Words()
+    logging.lastResort = None
+    logging.getLogger("app").addHandler(words)
+    for number in numbers:
+        which = number % len(chosen)
+        path, change = written(chosen[which], number, root_seed, folder)
+        tell.send((number, chosen[which].kind, change))
+        tell.send(check(chosen[which].kind, path, words, scans[which]))
+    tell.close()
+
+
 def run(
     numbers: Sequence[int], root_seed: int, folder: Path, kinds: Sequence[str] = ()
 ) -> tuple[Counter[str], list[Finding]]:
-    """Do the runs of these numbers; how many ended how, and what is wrong."""
-    chosen = [seed for seed in seeds() if not kinds or seed.kind in kinds]
-    scans = [unchanged(seed) for seed in chosen]
+    """Do the runs of these numbers; how many ended how, and what is wrong.
+
+    A file that ends the process itself, as a fault in a library in C does, is a finding.
+    """
     outcomes: Counter[str] = Counter()
-    findings = []
-    words = Words()
-    logger = logging.getLogger("app")
-    logger.addHandler(words)
-    try:
-        for number in numbers:
-            seed = chosen[number % len(chosen)]
-            path, change = written(seed, number, root_seed, folder)
-            outcome, wrong = check(seed.kind, path, words, scans[number % len(chosen)])
-            outcomes[f"{seed.kind}: {outcome}"] += 1
-            if wrong:
-                findings.append(Finding(number, change, wrong))
-    finally:
-        logger.removeHandler(words)
+    findings: list[Finding] = []
+    left = list(numbers)
+    context = multiprocessing.get_context("spawn")
+    while left:
+        hear, tell = context.Pipe(duplex=False)
+        process = context.Process(target=work, args=(left, root_seed, kinds, folder, tell))
+        process.start()
+        tell.close()
+        number, kind, change = left[0], "", ""
+        done = 0
+        with contextlib.suppress(EOFError):
+            while True:
+                number, kind, change = hear.recv()
+                done += 1
+                outcome, wrong = hear.recv()
+                outcomes[f"{kind}: {outcome}"] += 1
+                if wrong:
+                    findings.append(Finding(number, change, wrong))
+        process.join()
+        if process.exitcode:
+            if not done:
+                raise RuntimeError(f"the runs could not begin: {process.exitcode}")
+            outcomes[f"{kind}: {DIED}"] += 1
+            findings.append(Finding(number, change, f"exit status {process.exitcode}"))
+        left = left[done:]
     return outcomes, findings
 
 
@@ -232,7 +267,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", type=int, metavar="NUMBER", help="one run alone")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="an empty folder for its files")
     options = parser.parse_args(argv)
-    logging.lastResort = None
     numbers = range(options.runs) if options.only is None else [options.only]
     with tempfile.TemporaryDirectory() as made:
         folder = options.keep or Path(made)
