@@ -196,7 +196,9 @@ def written(seed: Seed, number: int, root_seed: int, folder: Path) -> tuple[Path
     """Write the files of a run into an empty `folder`; return what is read, and the change."""
     for old in folder.iterdir():
         old.unlink()
-    files, change = seed.changed(random.Random(f"{root_seed} {number}"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pydicom, which writes what it should not
+        files, change = seed.changed(random.Random(f"{root_seed} {number}"))
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder / seed.scan, change
@@ -210,9 +212,9 @@ def work(
     Of each it tells (number, kind, change) before, and (outcome, what is wrong) afterwards.
     """
     chosen = [seed for seed in seeds() if not kinds or seed.kind in kinds]
+    logging.lastResort = None  # the values of the seeds are no CT's
     scans = [unchanged(seed) for seed in chosen]
     words = Words()
-    logging.lastResort = None
     logging.getLogger("app").addHandler(words)
     for number in numbers:
         which = number % len(chosen)

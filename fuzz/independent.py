@@ -128,6 +128,8 @@ def _nrrd(path: Path) -> Reading:
             fields[key.strip()] = value.strip()
     known = {"type", "dimension", "space", "sizes", "space directions", "kinds", "endian",
              "encoding", "space origin"}  # fmt: skip
+    if not {"space directions", "space origin"} <= set(fields):
+        raise NoOpinion  # without them a place is assumed
     if set(fields) - known or fields.get("encoding") != "raw" or fields.get("dimension") != "3":
         raise NoOpinion
     try:
@@ -161,8 +163,8 @@ def _metaimage(path: Path) -> Reading:
         raise NoOpinion
     known = {*usual, "BinaryDataByteOrderMSB", "TransformMatrix", "Offset", "CenterOfRotation",
              "ElementSpacing", "DimSize", "ElementType", "AnatomicalOrientation"}  # fmt: skip
-    if set(fields) - known:
-        raise NoOpinion
+    if set(fields) - known or not {"Offset", "ElementSpacing"} <= set(fields):
+        raise NoOpinion  # without a place or spacing another is assumed
     try:
         size = [int(word) for word in fields["DimSize"].split()]
         dtype = META_TYPES[fields["ElementType"]]
