@@ -31,8 +31,9 @@ NRRD_ALIASES = {"centers": "centerings", "datafile": "data file", "axismins": "a
 META_MODALITIES = {"MET_MOD_CT": "CT", "MET_MOD_MR": "MR", "MET_MOD_NM": "NM", "MET_MOD_US": "US"}
 META_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4,
               "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}  # fmt: skip
-META_NUMBERS = ("Offset", "Position", "Origin", "ElementSpacing", "TransformMatrix", "Rotation",
-                "Orientation")  # fmt: skip
+META_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
+META_NUMBERS = ("Offset", "Position", "Origin", "ElementSpacing", *META_MATRICES)
+META_FLAGS = ("BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "CompressedData")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2})?")
 VECTORS = re.compile(r"[(),]")
 MOST_SHOWN = 60  # characters of a value, in a message
@@ -67,10 +68,14 @@ def _broken(name: str, reason: str) -> ScanError:
     return ScanError(f"{name}: not a readable file of its kind ({reason})")
 
 
-def _require_numbers(text: str, key: str, name: str) -> None:
-    """Raise ScanError if `text` has no number, or a word or vector that is none: ITK reads 0."""
+def _require_numbers(text: str, key: str, name: str, count: int | None = None) -> None:
+    """Raise ScanError if `text` is not `count` numbers (None: one at least): ITK reads others as 0.
+
+    They may be in vectors.
+    """
     words = VECTORS.sub(" ", text.replace("none", "")).split()
-    if not words or not all(NUMBER.fullmatch(word) for word in words):
+    right = len(words) == count if count is not None else words
+    if not right or not all(NUMBER.fullmatch(word) for word in words):
         raise _broken(name, f"'{key}' should be numbers, found {_start_of(text)}")
 
 
@@ -220,9 +225,14 @@ def _meta(content: bytes, path: Path, name: str) -> Said:
     for key in ("NDims", "DimSize", "ElementType", "ElementDataFile"):
         if key not in fields:
             raise _broken(name, f"key '{key}' is missing")
+    axes = int(fields["NDims"]) if re.fullmatch("[1-9]", fields["NDims"]) else 0
     for key in META_NUMBERS:
         if key in fields:
-            _require_numbers(fields[key], key, name)
+            count = axes * axes if key in META_MATRICES else axes
+            _require_numbers(fields[key], key, name, count or None)
+    for key in META_FLAGS:
+        if fields.get(key, "True").lower() not in ("true", "false", "1", "0"):
+            raise _broken(name, f"{key} should be True or False, found {_start_of(fields[key])}")
     if fields.get("ObjectType", "Image") != "Image":
         raise _broken(name, f"ObjectType should be Image, found {printable(fields['ObjectType'])}")
     if fields.get("BinaryData", "True").lower() == "false":
