@@ -125,6 +125,6 @@ def test_a_reader_that_is_wrong_is_found(tmp_path, monkeypatch):
     assert "affine" in wrong(Scan(path, before.voxels, good.affine @ np.diag([1, 1, 2, 1])))
     assert "grid" in wrong(Scan(path, before.voxels[1:], good.affine))
     monkeypatch.undo()
-    monkeypatch.setattr("app.scans.nifti._open", lambda _: {}["none"])
+    monkeypatch.setattr("app.scans.nifti.made_scan", lambda *_, **__: {}["none"])
     outcome, what = headers.check("nifti", path, headers.Words(), before)
     assert (outcome, what[:8]) == (headers.ENDED, "KeyError")
