@@ -50,6 +50,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=5, metavar="N", help="how often test_kill kills the program"
     )
+    parser.addoption(
+        "--renew-masks", action="store_true", help="store the masks of test_golden anew"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,15 +4,22 @@ import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from test_layers import ROOT
 
 from app import read_case
+from app.scans.scan import Scan
+from fuzz import headers
+from fuzz.header_seeds import seeds as header_seeds
+from fuzz.independent import NoOpinion, Reading, read
 from fuzz.inputs import HEAD, check, write
 from fuzz.make_corpus import CORPUS, seeds
 
 CHANGES = 40  # of each seed
 SEED = 7
+HEADERS = 300  # changes of the headers of each kind of file
+KINDS = sorted({seed.kind for seed in header_seeds()})
 
 
 def test_the_committed_seeds_are_those_of_the_script():
@@ -78,3 +85,46 @@ def test_the_fuzzer_runs(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Done 1000 runs" in done.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_headers_are_refused_or_read_as_other_readers_do(tmp_path, kind):
+    outcomes, findings = headers.run(range(HEADERS), SEED, tmp_path, [kind])
+    assert not findings, "\n".join(f"{one.number} {one.change}: {one.what}" for one in findings)
+    assert outcomes[f"{kind}: {headers.REFUSED}"] > 0
+    assert outcomes[f"{kind}: {headers.SILENT}"] > 0
+
+
+@pytest.mark.parametrize("seed", header_seeds(), ids=lambda seed: seed.scan or "series")
+def test_files_without_damage_are_read_alike(seed, tmp_path):
+    scan = headers.unchanged(seed)
+    for name, content in seed.files.items():
+        (tmp_path / name).write_bytes(content)
+    try:
+        other = read(seed.kind, tmp_path / seed.scan)
+    except NoOpinion:
+        assert seed.scan == "second.nii.gz"  # SimpleITK reads no NIfTI-2
+    else:
+        assert headers.differs(scan, other) == ""
+
+
+def test_a_reader_that_is_wrong_is_found(tmp_path, monkeypatch):
+    """Values, place, an error of Python's and a message that is not ours: a finding each."""
+    seed = next(seed for seed in header_seeds() if seed.scan == "int16.nii")
+    path = tmp_path / seed.scan
+    path.write_bytes(seed.files[seed.scan])
+    before = headers.unchanged(seed)
+    good = Reading(before.voxels, before.affine)
+    assert headers.check("nifti", path, headers.Words(), before) == (headers.SILENT, "")
+
+    def wrong(scan):
+        monkeypatch.setattr(headers, "segmented", lambda _: scan)
+        return headers.check("nifti", path, headers.Words(), before)[1]
+
+    assert "168 values" in wrong(Scan(path, before.voxels + np.int16(1), good.affine))
+    assert "affine" in wrong(Scan(path, before.voxels, good.affine @ np.diag([1, 1, 2, 1])))
+    assert "grid" in wrong(Scan(path, before.voxels[1:], good.affine))
+    monkeypatch.undo()
+    monkeypatch.setattr("app.scans.nifti.made_scan", lambda *_, **__: {}["none"])
+    outcome, what = headers.check("nifti", path, headers.Words(), before)
+    assert (outcome, what[:8]) == (headers.ENDED, "KeyError")

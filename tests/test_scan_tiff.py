@@ -259,6 +259,23 @@ def test_what_is_not_decoded_right_is_refused_in_one_line(page, reason, tmp_path
     assert capfd.readouterr() == ("", "")
 
 
+def test_places_of_strips_that_are_text_are_refused(tmp_path):
+    """Their bytes are not numbers: read so, the pixels would be any bytes of the file."""
+    path = write_tiff(tmp_path / "a.tif", tiff_page(PAGE))
+    content = path.read_bytes()
+    places = struct.pack("<HH", 273, 4)
+    assert content.count(places) == 1
+    path.write_bytes(content.replace(places, struct.pack("<HH", 273, 2)))
+    with pytest.raises(ScanError, match=r"^a.tif: expected 1 strips or tiles, found 0 offsets"):
+        read_scan(path)
+
+
+def test_a_message_has_the_first_of_many_values(tmp_path):
+    page = tiff_page(PAGE, format=[1, 2] * 9)
+    with pytest.raises(ScanError, match=r"found 1, 2, 1, 2, 1, 2, 1, 2, \.\.\.$"):
+        read_scan(write_tiff(tmp_path / "a.tif", page))
+
+
 def test_pages_of_different_kinds_are_refused(tmp_path):
     path = write_tiff(tmp_path / "a.tif", tiff_page(PAGE), tiff_page(PAGE.astype("u2")))
     with pytest.raises(ScanError, match=r"^a.tif: pages should be of one kind"):

@@ -101,7 +101,9 @@ def value_of(holder: Any, keyword: str) -> Any:
         TagError: it is damaged.
     """
     try:
-        value = holder.get(keyword)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's of values that are not as its VR says
+            value = holder.get(keyword)
     except DAMAGED as error:
         raise TagError(f"{keyword} cannot be read: it is damaged") from error
     if value is None or (hasattr(value, "__len__") and len(value) == 0):

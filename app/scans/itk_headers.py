@@ -31,6 +31,12 @@ NRRD_ALIASES = {"centers": "centerings", "datafile": "data file", "axismins": "a
 META_MODALITIES = {"MET_MOD_CT": "CT", "MET_MOD_MR": "MR", "MET_MOD_NM": "NM", "MET_MOD_US": "US"}
 META_BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4,
               "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}  # fmt: skip
+META_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
+META_NUMBERS = ("Offset", "Position", "Origin", "ElementSpacing", *META_MATRICES)
+META_FLAGS = ("BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "CompressedData")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,2})?")
+VECTORS = re.compile(r"[(),]")
+MOST_SHOWN = 60  # characters of a value, in a message
 PIECE_BYTES = 1 << 20
 
 
@@ -60,6 +66,23 @@ def read_header(path: Path, *, is_nrrd: bool) -> Said:
 
 def _broken(name: str, reason: str) -> ScanError:
     return ScanError(f"{name}: not a readable file of its kind ({reason})")
+
+
+def _require_numbers(text: str, key: str, name: str, count: int | None = None) -> None:
+    """Raise ScanError if `text` is not `count` numbers (None: one at least): ITK reads others as 0.
+
+    They may be in vectors.
+    """
+    words = VECTORS.sub(" ", text.replace("none", "")).split()
+    right = len(words) == count if count is not None else words
+    if not right or not all(NUMBER.fullmatch(word) for word in words):
+        raise _broken(name, f"'{key}' should be numbers, found {_start_of(text)}")
+
+
+def _start_of(text: str) -> str:
+    """A value of a header for a message: it may be as long as the file."""
+    shown = printable(text[:MOST_SHOWN])
+    return f"{shown}..." if len(text) > MOST_SHOWN else shown or "none"
 
 
 def _length_unit(units: list[str], name: str, key: str) -> float:
@@ -102,6 +125,11 @@ def _nrrd(content: bytes, path: Path, name: str) -> Said:
     for key in ("dimension", "type", "sizes", "encoding"):
         if key not in fields:
             raise _broken(name, f"'{key}' is missing")
+    if not re.fullmatch(r"([1-9][0-9]{0,8}\s*)+", fields["sizes"]):
+        raise _broken(name, f"'sizes' should be whole numbers, found {_start_of(fields['sizes'])}")
+    for key in ("space directions", "space origin"):
+        if key in fields:
+            _require_numbers(fields[key], key, name)
     if fields["type"].lower() == "block":
         raise _broken(name, "type block is not read, expected numbers")
     encoding = fields["encoding"].lower()
@@ -197,6 +225,14 @@ def _meta(content: bytes, path: Path, name: str) -> Said:
     for key in ("NDims", "DimSize", "ElementType", "ElementDataFile"):
         if key not in fields:
             raise _broken(name, f"key '{key}' is missing")
+    axes = int(fields["NDims"]) if re.fullmatch("[1-9]", fields["NDims"]) else 0
+    for key in META_NUMBERS:
+        if key in fields:
+            count = axes * axes if key in META_MATRICES else axes
+            _require_numbers(fields[key], key, name, count or None)
+    for key in META_FLAGS:
+        if fields.get(key, "True").lower() not in ("true", "false", "1", "0"):
+            raise _broken(name, f"{key} should be True or False, found {_start_of(fields[key])}")
     if fields.get("ObjectType", "Image") != "Image":
         raise _broken(name, f"ObjectType should be Image, found {printable(fields['ObjectType'])}")
     if fields.get("BinaryData", "True").lower() == "false":
@@ -269,7 +305,7 @@ def _meta_data(
     is_local = where.upper() == "LOCAL"
     data = path if is_local else path.parent / where
     if not data.is_file():
-        raise ScanError(f"{name}: its data file {printable(where)} is not there")
+        raise ScanError(f"{name}: its data file {_start_of(where)} is not there")
     files = [] if is_local else [data]
     start = place if is_local else max(0, _whole(fields.get("HeaderSize", "0"), name))
     if is_packed:

@@ -188,7 +188,8 @@ def _affine(fields: Any, grid: tuple[int, ...], name: str, doubts: list[str]) ->
         if code == 0:
             continue
         try:
-            matrix = np.array(getattr(fields, f"get_{form}")(), np.float64)
+            with np.errstate(all="ignore"):  # what overflows, or is NaN, has no inverse
+                matrix = np.array(getattr(fields, f"get_{form}")(), np.float64)
         except (ValueError, damaged):
             reasons[form] = _why_no_qform(fields)
             continue
@@ -236,8 +237,9 @@ def _why_no_inverse(form: str, fields: Any) -> str:
 
 
 def _has_inverse(matrix: FloatArray) -> bool:
-    sides = np.linalg.norm(matrix[:3, :3], axis=0)
-    if not np.isfinite(matrix).all() or (sides == 0).any():
+    with np.errstate(over="ignore", invalid="ignore"):
+        sides = np.linalg.norm(matrix[:3, :3], axis=0)
+    if not np.isfinite([*matrix.ravel(), *sides]).all() or (sides == 0).any():
         return False
     return abs(float(np.linalg.det(matrix[:3, :3] / sides))) >= LEAST_VOLUME
 

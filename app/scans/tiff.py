@@ -13,9 +13,11 @@ from typing import BinaryIO
 MAGIC = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True),
          b"MM\0+": (">", True)}  # fmt: skip
 # How values of a tag are stored, as struct names it.
-TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q", 18: "Q"}
+ASCII = 2
+TYPES = {1: "B", ASCII: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q", 18: "Q"}
 # More than these of a file are not looked at: it would take minutes.
 MOST_PAGES, MOST_TAGS, MOST_VALUES = 65535, 1_000_000, 1 << 22
+MOST_SHOWN = 8  # values of a tag, in a message
 
 
 class Tag(IntEnum):
@@ -52,6 +54,7 @@ class Tag(IntEnum):
 
 
 TAGS = frozenset(Tag)
+OF_TEXT = {Tag.DESCRIPTION, Tag.METAMORPH, Tag.LSM}
 DEFAULTS = {
     Tag.NEW_SUBFILE_TYPE: 0, Tag.SUBFILE_TYPE: 1, Tag.BITS: 1, Tag.COMPRESSION: 1,
     Tag.FILL_ORDER: 1, Tag.ORIENTATION: 1, Tag.SAMPLES: 1, Tag.PLANAR: 1, Tag.PREDICTOR: 1,
@@ -201,6 +204,8 @@ def _directory(stream: BinaryIO, order: str, big: bool, offset: int) -> tuple[Di
     for number, (tag, kind, count, value) in enumerate(entry.iter_unpack(content)):
         if tag not in TAGS or tag in values or kind not in TYPES or count == 0:
             continue  # of a tag that is there twice, the first counts
+        if kind == ASCII and tag not in OF_TEXT:
+            continue  # its bytes would be taken for numbers
         if count > MOST_VALUES:
             raise TooLong
         code = f"{order}{count}{TYPES[kind]}"
@@ -225,14 +230,20 @@ def refusal(page: Directory, size: int) -> str | None:
     return next((reason for check in checks if (reason := check(page)) is not None), None)
 
 
+def _some(page: Directory, tag: Tag) -> str:
+    """The first values of a tag, which may have millions."""
+    values = page.values[tag]
+    return ", ".join(map(str, values[:MOST_SHOWN])) + ", ..." * (len(values) > MOST_SHOWN)
+
+
 def _pixel_refusal(page: Directory) -> str | None:
     """What is wrong with samples and colours."""
     bits, samples, photometric = page[Tag.BITS], page[Tag.SAMPLES], page[Tag.PHOTOMETRIC]
     kind, compression = page[Tag.SAMPLE_FORMAT], page[Tag.COMPRESSION]
     if len(set(page.values.get(Tag.BITS, ()))) > 1:
-        return f"BitsPerSample should be the same for all, found {page.values[Tag.BITS]}"
+        return f"BitsPerSample should be the same for all, found {_some(page, Tag.BITS)}"
     if len(set(page.values.get(Tag.SAMPLE_FORMAT, ()))) > 1:
-        return f"SampleFormat should be the same for all, found {page.values[Tag.SAMPLE_FORMAT]}"
+        return f"SampleFormat should be the same for all, found {_some(page, Tag.SAMPLE_FORMAT)}"
     if compression not in COMPRESSIONS:
         known = COMPRESSION_NAMES.get(compression, "unknown")
         return f"Compression {compression} ({known}) is not read, expected none, LZW, deflate, " \

@@ -1,0 +1,285 @@
+"""`python -m fuzz.headers --runs N --seed S`: files of your own whose headers are damaged.
+
+Each run changes the header of a small valid NIfTI, NRRD, MetaImage, DICOM, TIFF or PNG file and
+takes it the program's whole way, with a network that costs nothing. It has to be refused in one
+line, or segmented with a warning; without one only if another reader (`fuzz.independent`) reads the
+same voxels at the same place, or if they are those of the file before the change. Nothing else may
+be said on stderr. What is not so is printed with its number, which `--only NUMBER` does again and
+`--keep` leaves as files.
+"""
+
+import argparse
+import contextlib
+import logging
+import multiprocessing
+import os
+import random
+import re
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from app.case import CaseError
+from app.intensity import DEFAULT_WINDOW
+from app.scans.boxes import drawn_box, on_grid
+from app.scans.command import case_of, modality_of, to_grid
+from app.scans.files import read_scan
+from app.scans.scan import Scan
+from app.scans.walk import choose_walk
+from app.segment import segment
+from fuzz.header_seeds import Seed, seeds
+from fuzz.independent import NoOpinion, Reading, Refused, read
+
+MEMORY_LIMIT = 1 << 30
+REFUSED, WITH_A_WORD = "refused", "segmented with a warning"
+SILENT, ENDED = "segmented", "ended by an error of Python's"
+DIED = "ended the process"
+LEAK = re.compile(r"0x[0-9a-f]{6,}|Traceback|/tmp/|\.cpp|\.cxx|\.hxx|itk::")
+
+
+class Everywhere:
+    """A network whose masks fill each box."""
+
+    def encode(self, pixels):
+        """An embedding, of nothing."""
+        return np.zeros((1, 4096, 1), np.float32)
+
+    def decode(self, embedding, prompts, cells):
+        """Logits (N, 4 h, 4 w) of ones, and a predicted IoU (N,) of 1."""
+        count, height, width = cells.shape
+        return np.ones((count, 4 * height, 4 * width), np.float32), np.ones(count, np.float32)
+
+    def release_encoder(self):
+        """Nothing is held."""
+
+
+class Words(logging.Handler):
+    """The warnings that users would see."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        self.lines.append(record.getMessage())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What should not be."""
+
+    number: int
+    change: str
+    what: str
+
+
+def segmented(path: Path) -> Scan:
+    """Take a file the whole way; return its scan.
+
+    Raises:
+        CaseError: it is refused.
+    """
+    scan = read_scan(path, memory_limit=MEMORY_LIMIT)
+    walk = choose_walk(scan)
+    i, j, k = scan.grid
+    box = drawn_box("all", [0, 0, 0, i - 1, j - 1, k - 1] if k > 1 else [0, 0, i - 1, j - 1])
+    segments = [on_grid(box, scan, 1)]
+    case = case_of(scan, segments, walk, modality_of(scan, None), DEFAULT_WINDOW)
+    labels = to_grid(segment(case, Everywhere(), mode="exact"), walk)
+    assert labels.shape == scan.grid
+    return scan
+
+
+def differs(scan: Scan, other: Reading) -> str:
+    """How a scan differs from another reading of its file; "" if it does not."""
+    if scan.voxels.shape != other.voxels.shape:
+        return f"grid {scan.voxels.shape}, the other reader's {other.voxels.shape}"
+    mine, theirs = (np.asarray(one, np.float64) for one in (scan.voxels, other.voxels))
+    with np.errstate(all="ignore"):
+        near = np.isclose(mine, theirs, rtol=1e-5, atol=1e-6, equal_nan=True)
+    if not near.all():
+        at = tuple(np.argwhere(~near)[0].tolist())
+        return f"{(~near).sum()} values, at {at} {mine[at]:g}, the other reader's {theirs[at]:g}"
+    if other.affine is not None and scan.has_mm:
+        with np.errstate(all="ignore"):
+            apart = np.abs(scan.affine - other.affine)
+        scale = max(1.0, float(np.abs(other.affine).max()))
+        if scan.grid[2] == 1:
+            apart[:, 2] = 0  # how thick a single slice is does not matter
+        if not (apart <= 1e-4 * scale).all():
+            rows = [one[:3].round(3).tolist() for one in (scan.affine, other.affine)]
+            return f"affine {rows[0]}, the other reader's {rows[1]}"
+    return ""
+
+
+@contextlib.contextmanager
+def stderr_kept() -> Iterator[list[str]]:
+    """The lines that go to stderr inside, of libraries in C++ too; Python's warnings are raised."""
+    lines: list[str] = []
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                yield lines
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            kept.seek(0)
+            lines += kept.read().decode(errors="replace").splitlines()
+
+
+def check(kind: str, path: Path, words: Words, before: Scan) -> tuple[str, str]:
+    """What becomes of a file, one of the four first above, and what is wrong with that, or "".
+
+    `before` is the scan of the file before the change.
+    """
+    words.lines.clear()
+    with stderr_kept() as said:
+        outcome, wrong, scan = _outcome(path, words)
+    if said and not wrong:
+        return outcome, f"on stderr: {' '.join(said)[:200]}"
+    if scan is None or wrong or outcome == WITH_A_WORD:
+        return outcome, wrong
+    same = not differs(scan, Reading(before.voxels, before.affine))
+    try:
+        with stderr_kept():
+            other = read(kind, path)
+    except NoOpinion:
+        return SILENT, ""
+    except Refused as error:
+        return SILENT, "" if same else f"in silence, though another reader refuses it: {error}"
+    found = "" if _too_large(other) else differs(scan, other)
+    return SILENT, f"in silence: {found}" if found and not same else ""
+
+
+def _too_large(other: Reading) -> bool:
+    """Whether there are values at which SimpleITK cuts those of DICOM, which may be larger."""
+    return bool((np.abs(np.asarray(other.voxels, np.float64)) >= 2**31 - 1).any())
+
+
+def _outcome(path: Path, words: Words) -> tuple[str, str, Scan | None]:
+    try:
+        scan = segmented(path)
+    except CaseError as error:
+        message = str(error)
+        bad = not message.isprintable() or LEAK.search(message) or len(message) > 600
+        return REFUSED, f"message: {message[:300]!r}" if bad else "", None
+    except Exception as error:
+        steps = traceback.extract_tb(error.__traceback__)
+        last = next(one for one in reversed(steps) if "/app/" in one.filename)
+        where = f"{Path(last.filename).name}:{last.lineno}"
+        found = f"{type(error).__name__} at {where}: {' '.join(str(error).split())[:150]}"
+        return ENDED, found, None
+    return WITH_A_WORD if words.lines else SILENT, "", scan
+
+
+def unchanged(seed: Seed) -> Scan:
+    """The scan of a seed as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in seed.files.items():
+            (Path(folder) / name).write_bytes(content)
+        return segmented(Path(folder) / seed.scan)
+
+
+def written(seed: Seed, number: int, root_seed: int, folder: Path) -> tuple[Path, str]:
+    """Write the files of a run into an empty `folder`; return what is read, and the change."""
+    for old in folder.iterdir():
+        old.unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pydicom, which writes what it should not
+        files, change = seed.changed(random.Random(f"{root_seed} {number}"))
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder / seed.scan, change
+
+
+def work(
+    numbers: Sequence[int], root_seed: int, kinds: Sequence[str], folder: Path, tell: Connection
+) -> None:
+    """Do the runs of these numbers, in a process of its own.
+
+    Of each it tells (number, kind, change) before, and (outcome, what is wrong) afterwards.
+    """
+    chosen = [seed for seed in seeds() if not kinds or seed.kind in kinds]
+    logging.getLogger().addHandler(logging.NullHandler())  # or warnings would be on stderr
+    scans = [unchanged(seed) for seed in chosen]
+    words = Words()
+    logging.getLogger("app").addHandler(words)
+    for number in numbers:
+        which = number % len(chosen)
+        path, change = written(chosen[which], number, root_seed, folder)
+        tell.send((number, chosen[which].kind, change))
+        tell.send(check(chosen[which].kind, path, words, scans[which]))
+    tell.close()
+
+
+def run(
+    numbers: Sequence[int], root_seed: int, folder: Path, kinds: Sequence[str] = ()
+) -> tuple[Counter[str], list[Finding]]:
+    """Do the runs of these numbers; how many ended how, and what is wrong.
+
+    A file that ends the process itself, as a fault in a library in C does, is a finding.
+    """
+    outcomes: Counter[str] = Counter()
+    findings: list[Finding] = []
+    left = list(numbers)
+    context = multiprocessing.get_context("spawn")
+    while left:
+        hear, tell = context.Pipe(duplex=False)
+        process = context.Process(target=work, args=(left, root_seed, kinds, folder, tell))
+        process.start()
+        tell.close()
+        number, kind, change = left[0], "", ""
+        done = 0
+        with contextlib.suppress(EOFError):
+            while True:
+                number, kind, change = hear.recv()
+                done += 1
+                outcome, wrong = hear.recv()
+                outcomes[f"{kind}: {outcome}"] += 1
+                if wrong:
+                    findings.append(Finding(number, change, wrong))
+        process.join()
+        if process.exitcode:
+            if not done:
+                raise RuntimeError(f"the runs could not begin: {process.exitcode}")
+            outcomes[f"{kind}: {DIED}"] += 1
+            findings.append(Finding(number, change, f"exit status {process.exitcode}"))
+        left = left[done:]
+    return outcomes, findings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status: 1 when there is a finding."""
+    parser = argparse.ArgumentParser("python -m fuzz.headers", description=__doc__)
+    parser.add_argument("--runs", type=int, default=1000, help="(default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the changes (default %(default)s)")
+    parser.add_argument("--kind", action="append", default=[], help="nifti, dicom, ...")
+    parser.add_argument("--only", type=int, metavar="NUMBER", help="one run alone")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="an empty folder for its files")
+    options = parser.parse_args(argv)
+    numbers = range(options.runs) if options.only is None else [options.only]
+    with tempfile.TemporaryDirectory() as made:
+        folder = options.keep or Path(made)
+        folder.mkdir(exist_ok=True)
+        outcomes, findings = run(numbers, options.seed, folder, options.kind)
+    for finding in findings:
+        print(f"{finding.number}  {finding.change}\n    {finding.what}")
+    print(*(f"{count:6} {outcome}" for outcome, count in sorted(outcomes.items())), sep="\n")
+    print(f"{len(findings)} findings in {outcomes.total()} runs")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
