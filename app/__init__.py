@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from app import stop as stop  # first: from here on `python -m app` hears signals
 from app.case import Case, CaseError, make_case, read_case, write_labels
-from app.segment import segment as segment_case
 
 __version__ = "0.1.0"
 
@@ -41,9 +40,10 @@ __all__ = [
 if TYPE_CHECKING:
     from app.network import Network, WeightsError, load
     from app.scans.opened import OpenImage, open_image
+    from app.segment import segment as segment_case
 else:
     # Loaded when asked for: training frames its pictures as the program does, where there may be no
-    # OpenVINO, and npz files need nothing of app.scans.
+    # OpenVINO; npz files need nothing of app.scans; scoring needs the names of modalities alone.
     _HOMES = {
         "Network": "app.network", "WeightsError": "app.network", "load": "app.network",
         "OpenImage": "app.scans.opened", "open_image": "app.scans.opened",
@@ -53,4 +53,7 @@ else:
         """An export of a module that is not loaded yet."""
         if name in _HOMES:
             return getattr(import_module(_HOMES[name]), name)
+        if name in ("segment", "segment_case"):  # the module, and its function
+            module = import_module("app.segment")
+            return module if name == "segment" else module.segment
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -115,13 +115,13 @@ def test_the_program_refuses_what_exceeds_the_option_and_goes_on(
     make_case_file(inputs, "2DBox_US_0.npz", imgs=picture(6000, 5000))
     make_case_file(inputs, IMAGE)
     outputs = tmp_path / "outputs"
-    assert run(inputs, outputs, tiny_weights, "--memory-limit", "475M") == 1
+    assert run(inputs, outputs, tiny_weights, "--memory-limit", "600M") == 1
     assert capsys.readouterr().err == (
         "2DBox_US_0.npz: 'imgs' of (6000, 5000) uint8 with 2 boxes needs about 0.7 GB, "
-        "the memory limit is 0.5 GB\n"
+        "the memory limit is 0.6 GB\n"
     )
     assert names(outputs) == [IMAGE]
-    assert run(inputs, outputs, tiny_weights, "--memory-limit", "700M") == 0
+    assert run(inputs, outputs, tiny_weights, "--memory-limit", "850M") == 0
     assert names(outputs) == ["2DBox_US_0.npz", IMAGE]
     with pytest.raises(SystemExit):
         run(inputs, outputs, tiny_weights, "--memory-limit", "much")
