@@ -5,3 +5,11 @@ shortened stage of the encoder on its own, against the teacher's features at tha
 trains decoder and encoder on truth and teacher. `data`, `augment` and `losses` serve all of them.
 Preprocessing is the program's own, `app.frame`.
 """
+
+import sys
+from importlib import import_module
+
+try:
+    import cv2 as cv2
+except ImportError:  # an accelerator machine
+    sys.modules["cv2"] = import_module("train.without_opencv")
