@@ -3,7 +3,7 @@
 `python -m train.package --data DIR --unlabelled-data DIR --recipes v2 v1 --weights lite=F v1=F v2=F
 --out FOLDER` writes it, `train.lease` is what runs there. Pictures are shrunk to the network's
 input and encoded anew; every data set has some of them. Shards stay shards, packed: label maps
-without compression of their own are then a third smaller, and tar's padding is nothing.
+without compression of their own are then half as large, and tar's padding is nothing.
 """
 
 import argparse
