@@ -4,4 +4,15 @@
 shortened stage of the encoder on its own, against the teacher's features at that point; `loop`
 trains decoder and encoder on truth and teacher. `data`, `augment` and `losses` serve all of them.
 Preprocessing is the program's own, `app.frame`.
+
+`package` makes a folder of all this and of weights and pictures for a machine that is lent for
+minutes; there `lease` trains, if need be with `without_opencv` in OpenCV's place.
 """
+
+import sys
+from importlib import import_module
+
+try:
+    import cv2 as cv2
+except ImportError:  # an accelerator machine
+    sys.modules["cv2"] = import_module("train.without_opencv")

@@ -3,8 +3,7 @@
 A shard `<Modality>_<Dataset>.tar` holds pairs: KEY.webp or KEY.jpg (8-bit picture) and KEY.png
 (label map of the same size). Shards of unlabelled pictures hold no label maps. A folder holds npz
 with `imgs` and `gts`, 2D or 3D, whose names begin with `2DBox_<Modality>_` or `<Modality>_`. All
-become `Picture`s. A picture is decoded when it is drawn, so a corpus takes little memory. Where
-OpenCV is missing, torchvision decodes (WebP, JPEG and PNG).
+become `Picture`s. A picture is decoded when it is drawn, so a corpus takes little memory.
 """
 
 import re
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -54,16 +54,7 @@ class Picture(Protocol):
 
 def _decode(data: bytes) -> npt.NDArray[np.integer]:
     """Array (H, W) or (H, W, 3), RGB, of an encoded picture; 16 bit are kept."""
-    encoded = np.frombuffer(data, np.uint8)
-    try:
-        import cv2
-    except ImportError:  # an accelerator machine
-        import torch
-        import torchvision
-
-        array = torchvision.io.decode_image(torch.from_numpy(encoded.copy())).permute(1, 2, 0)
-        return array.numpy()[:, :, 0] if array.shape[2] == 1 else array.numpy()
-    array = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     return array if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a corpus as the network sees them; the only part of the loop that needs OpenCV."""
+"""Pictures of a corpus as the network sees them."""
 
 import cv2
 import numpy as np

@@ -23,6 +23,7 @@ from train.data import (
     read_corpus,
 )
 from train.features import read_cache
+from train.framed import draw_picture, draw_unlabelled_picture
 from train.options import Options
 from train.prompts import draw_free_boxes, draw_prompts, draw_shifts
 
@@ -38,10 +39,6 @@ class CorpusSource:
     def __init__(
         self, folder: Path, augmentation: Augmentation, unlabelled: Sequence[Path] = ()
     ) -> None:
-        # needs OpenCV, which an accelerator machine lacks
-        from train.framed import draw_picture, draw_unlabelled_picture
-
-        self._draw, self._draw_unlabelled = draw_picture, draw_unlabelled_picture
         self.labelled = read_corpus(folder)
         self.unlabelled = [p for more in unlabelled for p in read_corpus(more, labelled=False)]
         self._sampler = BalancedSampler(self.labelled)
@@ -57,7 +54,7 @@ class CorpusSource:
 
     def draw(self, random: np.random.Generator) -> Sample:
         """Pixels and labels; no embedding."""
-        return *self._draw(self._sampler, self._augmentation, random), None
+        return *draw_picture(self._sampler, self._augmentation, random), None
 
     def draw_unlabelled(self, random: np.random.Generator) -> np.ndarray:
         """Pixels (3, 256, 256) uint8.
@@ -67,7 +64,7 @@ class CorpusSource:
         """
         if not self.unlabelled:
             raise CorpusError("unlabelled pictures are asked for, and no folder of them is given")
-        return self._draw_unlabelled(self._unlabelled_sampler, self._augmentation, random)
+        return draw_unlabelled_picture(self._unlabelled_sampler, self._augmentation, random)
 
 
 class CacheSource:
