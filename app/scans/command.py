@@ -170,8 +170,12 @@ def _run(
         if options.stats is not None:
             rows += measure(on_its_grid, scan, placed.walk, placed.segments, predicted_iou)
             _write_table(options.stats, rows, scan.name)
-    log.info("%s: written %s", scan.name, ", ".join(map(str, plan.outputs.all())))
+    log.info("%s: written %s", scan.name, _listed(plan.outputs.all()))
     return case
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return ", ".join(printable(str(path)) for path in paths)
 
 
 def _write_table(path: Path, rows: list[Row], name: str) -> None:
@@ -236,4 +240,4 @@ def _show(plan: Plan, options: argparse.Namespace, read: Sequence[Path]) -> None
             refuse_foreign(path, placed.scan.name)
         with whole_file(path) as stream:
             stream.write(signed(box_picture(one, placed.walk, placed.case)))
-        log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), path)
+        log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), _listed([path]))
