@@ -452,6 +452,16 @@ def test_a_line_break_in_a_name_breaks_no_line(program, photo, mine):
         assert any("two\\nlines_labels" in line for line in lines)
 
 
+@pytest.mark.parametrize("offset", [7, 2**60])  # in float64 all are the same there
+def test_a_scan_in_which_nothing_is_seen_is_told(offset, program, volume, mine):
+    voxels = np.full((64, 40, 6), offset, np.int64)
+    voxels[20:30, 10:20, 2:4] += offset > 7
+    nibabel.save(nibabel.Nifti1Image(voxels, ALIGNED, dtype=np.int64), volume)
+    status, lines = program("--quiet", *box_words(), inputs=volume, outputs=mine / "out.nii")
+    assert (status, len(lines)) == (0, 1)
+    assert lines[0] == "scan.nii.gz: nothing is seen in it, all its values are equal or nearly so"
+
+
 def test_a_dry_run_fails_where_the_run_would(program, photo, volume, mine):
     rows = [{"file": "photo.png", "box": [700, 1, 800, 9]},
             {"file": "scan.nii.gz", "box": BOXES[0].tolist()}]  # fmt: skip

@@ -77,7 +77,7 @@ def case_of(
     if is_volume and slices.ndim == 4:
         slices = grey(slices)
     fractions = slices.dtype.kind == "f" and bool((slices != np.rint(slices)).any())
-    return make_case(
+    case = make_case(
         slices if is_volume else slices[0],
         boxes_in_slices(segments, walk),
         is_volume=is_volume,
@@ -86,6 +86,9 @@ def case_of(
         raw=fractions,
         name=scan.name,
     )
+    if case.image.size > 1 and case.image.min() == case.image.max():
+        log.warning("%s: nothing is seen in it, all its values are equal or nearly so", scan.name)
+    return case
 
 
 def to_grid(labels: Labels, walk: Walk) -> Labels:
