@@ -36,6 +36,7 @@ needs_scans() {
 if [ -n "${SWIFTMEDSAM_PYTHON:-}" ]; then # an interpreter that has the packages; set in the image
     python=$SWIFTMEDSAM_PYTHON
 else
+    unset PYTHONPATH PYTHONHOME # of other programs: their packages would come before those of .venv
     needed=requirements.lock
     case " $*" in *" --box"*) boxes=yes ;; *) boxes= ;; esac # cases of the challenge have their own
     for word in "$@"; do
@@ -55,4 +56,5 @@ fi
 if [ $# -eq 0 ] && [ ! -d /workspace/inputs ]; then
     set -- "$here/examples/inputs" "$here/outputs"
 fi
-PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m app "$@"
+# PYTHONSAFEPATH: else a numpy.py or a folder "app" where the user stands would be run instead
+PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 exec "$python" -m app "$@"

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -266,6 +267,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status."""
     options = parse(sys.argv[1:] if argv is None else argv)
     level = logging.WARNING if options.quiet else logging.INFO
+    if sys.stderr is None:  # closed by whoever started the program, which has nobody to tell then
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     on_terminal = sys.stderr.isatty()
     line_format = f"{CLEAR_LINE if on_terminal else ''}%(message)s"  # a line replaces the bar
     logging.basicConfig(level=level, format=line_format, stream=sys.stderr)

@@ -8,6 +8,7 @@ rest. Everything else is recognised here and not crushed: a CT in Hounsfield uni
 import functools
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 PERCENTILES = (0.5, 99.5)  # of a case's non-zero pixels; the organisers' rule for all but CT
 CHALLENGE_MAX = 255
+LEAST_SPAN = 1e-30  # of values that are spread in float32; below, their gain leaves it
+LEAST_SHARE = 1e-4  # of the largest value: below, float32 has fewer than 255 steps in the span
 MIN_HOUNSFIELD_SPAN = 100  # a signed CT of a smaller span was normalised, not left in HU
 
 
@@ -58,10 +61,13 @@ def parse_window(text: str) -> Window:
 
 
 def _stretch(values: Values, out: npt.NDArray[np.uint8], low: float, high: float) -> None:
-    """Clip to low..high and spread over 0..255, piece by piece into `out`."""
-    gain = CHALLENGE_MAX / max(high - low, 1e-8)
+    """Clip to low..high and spread over 0..255, piece by piece into `out`; 0 if these are equal."""
+    span = high - low
+    gain = CHALLENGE_MAX / span if span > 0 else 0.0
+    is_narrow = span < LEAST_SPAN or span < LEAST_SHARE * max(abs(low), abs(high))
+    dtype: np.dtype[np.floating[Any]] = np.dtype(np.float64 if is_narrow else np.float32)
     for piece, target in zip(values(), pieces(out), strict=True):
-        scaled = (piece.astype(np.float32) - np.float32(low)) * np.float32(gain)
+        scaled = (piece.astype(dtype) - np.asarray(low, dtype)) * np.asarray(gain, dtype)
         target[...] = np.round(scaled.clip(0, CHALLENGE_MAX))
 
 

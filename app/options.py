@@ -29,8 +29,9 @@ def _positive(text: str) -> int:
 
 
 def _glob(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("expected a pattern like '3D*', got nothing")
+    if Path(text) == Path():  # "" or ".", which pathlib refuses
+        found = f"'{text}'" if text else "nothing"
+        raise argparse.ArgumentTypeError(f"expected a pattern like '3D*', got {found}")
     return text
 
 

@@ -19,7 +19,7 @@ if ! cmp -s "$requirements" "$stamp"; then
     if [ ! -x "$python" ]; then
         base=$(find_python)
         echo "Making a virtual environment in .venv ..." >&2
-        "$base" -m venv "$here/.venv" || {
+        (cd "$here" && exec "$base" -m venv .venv) || {
             echo "Could not make it; on Debian and Ubuntu: apt install python3-venv" >&2
             rm -f "$python" # which may be there without pip: the next run makes it anew
             exit 1
@@ -28,6 +28,7 @@ if ! cmp -s "$requirements" "$stamp"; then
     echo "Installing the packages of $1 into .venv (once, some minutes) ..." >&2
     ( # into .venv, whatever pip is told by the environment or by `user = true` in its pip.conf
         unset PIP_TARGET PIP_PREFIX PIP_ROOT
+        cd "$here" # where the user stands may be a pip.py, or nothing any more
         PIP_USER=0 exec "$python" -m pip install --quiet --disable-pip-version-check \
             -r "$requirements"
     )

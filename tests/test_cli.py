@@ -170,6 +170,22 @@ def test_other_files_are_no_failure(program, inputs):
     assert lines[-1].startswith("1 written, 0 skipped, 0 failed, ")
 
 
+@pytest.mark.parametrize("pattern", ["", ".", "./"])
+def test_a_pattern_of_no_name_is_wrong_usage(pattern, program, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        program("--only", pattern)
+    assert stopped.value.code == 2
+    assert "--only: expected a pattern like '3D*', got" in capsys.readouterr().err
+
+
+def test_what_has_no_stderr_works_all_the_same(program, inputs, outputs, monkeypatch):
+    make_case_file(inputs, IMAGE)
+    monkeypatch.setattr("sys.stderr", None)
+    assert program()[0] == 0
+    sys.stderr.close()
+    assert names(outputs) == [IMAGE]
+
+
 def test_only_files_that_match_are_segmented(program, inputs, outputs):
     for name in (IMAGE, VOLUME, "2DBox_US_1.npz"):
         make_case_file(inputs, name)

@@ -38,6 +38,15 @@ def test_any_other_name_is_unknown(name):
     assert find_modality(name) is UNKNOWN
 
 
+@pytest.mark.parametrize(("factor", "offset"), [(1e-9, 0), (1e-35, 0), (1, 2**31), (1e-3, 1e5)])
+def test_a_narrow_range_is_spread_as_any_other(factor, offset):
+    """As diffusion in m2/s, 1e-9, or counts on a high offset: float32 has no steps left there."""
+    values = np.linspace(1, 3, 200).reshape(1, 10, 20) * 100
+    shown = to_display(values * factor + offset, MR, raw=True)
+    expected = to_display(values.astype(np.float32), MR, raw=True)
+    assert np.abs(shown.astype(int) - expected).max() <= 1
+
+
 def test_only_ct_has_a_window():
     image = np.array([[-1000, -50, 40, 90], [200, 300, 500, 3000]])
     shown = {m.name: to_display(image, m, Window(40, 400)) for m in (*MODALITIES, UNKNOWN)}

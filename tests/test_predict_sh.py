@@ -148,6 +148,35 @@ def test_packages_go_into_the_venv_whatever_pip_is_set_to(checkout):
     assert "PIP_USER=1" in lines[lines.index("-m app a.npz") :]  # the user's own, left as it was
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="PYTHONSAFEPATH is of Python 3.11")
+@pytest.mark.parametrize("name", ["app/__init__.py", "json.py", "numpy.py"])
+def test_files_where_the_user_stands_are_not_taken_for_the_programs(name, tmp_path):
+    """`python -m` looks for every module in the current folder first."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("raise SystemExit('a file of the user')\n")
+    words = ["sh", ROOT / "predict.sh", "--version"]
+    env = {"SWIFTMEDSAM_PYTHON": sys.executable}
+    assert said(words, tmp_path, **env)[0].startswith("SwiftMedSAM ")
+
+
+def test_packages_of_other_programs_are_not_put_before_those_of_the_venv(checkout):
+    """As ROS and others set PYTHONPATH; pip would count those as installed, too."""
+    others = {"PYTHONPATH": "/opt/other/site-packages", "PYTHONHOME": "/opt/other"}
+    lines = said(["sh", checkout / "predict.sh", "a.npz"], checkout, **others)
+    assert not [line for line in lines if "/opt/other" in line]
+    own = {"SWIFTMEDSAM_PYTHON": str(checkout / ".venv" / "bin" / "python")}  # as in the image
+    lines = said(["sh", checkout / "predict.sh", "a.npz"], checkout, **others, **own)
+    assert f"{checkout.resolve()}:/opt/other/site-packages" in lines
+
+
+def test_the_folder_where_the_user_stands_may_be_gone(checkout):
+    gone = checkout.parent / "gone"
+    gone.mkdir()
+    line = f"cd '{gone}' && rmdir '{gone}' && sh '{checkout}/predict.sh' a.npz"
+    lines = said(["sh", "-c", line], checkout)
+    assert f"PWD={checkout.resolve()}" in lines[: lines.index("-m app a.npz")]  # of pip
+
+
 def test_an_environment_that_could_not_be_made_is_made_anew(checkout):
     """Without python3-venv Debian leaves an interpreter behind, which has no pip."""
     shutil.rmtree(checkout / ".venv")

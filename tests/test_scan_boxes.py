@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from PIL import Image
 from test_scan_files import itk_image, save
 from test_scan_walk import AFFINES, ALIGNED, scan_of
 
@@ -314,6 +315,21 @@ def test_what_is_no_label_map_is_refused(tmp_path):
     with pytest.raises(ScanError, match=r"^labels.nii: expected the grid of scan.nii, \(64, 40, 1"):
         boxes_around_labels(path, picture_scan(), 0)
     assert read_scan(path).grid == GRID
+
+
+def test_no_option_of_the_scan_is_offered_for_a_label_map_of_several_volumes(tmp_path):
+    """--volume and --series choose of the scan."""
+    path = save(tmp_path / "labels.nii", np.stack([label_map()] * 2, axis=-1))
+    message = "^labels.nii: has 2 volumes, a label map should have one$"
+    for read in (read_labels, lambda path: boxes_around_labels(path, scan(), 0)):
+        with pytest.raises(ScanError, match=message):
+            read(path)
+    page = Image.fromarray(np.ones((4, 4), np.uint8))
+    description = {270: "ImageJ=1.53\nimages=2\nchannels=2\n"}
+    path = tmp_path / "labels.tif"
+    page.save(path, save_all=True, append_images=[page], tiffinfo=description)
+    with pytest.raises(ScanError, match="^labels.tif: has 2 volumes, a label map should have one$"):
+        read_labels(path)
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".seg.nrrd", ".mha"])

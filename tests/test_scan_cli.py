@@ -161,6 +161,7 @@ def test_small_fractions_are_spread(program, volume, tiny_network, mine):
         (["--box", *"1234"], "box 'box 1' should have 6 numbers in a volume of 64 40 6, got 4"),
         (["--box", "a", *"0", "0", "6", "9", "9", "9"],
          "box 'a' lies outside the grid of 64 40 6 voxels: i 0 to 9, j 0 to 9, k 6 to 9"),
+        (["--boxes", "."], ".: boxes cannot be read (Is a directory)"),
         (["--box", *"012345", "--volume", "1"], "--volume should be one of 0..0, got 1"),
         (["--box", *"012345", "--margin", "1"], "--margin is for --boxes-from, which is not given"),
     ],
@@ -440,6 +441,25 @@ def test_a_dry_run_says_and_shows_each_box(program, volume, mine):
     grey = volume_case()["imgs"][1].repeat(8, axis=0).repeat(8, axis=1)  # its middle slice
     plain = np.ptp(pixels.astype(int), axis=-1) == 0
     np.testing.assert_array_equal(pixels[plain][:, 0], grey[plain])
+
+
+def test_a_line_break_in_a_name_breaks_no_line(program, photo, mine):
+    scan = photo.rename(mine / "two\nlines.png")
+    for options in ([], ["--dry-run"]):
+        status, lines = program(*options, "--box", *"1199", inputs=scan, outputs=None)
+        assert status == 0
+        assert not [line for line in lines if line.startswith("lines")]
+        assert any("two\\nlines_labels" in line for line in lines)
+
+
+@pytest.mark.parametrize("offset", [7, 2**60])  # in float64 all are the same there
+def test_a_scan_in_which_nothing_is_seen_is_told(offset, program, volume, mine):
+    voxels = np.full((64, 40, 6), offset, np.int64)
+    voxels[20:30, 10:20, 2:4] += offset > 7
+    nibabel.save(nibabel.Nifti1Image(voxels, ALIGNED, dtype=np.int64), volume)
+    status, lines = program("--quiet", *box_words(), inputs=volume, outputs=mine / "out.nii")
+    assert (status, len(lines)) == (0, 1)
+    assert lines[0] == "scan.nii.gz: nothing is seen in it, all its values are equal or nearly so"
 
 
 def test_a_dry_run_fails_where_the_run_would(program, photo, volume, mine):

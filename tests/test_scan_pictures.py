@@ -183,3 +183,13 @@ def test_bits_are_labels_0_and_1(tmp_path):
     np.testing.assert_array_equal(read_labels(tmp_path / "a.png").voxels[:, :, 0].T, LABELS > 0)
     Image.fromarray(LABELS > 0).save(tmp_path / "a.tif")
     np.testing.assert_array_equal(read_labels(tmp_path / "a.tif").voxels[:, :, 0].T, LABELS > 0)
+
+
+def test_a_png_as_xcode_changes_it_is_said_to_be_none(tmp_path):
+    """Its first chunk is none of PNG's, where the size should stand."""
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + b"\0\0\0\x04CgBI\x50\0\x20\x02\x2b\xd5\xb3\x7f" + content[8:])
+    with pytest.raises(ScanError, match=r"^a.png: not a readable picture, expected the header of"):
+        read_scan(path)

@@ -42,7 +42,7 @@ def read_boxes(path: Path, meaning: Meaning) -> list[Entry]:
 
 def _text(path: Path) -> str:
     """What a file says, in UTF-8 or, as Excel's "Unicode text", in UTF-16."""
-    name = printable(path.name)
+    name = printable(path.name or str(path))
     if suffix_of(path, tuple(READERS)):
         raise ScanError(
             f"{name}: expected a file of boxes, found a scan (--boxes-from takes label maps)"

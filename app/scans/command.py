@@ -77,7 +77,7 @@ def case_of(
     if is_volume and slices.ndim == 4:
         slices = grey(slices)
     fractions = slices.dtype.kind == "f" and bool((slices != np.rint(slices)).any())
-    return make_case(
+    case = make_case(
         slices if is_volume else slices[0],
         boxes_in_slices(segments, walk),
         is_volume=is_volume,
@@ -86,6 +86,9 @@ def case_of(
         raw=fractions,
         name=scan.name,
     )
+    if case.image.size > 1 and case.image.min() == case.image.max():
+        log.warning("%s: nothing is seen in it, all its values are equal or nearly so", scan.name)
+    return case
 
 
 def to_grid(labels: Labels, walk: Walk) -> Labels:
@@ -170,8 +173,12 @@ def _run(
         if options.stats is not None:
             rows += measure(on_its_grid, scan, placed.walk, placed.segments, predicted_iou)
             _write_table(options.stats, rows, scan.name)
-    log.info("%s: written %s", scan.name, ", ".join(map(str, plan.outputs.all())))
+    log.info("%s: written %s", scan.name, _listed(plan.outputs.all()))
     return case
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return ", ".join(printable(str(path)) for path in paths)
 
 
 def _write_table(path: Path, rows: list[Row], name: str) -> None:
@@ -236,4 +243,4 @@ def _show(plan: Plan, options: argparse.Namespace, read: Sequence[Path]) -> None
             refuse_foreign(path, placed.scan.name)
         with whole_file(path) as stream:
             stream.write(signed(box_picture(one, placed.walk, placed.case)))
-        log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), path)
+        log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), _listed([path]))

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.case import printable
 from app.scans.dicom_tags import readable, text_of
-from app.scans.scan import ScanError
+from app.scans.scan import ScanError, SeveralError
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,10 @@ def choose_series(
         f"{printable(chooser)} ({_description(headers, chooser, folder)})"
         for chooser, headers in choices.items()
     )
-    raise ScanError(f"{name}: --series should name one of {len(choices)} series: {described}")
+    raise SeveralError(
+        f"{name}: --series should name one of {len(choices)} series: {described}",
+        f"{name}: has {len(choices)} series",
+    )
 
 
 def _chooser(key: SeriesKey, found: dict[SeriesKey, Headers]) -> str:

@@ -30,7 +30,7 @@ from app.scans.dicom_slices import (
     Slice,
 )
 from app.scans.dicom_stack import SAME_POSITION_MM, levels, require_one_kind
-from app.scans.scan import FloatArray, ScanError, choose_volume
+from app.scans.scan import FloatArray, ScanError, SeveralError, choose_volume
 
 KINDS = (*OF_A_VOLUME, "SamplesPerPixel")
 NOT_NAMED = ("Modality", "PatientID", "StudyInstanceUID", "SeriesNumber", "FrameOfReferenceUID",
@@ -70,10 +70,10 @@ def choose(slices: Sequence[Slice], volume: int | None, name: str) -> list[Slice
         found = f"has {len(volumes)} volumes"
         if _at_one_position(slices):
             found = f"all {len(slices)} slices are at the same position"
-        raise ScanError(
+        raise SeveralError(
             f"{name}: {found}, --volume should name one of 0..{len(volumes) - 1}: "
-            f"{'; '.join(listed + more)}"
-        )
+            f"{'; '.join(listed + more)}", f"{name}: {found}",
+        )  # fmt: skip
     if len(volumes) == 1 and volumes[0].fault:
         volume = 0  # whichever was asked for
     chosen = volumes[choose_volume(len(volumes), volume, name)]
@@ -282,10 +282,12 @@ def choose_frames(slices: Sequence[Slice], volume: int | None, name: str) -> lis
     """
     if any(SLICE_VECTOR not in one.marks for one in slices):
         if volume is None and len(slices) > 1:
-            raise ScanError(
+            found = (
                 f"{name}: {len(slices)} frames say no position, so they are images and no slices "
-                f"of a volume, --volume should name one of 0..{len(slices) - 1}"
+                "of a volume"
             )
+            message = f"{found}, --volume should name one of 0..{len(slices) - 1}"
+            raise SeveralError(message, found)
         return [slices[choose_volume(len(slices), volume, name)]]
     others = [tag for tag in slices[0].marks if tag.endswith("Vector") and tag != SLICE_VECTOR]
     parts: dict[tuple[Mark | None, ...], list[Slice]] = {}

@@ -13,7 +13,7 @@ from app.memory import estimate_labels_peak
 from app.scans import dicom_labels, itk
 from app.scans.boxes import Drawn
 from app.scans.files import read_scan
-from app.scans.scan import FloatArray, MemoryLimit, Scan, ScanError, Voxels
+from app.scans.scan import FloatArray, MemoryLimit, Scan, ScanError, SeveralError, Voxels
 from app.scans.slicer import Declared
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,10 @@ def _read_layers(path: Path, memory_limit: MemoryLimit | None) -> tuple[list[Sca
     if segments:
         read = itk.read_layers(path, memory_limit)
     else:
-        read = [read_scan(path, memory_limit=memory_limit, as_labels=True)]
+        try:
+            read = [read_scan(path, memory_limit=memory_limit, as_labels=True)]
+        except SeveralError as error:  # --volume and --series are for the scan
+            raise ScanError(f"{error.found}, a label map should have one") from error
     layers = [_as_labels(layer) for layer in read]
     if not any(layer.voxels.any() for layer in layers):
         raise ScanError(f"{layers[0].name}: expected labels 1..{MAX_LABELS}, found 0..0")

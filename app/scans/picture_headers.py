@@ -61,6 +61,8 @@ def pages_in(stream: BinaryIO) -> list[Page]:
 def _pages(stream: BinaryIO) -> Iterator[Page]:
     head = stream.read(32)
     if head.startswith(PNG):
+        if head[12:16] != b"IHDR":  # as in what Xcode makes of a PNG, with a chunk of its own first
+            return
         width, height, bits, kind = struct.unpack_from(">IIBB", head, 16)
         yield Page(width, height, 1 if kind == GREY_PNG else 3, 1 + (bits > 8))
     elif head.startswith(b"BM"):

@@ -31,6 +31,15 @@ class ScanError(CaseError):
     """A scan, or a box in it, that cannot be used; the message names the file."""
 
 
+class SeveralError(ScanError):
+    """A file or folder with several images, of which an option names one."""
+
+    def __init__(self, message: str, found: str) -> None:
+        """`message` says which option names one, `found` only the file and what is there."""
+        super().__init__(message)
+        self.found = found
+
+
 @dataclass(frozen=True, eq=False)
 class Scan:
     """An image or volume as its file has it; made by a reader."""
@@ -181,7 +190,8 @@ def choose_volume(count: int, chosen: int | None, name: str) -> int:
         ScanError: there are several and none is chosen, or not that many.
     """
     if chosen is None and count > 1:
-        raise ScanError(f"{name}: has {count} volumes, --volume should name one of 0..{count - 1}")
+        found = f"{name}: has {count} volumes"
+        raise SeveralError(f"{found}, --volume should name one of 0..{count - 1}", found)
     if chosen is not None and not 0 <= chosen < count:
         raise ScanError(f"{name}: --volume should be one of 0..{count - 1}, got {chosen}")
     return chosen or 0
