@@ -11,7 +11,6 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 import pydicom
@@ -19,7 +18,6 @@ import SimpleITK as sitk
 from PIL import Image
 
 RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-LEAST_SLOPE = 1e-6  # of NIfTI, about; SimpleITK takes a smaller one for none
 NRRD_TYPES = {"short": "i2", "int16": "i2", "unsigned char": "u1", "uchar": "u1", "uint8": "u1"}
 SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")  # CT, enhanced CT
 META_TYPES = {"MET_SHORT": "i2", "MET_FLOAT": "f4", "MET_UCHAR": "u1", "MET_USHORT": "u2"}
@@ -82,8 +80,6 @@ def _nifti(path: Path) -> Reading:
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:  # noqa: PTH123
         if stream.read(12)[4:] in (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n"):
             raise NoOpinion  # of NIfTI-2 SimpleITK reads nothing
-    if 0 < abs(float(nibabel.load(path).header["scl_slope"])) < LEAST_SLOPE:
-        raise NoOpinion
     return _by_sitk(path)
 
 

@@ -68,6 +68,8 @@ REFUSED = [
     ({"vox_offset": 1e9}, "not a readable NIfTI file (expected 120 bytes of voxels"),
     ({"scl": (np.inf, 0)}, "scl_slope and scl_inter should be finite, found inf and 0.0"),
     ({"scl": (2, np.nan)}, "scl_slope and scl_inter should be finite, found 2.0 and nan"),
+    ({"scl": (1e-16, 0)}, "scl_slope should be 0 (none) or at least 2.22e-16 in size, found 1e-16"),
+    ({"scl": (-2.35e-38, 0)}, "scl_slope should be 0 (none) or at least 2.22e-16 in size, found -2.35e-38"),
     ({"sform_code": 9}, "sform_code should be 0..5, found 9"),
     ({"qform_code": -1}, "qform_code should be 0..5, found -1"),
     ({"qform_code": 0, "srow": (0,) * 12}, "the affine should have an inverse, but sform is zero"),

@@ -5,6 +5,7 @@ Source: nifti1.h and nifti2.h of the NIfTI Data Format Working Group.
 
 import math
 import struct
+import sys
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, BinaryIO
@@ -25,6 +26,7 @@ UNREAL = {1: "bits", 32: "complex numbers", 1536: "floats of 128 bits", 1792: "c
           2048: "complex numbers"}  # fmt: skip
 MOST_EXTENSION = 1000  # codes of extensions are registered, 44 is the last so far
 CIFTI = range(3000, 3100)  # intent codes of matrices of brain places, which are no grid
+LEAST_SLOPE = sys.float_info.epsilon  # no unit needs a smaller one
 MOST_CODE = 5  # of qform_code and sform_code
 FORMS_AGREE_MM = 0.01  # sform and qform that differ by less differ by rounding
 SPACINGS_AGREE = 0.01  # so do lengths of voxels, as a fraction
@@ -115,13 +117,20 @@ def _check_values(fields: Any, name: str, doubts: list[str]) -> None:
 
 
 def _scaling(fields: Any, name: str) -> tuple[float | None, float]:
-    """Slope and intercept; a slope of 0, or NaN, which nibabel writes, is none."""
+    """Slope and intercept; a slope of 0, or NaN, which nibabel writes, is none.
+
+    Some readers (ITK) take a slope that is nearly 0 for none, others apply it: it is refused.
+    """
     slope, inter = float(fields["scl_slope"]), float(fields["scl_inter"])
     if slope == 0 or math.isnan(slope):
         return None, 0.0
     if not (math.isfinite(slope) and math.isfinite(inter)):
         raise ScanError(
             f"{name}: scl_slope and scl_inter should be finite, found {slope} and {inter}"
+        )
+    if abs(slope) < LEAST_SLOPE:
+        raise ScanError(
+            f"{name}: scl_slope should be 0 (none) or at least {LEAST_SLOPE:.3g} in size, found {slope:.3g}"
         )
     return (None, 0.0) if (slope, inter) == (1, 0) else (slope, inter)
 
