@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 import pydicom
 import pytest
+from pydicom import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless
 from test_scan_dicom import TEST_FILES, enhanced, image, series
@@ -288,6 +289,47 @@ WORDS = PAGE.astype(np.uint16)
 )  # fmt: skip
 def test_what_contradicts_itself_is_refused_with_the_name_of_the_tag(tags, message, tmp_path):
     assert refusal(saved(tmp_path / "a.dcm", WORDS, **tags)) == f"a.dcm: {message}"
+
+
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("representation", ["US", "SS", "UL", "SL"])
+def test_a_slope_that_is_stored_as_a_whole_number_is_refused(keyword, representation, tmp_path):
+    """GDCM refuses it, too: a -1024 that is stored as US would be read as 64512."""
+    dataset = image(WORDS)
+    dataset.update(explicit(keyword, representation, 12))
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    assert refusal(tmp_path / "a.dcm") == (
+        f"a.dcm: {keyword} should be decimal text (DS), found a whole number ({representation})"
+    )
+
+
+@pytest.mark.parametrize("representation", ["SQ", "UN"])
+@pytest.mark.parametrize("sequence", [
+    "PixelValueTransformationSequence", "PlanePositionSequence", "PixelMeasuresSequence",
+])  # fmt: skip
+def test_an_empty_functional_group_is_refused(sequence, representation, tmp_path):
+    """DICOM PS3.3 C.7.6.16.2: each has an item; without it a slope or a place would be missing."""
+    dataset = enhanced()
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    holder = shared if sequence in shared else dataset.PerFrameFunctionalGroupsSequence[2]
+    empty = b"" if representation == "UN" else []
+    holder[sequence] = DataElement(sequence, representation, empty)
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    assert refusal(tmp_path / "a.dcm") == f"a.dcm: {sequence} should have an item, found none"
+
+
+def test_an_empty_functional_group_of_a_frame_does_not_hide_the_shared_one(tmp_path):
+    dataset = enhanced()
+    item = dataset.PerFrameFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence = item
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        group.PixelValueTransformationSequence = []
+    dataset.save_as(tmp_path / "empty.dcm", enforce_file_format=True)
+    for group in dataset.PerFrameFunctionalGroupsSequence:
+        del group.PixelValueTransformationSequence
+    dataset.save_as(tmp_path / "absent.dcm", enforce_file_format=True)
+    found, wanted = (read_scan(tmp_path / f"{name}.dcm").voxels for name in ("empty", "absent"))
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_padding_everywhere_is_refused(tmp_path):

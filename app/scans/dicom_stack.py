@@ -44,7 +44,8 @@ def require_one_kind(slices: Sequence[Slice], name: str) -> None:
             ("PixelSpacing", one.spacing_mm),
         ):
             if value is None:
-                where = name if len(slices) == 1 else f"{name}: {printable(one.path.name)}"
+                file = printable(one.path.name)
+                where = name if len(slices) == 1 or file == name else f"{name}: {file}"
                 raise ScanError(f"{where}: expected {tag}, found none")
     orientations = np.array([one.orientation for one in slices])
     away = np.abs(orientations - orientations[0]).max(axis=1)

@@ -29,6 +29,11 @@ DAMAGED = (
 TAG = re.compile(r"\(([0-9a-fA-F]{4}), ?([0-9a-fA-F]{4})\)")
 LACKING = re.compile(r"no attribute '(\w+)'")
 UNREADABLE = "not a readable DICOM file"
+# Functional groups that have an item wherever they are (DICOM PS3.3 C.7.6.16.2).
+NEVER_EMPTY = (
+    "PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence",
+    "PixelValueTransformationSequence",
+)  # fmt: skip
 MOST_SHOWN = 64  # characters of a value in a message
 
 
@@ -181,8 +186,10 @@ def group_of(header: Any, frame: int, sequence: str) -> Any:
     Of a classic file it is the header itself, where the same tags are.
 
     Raises:
-        TagError: there are fewer groups than frames.
+        TagError: there are fewer groups than frames, or the group is there and empty, so that
+            place, spacing or slope would be missing without a word.
     """
+    is_empty = False
     for holder in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
         groups = header.get(holder) or []
         if groups:
@@ -193,4 +200,7 @@ def group_of(header: Any, frame: int, sequence: str) -> Any:
             items = groups[index].get(sequence)
             if items:
                 return items[0]
+            is_empty = is_empty or sequence in groups[index]
+    if is_empty and sequence in NEVER_EMPTY:
+        raise TagError(f"{sequence} should have an item, found none")
     return header

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 GREY = ("MONOCHROME1", "MONOCHROME2")
 # Units of a CT's rescaled values that are Hounsfield units; older files say "unspecified".
 HOUNSFIELD = ("HU", "HU_MOD", "US", "")
+# VRs of whole numbers. A slope or intercept that is stored so is damaged: US can hold no -1024.
+WHOLE = ("US", "SS", "UL", "SL", "UV", "SV")
 
 Slopes = tuple[float, float]  # slope and intercept
 Mask = npt.NDArray[np.bool_]
@@ -280,8 +282,14 @@ def rescale_of(holder: Any) -> Slopes:
     """Slope and intercept; 1 and 0 where they are missing or empty, as anonymisers leave them.
 
     Raises:
-        TagError: one is no number, or the slope is 0.
+        TagError: one is no number, or not stored as text, or the slope is 0.
     """
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if keyword in holder and holder[keyword].VR in WHOLE:
+            raise TagError(
+                f"{keyword} should be decimal text (DS), found a whole number "
+                f"({holder[keyword].VR})"
+            )
     slope, intercept = (number_of(holder, f"Rescale{one}") for one in ("Slope", "Intercept"))
     if slope == 0:
         raise TagError("RescaleSlope should not be 0")
