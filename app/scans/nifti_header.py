@@ -130,7 +130,8 @@ def _scaling(fields: Any, name: str) -> tuple[float | None, float]:
         )
     if abs(slope) < LEAST_SLOPE:
         raise ScanError(
-            f"{name}: scl_slope should be 0 (none) or at least {LEAST_SLOPE:.3g} in size, found {slope:.3g}"
+            f"{name}: scl_slope should be 0 (none) or at least {LEAST_SLOPE:.3g} in size, found "
+            f"{slope:.3g}"
         )
     return (None, 0.0) if (slope, inter) == (1, 0) else (slope, inter)
 
