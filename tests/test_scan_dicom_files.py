@@ -36,6 +36,10 @@ DAMAGES = {
         lambda content: content[:136],
         "expected an image, found a DICOM file that ends before its Rows: it is cut",
     ),
+    "with a SOPInstanceUID of no VR": (
+        lambda content: content.replace(b"\x08\x00\x18\x00UI", b"\x08\x00\x18\x00U\x80"),
+        "SOPInstanceUID cannot be read: it is damaged",
+    ),
     "cut in its pixels": (lambda content: content[:-40], ""),
     "without preamble": (
         lambda content: content[132:], "expected DICOM, found a file without its prefix"

@@ -292,14 +292,16 @@ def test_what_contradicts_itself_is_refused_with_the_name_of_the_tag(tags, messa
 
 
 @pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
-@pytest.mark.parametrize("representation", ["US", "SS", "UL", "SL"])
-def test_a_slope_that_is_stored_as_a_whole_number_is_refused(keyword, representation, tmp_path):
+@pytest.mark.parametrize("representation", ["US", "SS", "UL", "SL", "FD", "LO", "LO of a space"])
+def test_a_slope_of_another_vr_is_refused(keyword, representation, tmp_path):
     """GDCM refuses it, too: a -1024 that is stored as US would be read as 64512."""
     dataset = image(WORDS)
-    dataset.update(explicit(keyword, representation, 12))
+    value = {"LO": "12", "LO of a space": " "}.get(representation, 12)
+    representation = representation[:2]
+    dataset.update(explicit(keyword, representation, value))
     dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     assert refusal(tmp_path / "a.dcm") == (
-        f"a.dcm: {keyword} should be decimal text (DS), found a whole number ({representation})"
+        f"a.dcm: {keyword} should be decimal text (VR DS), found VR {representation}"
     )
 
 

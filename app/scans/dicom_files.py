@@ -187,13 +187,14 @@ def without_copies(headers: Headers, name: str, pydicom: Any) -> Headers:
 
     Raises:
         OSError: a file cannot be opened.
-        ScanError: two images differ and have one SOPInstanceUID.
+        ScanError: two images differ and have one SOPInstanceUID, or it is damaged.
     """
     kept: dict[str, Path] = {}
     left_out: list[Path] = []
     once: Headers = []
     for path, header in headers:
-        uid = text_of(header, "SOPInstanceUID") or str(path)
+        with readable(printable(path.name), pydicom):
+            uid = text_of(header, "SOPInstanceUID") or str(path)
         if uid not in kept:
             kept[uid] = path
             once.append((path, header))

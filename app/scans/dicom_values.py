@@ -37,8 +37,9 @@ log = logging.getLogger(__name__)
 GREY = ("MONOCHROME1", "MONOCHROME2")
 # Units of a CT's rescaled values that are Hounsfield units; older files say "unspecified".
 HOUNSFIELD = ("HU", "HU_MOD", "US", "")
-# VRs of whole numbers. A slope or intercept that is stored so is damaged: US can hold no -1024.
-WHOLE = ("US", "SS", "UL", "SL", "UV", "SV")
+# VRs of a slope or intercept; UN is that of a tag which the writer did not know. Others are damage:
+# US can hold no -1024.
+DECIMAL = ("DS", "UN")
 
 Slopes = tuple[float, float]  # slope and intercept
 Mask = npt.NDArray[np.bool_]
@@ -282,15 +283,14 @@ def rescale_of(holder: Any) -> Slopes:
     """Slope and intercept; 1 and 0 where they are missing or empty, as anonymisers leave them.
 
     Raises:
-        TagError: one is no number, or not stored as text, or the slope is 0.
+        TagError: one is no number, or of another VR than DS, or the slope is 0.
     """
-    for keyword in ("RescaleSlope", "RescaleIntercept"):
-        if keyword in holder and holder[keyword].VR in WHOLE:
-            raise TagError(
-                f"{keyword} should be decimal text (DS), found a whole number "
-                f"({holder[keyword].VR})"
-            )
     slope, intercept = (number_of(holder, f"Rescale{one}") for one in ("Slope", "Intercept"))
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if keyword in holder and holder[keyword].VR not in DECIMAL:
+            raise TagError(
+                f"{keyword} should be decimal text (VR DS), found VR {holder[keyword].VR}"
+            )
     if slope == 0:
         raise TagError("RescaleSlope should not be 0")
     return 1.0 if slope is None else slope, intercept or 0.0
