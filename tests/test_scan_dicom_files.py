@@ -72,6 +72,25 @@ def test_a_damaged_file_among_slices_is_no_slice_less(damage, name, tmp_path, ca
         assert said(folder).startswith(f"{name}: {message}")
 
 
+def test_a_link_to_nothing_is_no_slice_less(tmp_path, caplog):
+    """As data sets have them whose files were not downloaded."""
+    folder = series(tmp_path / "ct")
+    (folder / "last").symlink_to(tmp_path / "away")
+    read_scan(folder)
+    assert caplog.messages == ["ct: left alone (no images): last"]
+    (folder / "last.dcm").symlink_to(tmp_path / "away")
+    assert said(folder) == "last.dcm: expected DICOM, found a link to a file that is not there"
+
+
+def test_slices_that_are_packed_or_behind_a_link_are_named(tmp_path, caplog):
+    folder, behind = series(tmp_path / "ct"), tmp_path / "behind"
+    behind.mkdir()
+    (folder / "a.dcm.gz").write_bytes(b"\x1f\x8b packed")
+    (folder / "b").symlink_to(behind)
+    read_scan(folder)
+    assert caplog.messages == ["ct: left alone (no images): a.dcm.gz, b"]
+
+
 def test_several_damaged_files_are_counted(tmp_path):
     folder = series(tmp_path / "ct")
     for k in (4, 5, 6):

@@ -9,7 +9,7 @@ import pytest
 from pydicom import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless
-from test_scan_dicom import TEST_FILES, enhanced, image, series
+from test_scan_dicom import TEST_FILES, VOXELS, enhanced, image, series
 
 from app.scans.files import read_scan
 from app.scans.scan import ScanError
@@ -82,7 +82,7 @@ def test_padding_counts_as_the_lowest_value(dtype, pad, value, limit, tags, tmp_
         padded.update(explicit("PixelPaddingRangeLimit", *limit))
     padded.save_as(tmp_path / "padded.dcm", enforce_file_format=True)
     found = values(tmp_path / "padded.dcm")
-    plain = values(saved(tmp_path / "plain.dcm", PAGE.astype(dtype), **tags))
+    plain = values(saved(tmp_path / "plain.dcm", PAGE.astype(dtype), Modality="MR", **tags))
     np.testing.assert_array_equal(found[~AWAY], plain[~AWAY])
     lowest = plain[~AWAY].min()
     assert np.isin(found[AWAY], [lowest, min(lowest, 0)]).all()
@@ -209,6 +209,7 @@ def test_a_table_of_the_modality_comes_before_the_turning(photometric, represent
 )  # fmt: skip
 def test_brighter_is_what_shows_brighter(photometric, shape, turned, contradict, tmp_path, caplog):
     tags = {"PhotometricInterpretation": photometric, "BitsStored": 12, "HighBit": 11}
+    tags["Modality"] = "DX"
     if shape:
         tags["PresentationLUTShape"] = shape
     pixels = 4095 - PAGE if turned else PAGE
@@ -247,6 +248,72 @@ def test_a_ct_in_another_unit_gets_no_window_of_hounsfield_units(tmp_path, caplo
     # an empty slope says nothing of units
     path = saved(tmp_path / "b.dcm", PAGE.astype(np.int16), RescaleSlope=None, RescaleType="HU")
     assert read_scan(path).unit == ""
+
+
+def changed(folder, *tables):
+    """A series of which file n has the tags of table n too; a tag that is None is taken out."""
+    series(folder, RescaleSlope="1", RescaleIntercept="-1024", BitsStored=12, HighBit=11)
+    for count, tags in enumerate(tables):
+        dataset = pydicom.dcmread(folder / f"IM{count:04d}")
+        for tag, value in tags.items():
+            setattr(dataset, tag, value)
+            if value is None:
+                delattr(dataset, tag)
+        dataset.save_as(folder / f"IM{count:04d}")
+    return folder
+
+
+NOT_RESCALED = {"RescaleSlope": None, "RescaleIntercept": None}
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ([NOT_RESCALED], "ct: slices should all be rescaled, found some with RescaleSlope and "
+         "RescaleIntercept, and some without"),
+        ([{"RescaleType": "HU"}, {"RescaleType": "US"}],
+         "ct: slices should be of one unit, found RescaleType HU and US"),
+        ([{"PhotometricInterpretation": "MONOCHROME1"}],
+         "ct: slices should be of one kind, found low values that show bright in 1 of 4 slices "
+         "(PhotometricInterpretation, PresentationLUTShape)"),
+        ([{"PresentationLUTShape": "INVERSE"}] * 3,
+         "ct: slices should be of one kind, found low values that show bright in 3 of 4 slices "
+         "(PhotometricInterpretation, PresentationLUTShape)"),
+    ],
+)  # fmt: skip
+def test_values_of_two_kinds_are_no_volume(tables, message, tmp_path):
+    assert refusal(changed(tmp_path / "ct", *tables)) == message
+
+
+def test_a_slope_of_one_in_some_slices_only_changes_nothing(tmp_path):
+    neutral = {"RescaleSlope": "1", "RescaleIntercept": "0"}
+    folder = changed(tmp_path / "ct", NOT_RESCALED, neutral, neutral, neutral)
+    np.testing.assert_array_equal(read_scan(folder).voxels, VOXELS)
+
+
+def test_slices_of_several_slopes_and_bits_are_turned_at_one_value(tmp_path):
+    """What is equal before is equal afterwards, and what is lower is brighter."""
+    low = {"PhotometricInterpretation": "MONOCHROME1"}
+    tables = [low, {**low, "RescaleSlope": "3"}, {**low, "BitsStored": 16, "HighBit": 15}, low]
+    folder = changed(tmp_path / "ct", *tables)
+    turned = read_scan(folder).voxels
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+        dataset.save_as(path)
+    total = turned + read_scan(folder).voxels
+    assert total.min() == total.max()
+
+
+@pytest.mark.parametrize("modality", ["CT", "PT"])
+def test_values_that_are_turned_are_in_no_unit(modality, tmp_path, caplog):
+    """No window of Hounsfield units is put on them, and no SUV comes of them."""
+    tags = {"RescaleSlope": "1", "RescaleIntercept": "0", "Units": "GML", "Modality": modality}
+    path = saved(tmp_path / "a.dcm", WORDS, PhotometricInterpretation="MONOCHROME1", **tags)
+    scan = read_scan(path)
+    assert (scan.modality, scan.unit) == (modality.replace("CT", ""), "")
+    assert ["low values show bright" in message for message in caplog.messages] == [True]
+    np.testing.assert_array_equal(values(path), 65535 - PAGE)
 
 
 # --- what is refused

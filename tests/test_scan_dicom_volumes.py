@@ -232,6 +232,39 @@ def test_times_and_numbers_may_differ_within_a_volume(tmp_path):
     assert first_voxels(read_scan(folder)) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("tag", "values"),
+    [
+        ("TemporalPositionIdentifier", (1, 2)), ("InversionTime", ("100", "900")),
+        ("FlipAngle", ("5", "30")), ("KVP", ("80", "140")), ("ConvolutionKernel", ("B30", "B70")),
+        ("ProtocolName", ("a", "b")), ("SeriesDescription", ("a", "b")),
+        ("ContrastBolusAgent", (None, "b")),
+    ],
+)  # fmt: skip
+def test_a_mixture_that_lies_as_one_volume_is_said(tag, values, tmp_path, caplog):
+    """Two acquisitions whose slices lie between each other's."""
+    folder = write(
+        tmp_path / "mr",
+        lambda volume, k: {tag: values[k % 2]} if values[k % 2] is not None else {}, 1,
+    )  # fmt: skip
+    assert first_voxels(read_scan(folder)) == list(range(SLICES))
+    name = tag.removesuffix("Identifier")
+    first = f"no {name}" if values[0] is None else f"{name} {values[0]}"
+    assert caplog.messages == [
+        f"mr: the slices of the volume differ in {first}, {name} {values[1]}: "
+        "they may be of several volumes"
+    ]
+
+
+@pytest.mark.parametrize("tag", ["NumberOfSlices", "ImagesInAcquisition"])
+def test_fewer_slices_than_are_declared_are_said(tag, tmp_path, caplog):
+    for declared in (SLICES - 1, SLICES, SLICES + 2):
+        read_scan(write(tmp_path / "mr", lambda volume, k: {tag: declared}, 1))  # noqa: B023
+    assert caplog.messages == [
+        f"mr: {SLICES} slices, {tag} says {SLICES + 2}: some may be missing at the ends"
+    ]
+
+
 def test_phases_may_cover_more_and_less(tmp_path):
     """A late phase of a CT begins and ends elsewhere."""
     made = [

@@ -26,7 +26,7 @@ from app.scans.dicom_slices import Slice, slices_of
 from app.scans.dicom_stack import stack
 from app.scans.dicom_tags import MOST_SHOWN, readable, text_of
 from app.scans.dicom_tags import frames_of as _frames
-from app.scans.dicom_values import check_pixels, in_hounsfield, read_values
+from app.scans.dicom_values import check_pixels, in_hounsfield, is_turned, read_values
 from app.scans.dicom_volumes import choose, choose_frames
 from app.scans.scan import (
     PICTURE_AFFINE,
@@ -138,6 +138,8 @@ def read(
         voxels = read_values(_by_file(chosen), name, pydicom)
         factor, unit = (1.0, "") if voxels.ndim == 4 else _factor_and_unit(every, name)
         modality = _modality(every[0], name)
+        if path.is_dir():
+            _warn_of_fewer(headers, len(chosen), name)
     if voxels.ndim == 4 and len(voxels) > 1:
         voxels = grey(voxels)
     if factor != 1:
@@ -196,9 +198,28 @@ def _by_file(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
     yield run
 
 
+def _warn_of_fewer(headers: Sequence[tuple[Path, Any]], count: int, name: str) -> None:
+    """Say where files declare more slices than there are: a stack without its ends looks whole.
+
+    NumberOfSlices (DICOM PS3.3 C.8.9.1) is of a volume, ImagesInAcquisition (C.7.6.1) of all.
+    """
+    images = sum(_frames(header) for _, header in headers)
+    for tag, found in (("NumberOfSlices", count), ("ImagesInAcquisition", images)):
+        declared = text_of(headers[0][1], tag)
+        if declared.isdecimal() and int(declared) > found:
+            log.warning(
+                "%s: %d slices, %s says %d: some may be missing at the ends",
+                name, found, tag, int(declared),
+            )  # fmt: skip
+
+
 def _factor_and_unit(headers: Sequence[Any], name: str) -> tuple[float, str]:
     """What rescaled values are multiplied by, and their unit then; "" where the file says none."""
     header = headers[0]
+    if is_turned(header, {}):  # then they are no longer what was measured
+        if text_of(header, "Modality") == "PT":
+            log.warning("%s: PET of which low values show bright: turned, and in no unit", name)
+        return 1.0, ""
     if text_of(header, "Modality") == "PT":
         return uptake(headers, name)
     if text_of(header, "Modality") == "CT" and in_hounsfield(header)[0]:
@@ -207,9 +228,14 @@ def _factor_and_unit(headers: Sequence[Any], name: str) -> tuple[float, str]:
 
 
 def _modality(header: Any, name: str) -> str:
-    """The modality as DICOM calls it; "" of a CT whose values are no Hounsfield units."""
+    """The modality as DICOM calls it; "" of a CT whose values are no Hounsfield units or turned."""
     modality = text_of(header, "Modality")
     if modality == "CT" and not in_hounsfield(header)[1]:
         log.warning("%s: CT, but by its RescaleType in no Hounsfield units", name)
+        return ""
+    if modality == "CT" and is_turned(header, {}):
+        log.warning(
+            "%s: CT of which low values show bright: turned, and in no Hounsfield units", name
+        )
         return ""
     return modality

@@ -100,9 +100,11 @@ def _is_known_class(header: Any) -> bool:
 
 def _fault(path: Path) -> str:
     """What is wrong with a file that should be DICOM and does not begin as such; "" if nothing."""
+    named = path.name.lower().endswith(SUFFIXES)
+    if named and path.is_symlink() and not path.exists():
+        return "expected DICOM, found a link to a file that is not there"
     if not path.is_file():
         return ""
-    named = path.name.lower().endswith(SUFFIXES)
     with path.open("rb") as stream:
         head = stream.read(8)
     if head.startswith(APPLE_DOUBLE) or not (named or head):
@@ -115,10 +117,16 @@ def _fault(path: Path) -> str:
 
 
 def _should_be_named(path: Path) -> bool:
-    """Whether a file that is not used could be taken for a slice."""
+    """Whether a file that is not used could be a slice, or a link that is not followed have some.
+
+    Slices may be packed one by one (`a.dcm.gz`).
+    """
+    if path.is_symlink() and not path.is_file():  # to a folder, or to nothing
+        return path.is_dir() or not path.suffix
     if not path.is_file():
         return False
-    return path.name.lower().endswith(SUFFIXES) or (not path.suffix and path.stat().st_size == 0)
+    named = any(suffix.lower() in SUFFIXES for suffix in path.suffixes)
+    return named or (not path.suffix and path.stat().st_size == 0)
 
 
 def _begins_as_dataset(head: bytes, size: int) -> bool:

@@ -20,6 +20,7 @@ from app.scans.dicom_colour import colours_of, is_colour
 from app.scans.dicom_decode import KEYWORDS, Sample, Stored, decoded, sample_of
 from app.scans.dicom_slices import Slice
 from app.scans.dicom_tags import (
+    MOST_SHOWN,
     TagError,
     group_of,
     number_of,
@@ -139,6 +140,10 @@ class Found:
     padded: int = 0  # voxels
     notes: dict[str, None] = field(default_factory=dict)  # each once, in order
     slopes: set[Slopes] = field(default_factory=set)
+    rescaled: set[bool] = field(default_factory=set)  # whether tags say how
+    units: set[str] = field(default_factory=set)  # of RescaleType, where it is given
+    # Of each slice, what its values were subtracted from to turn them; None where they were not.
+    turned_at: list[float | None] = field(default_factory=list)
     real_world: set[Slopes] = field(default_factory=set)
 
 
@@ -148,7 +153,8 @@ def read_values(runs: Iterable[Sequence[Slice]], name: str, pydicom: Any) -> Vox
     Grey ones are float32 in the unit of the modality. `name` is that of the scan, for messages.
 
     Raises:
-        ScanError: a file is damaged, or declares what cannot be used; it is named.
+        ScanError: a file is damaged, or declares what cannot be used; it is named. Or slices say
+            different things of what their values are.
     """
     pieces: list[Voxels] = []
     found = Found()
@@ -159,8 +165,10 @@ def read_values(runs: Iterable[Sequence[Slice]], name: str, pydicom: Any) -> Vox
             pieces.append(_of_one_file(run, dataset, file, pydicom, found))
     if len(found.slopes) == 1 and len(found.real_world) > 1:
         found.notes["RealWorldValueSlope differs between slices, and is not applied"] = None
+    _require_one_unit(found, name)
     for note in found.notes:
         log.warning("%s: %s", name, note)
+    _turn_alike(pieces, found.turned_at, name)
     if found.padded:
         _fill_padding(pieces, name)
         log.info("%s: %d voxels are padding, and count as the lowest value", name, found.padded)
@@ -185,7 +193,7 @@ def _of_one_file(
     else:
         sample, words = decoded(dataset, pydicom)
     padding = padding_of(dataset, sample)
-    turned = _is_turned(dataset, found.notes)
+    turned = is_turned(dataset, found.notes)
     if text_of(dataset, "PixelPresentation") in ("COLOR", "MIXED"):
         found.notes["PixelPresentation has colours, which are left out; grey values are taken"] = (
             None
@@ -199,8 +207,16 @@ def _of_one_file(
         unused = unused or sample.loses(plane, stored, mask)
         holder = group_of(dataset, frame, "PixelValueTransformationSequence")
         slopes = rescale_of(holder)
-        target[...] = _modality_values(stored, dataset, slopes, sample, turned=turned)
+        target[...], turned_at = _modality_values(stored, dataset, slopes, sample, turned=turned)
+        found.turned_at.append(turned_at)
         found.slopes.add(slopes)
+        found.rescaled.add(
+            any(value_of(at, tag) is not None for at, tag in (
+                (holder, "RescaleSlope"), (holder, "RescaleIntercept"),
+                (dataset, "ModalityLUTSequence"),
+            ))
+        )  # fmt: skip
+        found.units |= {text_of(holder, "RescaleType")} - {""}
         found.real_world |= _real_world(dataset, frame)
         if mask is not None:
             # what is 0 can stay so if nothing is lower: percentiles leave it out
@@ -212,6 +228,39 @@ def _of_one_file(
             "out"
         ] = None
     return out
+
+
+def _require_one_unit(found: Found, name: str) -> None:
+    """Raise ScanError where slices of a volume are values of different units."""
+    if len(found.rescaled) > 1 and len(found.slopes) > 1:
+        raise ScanError(
+            f"{name}: slices should all be rescaled, found some with RescaleSlope and "
+            "RescaleIntercept, and some without"
+        )
+    if len(found.units) > 1:
+        units = " and ".join(printable(unit[:MOST_SHOWN]) for unit in sorted(found.units))
+        raise ScanError(f"{name}: slices should be of one unit, found RescaleType {units}")
+
+
+def _turn_alike(planes: Sequence[Voxels], turned_at: Sequence[float | None], name: str) -> None:
+    """Make turned values comparable from slice to slice: all are subtracted from one number.
+
+    Each slice was turned within its own range, which depends on its slope and its bits.
+
+    Raises:
+        ScanError: some slices are turned and some are not.
+    """
+    ends = [end for end in turned_at if end is not None]
+    if 0 < len(ends) < len(turned_at):
+        raise ScanError(
+            f"{name}: slices should be of one kind, found low values that show bright in "
+            f"{len(ends)} of {len(turned_at)} slices "
+            "(PhotometricInterpretation, PresentationLUTShape)"
+        )
+    if len(set(ends)) > 1:
+        every = [plane for part in planes for plane in part]
+        for plane, end in zip(every, ends, strict=True):
+            plane += max(ends) - end
 
 
 def _fill_padding(planes: Sequence[Voxels], name: str) -> None:
@@ -238,14 +287,16 @@ def _real_world(dataset: Any, frame: int) -> set[Slopes]:
     return set() if slope is None else {(slope, intercept or 0.0)}
 
 
-def _is_turned(dataset: Any, notes: dict[str, None]) -> bool:
-    """Whether low values show bright.
+def is_turned(dataset: Any, notes: dict[str, None]) -> bool:
+    """Whether low values show bright; never in colour. What contradicts itself is noted.
 
     PS3.3 C.8.11.3: MONOCHROME1 goes with the shape INVERSE, which is one inversion and not two, and
     MONOCHROME2 with IDENTITY. Where they contradict each other one of them says that it is turned.
     """
     photometric = text_of(dataset, "PhotometricInterpretation")
     shape = text_of(dataset, "PresentationLUTShape")
+    if photometric not in GREY:
+        return False
     wanted = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}[photometric]
     if shape in ("INVERSE", "IDENTITY") and shape != wanted:
         notes[
@@ -258,25 +309,30 @@ def _is_turned(dataset: Any, notes: dict[str, None]) -> bool:
 
 def _modality_values(
     stored: Stored, dataset: Any, slopes: Slopes, sample: Sample, *, turned: bool
-) -> Voxels:
-    """Values (rows, columns) in the modality's unit of stored ones; PS3.3 C.11.1."""
+) -> tuple[Voxels, float | None]:
+    """Values (rows, columns) in the modality's unit of stored ones; PS3.3 C.11.1.
+
+    And, where they are turned, what they were subtracted from.
+    """
     slope, intercept = slopes
     table = value_of(dataset, "ModalityLUTSequence")
+    turned_at = None
     if table is None:
         if turned:
-            slope, intercept = -slope, intercept + slope * sum(sample.range_of(stored))
+            turned_at = 2 * intercept + slope * sum(sample.range_of(stored))
+            slope, intercept = -slope, turned_at - intercept
         if (slope, intercept) == (1, 0):
-            return stored
+            return stored, turned_at
         values = stored.astype(np.float64)
         values *= slope
         values += intercept
-        return values
+        return values, turned_at
     if (slope, intercept) != (1, 0):
         raise TagError("ModalityLUTSequence and RescaleSlope are both given, expected one of them")
     entries, top = lut_of(table[0], dataset)
     _, first, _ = lut_descriptor(table[0])
     found = entries[np.clip(stored.astype(np.int64) - first, 0, len(entries) - 1)]
-    return top - found.astype(np.float64) if turned else found
+    return (top - found.astype(np.float64), float(top)) if turned else (found, None)
 
 
 def rescale_of(holder: Any) -> Slopes:

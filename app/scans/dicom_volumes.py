@@ -13,6 +13,7 @@ apart are tags, never instance numbers or the names of files:
 Where no tag does so, or two tags contradict each other, nothing is guessed: the error names them.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,14 @@ from app.scans.dicom_slices import (
 from app.scans.dicom_stack import SAME_POSITION_MM, levels, require_one_kind
 from app.scans.scan import FloatArray, ScanError, SeveralError, choose_volume
 
+log = logging.getLogger(__name__)
+
 KINDS = (*OF_A_VOLUME, "SamplesPerPixel")
 NOT_NAMED = ("Modality", "PatientID", "StudyInstanceUID", "SeriesNumber", "FrameOfReferenceUID",
              "SamplesPerPixel")  # fmt: skip
+# Tags that slices of one position are told apart by, and that seldom differ along a volume.
+ODD_WITHIN = ("TemporalPosition", "InversionTime", "FlipAngle", "KVP", "ConvolutionKernel",
+              "ProtocolName", "SeriesDescription", "ContrastBolusAgent")  # fmt: skip
 CYCLE, IN_ORDER = "TriggerTime", ("TriggerTime", "FrameReferenceTime", *CLOCKS)
 MOST_SPREAD = DAY / 2  # of times in one volume and the next: without a date, midnight turns them
 EVEN_STEPS = 0.25  # part of a step by which the steps of a cycle may differ
@@ -79,7 +85,20 @@ def choose(slices: Sequence[Slice], volume: int | None, name: str) -> list[Slice
     chosen = volumes[choose_volume(len(volumes), volume, name)]
     if chosen.fault:
         raise ScanError(chosen.fault)
+    _warn_of_mixture(chosen.slices, name)
     return chosen.slices
+
+
+def _warn_of_mixture(slices: Sequence[Slice], name: str) -> None:
+    """Say where slices that each have a place of their own may be of two volumes all the same."""
+    for tag in ODD_WITHIN:
+        values = sorted({one.marks.get(tag) for one in slices}, key=_rank)
+        if len(values) > 1:
+            more = f" and {len(values) - 2} more" if len(values) > 2 else ""
+            log.warning(
+                "%s: the slices of the volume differ in %s, %s%s: they may be of several volumes",
+                name, _shown(tag, values[0]), _shown(tag, values[1]), more,
+            )  # fmt: skip
 
 
 def _counted(count: int) -> str:
