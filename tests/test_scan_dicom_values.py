@@ -513,6 +513,32 @@ def test_a_compressed_frame_that_is_cut_off_is_refused(name, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", [name for name in STREAMS if "RLE" not in name])
+def test_a_compressed_frame_of_another_size_is_refused(name, tmp_path):
+    """As many pixels, but in rows of another length: decoders give a scrambled picture."""
+    dataset = pydicom.dcmread(TEST_FILES / name)
+    rows, columns = dataset.Rows, dataset.Columns
+    dataset.save_as(tmp_path / "a.dcm")
+    assert read_scan(tmp_path / "a.dcm").grid == (columns, rows, 1)
+    dataset.Rows, dataset.Columns = rows // 2, columns * 2
+    dataset.save_as(tmp_path / "a.dcm")
+    assert refusal(tmp_path / "a.dcm") == (
+        f"a.dcm: PixelData should be {columns * 2} x {rows // 2} pixels (Columns, Rows), found "
+        f"{columns} x {rows} in frame 1 of 1"
+    )
+
+
+def test_baseline_jpeg_has_8_bits(tmp_path, capfd):
+    dataset = pydicom.dcmread(TEST_FILES / "SC_rgb_jpeg_dcmtk.dcm")
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PhotometricInterpretation = "RGB"
+    dataset.save_as(tmp_path / "a.dcm")
+    assert refusal(tmp_path / "a.dcm") == (
+        "a.dcm: BitsAllocated should be 8 where pixels are JPEG Baseline (Process 1), found 16"
+    )
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_number_that_is_none_is_told_by_nobody(tmp_path, recwarn, caplog):
     """A SeriesNumber of 3.5: pydicom would warn in its own words."""
     folder = series(tmp_path / "mr")

@@ -1,5 +1,6 @@
 """Samples of DICOM pixels as they are stored: which bits of a word count, and the decoders."""
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,10 @@ from app.scans.dicom_tags import DAMAGED, TagError, frames_of, text_of, value_of
 KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 OVERLAYS = range(0x6000, 0x6020, 2)  # groups
 RLE = "1.2.840.10008.1.2.5"  # which keeps words as they are
+JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+START_OF_JPEG, START_OF_JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
+# Markers of JPEG and JPEG-LS that begin the header of a frame (ITU-T T.81 B.1.1.3, T.87 C.1.1).
+FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 END_OF_IMAGE = b"\xff\xd9"
 # Of JPEG and JPEG-LS, and of JPEG 2000 (start of data), by the ends of their transfer syntaxes.
 STARTS_OF_SCAN = {
@@ -188,7 +193,12 @@ def check_streams(dataset: Any, pydicom: Any) -> None:
         TagError: there is not one whole stream for each frame.
     """
     frames = frames_of(dataset)
-    scan = STARTS_OF_SCAN.get(dataset.file_meta.TransferSyntaxUID)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == JPEG_BASELINE and (allocated := whole_of(dataset, "BitsAllocated")) != 8:
+        raise TagError(
+            f"BitsAllocated should be 8 where pixels are {syntax.name}, found {allocated}"
+        )
+    scan = STARTS_OF_SCAN.get(syntax)
     offsets = None
     if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
         offsets = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
@@ -201,9 +211,44 @@ def check_streams(dataset: Any, pydicom: Any) -> None:
             # neither marker can be a part of what is between them
             if scan is not None and stream.rfind(END_OF_IMAGE) <= stream.rfind(scan):
                 raise TagError(f"PixelData is cut off: frame {count} of {frames} has no end")
+            _check_size(stream, dataset, f"frame {count} of {frames}")
     except TagError:
         raise
     except DAMAGED as error:
         raise TagError("PixelData is damaged: its frames cannot be told apart") from error
     if count != frames:
         raise TagError(f"PixelData has {count} frames, NumberOfFrames is {frames}")
+
+
+def _check_size(stream: bytes, dataset: Any, which: str) -> None:
+    """Raise TagError where a compressed frame says another size than its file.
+
+    Decoders look at the number of pixels alone: rows and columns may be the other way round.
+    """
+    wanted = whole_of(dataset, "Rows"), whole_of(dataset, "Columns")
+    found = size_of_stream(stream)
+    if found is not None and found != wanted:
+        raise TagError(
+            f"PixelData should be {wanted[1]} x {wanted[0]} pixels (Columns, Rows), found "
+            f"{found[1]} x {found[0]} in {which}"
+        )
+
+
+def size_of_stream(stream: bytes) -> tuple[int, int] | None:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream declares; None if it says none."""
+    if stream.startswith(START_OF_JPEG_2000) and len(stream) >= 24:  # ITU-T T.800 A.5.1
+        right, lower, left, upper = struct.unpack_from(">4I", stream, 8)
+        return lower - upper, right - left
+    if not stream.startswith(START_OF_JPEG):
+        return None
+    at = 2
+    while at + 9 <= len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if marker in FRAME_HEADERS:
+            rows, columns = struct.unpack_from(">2H", stream, at + 5)
+            return (rows, columns) if rows and columns else None  # 0: said later, or elsewhere
+        if marker == 0xFF:  # a byte that fills up
+            at += 1
+        else:
+            at += 2 + struct.unpack_from(">H", stream, at + 2)[0]
+    return None
