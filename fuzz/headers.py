@@ -32,6 +32,7 @@ from app.intensity import DEFAULT_WINDOW
 from app.scans.boxes import drawn_box, on_grid
 from app.scans.command import case_of, modality_of, to_grid
 from app.scans.files import read_scan
+from app.scans.nifti_header import FORMS_AGREE_MM
 from app.scans.scan import Scan
 from app.scans.walk import choose_walk
 from app.segment import segment
@@ -115,7 +116,10 @@ def differs(scan: Scan, other: Reading) -> str:
         scale = max(1.0, float(np.abs(other.affine).max()))
         if scan.grid[2] == 1:
             apart[:, 2] = 0  # how thick a single slice is does not matter
-        if not (apart <= 1e-4 * scale).all():
+        limit = np.full(apart.shape, 1e-4 * scale)
+        # SimpleITK takes the qform of NIfTI, the program the sform, which may differ by rounding
+        limit[:, 3] = np.maximum(limit[:, 3], FORMS_AGREE_MM)
+        if not (apart <= limit).all():
             rows = [one[:3].round(3).tolist() for one in (scan.affine, other.affine)]
             return f"affine {rows[0]}, the other reader's {rows[1]}"
     return ""

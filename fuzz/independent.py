@@ -69,7 +69,7 @@ def _reading(image: sitk.Image) -> Reading:
     return Reading(array if axes == 3 else array[:, :, np.newaxis], RAS_OF_LPS @ affine)
 
 
-def _by_sitk(path: Path | list[str]) -> Reading:
+def _by_sitk(path: Path | str | list[str]) -> Reading:
     try:
         return _reading(sitk.ReadImage(path if isinstance(path, list) else str(path)))
     except RuntimeError as error:
@@ -97,7 +97,12 @@ def _dicom(path: Path) -> Reading:
     if len(series) != 1:
         raise NoOpinion
     names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), series[0])
-    return _placed(_by_sitk(list(names)), headers)
+    whole = _by_sitk(list(names))
+    # of a series SimpleITK cuts values to the type of its first file, so each is read alone
+    each = [_by_sitk(one).voxels for one in names]
+    if whole.voxels.shape[2] != len(each) or any(one.shape[2] != 1 for one in each):
+        return _placed(whole, headers)
+    return _placed(Reading(np.concatenate(each, axis=2), whole.affine), headers)
 
 
 def _placed(found: Reading, headers: list[pydicom.Dataset]) -> Reading:
