@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 
 from app.case import Case, CaseError, is_case_name, one_line, printable, read_case, write_labels
-from app.job import LOADING, Job, OutOfTime, attempt
+from app.job import LOADING, Job, OutOfTime, attempt, words_of
 from app.memory import available_memory
 from app.network import Network, WeightsError, load
 from app.options import OUTPUTS, parse
@@ -296,7 +296,7 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
             network.wait()  # what is wrong with it is told, also where no case needed it
     except (CaseError, FolderError, OSError, WeightsError) as error:
         if stopper.received is None:
-            log.error("%s", printable(_words_of(error)))
+            log.error("%s", printable(words_of(error)))
             return _ended(options, report.failures) if report.failures else 1
     except Stopped:
         pass
@@ -315,13 +315,6 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
         log.warning("stopped by %s: %s%s", stopper.received.name, summary, not_done)
     status = _ended(options, report.failures)
     return stopper.status or status
-
-
-def _words_of(error: Exception) -> str:
-    """The line for what ends a run; of an OSError the file and the reason."""
-    if isinstance(error, OSError):
-        return f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)
-    return str(error)
 
 
 def _ended(options: argparse.Namespace, failures: dict[str, str]) -> int:

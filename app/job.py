@@ -78,6 +78,13 @@ def attempt(
     return False
 
 
+def words_of(error: Exception) -> str:
+    """The line for what ends a run of many files; of an OSError the file and the reason."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)
+    return str(error)
+
+
 def _is_lack_of_memory(error: Exception) -> bool:
     """OpenCV has an exception of its own for it."""
     no_memory = getattr(cv2.Error, "StsNoMem", None)

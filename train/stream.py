@@ -132,10 +132,8 @@ class Batches(Dataset[Batch]):
         batch = {
             "clean": clean,
             "pixels": change_intensity(clean, o.augmentation, generator),
-            "boxes": torch.stack(boxes) if boxes else torch.zeros(0, o.boxes, 4),
-            "targets": torch.stack(targets)
-            if targets
-            else torch.zeros(0, o.boxes, *clean.shape[2:]),
+            "boxes": _stack(boxes, (o.boxes, 4)),
+            "targets": _stack(targets, (o.boxes, *clean.shape[2:])),
             "free_boxes": torch.stack(free_boxes),
             "shifts": torch.stack(shifts),
         }

@@ -26,7 +26,7 @@ from app.case import (
     printable,
 )
 from app.intensity import DEFAULT_WINDOW, parse_window
-from app.job import attempt
+from app.job import attempt, words_of
 from app.memory import SCAN_PROGRAM_BYTES, available_memory
 from app.modality import UNKNOWN, parse_modality
 from app.scans.command import case_of, to_grid
@@ -338,11 +338,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps: dict[str, Step] = options.steps(options)
         make_folder(options.out)
         remove_partials(options.out)
-    except ScanError as error:
-        log.error("%s", error)
-        return 1
-    except OSError as error:
-        log.error("%s: %s", printable(str(error.filename)), one_line(error))
+    except (ScanError, OSError) as error:
+        log.error("%s", printable(words_of(error)))
         return 1
     failures: dict[str, str] = {}
     for name, step in steps.items():

@@ -24,8 +24,7 @@ from app.scans.dicom_files import (
 )
 from app.scans.dicom_slices import Slice, slices_of
 from app.scans.dicom_stack import stack
-from app.scans.dicom_tags import MOST_SHOWN, readable, text_of
-from app.scans.dicom_tags import frames_of as _frames
+from app.scans.dicom_tags import MOST_SHOWN, frames_of, readable, text_of
 from app.scans.dicom_values import check_pixels, in_hounsfield, is_turned, read_values
 from app.scans.dicom_volumes import choose, choose_frames
 from app.scans.scan import (
@@ -58,7 +57,7 @@ def _stored(header: Any) -> int:
 def _decoded(header: Any) -> int:
     """Bytes of the frames of a file, which are decoded all at once."""
     samples = int(header.get("SamplesPerPixel") or 1) * _stored(header)
-    return int(header.Rows) * int(header.Columns) * _frames(header) * samples
+    return int(header.Rows) * int(header.Columns) * frames_of(header) * samples
 
 
 def _require_memory_of_frames(headers: Sequence[Any], name: str, limit: MemoryLimit | None) -> None:
@@ -68,7 +67,7 @@ def _require_memory_of_frames(headers: Sequence[Any], name: str, limit: MemoryLi
     """
     if limit is None:
         return
-    frames = sum(map(_frames, headers))
+    frames = sum(map(frames_of, headers))
     peak = limit.estimate((1, 1, 1), np.dtype(np.float32), frames * SLICE_BYTES)
     require_peak(name, f"{frames} frames", peak, limit)
 
@@ -91,7 +90,7 @@ def _require_memory(
     else:
         reading += 4 * values  # their grey
     # and what the decoder makes of one file
-    reading += 2 * max(map(_decoded, headers)) + SLICE_BYTES * sum(map(_frames, headers))
+    reading += 2 * max(map(_decoded, headers)) + SLICE_BYTES * sum(map(frames_of, headers))
     require_memory(name, shape, dtype, reading, limit)
 
 
@@ -203,7 +202,7 @@ def _warn_of_fewer(headers: Sequence[tuple[Path, Any]], count: int, name: str) -
 
     NumberOfSlices (DICOM PS3.3 C.8.9.1) is of a volume, ImagesInAcquisition (C.7.6.1) of all.
     """
-    images = sum(_frames(header) for _, header in headers)
+    images = sum(frames_of(header) for _, header in headers)
     for tag, found in (("NumberOfSlices", count), ("ImagesInAcquisition", images)):
         declared = text_of(headers[0][1], tag)
         if declared.isdecimal() and int(declared) > found:
