@@ -8,16 +8,17 @@ RUN pip3 install --no-cache-dir --no-compile --target /site \
         --require-hashes -r /build/requirements.lock \
     && python3 /build/prune_site.py /site
 COPY app /workspace/app
+COPY swiftmedsam /workspace/swiftmedsam
 COPY weights /workspace/weights
 COPY predict.sh /workspace/
 # Compiled for CPUs like the one that builds, and for the challenge's (Xeon W-2133: AVX-512 alone), if
 # the one that builds has AVX-512; on others the models are compiled at each start, as without.
 RUN cd /workspace && for isa in ALL AVX512_CORE; do \
-        ONEDNN_MAX_CPU_ISA=$isa PYTHONPATH=/site python3 -c "from app import load; load().precompile()" \
+        ONEDNN_MAX_CPU_ISA=$isa PYTHONPATH=/site python3 -c "from swiftmedsam import load; load().precompile()" \
         || exit 1; \
     done
 # unchecked-hash: the image never changes, so no source file needs to be looked at again
-RUN python3 -m compileall -q --invalidation-mode unchecked-hash /site /workspace/app \
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /site /workspace/app /workspace/swiftmedsam \
     && mkdir /workspace/inputs /workspace/outputs \
     && chmod 777 /workspace/outputs
 

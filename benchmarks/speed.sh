@@ -1,6 +1,6 @@
 #!/bin/sh
 # sh benchmarks/speed.sh VAL/inputs OUT: the tables of speed that need no container, on a quiet
-# machine; half an hour. Of the container: python -m evaluation.runtime --engine docker.
+# machine; half an hour. Of the container: python -m swiftmedsam.evaluation.timing.runtime --engine docker.
 # Beside this program runs LiteMedSAM's algorithm in torch (python -m convert --fetch-lite gets its
 # checkpoint), its script with all it does, and this program's other modes and precisions. Models
 # are kept compiled, as the image has them.
@@ -18,41 +18,41 @@ keep_compiled() {
 trap 'rm -rf weights/*/compiled' EXIT # where nobody who times a start expects them
 
 echo "== Encoder and decoder by precision, beside a matrix product"
-python -m benchmarks.latency
-python -m benchmarks.roofline --picture "$out/roofline.png"
+python -m benchmarks.speed.latency
+python -m benchmarks.speed.roofline --picture "$out/roofline.png"
 
 echo "== Four works, whole processes"
 keep_compiled f32 int8
 if has avx512_bf16; then keep_compiled bf16; fi
-python -m evaluation.table5 "$inputs" "$out/figures" --set figures
-python -m evaluation.runtime "$out/figures" --out "$out/figures.csv" --once-above 30 \
-    --program "LiteMedSAM=python -m benchmarks.baseline" \
+python -m swiftmedsam.evaluation.timing.table5 "$inputs" "$out/figures" --set figures
+python -m swiftmedsam.evaluation.timing.runtime "$out/figures" --out "$out/figures.csv" --once-above 30 \
+    --program "LiteMedSAM=python -m benchmarks.reference.baseline" \
     --program "best=python -m app" \
     --program "step 3=python -m app --mode exact --step 3" -- --mode exact
 # of 241 boxes the script would draw a figure of 38 GB
-python -m evaluation.runtime "$out/figures" --out "$out/script.csv" --once-above 30 --only '[23]DBox_[UC]*' \
-    --program "script=python -m benchmarks.baseline --whole-script $out/drawn" -- --mode exact
+python -m swiftmedsam.evaluation.timing.runtime "$out/figures" --out "$out/script.csv" --once-above 30 --only '[23]DBox_[UC]*' \
+    --program "script=python -m benchmarks.reference.baseline --whole-script $out/drawn" -- --mode exact
 
 if has avx512bw; then
     echo "== The same as on the challenge's CPU: AVX-512 without VNNI and bf16"
     (
         export ONEDNN_MAX_CPU_ISA=AVX512_CORE
         keep_compiled f32 int8
-        python -m evaluation.runtime "$out/figures" --out "$out/avx512.csv" --once-above 30 \
-            --program "LiteMedSAM=python -m benchmarks.baseline" \
+        python -m swiftmedsam.evaluation.timing.runtime "$out/figures" --out "$out/avx512.csv" --once-above 30 \
+            --program "LiteMedSAM=python -m benchmarks.reference.baseline" \
             --program "f32=python -m app --mode exact --precision f32" \
             --program "best=python -m app" -- --mode exact --precision int8
     )
 fi
 
 echo "== Growth with slices and objects"
-python -m evaluation.growth "$inputs" -- --mode exact
-python -m evaluation.growth "$inputs"
+python -m swiftmedsam.evaluation.timing.growth "$inputs" -- --mode exact
+python -m swiftmedsam.evaluation.timing.growth "$inputs"
 
 echo "== The 14 shapes of the paper's Table 5"
-python -m evaluation.table5 "$inputs" "$out/table5"
+python -m swiftmedsam.evaluation.timing.table5 "$inputs" "$out/table5"
 if has avx512_bf16; then set -- --program "bf16=python -m app --mode exact --precision bf16"; else set --; fi
-python -m evaluation.runtime "$out/table5" --out "$out/table5.csv" --plot "$out/table5.png" \
+python -m swiftmedsam.evaluation.timing.runtime "$out/table5" --out "$out/table5.csv" --plot "$out/table5.png" \
     --once-above 5 "$@" \
     --program "f32=python -m app --mode exact --precision f32" \
     --program "best=python -m app" -- --mode exact --precision int8

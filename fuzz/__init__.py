@@ -1,4 +1,5 @@
-"""Fuzzing of the border, on demand: of `app.read_case`, and of the headers of your own files.
+"""Fuzzing of the border, on demand: of `swiftmedsam.read_case`, and of the headers of your own
+files.
 
     pip install -r requirements-dev.txt -r fuzz/requirements.txt
     python -m fuzz -runs=200000 FOUND fuzz/corpus

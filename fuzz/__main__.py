@@ -1,4 +1,5 @@
-"""`python -m fuzz [OPTIONS OF LIBFUZZER] [FOLDERS]`: coverage-guided fuzzing of `app.read_case`.
+"""`python -m fuzz [OPTIONS OF LIBFUZZER] [FOLDERS]`: coverage-guided fuzzing of
+`swiftmedsam.read_case`.
 
 The first folder takes what was found, the others are read only. An input that crashes, hangs for
 more than 10 s or takes more than 2 GB ends the run and is kept as a file.

@@ -27,17 +27,17 @@ from pathlib import Path
 
 import numpy as np
 
-from app.case import CaseError
-from app.intensity import DEFAULT_WINDOW
-from app.scans.boxes import drawn_box, on_grid
-from app.scans.command import case_of, modality_of, to_grid
-from app.scans.files import read_scan
-from app.scans.nifti_header import FORMS_AGREE_MM
-from app.scans.scan import Scan
-from app.scans.walk import choose_walk
-from app.segment import segment
 from fuzz.header_seeds import Seed, seeds
 from fuzz.independent import NoOpinion, Reading, Refused, read
+from swiftmedsam.case import CaseError
+from swiftmedsam.display import DEFAULT_WINDOW
+from swiftmedsam.program.scan_jobs import case_of, modality_of, to_grid
+from swiftmedsam.scans.boxes.drawn import drawn_box, on_grid
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.formats.nifti_header import FORMS_AGREE_MM
+from swiftmedsam.scans.orientation import choose_walk
+from swiftmedsam.scans.scan import Scan
+from swiftmedsam.segment import segment
 
 MEMORY_LIMIT = 1 << 30
 REFUSED, WITH_A_WORD = "refused", "segmented with a warning"
@@ -181,7 +181,7 @@ def _outcome(path: Path, words: Words) -> tuple[str, str, Scan | None]:
         return REFUSED, f"message: {message[:300]!r}" if bad else "", None
     except Exception as error:
         steps = traceback.extract_tb(error.__traceback__)
-        last = next(one for one in reversed(steps) if "/app/" in one.filename)
+        last = next(one for one in reversed(steps) if "/swiftmedsam/" in one.filename)
         where = f"{Path(last.filename).name}:{last.lineno}"
         found = f"{type(error).__name__} at {where}: {' '.join(str(error).split())[:150]}"
         return ENDED, found, None
@@ -219,7 +219,7 @@ def work(
     logging.getLogger().addHandler(logging.NullHandler())  # or warnings would be on stderr
     scans = [unchanged(seed) for seed in chosen]
     words = Words()
-    logging.getLogger("app").addHandler(words)
+    logging.getLogger("swiftmedsam").addHandler(words)
     for number in numbers:
         which = number % len(chosen)
         path, change = written(chosen[which], number, root_seed, folder)

@@ -17,7 +17,7 @@ from unittest import mock
 
 import numpy as np
 
-from app import Case, CaseError, read_case
+from swiftmedsam import Case, CaseError, read_case
 
 NAMES = ("2DBox_US_1.npz", "3DBox_MR_1.npz", "2DBox_CT_1.npz", "3DBox_CT_1.npz")
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -81,7 +81,7 @@ def check(data: bytes, folder: Path) -> bool:
     """
     path = write(data, folder)
     case = _read(path)
-    with mock.patch("app.memory.HELD_BYTES", 0):  # in pieces, as the largest files are
+    with mock.patch("swiftmedsam.memory.HELD_BYTES", 0):  # in pieces, as the largest files are
         in_pieces = _read(path)
     assert (case is None) == (in_pieces is None)
     if case is None or in_pieces is None:

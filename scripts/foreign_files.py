@@ -11,8 +11,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from app.scans.files import read_scan
-from app.scans.scan import ScanError
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.scan import ScanError
 
 DATA = {"pydicom": "data/*_files", "nibabel": "**/tests/data"}  # of a library: folders in it
 NO_DATA = (".py", ".pyc", ".zip", ".rst", ".txt", ".m", ".gitignore")

@@ -79,7 +79,8 @@ def debian_packages() -> list[Component]:
 
 def program_and_weights(folder: Path) -> tuple[Component, list[Component]]:
     """The program itself, and the models of its weights: those of the manifests, and kept ones."""
-    version = re.search(r'__version__ = "(.*)"', (folder / "app" / "__init__.py").read_text())
+    source = (folder / "swiftmedsam" / "__init__.py").read_text()
+    version = re.search(r'__version__ = "(.*)"', source)
     assert version is not None
     program: Component = {
         "type": "application",

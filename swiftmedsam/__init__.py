@@ -1,41 +1,70 @@
-"""The network in torch: LiteMedSAM and its reductions SwiftMedSAM v1 and v2.
+"""Segment what a box marks in a medical image, on a CPU.
 
-The image goes through `tiny_vit` to an embedding; a box goes through `prompt_encoder` to two
-tokens; `mask_decoder` (around `transformer`) makes mask logits of both. `architecture` holds the
-numbers in which the variants differ, `checkpoint` reads and writes their weights. Nothing here
-knows about files of images, OpenVINO or training.
+    network = swiftmedsam.load()
+    image = swiftmedsam.open_image("scan.nii.gz", network)
+    labels = image.segment([[x_min, y_min, z_min, x_max, y_max, z_max]])
+
+The files of this package, in the order in which the data pass them:
+
+    case        an image or volume with its boxes, checked; npz reads and writes the challenge's
+    files display     raw scanner values to 0..255, by modality; chunks reads large arrays in parts
+    frame       the letterbox between a slice and the network's 256 x 256 input views       what a
+    box is shown in: the whole slice, a mirrored slice, an enlarged crop schedule    which slices
+    are decoded for which boxes, and in which order embeddings  each slice is encoded once; what is
+    needed again is kept prompts     the boxes that a slice is asked with; flow carries a mask from
+    slice to slice network     encoder and decoder in OpenVINO; manifest checks the weights, cpu
+    chooses a precision masks       logits to masks, masks to labels segment     the loop that uses
+    all of these
+
+`settings` holds every choice of these steps. `scans` reads and writes NIfTI, DICOM, NRRD and
+pictures; `program` is the command line. `torch_model`, `convert`, `train` and `evaluation` make and
+measure the weights; they need more packages and nothing else imports them.
+
+To import this package loads none of its modules: each export is loaded when it is first used.
 """
 
-from swiftmedsam.architecture import (
-    LITE,
-    SWIFT_V1,
-    SWIFT_V2,
-    SWIFT_V3,
-    TINY,
-    VARIANTS,
-    Architecture,
-)
-from swiftmedsam.checkpoint import (
-    CheckpointError,
-    load_model,
-    read_state_dict,
-    save_model,
-    trained_on,
-)
-from swiftmedsam.model import SwiftMedSAM
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.2.0"
 
 __all__ = [
-    "LITE",
-    "SWIFT_V1",
-    "SWIFT_V2",
-    "SWIFT_V3",
-    "TINY",
-    "VARIANTS",
-    "Architecture",
-    "CheckpointError",
-    "SwiftMedSAM",
-    "load_model",
-    "read_state_dict",
-    "save_model",
-    "trained_on",
+    "Case",
+    "CaseError",
+    "Network",
+    "OpenImage",
+    "WeightsError",
+    "load",
+    "make_case",
+    "open_image",
+    "read_case",
+    "segment_case",
+    "write_labels",
 ]
+
+if TYPE_CHECKING:
+    from swiftmedsam.case import Case, CaseError, make_case, read_case, write_labels
+    from swiftmedsam.network import Network, WeightsError, load
+    from swiftmedsam.scans.session import OpenImage, open_image
+    from swiftmedsam.segment import segment as segment_case
+else:
+    _HOMES = {  # module and name there, of each export
+        "Case": ("case", "Case"),
+        "CaseError": ("case", "CaseError"),
+        "Network": ("network", "Network"),
+        "OpenImage": ("scans.session", "OpenImage"),
+        "WeightsError": ("network", "WeightsError"),
+        "load": ("network", "load"),
+        "make_case": ("case", "make_case"),
+        "open_image": ("scans.session", "open_image"),
+        "read_case": ("case", "read_case"),
+        "segment_case": ("segment", "segment"),
+        "write_labels": ("case", "write_labels"),
+    }
+
+    def __getattr__(name: str) -> object:
+        """Load the module of an export that is used for the first time."""
+        if name not in _HOMES:
+            raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+        module, original = _HOMES[name]
+        return getattr(import_module(f"swiftmedsam.{module}"), original)

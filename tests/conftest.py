@@ -14,14 +14,14 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from app import Network, load
-from app.__main__ import main
-from app.network import _cpu_flags, ov  # which keeps it from reporting its import
-from convert.__main__ import convert
-from swiftmedsam import TINY, SwiftMedSAM, save_model
-from train import features
-from train.augment import Augmentation
-from train.stream import CorpusSource
+from swiftmedsam import Network, load
+from swiftmedsam.convert.__main__ import convert
+from swiftmedsam.network import _cpu_flags, ov  # which keeps it from reporting its import
+from swiftmedsam.program.main import main
+from swiftmedsam.torch_model import TINY, SwiftMedSAM, save_model
+from swiftmedsam.train.data.augment import Augmentation
+from swiftmedsam.train.data.stream import CorpusSource
+from swiftmedsam.train.repair import features
 
 # The same examples on every machine and in every run; no time limits.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=60)
@@ -118,14 +118,17 @@ def pixels_of(cells: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """Of `logits` (N, 256, 256) those (N, 4 h, 4 w) of the rectangles `cells` (N, h, w)."""
     _, height, width = cells.shape
     y, x = np.divmod(cells[:, 0, 0], 64)
-    return np.stack([
-        one[4 * r : 4 * (r + height), 4 * c : 4 * (c + width)]
-        for one, r, c in zip(logits, y, x, strict=True)
-    ])
+    return np.stack(
+        [
+            one[4 * r : 4 * (r + height), 4 * c : 4 * (c + width)]
+            for one, r, c in zip(logits, y, x, strict=True)
+        ]
+    )
 
 
 class BrightInBox:
-    """An `app.segment.Encoder` one can check on paper: mask = brightest pixels inside the prompt.
+    """An `swiftmedsam.segment.Encoder` one can check on paper: mask = brightest pixels inside the
+    prompt.
 
     The embedding is a copy of the pixels; `encoded` counts how often each picture came by.
     """
@@ -149,7 +152,7 @@ class BrightInBox:
 
 
 class BoxesAsMasks(BrightInBox):
-    """An `app.segment.Encoder` whose masks are the prompts themselves."""
+    """An `swiftmedsam.segment.Encoder` whose masks are the prompts themselves."""
 
     def decode(
         self, embedding: np.ndarray, prompts: np.ndarray, cells: np.ndarray
@@ -179,7 +182,7 @@ def dsc(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def models_of(weights: Path) -> dict[str, ov.Model]:
-    """What `convert.export.export` returned when `weights` was made."""
+    """What `swiftmedsam.convert.export.export` returned when `weights` was made."""
     return {part: ov.Core().read_model(weights / f"{part}.xml") for part in ("encoder", "decoder")}
 
 
@@ -237,7 +240,7 @@ def tiny_weights_fp16(
 ) -> Path:
     folder = tmp_path_factory.mktemp("weights_fp16") / "tiny"
     with pytest.MonkeyPatch.context() as patch:  # exported once is enough, it takes seconds
-        patch.setattr("convert.__main__.export", lambda model: models_of(tiny_weights))
+        patch.setattr("swiftmedsam.convert.__main__.export", lambda model: models_of(tiny_weights))
         convert(tiny_checkpoint, "tiny", folder, "fp16", parity_cases)
     return folder
 
@@ -302,7 +305,7 @@ def cache(tiny_model, corpus, tiny_rows, tmp_path_factory):
 @contextlib.contextmanager
 def fresh_logging():
     """Logging as at the start of a process: pytest's own handlers would be in main's way."""
-    root, intensity = logging.getLogger(), logging.getLogger("app.intensity")
+    root, intensity = logging.getLogger(), logging.getLogger("swiftmedsam.display")
     handlers, levels = root.handlers[:], (root.level, intensity.level)
     root.handlers[:] = []
     root.setLevel(logging.WARNING)

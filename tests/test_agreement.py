@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from app.case import read_case
-from app.frame import EMBEDDING_SIZE, INPUT_SIZE
-from evaluation import agreement
-from evaluation.agreement import first_boxes, main, teachers_objects
-from evaluation.breadth import main as breadth
+from swiftmedsam.case import read_case
+from swiftmedsam.evaluation import agreement
+from swiftmedsam.evaluation.agreement import first_boxes, main, teachers_objects
+from swiftmedsam.evaluation.breadth import main as breadth
+from swiftmedsam.frame import EMBEDDING_SIZE, INPUT_SIZE
 
 
 class Bright:

@@ -14,7 +14,7 @@ from test_case import header_of, lock, members_with, npy, npy_with, zip_file
 from test_cli import fresh_logging, names
 from test_layers import ROOT
 
-from app.__main__ import main
+from swiftmedsam.program.main import main
 
 GOOD = "2DBox_US_good.npz"
 NOT_NPZ = "not a readable npz file"

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from test_score import image_labels, put_output, put_truth, row
 
-from app.network import MANIFEST, MANIFEST_FORMAT
-from evaluation.__main__ import main as evaluate
-from evaluation.breadth import NEVER, TRAINED, below, main, measure
-from evaluation.datasets import Known
-from evaluation.metrics import ObjectScore
-from evaluation.score import summarise
+from swiftmedsam.evaluation.__main__ import main as evaluate
+from swiftmedsam.evaluation.breadth import NEVER, TRAINED, below, main, measure
+from swiftmedsam.evaluation.datasets import Known
+from swiftmedsam.evaluation.metrics import ObjectScore
+from swiftmedsam.evaluation.score import summarise
+from swiftmedsam.network import MANIFEST, MANIFEST_FORMAT
 
 # Nine cases of five data sets. DSC of the outputs and of the others, by case.
 DSC = {
@@ -349,8 +349,11 @@ def saved_scores(**changes):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"average": {}}, "no scores of python -m evaluation --json"),
-        (saved_scores(cases=[{"name": "2DBox_US_A-1.npz"}]), "no scores of python -m evaluation"),
+        ({"average": {}}, "no scores of python -m swiftmedsam.evaluation --json"),
+        (
+            saved_scores(cases=[{"name": "2DBox_US_A-1.npz"}]),
+            "no scores of python -m swiftmedsam.evaluation",
+        ),
         (saved_scores(rules={"spacing": "official"}), "scored with spacing in 'official'"),
         (saved_scores(), "lacks 2 of 3 cases, first 2DBox_US_A-2.npz"),
     ],

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from conftest import BoxesAsMasks, image_case, make_case_file, picture, read_labels, volume_case
 
-from app import CaseError, make_case, read_case, segment, write_labels
-from app.case import MAX_MEMBER_BYTES, is_case_name, label_dtype, printable
-from app.intensity import Window
+from swiftmedsam import CaseError, make_case, read_case, write_labels
+from swiftmedsam.case import MAX_MEMBER_BYTES, is_case_name, label_dtype, printable
+from swiftmedsam.display import Window
+from swiftmedsam.segment import segment
 
 IMAGE, VOLUME = "2DBox_US_1.npz", "3DBox_MR_1.npz"
 REFUSAL_BYTES = 16 << 20  # a refusal needs far less; the arrays it refuses are gigabytes

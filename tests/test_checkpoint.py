@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from swiftmedsam import (
+from swiftmedsam.torch_model import (
     LITE,
     SWIFT_V1,
     SWIFT_V2,
@@ -19,7 +19,7 @@ from swiftmedsam import (
     read_state_dict,
     save_model,
 )
-from swiftmedsam.checkpoint import model_of
+from swiftmedsam.torch_model.checkpoint import model_of
 
 HALF_TOLERANCE = 2**-11  # relative; half the distance of neighbours in float16
 

@@ -11,8 +11,9 @@ import pytest
 from conftest import fresh_logging, make_case_file, read_labels
 from test_layers import ROOT
 
-from app import __version__, read_case, segment
-from app.__main__ import main
+from swiftmedsam import __version__, read_case
+from swiftmedsam.program.main import main
+from swiftmedsam.segment import segment
 
 IMAGE, VOLUME = "2DBox_Endoscopy_1.npz", "3DBox_MR_1.npz"
 

@@ -17,17 +17,15 @@ import pytest
 import torch
 from conftest import image_case, make_case_file, models_of, volume_case
 
-import convert.__main__ as command
-import convert.folder as replacing
-from app import load
-from app.frame import Frame
-from app.network import MANIFEST
-from convert import measured
-from convert.__main__ import convert, main
-from convert.fetch import FetchError, Published, fetch
-from convert.quantize import CalibrationError, calibration_slices
-from convert.rewrite import ExportedDecoder
-from convert.verify import (
+import swiftmedsam.convert.__main__ as command
+import swiftmedsam.convert.folder as replacing
+from swiftmedsam import load
+from swiftmedsam.convert import measured
+from swiftmedsam.convert.__main__ import convert, main
+from swiftmedsam.convert.fetch import FetchError, Published, fetch
+from swiftmedsam.convert.quantize import CalibrationError, calibration_slices
+from swiftmedsam.convert.rewrite import ExportedDecoder
+from swiftmedsam.convert.verify import (
     MAX_LOGIT_DIFFERENCE,
     MIN_DSC,
     MIN_SLICES,
@@ -35,7 +33,9 @@ from convert.verify import (
     everywhere,
     verify,
 )
-from swiftmedsam import TINY, CheckpointError, SwiftMedSAM, read_state_dict, save_model
+from swiftmedsam.frame import Frame
+from swiftmedsam.network import MANIFEST
+from swiftmedsam.torch_model import TINY, CheckpointError, SwiftMedSAM, read_state_dict, save_model
 
 # Masks of random weights are noise, with much of it near the border that INT8 moves.
 TINY_MIN_DSC = 0.8
@@ -493,7 +493,10 @@ def test_scores_stand_in_the_manifest_beside_what_was_there(folder, tmp_path):
     [
         ("int9=scores.json", "int9=scores.json: expected one of f32, bf16, int8, =, and a file"),
         ("int8=none.json", "No such file"),
-        ("int8=scores.json", "scores.json: expected a JSON of python -m evaluation --json"),
+        (
+            "int8=scores.json",
+            "scores.json: expected a JSON of python -m swiftmedsam.evaluation --json",
+        ),
     ],
 )
 def test_scores_that_are_none_leave_the_manifest_alone(

@@ -17,16 +17,16 @@ from conftest import HANGS, make_case_file, read_labels
 from test_cli import IMAGE, VOLUME, fresh_logging, names
 from test_layers import ROOT
 
-from app import Network
-from app.__main__ import main
-from app.stop import Stopped, Stopper
-from app.whole import remove_partials, whole_file
+from swiftmedsam import Network
+from swiftmedsam.atomic import remove_partials, whole_file
+from swiftmedsam.program.main import main
+from swiftmedsam.program.signals import Stopped, Stopper
 
 # Opens a file as the program does, says so, and goes on living until its stdin is closed.
 WRITER = """
 import sys
 from pathlib import Path
-from app.whole import whole_file
+from swiftmedsam.atomic import whole_file
 with whole_file(Path(sys.argv[1])) as stream:
     stream.write(b"half")
     stream.flush()
@@ -92,7 +92,7 @@ def test_a_file_that_is_swept_away_before_it_is_locked_is_made_anew(outputs, mon
             swept[0].unlink()
         real(handle, operation)
 
-    monkeypatch.setattr("app.whole.fcntl.flock", flock)
+    monkeypatch.setattr("swiftmedsam.atomic.fcntl.flock", flock)
     with whole_file(outputs / "other") as stream:
         stream.write(b"whole")
     assert len(swept) == 1
@@ -104,7 +104,7 @@ def test_without_locks_files_are_written_and_none_is_removed(outputs, monkeypatc
     def flock(handle, operation):
         raise OSError("no locks available")
 
-    monkeypatch.setattr("app.whole.fcntl.flock", flock)
+    monkeypatch.setattr("swiftmedsam.atomic.fcntl.flock", flock)
     (outputs / ".segs-abcdefgh.partial").touch()
     with whole_file(outputs / "other") as stream:
         stream.write(b"whole")
@@ -340,7 +340,7 @@ def second_a_slice(monkeypatch):
 
     monkeypatch.setattr(Network, "encode", encode)
     clock = types.SimpleNamespace(perf_counter=lambda: now[0])
-    monkeypatch.setattr("app.__main__.time", clock)
+    monkeypatch.setattr("swiftmedsam.program.main.time", clock)
 
 
 def test_a_case_that_takes_too_long_is_one_line_and_the_next_goes_on(

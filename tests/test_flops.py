@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.flops import PUBLISHED, count
+from benchmarks.speed.flops import PUBLISHED, count
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

@@ -10,8 +10,9 @@ from conftest import BrightInBox, ellipse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import make_case, segment
-from app.follow import (
+from swiftmedsam import make_case
+from swiftmedsam.frame import Answer, Frame, mask_of
+from swiftmedsam.prompts import (
     CARRIED_MARGIN,
     RENEWAL,
     TAPER,
@@ -22,8 +23,7 @@ from app.follow import (
     expected_share,
     input_pixels,
 )
-from app.frame import Answer, Frame, mask_of
-from app.segment import interpolated
+from swiftmedsam.segment import interpolated, segment
 
 SIDE = 256
 FRAME = Frame(SIDE, SIDE)

@@ -10,7 +10,7 @@ from conftest import inside
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.frame import INPUT_SIZE, PROPAGATION_MARGIN, Answer, Frame, Patch, mask_of
+from swiftmedsam.frame import INPUT_SIZE, PROPAGATION_MARGIN, Answer, Frame, Patch, mask_of
 
 # Both interpolate in float32 from positions rounded differently: a logit may change its sign only
 # where it is 0 but for rounding.
@@ -262,9 +262,7 @@ def test_a_frame_of_a_part_counts_pixels_as_the_slice_does():
     wanted = np.zeros((90, 120), bool)
     wanted[within] = True
     np.testing.assert_array_equal(found, wanted)
-    np.testing.assert_array_equal(
-        part.prompt_around(patch), [40 - 3, 20 - 3, 123 + 3, 123 + 3]
-    )
+    np.testing.assert_array_equal(part.prompt_around(patch), [40 - 3, 20 - 3, 123 + 3, 123 + 3])
 
 
 @given(frames_with_box())

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from test_layers import ROOT
 
-from app import read_case
-from app.scans.scan import Scan
 from fuzz import headers
 from fuzz.header_seeds import seeds as header_seeds
 from fuzz.independent import NoOpinion, Reading, read
 from fuzz.inputs import HEAD, check, write
 from fuzz.make_corpus import CORPUS, seeds
+from swiftmedsam import read_case
+from swiftmedsam.scans.scan import Scan
 
 CHANGES = 40  # of each seed
 SEED = 7
@@ -125,6 +125,6 @@ def test_a_reader_that_is_wrong_is_found(tmp_path, monkeypatch):
     assert "affine" in wrong(Scan(path, before.voxels, good.affine @ np.diag([1, 1, 2, 1])))
     assert "grid" in wrong(Scan(path, before.voxels[1:], good.affine))
     monkeypatch.undo()
-    monkeypatch.setattr("app.scans.nifti.made_scan", lambda *_, **__: {}["none"])
+    monkeypatch.setattr("swiftmedsam.scans.formats.nifti.made_scan", lambda *_, **__: {}["none"])
     outcome, what = headers.check("nifti", path, headers.Words(), before)
     assert (outcome, what[:8]) == (headers.ENDED, "KeyError")

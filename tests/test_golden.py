@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from test_layers import ROOT
 
-from app import load, read_case, segment
-from app.network import ov
-from app.scans.opened import Remembering
-from app.segment import MODES
-from evaluation.metrics import dsc
+from swiftmedsam import load, read_case
+from swiftmedsam.evaluation.metrics import dsc
+from swiftmedsam.network import ov
+from swiftmedsam.scans.session import Remembering
+from swiftmedsam.segment import MODES, segment
 
 MASKS = ROOT / "tests" / "golden_masks.npz"
 SAME = 0.99  # DSC of each object: CPUs round f32 differently, which moves single border pixels

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from conftest import make_case_file
 
-from evaluation import growth
-from evaluation.growth import OBJECTS, SLICES, cases, growth_table, main
-from evaluation.measure import Run, Said
+from swiftmedsam.evaluation.timing import growth
+from swiftmedsam.evaluation.timing.growth import OBJECTS, SLICES, cases, growth_table, main
+from swiftmedsam.evaluation.timing.measure import Run, Said
 
 
 @pytest.fixture

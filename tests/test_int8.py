@@ -9,7 +9,7 @@ import pytest
 from conftest import dsc
 from test_layers import ROOT
 
-from app.network import _cpu_flags
+from swiftmedsam.network import _cpu_flags
 
 # Of these cases' masks, INT8 against f32; with VNNI and without. What quantization costs on real
 # truth is in the card.

@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from app.intensity import WINDOWS, Window, parse_window, to_display
-from app.modality import CASE_NAME, MODALITIES, UNKNOWN, find_modality
+from swiftmedsam.display import WINDOWS, Window, parse_window, to_display
+from swiftmedsam.modality import CASE_NAME, MODALITIES, UNKNOWN, find_modality
 
 CT, MR = find_modality("CT"), find_modality("MR")
 SPELLINGS = [(name, m) for m in MODALITIES for name in (m.name, *m.aliases)]

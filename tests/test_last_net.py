@@ -11,9 +11,10 @@ from PIL import Image
 from test_cli import names
 from test_layers import ROOT
 
-from app import Network
-from app.scans import cases, command
-from app.scans.files import READERS
+from swiftmedsam import Network
+from swiftmedsam.program import cases
+from swiftmedsam.program import scan_jobs as command
+from swiftmedsam.scans.formats.by_suffix import READERS
 
 # Of the network there is a WeightsError, which ends a run: without a network nothing can be done.
 KINDS = [
@@ -133,7 +134,7 @@ def test_a_case_of_a_scan_that_fails_does_not_hold_up_the_others(tmp_path, monke
 def test_no_other_place_of_the_program_catches_everything():
     """But the network's, where a kept model that cannot be read is compiled anew."""
     found = []
-    for path in sorted((ROOT / "app").rglob("*.py")):
+    for path in sorted((ROOT / "swiftmedsam").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ExceptHandler) and (
                 node.type is None or ast.unparse(node.type) == "Exception"

@@ -1,11 +1,11 @@
-"""`python -m benchmarks.latency`, and how it and the other benchmarks compile a model."""
+"""`python -m benchmarks.speed.latency`, and how it and the other benchmarks compile a model."""
 
 import numpy as np
 import openvino as ov
 import pytest
 
-from app.network import compile_model
-from benchmarks.latency import main, spread
+from benchmarks.speed.latency import main, spread
+from swiftmedsam.network import compile_model
 
 
 @pytest.mark.parametrize(("count", "side", "distinct"), [(6, 16, 6 * 256), (24, 16, 4096)])

@@ -46,7 +46,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_the_program_loads_nothing_heavy_and_nothing_else_of_ours():
-    loaded = loaded_by("import app, app.__main__")
+    loaded = loaded_by("import swiftmedsam.program.main")
     assert "openvino" in loaded  # else this test looks at the wrong process
     assert not loaded & (HEAVY | EXTRAS | OURS - {"app"})
 
@@ -55,17 +55,17 @@ def test_a_run_on_npz_loads_nothing_for_scans(inputs, tiny_weights):
     """Neither a library nor our own code, but the options themselves."""
     make_case_file(inputs, "2DBox_US_1.npz")
     arguments = [str(inputs), str(inputs / "out"), "--weights", str(tiny_weights), "--quiet"]
-    code = f"from app.__main__ import main; assert main({arguments}) == 0"
+    code = f"from swiftmedsam.program.main import main; assert main({arguments}) == 0"
     assert (loaded := modules_after(code))
     assert (inputs / "out" / "2DBox_US_1.npz").is_file()
     assert not {name.split(".")[0] for name in loaded} & (HEAVY | EXTRAS)
-    assert {name for name in loaded if name.startswith("app.scans")} == {
-        "app.scans", "app.scans.options"
+    assert {name for name in loaded if name.startswith("swiftmedsam.scans")} == {
+        "swiftmedsam.scans", "swiftmedsam.program.scan_options"
     }  # fmt: skip
 
 
 def test_pictures_need_no_library_beyond_the_containers():
-    assert not loaded_by("import app.scans.command") & (HEAVY | EXTRAS)
+    assert not loaded_by("import swiftmedsam.program.scan_jobs") & (HEAVY | EXTRAS)
 
 
 def test_the_network_in_torch_knows_nothing_of_images_and_openvino():
@@ -92,7 +92,11 @@ def test_only_one_file_of_the_program_names_openvino():
 
 
 @pytest.mark.parametrize(
-    ("missing", "needed"), [("cv2", "train.__main__"), ("openvino", "train.__main__, train.framed")]
+    ("missing", "needed"),
+    [
+        ("cv2", "swiftmedsam.train.__main__"),
+        ("openvino", "swiftmedsam.train.__main__, swiftmedsam.train.data.framed"),
+    ],
 )
 def test_an_accelerator_machine_may_lack_opencv_for_a_cache_and_openvino_for_all(missing, needed):
     code = f"import sys; sys.modules['{missing}'] = None; import {needed}"

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from test_case import IMAGE, REFUSAL_BYTES, VOLUME, header_of, members_with, npy_with, zip_file
 from test_cli import fresh_logging, names
 
-import app.case
-import app.memory
-from app import CaseError, make_case, read_case, segment
-from app.__main__ import main
-from app.frame import STRIP_PIXELS, Answer, Frame, mask_of, strips
-from app.memory import (
+import swiftmedsam.case
+import swiftmedsam.memory
+from benchmarks.limits.memory import Shape, peak_of, write_case
+from swiftmedsam import CaseError, make_case, read_case
+from swiftmedsam.frame import STRIP_PIXELS, Answer, Frame, mask_of, strips
+from swiftmedsam.memory import (
     COMFORT_BYTES,
     EMBEDDING_BYTES,
     FOLLOWED_BYTES,
@@ -29,7 +29,8 @@ from app.memory import (
     estimate_peak,
     parse_size,
 )
-from benchmarks.memory import Shape, peak_of, write_case
+from swiftmedsam.program.main import main
+from swiftmedsam.segment import segment
 
 
 @pytest.mark.parametrize(
@@ -57,9 +58,9 @@ def test_the_limit_is_the_containers_or_the_machines(tmp_path, monkeypatch, v2, 
     for file, content in zip(files, (v2, v1), strict=True):
         if content is not None:
             file.write_text(content + "\n")
-    monkeypatch.setattr(app.memory, "CGROUP_LIMITS", [str(file) for file in files])
+    monkeypatch.setattr(swiftmedsam.memory, "CGROUP_LIMITS", [str(file) for file in files])
     pages = {"SC_PHYS_PAGES": 4 << 20, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(app.memory.os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(swiftmedsam.memory.os, "sysconf", pages.__getitem__)
     assert available_memory() == limit
 
 
@@ -132,7 +133,7 @@ def test_without_the_option_the_container_decides(
     inputs, tmp_path, tiny_weights, capsys, monkeypatch
 ):
     make_case_file(inputs, IMAGE)
-    monkeypatch.setattr("app.__main__.available_memory", lambda: 1 << 20)
+    monkeypatch.setattr("swiftmedsam.program.main.available_memory", lambda: 1 << 20)
     assert run(inputs, tmp_path / "outputs", tiny_weights) == 1
     assert capsys.readouterr().err.endswith("the memory limit is 0.0 GB\n")
 
@@ -164,7 +165,7 @@ def test_an_array_that_cannot_be_allocated_is_one_line(tmp_path, monkeypatch):
     def empty(*_):
         raise MemoryError
 
-    monkeypatch.setattr("app.case.np.empty", empty)
+    monkeypatch.setattr("swiftmedsam.case.np.empty", empty)
     with pytest.raises(CaseError, match="'imgs' needs 11520 bytes, more than can be allocated"):
         read_case(path)
 
@@ -236,8 +237,10 @@ def test_an_array_is_read_in_pieces_of_any_size(tmp_path_factory, shape, dtype, 
     folder = tmp_path_factory.mktemp("pieces")
     path = make_case_file(folder, IMAGE, imgs=values)
     with pytest.MonkeyPatch.context() as patch, zipfile.ZipFile(path) as archive:
-        patch.setattr("app.pieces.PIECE", piece)
-        found = app.case._read_member(archive, app.case._find_member(archive, IMAGE, "imgs"))
+        patch.setattr("swiftmedsam.chunks.PIECE", piece)
+        found = swiftmedsam.case._read_member(
+            archive, swiftmedsam.case._find_member(archive, IMAGE, "imgs")
+        )
     assert found.flags.c_contiguous
     assert found.dtype == values.dtype
     np.testing.assert_array_equal(found, values)
@@ -250,6 +253,7 @@ def test_pixels_that_are_not_held_become_the_same_image(
     tmp_path, monkeypatch, dtype, modality, order
 ):
     random = np.random.default_rng(3)
+    read_member = swiftmedsam.case._read_member
     cases = (
         (f"2DBox_{modality}_1.npz", (30, 40, 3), [[1, 2, 20, 21]]),
         (f"3DBox_{modality}_1.npz", (5, 30, 40), [[1, 2, 0, 20, 21, 4]]),
@@ -261,10 +265,10 @@ def test_pixels_that_are_not_held_become_the_same_image(
         make_case_file(tmp_path, name, imgs=pixels, boxes=boxes)
         held = read_case(tmp_path / name)
         with monkeypatch.context() as patch:
-            patch.setattr("app.memory.HELD_BYTES", 0)
-            patch.setattr("app.pieces.PIECE", 100)
-            patch.setattr("app.case._read_member", lambda *args, real=app.case._read_member: (
-                real(*args) if args[1].key == "boxes" else pytest.fail("the pixels were held")
+            patch.setattr("swiftmedsam.memory.HELD_BYTES", 0)
+            patch.setattr("swiftmedsam.chunks.PIECE", 100)
+            patch.setattr("swiftmedsam.case._read_member", lambda *args: (
+                read_member(*args) if args[1].key == "boxes" else pytest.fail("pixels were held")
             ))  # fmt: skip
             streamed = read_case(tmp_path / name)
         assert streamed.image.flags.c_contiguous
@@ -280,13 +284,13 @@ def test_pixels_that_are_not_held_become_the_same_image(
     ],
 )  # fmt: skip
 def test_pixels_that_are_not_held_are_checked_as_others(tmp_path, monkeypatch, changes, message):
-    monkeypatch.setattr("app.memory.HELD_BYTES", 0)
+    monkeypatch.setattr("swiftmedsam.memory.HELD_BYTES", 0)
     with pytest.raises(CaseError, match=f"^{IMAGE}: {message}"):
         read_case(make_case_file(tmp_path, IMAGE, **changes))
 
 
 def test_pixels_that_are_not_held_but_end_early_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("app.memory.HELD_BYTES", 0)
+    monkeypatch.setattr("swiftmedsam.memory.HELD_BYTES", 0)
     path = zip_file(tmp_path, members_with(npy_with(header_of((9, 9), "'<f4'"), data=bytes(300))))
     with pytest.raises(CaseError, match="'imgs' ends before its 324 bytes, found 300"):
         read_case(path)
@@ -323,7 +327,7 @@ def test_the_mask_in_strips_is_the_whole_mask(height, width, seed, pixels):
     rows, columns = (slice(random.integers(0, side), side) for side in (height, width))
     whole, painted = (np.zeros((height, width), np.bool_) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.frame.STRIP_PIXELS", pixels)
+        patch.setattr("swiftmedsam.frame.STRIP_PIXELS", pixels)
         cut = strips((rows, columns))
     for target, parts in ((whole, [(rows, columns)]), (painted, cut)):
         for part in parts:
@@ -350,9 +354,9 @@ def test_labels_do_not_depend_on_the_memory_there_is(tiny_network, monkeypatch, 
     np.testing.assert_array_equal(segment(case, tiny_network, memory_limit=1), wanted)
     released, real = [], tiny_network.release_encoder
     monkeypatch.setattr(tiny_network, "release_encoder", lambda: released.append(real()))
-    monkeypatch.setattr(sys.modules["app.segment"], "LARGE_IMAGE", 0)
-    monkeypatch.setattr(sys.modules["app.segment"], "FOLLOWED", 1)
-    monkeypatch.setattr("app.frame.STRIP_PIXELS", 100)
+    monkeypatch.setattr(sys.modules["swiftmedsam.segment"], "LARGE_IMAGE", 0)
+    monkeypatch.setattr(sys.modules["swiftmedsam.segment"], "FOLLOWED", 1)
+    monkeypatch.setattr("swiftmedsam.frame.STRIP_PIXELS", 100)
     np.testing.assert_array_equal(segment(case, tiny_network), wanted)
     assert released
 
@@ -377,7 +381,7 @@ def test_seventy_thousand_boxes_are_labels_of_32_bits(tmp_path):
     boxes = np.concatenate([corners, corners + 1], axis=1)
     path = make_case_file(tmp_path, IMAGE, imgs=picture(250, 300), boxes=boxes)
     labels = segment(read_case(path, memory_limit=8 << 30), Quick(), max_crops=0)
-    app.write_labels(tmp_path / "labels.npz", labels)
+    swiftmedsam.write_labels(tmp_path / "labels.npz", labels)
     found = read_labels(tmp_path / "labels.npz")
     assert (found.dtype, found.shape) == (np.uint32, (250, 300))
     assert found[corners[-1, 1], corners[-1, 0]] == 70_000
@@ -386,7 +390,7 @@ def test_seventy_thousand_boxes_are_labels_of_32_bits(tmp_path):
 
 def test_the_boxes_of_a_volume_that_wait_for_a_neighbour_are_bounded(monkeypatch):
     """Each keeps a mask and logits, 48 as much as 16."""
-    monkeypatch.setattr(sys.modules["app.segment"], "FOLLOWED", 8)
+    monkeypatch.setattr(sys.modules["swiftmedsam.segment"], "FOLLOWED", 8)
 
     def peak_of_boxes(count):
         boxes = [[0, 0, 0, 255, 255, 29]] * count

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.official_metrics import organisers_scores
-from evaluation.metrics import (
+from benchmarks.reference.official_metrics import organisers_scores
+from swiftmedsam.evaluation.metrics import (
     MIN_DSC_FOR_NSD,
     TOLERANCE_MM,
     array_spacing_mm,
@@ -235,7 +235,8 @@ def test_cropping_to_the_objects_changes_nothing(seed):
 def test_a_process_that_scores_loads_neither_torch_nor_openvino():
     """Of the program it loads the reader of cases and the names of modalities alone."""
     check = (
-        "import sys, evaluation.__main__;"
-        "sys.exit(bool({'torch', 'openvino', 'cv2', 'pandas', 'app.segment'} & set(sys.modules)))"
+        "import sys, swiftmedsam.evaluation.__main__;"
+        "unwanted = {'torch', 'openvino', 'cv2', 'pandas', 'swiftmedsam.segment'};"
+        "sys.exit(bool(unwanted & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

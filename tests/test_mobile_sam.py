@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.mobile_sam import PIXEL_MEAN, PIXEL_STD, SIZE, load_mobile_sam, pixels_of
-from swiftmedsam import LITE, SwiftMedSAM, save_model
+from benchmarks.reference.mobile_sam import PIXEL_MEAN, PIXEL_STD, SIZE, load_mobile_sam, pixels_of
+from swiftmedsam.torch_model import LITE, SwiftMedSAM, save_model
 
 
 def test_the_longer_side_becomes_1024_and_the_rest_is_zero():

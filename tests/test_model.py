@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from conftest import dsc, image_case
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.frame import Frame
-from swiftmedsam import LITE, SWIFT_V1, SWIFT_V2, SWIFT_V3, TINY, VARIANTS, SwiftMedSAM
-from swiftmedsam.tiny_vit import AttentionBlock
+from swiftmedsam.frame import Frame
+from swiftmedsam.torch_model import LITE, SWIFT_V1, SWIFT_V2, SWIFT_V3, TINY, VARIANTS, SwiftMedSAM
+from swiftmedsam.torch_model.tiny_vit import AttentionBlock
 
 # Matrix products of N rows and of one add up in another order; logits here are up to about 10.
 BATCH_TOLERANCE = 1e-4

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from conftest import BoxesAsMasks, make_case_file
 
-from app import follow, make_case, read_case, segment, views
-from benchmarks import modes
-from benchmarks.modes import Row, Variant
-from benchmarks.true_boxes import TrueBoxes
+from benchmarks.ablation import modes
+from benchmarks.ablation.modes import Row, Variant
+from benchmarks.reference.true_boxes import TrueBoxes
+from swiftmedsam import make_case, read_case, views
+from swiftmedsam import prompts as follow
+from swiftmedsam.segment import segment
 
 VOLUME_BOXES = np.array([[5, 5, 0, 60, 40, 5]])
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from conftest import dsc, image_case, runs_bf16, volume_case
 
-import app.network
-from app import WeightsError, load, open_image
-from app.frame import Frame
-from app.network import BLOB_DIGITS, COMPILED, MANIFEST, available_threads
-from convert.verify import everywhere
+import swiftmedsam.network
+from swiftmedsam import WeightsError, load, open_image
+from swiftmedsam.convert.verify import everywhere
+from swiftmedsam.frame import Frame
+from swiftmedsam.network import BLOB_DIGITS, COMPILED, MANIFEST, available_threads
 
 # Two orders of summation of some hundred products in float32: logits up to about 10, 7 digits.
 FP32_TOLERANCE = 1e-4
@@ -204,7 +204,7 @@ def test_bf16_is_computed_with_whatever_weights_there_are(tiny_weights):
 
 
 def test_without_a_folder_the_default_is_used(folder, monkeypatch):
-    monkeypatch.setattr(app.network, "WEIGHTS", folder.parent)
+    monkeypatch.setattr(swiftmedsam.network, "WEIGHTS", folder.parent)
     with pytest.raises(WeightsError, match="no default weights"):
         load()
     (folder.parent / "DEFAULT").write_text(folder.name + "\n")
@@ -281,8 +281,10 @@ def test_the_fastest_precision_that_suits_the_cpu_is_chosen(
     manifest_without(folder, models=dict.fromkeys(models, parts))
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(app.network, "CPU_INFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(app.network, "_ready", lambda *_: None)  # this CPU may not compute it
+    monkeypatch.setattr(swiftmedsam.network, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(
+        swiftmedsam.network, "_ready", lambda *_: None
+    )  # this CPU may not compute it
     assert load(folder, threads=1).precision == ran
 
 
@@ -292,14 +294,14 @@ def test_the_fastest_precision_that_suits_the_cpu_is_chosen(
 def compiled_models(folder, monkeypatch, **options):
     """Names of the IR files that loading `folder` compiles, and the network."""
     seen = []
-    real = app.network.ov.Core.compile_model
+    real = swiftmedsam.network.ov.Core.compile_model
 
     def compile_model(core, path, *arguments):
         seen.append(path.name)
         return real(core, path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(app.network.ov.Core, "compile_model", compile_model)
+        patch.setattr(swiftmedsam.network.ov.Core, "compile_model", compile_model)
         network = load(folder, threads=1, **options)
     return sorted(seen), network
 
@@ -324,8 +326,8 @@ def test_kept_models_are_used_on_the_same_cpu_and_compute_the_same(folder, tmp_p
     assert {path.name: path.read_bytes() for path in (folder / COMPILED).iterdir()} == before
     assert compiled_models(folder, monkeypatch)[0] == []
 
-    flags = app.network._cpu_flags()
-    monkeypatch.setattr(app.network, "CPU_INFO", tmp_path / "cpuinfo")
+    flags = swiftmedsam.network._cpu_flags()
+    monkeypatch.setattr(swiftmedsam.network, "CPU_INFO", tmp_path / "cpuinfo")
     for other, compiled in (
         (flags | {"sse9"}, []),  # which OpenVINO does not use
         (flags ^ {"avx512_fp16"}, ["decoder.xml", "encoder.xml"]),
@@ -349,12 +351,12 @@ def test_flags_are_those_that_onednn_may_use(tmp_path, monkeypatch, most, found)
     """So that models can be kept for a lesser CPU than the one that compiles them."""
     flags = "flags : fpu avx2 avx512f avx512bw avx512_vnni amx_bf16\n"
     (tmp_path / "cpuinfo").write_text(flags)
-    monkeypatch.setattr(app.network, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(swiftmedsam.network, "CPU_INFO", tmp_path / "cpuinfo")
     if most is None:
         monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     else:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
-    assert app.network._cpu_flags() == found
+    assert swiftmedsam.network._cpu_flags() == found
 
 
 def test_a_kept_model_that_was_altered_or_cut_is_compiled_anew(folder, monkeypatch):
@@ -403,7 +405,7 @@ def test_kept_models_run_on_as_many_threads_as_they_are_asked_to(folder, monkeyp
 )  # fmt: skip
 def test_threads_are_cut_to_the_containers_quota(tmp_path, monkeypatch, quota, threads):
     (tmp_path / "cpu.max").write_text(quota + "\n")
-    monkeypatch.setattr(app.network, "CGROUP_QUOTAS", ((str(tmp_path / "cpu.max"), None),))
+    monkeypatch.setattr(swiftmedsam.network, "CGROUP_QUOTAS", ((str(tmp_path / "cpu.max"), None),))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert available_threads() == threads
 
@@ -416,6 +418,6 @@ def test_threads_are_cut_to_an_older_containers_quota(tmp_path, monkeypatch, quo
         (str(tmp_path / "missing"), None),
         (str(tmp_path / "quota"), str(tmp_path / "period")),
     )
-    monkeypatch.setattr(app.network, "CGROUP_QUOTAS", quotas)
+    monkeypatch.setattr(swiftmedsam.network, "CGROUP_QUOTAS", quotas)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert available_threads() == threads

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.official_metrics import main
-from evaluation.__main__ import main as evaluate
+from benchmarks.reference.official_metrics import main
+from swiftmedsam.evaluation.__main__ import main as evaluate
 
 IMAGE, VOLUME, MISSING = "2DBox_US_1.npz", "3DBox_MR_1.npz", "2DBox_US_2.npz"
 

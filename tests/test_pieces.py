@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pieces import PIECE, extent, pieces, visible_percentiles
+from swiftmedsam.chunks import PIECE, extent, pieces, visible_percentiles
 
 PERCENTS = (0.5, 37, 99.5)
 DTYPES = ("i1", "<u2", ">i2", "<i4", ">u4", "<i8", "<u8", "<f2", "<f4", ">f4", "<f8", np.longdouble)
@@ -18,7 +18,7 @@ def of(array):
 
 
 def test_pieces_are_views_that_cover_an_array_in_its_order(monkeypatch):
-    monkeypatch.setattr("app.pieces.PIECE", 7)
+    monkeypatch.setattr("swiftmedsam.chunks.PIECE", 7)
     array = np.arange(120).reshape(4, 5, 6).transpose(2, 0, 1)[::-1]
     parts = list(pieces(array))
     assert max(part.size for part in parts) <= 7
@@ -34,7 +34,7 @@ def test_a_small_array_is_one_piece(shape):
 
 
 def test_the_extent_is_that_of_all_pieces_and_nan_where_one_is(monkeypatch):
-    monkeypatch.setattr("app.pieces.PIECE", 2)
+    monkeypatch.setattr("swiftmedsam.chunks.PIECE", 2)
     values = np.array([3, -7, 5, 9, 2], np.int16)
     assert extent(of(values)) == (-7, 9)
     for place in range(5):
@@ -57,7 +57,7 @@ def test_percentiles_are_numpys(dtype, seed, count, piece):
     values[random.random(count) < 0.3] = 0
     values = np.repeat(values, 2).astype(dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.pieces.PIECE", piece)
+        patch.setattr("swiftmedsam.chunks.PIECE", piece)
         found = visible_percentiles(of(values), dtype, PERCENTS)
     visible = values[values != 0].astype(np.float64)
     if visible.size:

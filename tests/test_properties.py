@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from test_cli import fresh_logging, names
 
-from app import CaseError, read_case
-from app.__main__ import main
+from swiftmedsam import CaseError, read_case
+from swiftmedsam.program.main import main
 
 MODALITIES = st.sampled_from(["CT", "MR", "US", "X-Ray", "Sonar", ""])
 SIDE = st.integers(1, 40)
@@ -101,7 +101,7 @@ def test_a_folder_of_anything_is_outputs_and_lines(tiny_network, files):
         for path in paths:
             with contextlib.suppress(CaseError):
                 cases[path.name] = read_case(path)
-        patch.setattr("app.__main__.load", lambda *_, **__: tiny_network)
+        patch.setattr("swiftmedsam.program.main.load", lambda *_, **__: tiny_network)
         failures, stderr = Path(folder, "failures.json"), io.StringIO()
         with fresh_logging(), contextlib.redirect_stderr(stderr):
             status = main([str(inputs), str(outputs), "--quiet", "--failures", str(failures)])

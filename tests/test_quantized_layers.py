@@ -5,8 +5,8 @@ from collections import Counter
 import openvino as ov
 import pytest
 
-from app.network import default_weights
-from convert import layers
+from benchmarks.ablation import layers
+from swiftmedsam.network import default_weights
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from conftest import make_case_file
 
-from evaluation import page as page_module
-from evaluation import pictures
-from evaluation.page import box_plot, page, worst_first
-from evaluation.pictures import encode, path_of, show, shrink
-from evaluation.report import main, read_timings
-from evaluation.score import ScoreError
+from swiftmedsam.evaluation.report import page as page_module
+from swiftmedsam.evaluation.report import pictures
+from swiftmedsam.evaluation.report.__main__ import main, read_timings
+from swiftmedsam.evaluation.report.page import box_plot, page, worst_first
+from swiftmedsam.evaluation.report.pictures import encode, path_of, show, shrink
+from swiftmedsam.evaluation.score import ScoreError
 
 IMAGE, OTHER, VOLUME = "2DBox_US_A-1.npz", "2DBox_US_A-2.npz", "3DBox_MR_B-1.npz"
 HOSTILE = "2DBox_<img src=x onerror=alert(1)>_\"a' & <b>&amp;\n.npz"

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conftest import make_case_file, read_labels
 
-from app.follow import box_pixels
-from app.frame import Frame
-from evaluation import robustness
-from evaluation.prompts import moved_boxes, write_moved
-from evaluation.robustness import AppError, main, run_app
+from swiftmedsam.evaluation import robustness
+from swiftmedsam.evaluation.prompts import moved_boxes, write_moved
+from swiftmedsam.evaluation.robustness import AppError, main, run_app
+from swiftmedsam.frame import Frame
+from swiftmedsam.prompts import box_pixels
 
 IMAGE, CORNER = "2DBox_US_A-1.npz", "2DBox_OCT_A-1.npz"
 
@@ -204,6 +204,6 @@ def test_the_program_runs_on_moved_cases(folders, tmp_path, tiny_weights, capfd)
 
 
 def test_matplotlib_is_loaded_for_a_picture_only():
-    check = "import sys, evaluation.robustness; sys.exit('matplotlib' in sys.modules)"
+    check = "import sys, swiftmedsam.evaluation.robustness; sys.exit('matplotlib' in sys.modules)"
     root = Path(robustness.__file__).parent.parent
     assert subprocess.run([sys.executable, "-c", check], cwd=root, check=False).returncode == 0

@@ -5,9 +5,9 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from benchmarks import roofline
-from benchmarks.roofline import Step, steps, table
-from benchmarks.work import work
+from benchmarks.speed import roofline
+from benchmarks.speed.roofline import Step, steps, table
+from benchmarks.speed.work import work
 
 
 def model_of(node, *parameters):

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from conftest import make_case_file, read_labels
 
-from app import read_case, segment
-from benchmarks import baseline
-from evaluation import runtime
-from evaluation.measure import (
+from benchmarks.reference import baseline
+from swiftmedsam import read_case
+from swiftmedsam.evaluation.published import OTHER_MACHINES
+from swiftmedsam.evaluation.report.__main__ import read_timings
+from swiftmedsam.evaluation.timing import runtime
+from swiftmedsam.evaluation.timing.measure import (
     CONTAINER_PEAK,
     PARTS,
     Program,
@@ -25,10 +27,9 @@ from evaluation.measure import (
     python_program,
     run,
 )
-from evaluation.published import OTHER_MACHINES
-from evaluation.report import read_timings
-from evaluation.runtime import main
-from swiftmedsam import TINY
+from swiftmedsam.evaluation.timing.runtime import main
+from swiftmedsam.segment import segment
+from swiftmedsam.torch_model import TINY
 
 IMAGE, STAND_IN = "2DBox_US_A-1.npz", "2DBox_X-Ray_0053-made.npz"
 LINE = "{name}  48x80x3  2 boxes  1.50 s (read 0.10, encode 1.00, decode 0.20, write 0.05)"

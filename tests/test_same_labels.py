@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from conftest import runs_bf16
 
-from app import load, make_case, read_case, segment
-from app.scans.opened import Remembering
+from swiftmedsam import load, make_case, read_case
+from swiftmedsam.scans.session import Remembering
+from swiftmedsam.segment import segment
 
 CASE = Path(__file__).resolve().parent.parent / "examples" / "inputs" / "3DBox_CT_kidneys.npz"
 PRECISIONS = ["f32", pytest.param("bf16", marks=runs_bf16)]
@@ -53,7 +54,7 @@ def test_labels_do_not_depend_on_the_memory_limit(precision):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_labels_do_not_depend_on_which_boxes_share_a_call(precision, monkeypatch):
-    monkeypatch.setattr("app.memory.DECODE_BATCH", 1)  # calls of one box each
+    monkeypatch.setattr("swiftmedsam.memory.DECODE_BATCH", 1)  # calls of one box each
     np.testing.assert_array_equal(labels_of(precision), wanted(precision))
 
 

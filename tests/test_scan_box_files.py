@@ -9,10 +9,10 @@ import pytest
 from test_scan_boxes import VOXEL, picture_scan, placed, roi, scan, written
 from test_scan_walk import ALIGNED, scan_of
 
-from app.scans.box_files import read_boxes
-from app.scans.box_tables import KINDS
-from app.scans.boxes import Meaning, on_grid
-from app.scans.scan import PICTURE_AFFINE, ScanError
+from swiftmedsam.scans.boxes.drawn import Meaning, on_grid
+from swiftmedsam.scans.boxes.files import read_boxes
+from swiftmedsam.scans.boxes.tables import KINDS
+from swiftmedsam.scans.scan import PICTURE_AFFINE, ScanError
 
 HEAD = "file,name,x_min,y_min,x_max,y_max\n"
 ROW = "a.png,disc,3,4,10,12\n"

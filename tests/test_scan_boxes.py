@@ -9,13 +9,13 @@ from PIL import Image
 from test_scan_files import itk_image, save
 from test_scan_walk import AFFINES, ALIGNED, scan_of
 
-from app.scans.box_files import read_boxes
-from app.scans.box_tables import KINDS
-from app.scans.boxes import Entry, Meaning, on_grid
-from app.scans.files import read_scan
-from app.scans.label_maps import boxes_around_labels, extents, read_labels
-from app.scans.scan import PICTURE_AFFINE, RAS_OF_LPS, ScanError
-from app.scans.slicer import declared
+from swiftmedsam.scans.boxes.drawn import Entry, Meaning, on_grid
+from swiftmedsam.scans.boxes.files import read_boxes
+from swiftmedsam.scans.boxes.tables import KINDS
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.formats.slicer import declared
+from swiftmedsam.scans.label_maps import boxes_around_labels, extents, read_labels
+from swiftmedsam.scans.scan import PICTURE_AFFINE, RAS_OF_LPS, ScanError
 
 GRID = (64, 40, 6)
 VOXEL = Meaning()
@@ -266,7 +266,7 @@ def test_boxes_around_labels_come_in_the_order_of_their_values(tmp_path):
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_extents_are_those_of_each_label_alone(order, monkeypatch):
     """Of maps that are larger than what is looked at together."""
-    monkeypatch.setattr("app.scans.label_maps.PIECE_VOXELS", 7)
+    monkeypatch.setattr("swiftmedsam.scans.label_maps.PIECE_VOXELS", 7)
     random = np.random.default_rng(1)
     for _ in range(100):
         shape = random.integers(1, 9, 3)

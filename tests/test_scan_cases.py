@@ -11,11 +11,11 @@ from test_cli import names
 from test_scan_dicom import series
 from test_scan_walk import AFFINES, ORIENTATIONS, grid_of, labels_by_npz
 
-from app import read_case
-from app.scans import cases
-from app.scans.cases import main
-from evaluation.score import score
-from train.data import read_corpus
+from swiftmedsam import read_case
+from swiftmedsam.evaluation.score import score
+from swiftmedsam.program import cases
+from swiftmedsam.program.cases import main
+from swiftmedsam.train.data.corpus import read_corpus
 
 VALUES = np.array([0, 4, 9, 700])  # of the label map, for the labels 0 to 3
 FLIPPED = np.array([[2, -1], [0, 1], [1, -1]])  # one of the 48 ways to store a grid
@@ -225,9 +225,7 @@ def test_no_scan_is_overwritten_by_labels_of_another(command, data):
     assert make(command, data, "--modality", "MR")[0] == 0
     as_outputs(data)
     before = (data / "scans" / "a_labels.nii.gz").read_bytes()
-    status, lines = command(
-        "back", data / "cases", data / "segs", data / "scans", data / "scans"
-    )
+    status, lines = command("back", data / "cases", data / "segs", data / "scans", data / "scans")
     assert (status, lines[0]) == (1, "a_labels.nii.gz: is an input, and is not overwritten")
     assert (data / "scans" / "a_labels.nii.gz").read_bytes() == before
 

@@ -17,8 +17,9 @@ from test_scan_boxes import LIVER, SPLEEN, slicer_file
 from test_scan_files import itk_image
 from test_scan_walk import ALIGNED, grid_of
 
-from app import make_case, segment
-from app.intensity import WINDOWS
+from swiftmedsam import make_case
+from swiftmedsam.display import WINDOWS
+from swiftmedsam.segment import segment
 
 BOXES = volume_case()["boxes"]
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -41,8 +42,7 @@ def test_a_nifti_is_done_in_one_command(program, volume, tiny_network, mine):
     np.testing.assert_array_equal(out.affine, nibabel.load(volume).affine)
     assert lines[1:3] == [
         "scan.nii.gz: 64x40x6 voxels of 1 x 2 x 3 mm, axes to LPS; slices along k, axial",
-        f"scan.nii.gz: written {mine / 'scan_labels.nii.gz'}, "
-        f"{mine / 'scan_labels.labels.json'}",
+        f"scan.nii.gz: written {mine / 'scan_labels.nii.gz'}, {mine / 'scan_labels.labels.json'}",
     ]
     assert lines[3].startswith("scan.nii.gz  6x40x64  3 boxes  ")
     assert lines[4].startswith("1 written, 0 skipped, 0 failed, ")

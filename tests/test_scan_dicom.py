@@ -12,10 +12,10 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from test_scan_files import itk_affine
 from test_scan_walk import AFFINES, ALIGNED
 
-from app.scans.boxes import drawn_box, on_grid
-from app.scans.files import read_scan
-from app.scans.scan import RAS_OF_LPS, ScanError
-from app.scans.suv import uptake
+from swiftmedsam.scans.boxes.drawn import drawn_box, on_grid
+from swiftmedsam.scans.dicom.suv import uptake
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.scan import RAS_OF_LPS, ScanError
 
 CT, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4.1"
 VOXELS = np.arange(7 * 5 * 4, dtype=np.int16).reshape(7, 5, 4)  # (I, J, K)
@@ -121,7 +121,7 @@ def test_a_file_of_a_folder_that_cannot_be_opened_is_named(tmp_path, monkeypatch
     def is_dicom(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("app.scans.dicom_files.is_dicom", is_dicom)
+    monkeypatch.setattr("swiftmedsam.scans.dicom.files.is_dicom", is_dicom)
     with pytest.raises(ScanError, match=r"^IM0000: cannot be read \(Permission denied\)$"):
         read_scan(folder)
 
@@ -325,6 +325,7 @@ def test_frames_of_a_film_are_images_of_which_one_is_chosen(tmp_path):
 
 
 # --- SUV, on paper: 200 MBq given two half-lives before, so 50 MBq are left in 80 kg
+
 
 def pet(start=None, **tags):
     tracer = Dataset()

@@ -11,8 +11,8 @@ from pydicom.uid import generate_uid
 from test_scan_dicom import ENHANCED_MR, VOXELS, image, place_tags, series
 from test_scan_walk import ALIGNED
 
-from app.scans.files import read_scan
-from app.scans.scan import ScanError
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.scan import ScanError
 
 RAW_DATA, SIEMENS_OTHER = "1.2.840.10008.5.1.4.1.1.66", "1.3.12.2.1107.5.9.1"
 

@@ -13,8 +13,8 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGExtended12Bit
 from test_scan_dicom import TEST_FILES, image
 
-from app.scans.files import read_scan
-from app.scans.scan import ScanError
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.scan import ScanError
 
 LOSSY = TEST_FILES / "JPEG-lossy.dcm"  # 256 x 1024 pixels of a bone scan
 # Of its pixels as dcmdjpeg of DCMTK 3.6.7 decodes them, rows of little-endian uint16.

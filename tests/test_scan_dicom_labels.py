@@ -13,11 +13,11 @@ from test_scan_dicom_seg import SEGMENTS, some_labels
 from test_scan_files import save
 from test_scan_walk import ALIGNED
 
-from app.scans import dicom_seg
-from app.scans.dicom_labels import label_map_of
-from app.scans.files import read_scan
-from app.scans.label_maps import boxes_around_labels, read_labels
-from app.scans.scan import ScanError, Segment
+from swiftmedsam.scans.dicom import seg as dicom_seg
+from swiftmedsam.scans.dicom.labels import label_map_of
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.label_maps import boxes_around_labels, read_labels
+from swiftmedsam.scans.scan import ScanError, Segment
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"
 

@@ -30,10 +30,10 @@ from test_scan_dicom import (
 from test_scan_files import itk_affine
 from test_scan_walk import ALIGNED, grid_of, scan_of
 
-from app.scans import dicom_seg
-from app.scans.files import read_scan
-from app.scans.scan import ScanError, Segment
-from app.scans.write import Outputs, check_encoding
+from swiftmedsam.scans.dicom import seg as dicom_seg
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.scan import ScanError, Segment
+from swiftmedsam.scans.write import Outputs, check_encoding
 
 SEGMENTS = [
     Segment(1, "left lung", (0, 0, 0), (2, 2, 1)),
@@ -141,9 +141,7 @@ def test_what_is_no_dicom_gets_no_segmentation(tmp_path):
     scan = scan_of(VOXELS, ALIGNED)
     with pytest.raises(ScanError) as raised:
         dicom_seg.encoded(some_labels(scan.grid), scan, SEGMENTS, tmp_path / "out.dcm")
-    assert str(raised.value) == (
-        "out.dcm: a DICOM segmentation needs DICOM images, found scan.nii"
-    )
+    assert str(raised.value) == ("out.dcm: a DICOM segmentation needs DICOM images, found scan.nii")
     folder = series(tmp_path / "ct")
     for path in folder.iterdir():
         lacking = pydicom.dcmread(path)

@@ -11,8 +11,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless
 from test_scan_dicom import TEST_FILES, VOXELS, enhanced, image, series
 
-from app.scans.files import read_scan
-from app.scans.scan import ScanError
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.scan import ScanError
 
 # 500..1499, and where `AWAY` nothing was measured
 PAGE = (500 + 37 * np.arange(48) % 1000).reshape(6, 8)

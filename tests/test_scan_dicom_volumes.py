@@ -14,8 +14,8 @@ from test_scan_dicom import ENHANCED_MR, ROUNDED, image, place_tags
 from test_scan_files import itk_affine
 from test_scan_walk import ALIGNED
 
-from app.scans.files import read_scan
-from app.scans.scan import ScanError
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.scan import ScanError
 
 SLICES = 5
 

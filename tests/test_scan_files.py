@@ -10,11 +10,12 @@ import SimpleITK as sitk
 from PIL import Image, ImageOps
 from test_scan_walk import AFFINES, ALIGNED, scan_of
 
-from app.case import CaseError
-from app.scans import dicom, itk, nifti, pictures
-from app.scans.command import without_nan
-from app.scans.files import READERS, default_suffix, read_scan, stem_of
-from app.scans.scan import RAS_OF_LPS, ScanError, Segment
+from swiftmedsam.case import CaseError
+from swiftmedsam.program.scan_jobs import without_nan
+from swiftmedsam.scans.dicom import reader as dicom
+from swiftmedsam.scans.formats import itk, nifti, pictures
+from swiftmedsam.scans.formats.by_suffix import READERS, default_suffix, read_scan, stem_of
+from swiftmedsam.scans.scan import RAS_OF_LPS, ScanError, Segment
 
 GRID = (5, 4, 3)
 VOXELS = np.arange(60, dtype=np.int16).reshape(GRID)
@@ -128,11 +129,16 @@ def test_voxels_that_are_no_number_count_as_the_lowest(caplog):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "a.nii: not a readable NIfTI file (expected a header of 348 or 540 bytes at its "
-         "start, found 0 bytes that begin with none)"),
-        (b"no nifti" * 100,
-         "a.nii: not a readable NIfTI file (expected a header of 348 or 540 bytes at its "
-         "start, found 544 bytes that begin with 6e 6f 20 6e)"),
+        (
+            b"",
+            "a.nii: not a readable NIfTI file (expected a header of 348 or 540 bytes at its "
+            "start, found 0 bytes that begin with none)",
+        ),
+        (
+            b"no nifti" * 100,
+            "a.nii: not a readable NIfTI file (expected a header of 348 or 540 bytes at its "
+            "start, found 544 bytes that begin with 6e 6f 20 6e)",
+        ),
     ],
 )
 def test_what_is_no_nifti_is_one_line(content, reason, tmp_path):

@@ -5,9 +5,9 @@ import unicodedata
 import numpy as np
 import pytest
 
-from app.scans.boxes import Drawn, Entry
-from app.scans.matching import boxes_for_scan, boxes_in_folder, parts_of
-from app.scans.scan import ScanError
+from swiftmedsam.scans.boxes.drawn import Drawn, Entry
+from swiftmedsam.scans.boxes.matching import boxes_for_scan, boxes_in_folder, parts_of
+from swiftmedsam.scans.scan import ScanError
 
 COMPOSED = unicodedata.normalize("NFC", "Hüfte.png")
 DECOMPOSED = unicodedata.normalize("NFD", "Hüfte.png")

@@ -18,17 +18,18 @@ from test_scan_dicom import image, place_tags, series
 from test_scan_files import save
 from test_scan_walk import ALIGNED, scan_of
 
-from app import segment
-from app.intensity import DEFAULT_WINDOW
-from app.memory import estimate_labels_peak, estimate_scan_peak
-from app.modality import UNKNOWN
-from app.scans import dicom, itk, nifti, pictures
-from app.scans.command import case_of
-from app.scans.files import read_scan
-from app.scans.label_maps import boxes_around_labels, extents
-from app.scans.picture_headers import Page, read_pages
-from app.scans.scan import ScanError
-from app.scans.walk import choose_walk
+from swiftmedsam.display import DEFAULT_WINDOW
+from swiftmedsam.memory import estimate_labels_peak, estimate_scan_peak
+from swiftmedsam.modality import UNKNOWN
+from swiftmedsam.program.scan_jobs import case_of
+from swiftmedsam.scans.dicom import reader as dicom
+from swiftmedsam.scans.formats import itk, nifti, pictures
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.formats.picture_headers import Page, read_pages
+from swiftmedsam.scans.label_maps import boxes_around_labels, extents
+from swiftmedsam.scans.orientation import choose_walk
+from swiftmedsam.scans.scan import ScanError
+from swiftmedsam.segment import segment
 
 LIMIT = 1 << 30
 REFUSED_BYTES = 4 << 20
@@ -131,8 +132,10 @@ def test_what_fits_exactly_is_read(tmp_path):
 def test_a_picture_is_as_large_as_its_header_says(suffix, options, mode, tmp_path):
     """Channels may be fewer once decoded: a palette can be one of greys."""
     pixels = np.random.default_rng(1).integers(0, 256, (40, 64), np.uint8)
-    whole = Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else (
-        Image.fromarray(pixels).convert(mode)
+    whole = (
+        Image.fromarray(pixels.astype(np.uint16) * 257)
+        if mode == "I;16"
+        else (Image.fromarray(pixels).convert(mode))
     )
     path = tmp_path / f"a{suffix}"
     try:
@@ -144,8 +147,10 @@ def test_a_picture_is_as_large_as_its_header_says(suffix, options, mode, tmp_pat
     assert (page.width, page.height, 1) == found.shape[:3]
     assert page.itemsize == found.itemsize
     assert page.channels in (3, found[0, 0, 0].size)
-    assert mode not in ("L", "RGB", "RGBA", "I;16") or suffix == ".bmp" or (
-        page.channels == found[0, 0, 0].size
+    assert (
+        mode not in ("L", "RGB", "RGBA", "I;16")
+        or suffix == ".bmp"
+        or (page.channels == found[0, 0, 0].size)
     )
 
 
@@ -234,7 +239,7 @@ def scans(folder):
 
 def test_what_is_estimated_covers_what_is_used(tmp_path, monkeypatch):
     scans(tmp_path)
-    monkeypatch.setattr("app.pieces.PIECE", 1 << 12)  # a piece counts to the program
+    monkeypatch.setattr("swiftmedsam.chunks.PIECE", 1 << 12)  # a piece counts to the program
     estimates = []
     for module in (nifti, dicom, itk, pictures):
         monkeypatch.setattr(
@@ -284,14 +289,16 @@ def test_labels_are_read_within_what_the_scan_leaves(program, volume, mine):
 def test_a_label_map_is_charged_what_it_takes_and_no_case(
     layers, shape, dtype, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("app.scans.label_maps.PIECE_VOXELS", 1 << 12)  # counts to the program
+    monkeypatch.setattr(
+        "swiftmedsam.scans.label_maps.PIECE_VOXELS", 1 << 12
+    )  # counts to the program
     estimates = []
 
     def spied(*arguments):
         estimates.append(estimate_labels_peak(*arguments))
         return estimates[-1]
 
-    monkeypatch.setattr("app.scans.label_maps.estimate_labels_peak", spied)
+    monkeypatch.setattr("swiftmedsam.scans.label_maps.estimate_labels_peak", spied)
     labels = np.zeros(shape, dtype)
     labels[10:90, 10:90] = 1
     if layers == 1:
@@ -336,7 +343,7 @@ def test_what_the_voxels_take_is_not_spent_twice(program, volume, mine, monkeypa
         limits.append(memory_limit)
         return segment(case, network, memory_limit=memory_limit, **more)
 
-    monkeypatch.setattr("app.scans.command.segment", spied)
+    monkeypatch.setattr("swiftmedsam.program.scan_jobs.segment", spied)
     options = [*box_words(), "--memory-limit", "2000000000"]
     assert program(*options, inputs=volume, outputs=mine / "out.nii")[0] == 0
     assert limits == [2_000_000_000 - 64 * 40 * 6]

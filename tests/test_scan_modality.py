@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from test_scan_walk import scan_of
 
-from app.modality import UNKNOWN, find_modality
-from app.scans.files import read_scan
-from app.scans.modality import modality_of
+from swiftmedsam.modality import UNKNOWN, find_modality
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.infer_modality import modality_of
 
 CHANCE = np.random.default_rng(7)
 SHAPE = (48, 40, 12)

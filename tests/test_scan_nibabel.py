@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from nibabel.testing import data_path
 
-from app.scans.files import read_scan
-from app.scans.scan import ScanError
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.scan import ScanError
 
 NO_IMAGES = (".py", ".pyc", ".rst", ".m", ".gitignore")
 SHIPPED = [path for path in sorted(Path(data_path).rglob("*"))

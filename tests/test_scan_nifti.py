@@ -10,9 +10,9 @@ import SimpleITK as sitk
 from test_scan_files import VOXELS, save
 from test_scan_walk import ALIGNED
 
-from app.scans import nifti
-from app.scans.files import read_scan
-from app.scans.scan import ScanError
+from swiftmedsam.scans.formats import nifti
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.scan import ScanError
 
 FIELDS = {  # offset and type in NIfTI-1
     "sizeof_hdr": (0, "i"), "dim_info": (39, "B"), "dim": (40, "8h"), "dim0": (40, "h"),

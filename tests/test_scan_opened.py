@@ -16,12 +16,12 @@ from PIL import Image
 from test_scan_dicom import series
 from test_scan_walk import ALIGNED, grid_of, labels_by_npz, mm_of
 
-import app
-from app.memory import EMBEDDING_BYTES, estimate_scan_peak
-from app.scans import opened
-from app.scans.opened import Remembering, scan_of_array
-from app.scans.scan import ScanError
-from app.scans.walk import choose_walk
+import swiftmedsam
+from swiftmedsam.memory import EMBEDDING_BYTES, estimate_scan_peak
+from swiftmedsam.scans import session as opened
+from swiftmedsam.scans.orientation import choose_walk
+from swiftmedsam.scans.scan import ScanError
+from swiftmedsam.scans.session import Remembering, scan_of_array
 
 SPACING = (3, 2, 1)  # of the volume case, D first
 FIRST, SECOND, _ = volume_case()["boxes"]
@@ -29,7 +29,7 @@ FIRST, SECOND, _ = volume_case()["boxes"]
 
 def open_volume(network, **more):
     options = {"spacing_mm": SPACING, "modality": "MR"} | more
-    return app.open_image(volume_case()["imgs"], network, **options)
+    return swiftmedsam.open_image(volume_case()["imgs"], network, **options)
 
 
 def answers(network):
@@ -40,9 +40,9 @@ def test_an_array_gives_the_labels_of_a_case():
     labels = open_volume(BrightInBox()).segment(volume_case()["boxes"])
     np.testing.assert_array_equal(labels, labels_by_npz())
     case = image_case()
-    image = app.open_image(case["imgs"], BrightInBox(), modality="Endoscopy")
-    checked = app.make_case(case["imgs"], case["boxes"], modality="Endoscopy")
-    wanted = app.segment(checked, BrightInBox())
+    image = swiftmedsam.open_image(case["imgs"], BrightInBox(), modality="Endoscopy")
+    checked = swiftmedsam.make_case(case["imgs"], case["boxes"], modality="Endoscopy")
+    wanted = swiftmedsam.segment_case(checked, BrightInBox())
     assert wanted.any()
     np.testing.assert_array_equal(image.segment(case["boxes"]), wanted)
 
@@ -67,14 +67,14 @@ def test_a_second_box_encodes_nothing():
 def test_a_second_box_of_a_picture_encodes_nothing_but_a_new_crop():
     network = BrightInBox()
     grey = picture(300, 400)
-    image = app.open_image(grey, network, modality="US")
+    image = swiftmedsam.open_image(grey, network, modality="US")
     image.segment([50, 40, 200, 180])
     image.segment([90, 30, 300, 200])
     assert answers(network) == (2, 4)  # as it is, and mirrored
     image.segment([88, 48, 101, 59])  # small: a crop of its own, and the whole one
     image.segment([88, 48, 101, 59])
     assert answers(network) == (3, 8)
-    whole = app.open_image(grey, network, modality="US", max_crops=0)
+    whole = swiftmedsam.open_image(grey, network, modality="US", max_crops=0)
     whole.segment([50, 40, 200, 180])
     whole.segment([88, 48, 101, 59])
     assert answers(network)[0] == 5
@@ -92,7 +92,7 @@ def test_the_latest_embeddings_are_kept():
 
 
 def test_a_file_gives_labels_in_the_order_of_its_array(volume, mine):
-    image = app.open_image(volume, BrightInBox(), modality="MR")
+    image = swiftmedsam.open_image(volume, BrightInBox(), modality="MR")
     labels = image.segment(volume_case()["boxes"])
     assert labels.shape == image.shape == (6, 40, 64)
     np.testing.assert_array_equal(labels, labels_by_npz())
@@ -111,7 +111,7 @@ def test_a_flipped_file_is_asked_and_answers_on_its_own_grid(mine):
     nibabel.save(stored, mine / "a.nii")
     wanted = nibabel.Nifti1Image(grid_of(labels_by_npz()), ALIGNED)
     wanted = wanted.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
-    image = app.open_image(
+    image = swiftmedsam.open_image(
         mine / "a.nii", BrightInBox(), modality="MR", units="mm", space="RAS"
     )
     labels = image.segment([mm_of(box, ALIGNED) for box in volume_case()["boxes"]])
@@ -122,7 +122,7 @@ def test_a_single_sagittal_slice_of_a_file_keeps_its_shape(mine):
     plane = picture(40, 64, ellipse(40, 64, (16, 24), (9, 14)))
     stored = nibabel.Nifti1Image(plane[np.newaxis], np.eye(4))
     nibabel.save(stored, mine / "a.nii")
-    labels = app.open_image(mine / "a.nii", BrightInBox(), modality="MR").segment(
+    labels = swiftmedsam.open_image(mine / "a.nii", BrightInBox(), modality="MR").segment(
         [0, 6, 8, 0, 30, 46]
     )
     assert labels.any()
@@ -131,13 +131,13 @@ def test_a_single_sagittal_slice_of_a_file_keeps_its_shape(mine):
 
 def test_a_dicom_folder_is_opened_as_a_file_is(mine):
     folder = series(mine / "study", grid_of(volume_case()["imgs"].astype(np.int16)), Modality="MR")
-    image = app.open_image(folder, BrightInBox())
+    image = swiftmedsam.open_image(folder, BrightInBox())
     labels = image.segment(volume_case()["boxes"])
     np.testing.assert_array_equal(labels, labels_by_npz())
     image.write(mine / "out.nii", labels, volume_case()["boxes"])
     np.testing.assert_array_equal(nibabel.load(mine / "out.nii").dataobj, labels.T)
     read = (folder / "IM0002").rename(folder / "IM0002.dcm")
-    image = app.open_image(folder, BrightInBox())
+    image = swiftmedsam.open_image(folder, BrightInBox())
     with pytest.raises(ScanError, match=r"^IM0002.dcm: is an input, and is not overwritten"):
         image.write(read, labels, volume_case()["boxes"])
 
@@ -148,14 +148,16 @@ def test_a_folder_of_cases_is_done_in_two_lines(inputs, tmp_path):
     make_case_file(inputs, "2DBox_US_2.npz")
     network = BrightInBox()
     for path in sorted(inputs.glob("*.npz")):
-        app.write_labels(tmp_path / path.name, app.segment(app.read_case(path), network))
+        swiftmedsam.write_labels(
+            tmp_path / path.name, swiftmedsam.segment_case(swiftmedsam.read_case(path), network)
+        )
     np.testing.assert_array_equal(read_labels(tmp_path / "3DBox_MR_1.npz"), labels_by_npz())
     assert read_labels(tmp_path / "2DBox_US_2.npz").any()
 
 
 def test_a_picture_answers_as_it_lies(photo, mine):
     case = image_case()
-    image = app.open_image(str(photo), BrightInBox(), modality="Endoscopy")
+    image = swiftmedsam.open_image(str(photo), BrightInBox(), modality="Endoscopy")
     labels = image.segment(case["boxes"])
     assert labels.shape == image.shape == (48, 80)
     image.write(mine / "out.png", labels, case["boxes"])
@@ -194,7 +196,7 @@ def test_no_box_is_no_work():
 )  # fmt: skip
 def test_an_array_that_cannot_be_used_is_one_line(shape, more, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        app.open_image(np.zeros(shape, np.uint8), BrightInBox(), **more)
+        swiftmedsam.open_image(np.zeros(shape, np.uint8), BrightInBox(), **more)
 
 
 VOXELS = 64 * 40 * 6  # of the volume case, a byte each
@@ -205,26 +207,24 @@ def test_what_does_not_fit_is_refused_before_it_is_read(volume, monkeypatch):
     """A file by its header, an array by its shape; without a limit what there is counts."""
     refused = "need about 0.8 GB, the memory limit is 0.6 GB"
     with pytest.raises(ScanError, match=f"^scan.nii.gz: 64x40x6 voxels of uint8 {refused}"):
-        app.open_image(volume, BrightInBox(), modality="MR", memory_limit=600_000_000)
+        swiftmedsam.open_image(volume, BrightInBox(), modality="MR", memory_limit=600_000_000)
     large = np.broadcast_to(np.float32(1), (1000, 1000, 1000))
     with pytest.raises(ScanError, match="^array: 1000x1000x1000 voxels of float32 need about 13."):
-        app.open_image(large, BrightInBox(), memory_limit=8 << 30)
+        swiftmedsam.open_image(large, BrightInBox(), memory_limit=8 << 30)
     monkeypatch.setattr(opened, "available_memory", lambda: 600_000_000)
     with pytest.raises(ScanError, match=f"^scan.nii.gz: 64x40x6 voxels of uint8 {refused}"):
-        app.open_image(volume, BrightInBox(), modality="MR")
+        swiftmedsam.open_image(volume, BrightInBox(), modality="MR")
     with pytest.raises(ScanError, match=f"^array: 64x40x6 voxels of uint8 {refused}"):
         open_volume(BrightInBox())
 
 
-@pytest.mark.parametrize(
-    ("spare", "kept"), [(0, 1), (3 * EMBEDDING_BYTES, 3), (2 << 30, 256)]
-)
+@pytest.mark.parametrize(("spare", "kept"), [(0, 1), (3 * EMBEDDING_BYTES, 3), (2 << 30, 256)])
 def test_embeddings_are_kept_within_what_is_left(spare, kept, monkeypatch):
     limits = []
 
     def spied(case, network, *, memory_limit, **more):
         limits.append(memory_limit)
-        return app.segment(case, network, memory_limit=memory_limit, **more)
+        return swiftmedsam.segment_case(case, network, memory_limit=memory_limit, **more)
 
     monkeypatch.setattr(opened, "segment", spied)
     network = BrightInBox()

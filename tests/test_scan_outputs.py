@@ -17,12 +17,14 @@ from test_cli import names
 from test_scan_dicom import series
 from test_scan_walk import grid_of, scan_of
 
-import app
-from app.case import label_dtype
-from app.scans import command, own, write
-from app.scans.files import read_scan
-from app.scans.scan import ScanError, Segment, made_scan
-from app.scans.write import Outputs, check_encoding
+import swiftmedsam
+from swiftmedsam.case import label_dtype
+from swiftmedsam.program import scan_jobs as command
+from swiftmedsam.scans import provenance as own
+from swiftmedsam.scans import write
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.scan import ScanError, Segment, made_scan
+from swiftmedsam.scans.write import Outputs, check_encoding
 
 BOX = ["--box", *map(str, volume_case()["boxes"][0])]
 FLAT_BOX = ["--box", "7", "10", "43", "30"]
@@ -37,7 +39,7 @@ def no_work(monkeypatch):
 
     monkeypatch.setattr(command, "segment", segment)
     network = types.SimpleNamespace(wait=lambda: None)
-    monkeypatch.setattr("app.__main__.load", lambda *_, **__: network)
+    monkeypatch.setattr("swiftmedsam.program.main.load", lambda *_, **__: network)
 
 
 # Somebody's own files
@@ -98,7 +100,7 @@ def test_what_lies_beside_a_named_output_is_not_replaced_either(program, name, p
     assert (status, (mine / name).read_bytes()) == (1, before)
     assert f"{mine / name} exists; name an output" in lines[-2]
     assert (mine / "out.png").read_bytes() == b"named, so replaced"
-    image = app.open_image(photo, BrightInBox())
+    image = swiftmedsam.open_image(photo, BrightInBox())
     with pytest.raises(ScanError, match="exists; name an output"):
         image.write(mine / "out.png", image.segment([7, 10, 43, 30]), [7, 10, 43, 30])
     (mine / name).unlink()

@@ -7,11 +7,12 @@ from conftest import BrightInBox, dsc, ellipse, fresh_logging
 from PIL import Image
 from test_scan_dicom import image, place_tags
 
-import app
-from app.scans import cases, command
-from app.scans.preview import drawn
-from app.scans.scan import Segment
-from app.scans.walk import Walk
+import swiftmedsam
+from swiftmedsam.program import cases
+from swiftmedsam.program import scan_jobs as command
+from swiftmedsam.scans.orientation import Walk
+from swiftmedsam.scans.preview import drawn
+from swiftmedsam.scans.scan import Segment
 
 COLOUR = Segment(1, "a", (0, 0, 0), (0, 0, 0)).colour
 HEIGHT, WIDTH = 60, 80
@@ -85,7 +86,7 @@ def labels_file(folder, kind):
 
 def by_command(folder, path, kind, program, monkeypatch):
     def as_bright(case, network, **more):
-        return app.segment(case, BrightInBox())
+        return swiftmedsam.segment_case(case, BrightInBox())
 
     monkeypatch.setattr(command, "segment", as_bright)
     words = ["--box", *map(str, box_in_file(kind)), "--modality", "MR"]
@@ -95,14 +96,14 @@ def by_command(folder, path, kind, program, monkeypatch):
 
 
 def by_opened(folder, path, kind, program, monkeypatch):
-    scan = app.open_image(path, BrightInBox(), modality="MR")
+    scan = swiftmedsam.open_image(path, BrightInBox(), modality="MR")
     boxes = [box_in_file(kind)]
     scan.write(folder / "out.png", scan.segment(boxes), boxes)
     return folder / "out.png"
 
 
 def by_cases(folder, path, kind, program, monkeypatch):
-    monkeypatch.setattr("app.scans.plan.default_suffix", lambda path: ".png")
+    monkeypatch.setattr("swiftmedsam.program.scan_plan.default_suffix", lambda path: ".png")
     made, segs, back = (folder / name for name in ("made", "segs", "back"))
     with fresh_logging():
         words = ["make", path, labels_file(folder, kind), made, "--modality", "MR"]

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from test_scan_tiff import PALETTE, WHITE, tiff_page, write_tiff
 
-from app.scans.files import read_scan
-from app.scans.label_maps import boxes_around_labels, read_labels
-from app.scans.scan import ScanError
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.label_maps import boxes_around_labels, read_labels
+from swiftmedsam.scans.scan import ScanError
 
 HEIGHT, WIDTH = 40, 56
 PAGE = (np.add.outer(np.arange(HEIGHT), 2 * np.arange(WIDTH)) % 120 + 20).astype(np.uint8)

@@ -8,10 +8,11 @@ from conftest import volume_case
 from test_scan_cli import BOXES, box_words
 from test_scan_walk import AFFINES, scan_of
 
-from app import make_case, segment
-from app.scans.scan import PICTURE_AFFINE, Segment
-from app.scans.stats import COLUMNS, longest_diameter, measure, table
-from app.scans.walk import choose_walk
+from swiftmedsam import make_case
+from swiftmedsam.scans.orientation import choose_walk
+from swiftmedsam.scans.scan import PICTURE_AFFINE, Segment
+from swiftmedsam.scans.stats import COLUMNS, longest_diameter, measure, table
+from swiftmedsam.segment import segment
 
 GRID = (6, 5, 4)
 BLOCK = Segment(1, "block", (1, 1, 1), (3, 2, 2))  # 3 x 2 x 2 voxels

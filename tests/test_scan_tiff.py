@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from app.scans.files import read_scan
-from app.scans.scan import ScanError, grey
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.scan import ScanError, grey
 
 HEIGHT, WIDTH = 37, 50
 PAGE = (np.add.outer(np.arange(HEIGHT), 2 * np.arange(WIDTH)) % 120 + 20).astype(np.uint8)

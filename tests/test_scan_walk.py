@@ -9,14 +9,15 @@ import pytest
 from conftest import CASE_AFFINE, BrightInBox, volume_case
 from nibabel.orientations import apply_orientation
 
-from app import make_case, segment
-from app.intensity import DEFAULT_WINDOW
-from app.modality import find_modality
-from app.scans.boxes import drawn_box, on_grid
-from app.scans.command import case_of, to_grid
-from app.scans.files import read_scan
-from app.scans.scan import made_scan
-from app.scans.walk import PLANES, anatomical_axes, choose_walk
+from swiftmedsam import make_case
+from swiftmedsam.display import DEFAULT_WINDOW
+from swiftmedsam.modality import find_modality
+from swiftmedsam.program.scan_jobs import case_of, to_grid
+from swiftmedsam.scans.boxes.drawn import drawn_box, on_grid
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.orientation import PLANES, anatomical_axes, choose_walk
+from swiftmedsam.scans.scan import made_scan
+from swiftmedsam.segment import segment
 
 MR = find_modality("MR")
 ALIGNED = CASE_AFFINE

@@ -9,13 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app import frame, network
-from app.modality import CASE_NAME, UNKNOWN, find_modality
-from evaluation.__main__ import main
-from evaluation.compare import compare, compare_sizes
-from evaluation.console import add_shared_options
-from evaluation.metrics import INPUT_SIZE, ObjectScore
-from evaluation.score import (
+from swiftmedsam import frame, network
+from swiftmedsam.evaluation.__main__ import main
+from swiftmedsam.evaluation.compare import compare, compare_sizes
+from swiftmedsam.evaluation.console import add_shared_options
+from swiftmedsam.evaluation.metrics import INPUT_SIZE, ObjectScore
+from swiftmedsam.evaluation.score import (
     LARGE_FROM_256,
     SMALL_BELOW_256,
     CaseScore,
@@ -25,6 +24,7 @@ from evaluation.score import (
     score,
     summarise,
 )
+from swiftmedsam.modality import CASE_NAME, UNKNOWN, find_modality
 
 SPACING_XYZ = (1.0, 2.0, 3.0)
 

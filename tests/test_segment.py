@@ -18,10 +18,10 @@ from conftest import (
     volume_case,
 )
 
-import app
-from app import Case, make_case, segment
-from app.memory import DECODE_BATCH
-from app.segment import MODES, Clock, batches
+import swiftmedsam
+from swiftmedsam import Case, make_case
+from swiftmedsam.memory import DECODE_BATCH
+from swiftmedsam.segment import MODES, Clock, batches, segment
 
 exact = functools.partial(segment, mode="exact")
 
@@ -35,10 +35,10 @@ def image_with(boxes, height=HEIGHT, width=WIDTH):
 
 def test_the_function_and_its_module_are_both_reachable():
     case, network = image_with([[10, 5, 12, 6]]), BoxesAsMasks()
-    wanted = app.segment_case(case, network, mode="exact")
-    np.testing.assert_array_equal(app.segment(case, network, mode="exact"), wanted)
-    assert app.segment.Clock is Clock
-    assert app.segment is importlib.import_module("app.segment")
+    wanted = swiftmedsam.segment_case(case, network, mode="exact")
+    np.testing.assert_array_equal(swiftmedsam.segment_case(case, network, mode="exact"), wanted)
+    assert swiftmedsam.segment.Clock is Clock
+    assert swiftmedsam.segment is importlib.import_module("swiftmedsam.segment")
 
 
 # Images, whole
@@ -232,9 +232,7 @@ def test_a_mode_that_is_none_is_refused():
 def test_progress_reaches_its_total_and_the_clock_knows_its_steps(arrays, mode):
     calls, clock = [], Clock()
     case = make_case(arrays["imgs"], arrays["boxes"], modality="US")
-    segment(
-        case, BrightInBox(), mode=mode, clock=clock, progress=lambda *call: calls.append(call)
-    )
+    segment(case, BrightInBox(), mode=mode, clock=clock, progress=lambda *call: calls.append(call))
     total = calls[-1][1]
     assert {call[1] for call in calls} == {total}
     done = [call[0] for call in calls]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from conftest import make_case_file
 
-from app import read_case
-from evaluation.pictures import evenly
-from evaluation.score import CaseScore, ObjectScore
-from evaluation.sheet import changes, main, of_each_modality, worst
+from swiftmedsam import read_case
+from swiftmedsam.evaluation.report.pictures import evenly
+from swiftmedsam.evaluation.report.sheet import changes, main, of_each_modality, worst
+from swiftmedsam.evaluation.score import CaseScore, ObjectScore
 
 
 def scored(name, *dscs):

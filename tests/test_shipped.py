@@ -10,9 +10,9 @@ from importlib.metadata import version
 import pytest
 from test_layers import ROOT
 
-from app import load
-from app.network import MANIFEST, default_weights
-from swiftmedsam import VARIANTS, load_model
+from swiftmedsam import load
+from swiftmedsam.network import MANIFEST, default_weights
+from swiftmedsam.torch_model import VARIANTS, load_model
 
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+?) *(?:; *(.*?))? *\\?$", re.MULTILINE)
 LOCK = (ROOT / "requirements.lock").read_text()

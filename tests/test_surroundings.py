@@ -23,9 +23,10 @@ from conftest import (
 from test_cli import fresh_logging
 from test_layers import ROOT
 
-from app import WeightsError, load, make_case, segment
-from app.__main__ import main
-from app.network import MANIFEST
+from swiftmedsam import WeightsError, load, make_case
+from swiftmedsam.network import MANIFEST
+from swiftmedsam.program.main import main
+from swiftmedsam.segment import segment
 
 IMAGE, VOLUME = "2DBox_US_1.npz", "3DBox_MR_1.npz"
 CASES = {
@@ -185,7 +186,7 @@ def test_a_model_that_openvino_does_not_take_is_one_line(tiny_weights, tmp_path,
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("package", ["app.network", "convert.export"])
+@pytest.mark.parametrize("package", ["swiftmedsam.network", "swiftmedsam.convert.export"])
 def test_openvino_does_not_report_its_import_and_leaves_home_alone(tmp_path, package):
     """Else it asks for www.google-analytics.com and writes HOME/intel."""
     code = (

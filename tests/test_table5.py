@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from conftest import make_case_file
 
-from app.case import read_case
-from evaluation.published import MADE, TABLE_5, published_name
-from evaluation.table5 import (
+from swiftmedsam.case import read_case
+from swiftmedsam.evaluation.published import MADE, TABLE_5, published_name
+from swiftmedsam.evaluation.timing.table5 import (
     SETS,
     Source,
     Wanted,

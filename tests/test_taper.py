@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import make_case_file
 
-from train.taper import BINS, bin_means, main, object_sides
+from swiftmedsam.train.tools.taper import BINS, bin_means, main, object_sides
 
 
 def solid(radii):

@@ -15,7 +15,7 @@ from conftest import CACHE_PICTURES, changed_names, ellipse, state_of
 from lightning_fabric import Fabric
 from safetensors import safe_open
 
-from swiftmedsam import (
+from swiftmedsam.torch_model import (
     SWIFT_V1,
     SWIFT_V2,
     SWIFT_V3,
@@ -26,16 +26,18 @@ from swiftmedsam import (
     save_model,
     trained_on,
 )
-from train import __main__ as command
-from train import features, loop, prompts
-from train.augment import Augmentation
-from train.features import read_cache
-from train.initialise import dense_student_of
-from train.loop import COLUMNS, LAST, WEIGHTS, Run, batch_loss, set_trainable
-from train.losses import iou_of, teacher_loss, truth_loss
-from train.one_cycle import RepairOptions
-from train.options import PAPER, Options
-from train.stream import Batches, CacheSource
+from swiftmedsam.train import __main__ as command
+from swiftmedsam.train import run as loop
+from swiftmedsam.train.data import prompts
+from swiftmedsam.train.data.augment import Augmentation
+from swiftmedsam.train.data.stream import Batches, CacheSource
+from swiftmedsam.train.losses import iou_of, teacher_loss, truth_loss
+from swiftmedsam.train.options import PAPER, Options
+from swiftmedsam.train.repair import features
+from swiftmedsam.train.repair.features import read_cache
+from swiftmedsam.train.repair.initialise import dense_student_of
+from swiftmedsam.train.repair.one_cycle import RepairOptions
+from swiftmedsam.train.run import COLUMNS, LAST, WEIGHTS, Run, batch_loss, set_trainable
 
 LOG_TOLERANCE = 1e-5  # log.csv has five decimals; a mean of two of its numbers is as exact
 HALF_PRECISION = 0.03  # bfloat16 keeps 8 bits; relative, of sums over a dozen layers

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from app.case import read_case
-from train import cases
+from swiftmedsam.case import read_case
+from swiftmedsam.train.tools import cases
 
 
 def test_some_pictures_become_cases_of_the_program_with_boxes_around_their_objects(

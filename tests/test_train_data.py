@@ -14,9 +14,9 @@ from conftest import ellipse, picture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.frame import Frame
-from train import prompts
-from train.augment import (
+from swiftmedsam.frame import Frame
+from swiftmedsam.train.data import prompts
+from swiftmedsam.train.data.augment import (
     CROP_MIN_OVERSIZE,
     Augmentation,
     change_intensity,
@@ -24,7 +24,7 @@ from train.augment import (
     flip_and_turn,
     picture_area,
 )
-from train.data import (
+from swiftmedsam.train.data.corpus import (
     MIN_OBJECT_AREA,
     BalancedSampler,
     CorpusError,
@@ -33,8 +33,8 @@ from train.data import (
     objects_of,
     read_corpus,
 )
-from train.framed import draw_picture, draw_unlabelled_picture, frame_labels, warp
-from train.prompts import (
+from swiftmedsam.train.data.framed import draw_picture, draw_unlabelled_picture, frame_labels, warp
+from swiftmedsam.train.data.prompts import (
     MAX_LOOSENESS,
     MAX_SHIFTS,
     MIN_FREE_SIDE,

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from train.lean import make_lean
-from train.loop import set_trainable
-from train.options import Options
+from swiftmedsam.train.machine.lean import make_lean
+from swiftmedsam.train.options import Options
+from swiftmedsam.train.run import set_trainable
 
 FLOAT_TOLERANCE = 1e-4  # f32, weights multiplied before instead of after a sum
 BOXES = torch.tensor([[20.0, 30.0, 90.0, 200.0], [100.0, 10.0, 240.0, 130.0]])

@@ -16,10 +16,11 @@ import torch
 from conftest import HANGS, ellipse, picture
 from safetensors import safe_open
 
-from swiftmedsam import SWIFT_V1, SWIFT_V3, TINY, SwiftMedSAM, load_model, save_model
-from train import lease, package, without_opencv
-from train.data import read_corpus
-from train.options import Options
+from swiftmedsam.torch_model import SWIFT_V1, SWIFT_V3, TINY, SwiftMedSAM, load_model, save_model
+from swiftmedsam.train.data.corpus import read_corpus
+from swiftmedsam.train.lent import lease, package
+from swiftmedsam.train.machine import without_opencv
+from swiftmedsam.train.options import Options
 
 ROUNDED = 1  # grey level
 WARP_TOLERANCE = 6  # grey levels: cv2 rounds positions to 1/32 pixel
@@ -308,8 +309,8 @@ def test_the_folder_trains_by_itself_where_opencv_is_missing(folder, tmp_path):
     blocked.mkdir()
     (blocked / "cv2.py").write_text("raise ImportError('not here')\n")
     command = [
-        sys.executable, "-m", "train.lease", "v3-distil=5", "--out", str(tmp_path / "out"),
-        "--work", str(tmp_path / "work"), "--accelerator", "cpu", "--steps", "1",
+        sys.executable, "-m", "swiftmedsam.train.lent.lease", "v3-distil=5", "--out", str(tmp_path /
+        "out"), "--work", str(tmp_path / "work"), "--accelerator", "cpu", "--steps", "1",
         "--batch-size", "1", "--unlabelled", "1", "--taught", "1", "--workers", "0",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(blocked), "PYTHONDONTWRITEBYTECODE": "1"}

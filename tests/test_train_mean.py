@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from swiftmedsam import SWIFT_V2, TINY, SwiftMedSAM, load_model, save_model
-from train import mean
+from swiftmedsam.torch_model import SWIFT_V2, TINY, SwiftMedSAM, load_model, save_model
+from swiftmedsam.train.tools import mean
 
 
 @pytest.fixture

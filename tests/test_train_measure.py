@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from swiftmedsam import TINY, SwiftMedSAM, save_model
-from train import measure
-from train.losses import dice_of
-from train.measure import Asked, Scores, asked_in, dice_in
+from swiftmedsam.torch_model import TINY, SwiftMedSAM, save_model
+from swiftmedsam.train.losses import dice_of
+from swiftmedsam.train.tools import measure
+from swiftmedsam.train.tools.measure import Asked, Scores, asked_in, dice_in
 
 
 def test_dice_of_masks_that_overlap_by_a_half_and_of_empty_ones():

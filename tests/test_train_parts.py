@@ -11,16 +11,17 @@ import torch
 from conftest import CACHE_PICTURES, changed_names, image_case
 from torch import nn
 
-from app import make_case
-from app.frame import Frame
-from swiftmedsam import LITE, SWIFT_V1, SWIFT_V2, TINY, SwiftMedSAM
-from train import curves, pictures, precision
-from train.blockwise import PARTS, relative_error, repair
-from train.decoder import repair_decoder
-from train.features import encoder_features, read_cache
-from train.initialise import _keep_units, student_of
-from train.losses import dice_loss, iou_of, teacher_loss, trust_in, truth_loss
-from train.one_cycle import RepairOptions
+from swiftmedsam import make_case
+from swiftmedsam.frame import Frame
+from swiftmedsam.torch_model import LITE, SWIFT_V1, SWIFT_V2, TINY, SwiftMedSAM
+from swiftmedsam.train.losses import dice_loss, iou_of, teacher_loss, trust_in, truth_loss
+from swiftmedsam.train.machine import precision
+from swiftmedsam.train.repair.blockwise import PARTS, relative_error, repair
+from swiftmedsam.train.repair.decoder import repair_decoder
+from swiftmedsam.train.repair.features import encoder_features, read_cache
+from swiftmedsam.train.repair.initialise import _keep_units, student_of
+from swiftmedsam.train.repair.one_cycle import RepairOptions
+from swiftmedsam.train.tools import curves, pictures
 
 CERTAIN = 50.0  # a logit whose sigmoid is 0 or 1 in float32 but for 2e-22
 PAPER_TOLERANCE = 1e-6  # a few operations in float32 on numbers near 1
@@ -181,7 +182,6 @@ def test_only_litemedsam_teaches_and_only_its_reductions_learn(teacher, student)
 
 
 # On a cache
-
 
 
 def first_two(rows):

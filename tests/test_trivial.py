@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import dsc, ellipse, image_case, make_case_file, picture, read_labels, volume_case
 
-from benchmarks import trivial
+from benchmarks.reference import trivial
 
 BOX = slice(20, 40), slice(30, 70)
 

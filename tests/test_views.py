@@ -5,9 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.follow import box_pixels
-from app.frame import Frame
-from app.views import CROP_WEIGHT, MARGIN, MIN_CROP, MOST_TRIED, SMALL_BOX, ZOOMS, choose_views
+from swiftmedsam.frame import Frame
+from swiftmedsam.prompts import box_pixels
+from swiftmedsam.views import (
+    CROP_WEIGHT,
+    MARGIN,
+    MIN_CROP,
+    MOST_TRIED,
+    SMALL_BOX,
+    ZOOMS,
+    choose_views,
+)
 
 
 def crops_of(views):
@@ -90,8 +98,11 @@ def test_boxes_of_a_volume_that_share_no_slice_share_no_crop(slices, alone):
     assert views == [own[i] if alone[i] else shared[i] for i in range(3)]
 
 
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 6)), min_size=1, max_size=12),
-       st.integers(1, 4), st.integers(0, 99))
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 6)), min_size=1, max_size=12),
+    st.integers(1, 4),
+    st.integers(0, 99),
+)
 def test_no_slice_gets_more_crops_than_there_may_be(spans, most, seed):
     slices = np.array([[z, z + more] for z, more in spans], float)
     corner = np.random.default_rng(seed).integers(0, 480, (len(spans), 2))

@@ -21,11 +21,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from app import make_case, segment
-from app.frame import Frame
-from app.segment import Clock, Slices, asked_slices, middle_slices, slice_step, walk_plan
+from swiftmedsam import make_case
+from swiftmedsam.frame import Frame
+from swiftmedsam.segment import (
+    Clock,
+    Slices,
+    asked_slices,
+    middle_slices,
+    segment,
+    slice_step,
+    walk_plan,
+)
 
-segment_module = importlib.import_module("app.segment")  # the name in `app` is the function's
+segment_module = importlib.import_module(
+    "swiftmedsam.segment"
+)  # the name in `app` is the function's
 
 exact = functools.partial(segment, mode="exact")
 

@@ -8,10 +8,10 @@ import pytest
 from openvino import opset13 as ops
 from test_layers import ROOT
 
-from app.network import _cpu_flags, ov
-from benchmarks.work import work
-from swiftmedsam import SWIFT_V2
-from swiftmedsam.architecture import EMBEDDING_SIZE
+from benchmarks.speed.work import work
+from swiftmedsam.network import _cpu_flags, ov
+from swiftmedsam.torch_model import SWIFT_V2
+from swiftmedsam.torch_model.architecture import EMBEDDING_SIZE
 
 FOLDER = ROOT / "weights" / "v2"
 ENCODER_FLOP = 57.1e9

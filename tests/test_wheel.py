@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from app import __version__
-from app.network import default_weights
+from swiftmedsam import __version__
+from swiftmedsam.network import default_weights
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("app", "weights", "pyproject.toml", "README.md", "LICENSE", "NOTICE",
+SOURCES = ("swiftmedsam", "weights", "pyproject.toml", "README.md", "LICENSE", "NOTICE",
            "requirements.txt", "requirements-scans.txt")  # fmt: skip
 LARGEST = 40 << 20  # bytes: without checkpoints for torch, and without what was converted here
 
@@ -38,10 +38,16 @@ def wheel(tmp_path_factory):
 def test_a_wheel_holds_every_module_the_types_and_the_network(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "app").rglob("*.py")}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "swiftmedsam").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
-    assert {"app/py.typed", "app/weights/DEFAULT", "app/weights/v2/encoder.bin"} <= names
-    assert {name.partition("/")[0] for name in names} == {"app"}  # nothing beside the package
+    assert {
+        "swiftmedsam/py.typed",
+        "swiftmedsam/weights/DEFAULT",
+        "swiftmedsam/weights/v2/encoder.bin",
+    } <= names
+    assert {name.partition("/")[0] for name in names} == {
+        "swiftmedsam"
+    }  # nothing beside the package
     assert not [name for name in names if name.endswith((".safetensors", ".pth"))]
     assert {name.split("/")[2] for name in names if name.count("/") > 2 and "weights" in name} == {
         default_weights().name
@@ -54,7 +60,7 @@ def test_a_wheel_has_a_command_a_version_and_an_extra(wheel):
         info = f"swiftmedsam-{__version__}.dist-info"
         commands = archive.read(f"{info}/entry_points.txt").decode()
         metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
-    assert "swiftmedsam = app.__main__:main" in commands
+    assert "swiftmedsam = swiftmedsam.commands:main" in commands
     assert metadata["Version"] == __version__
     needed = metadata.get_all("Requires-Dist")
     plain = {one.partition("==")[0] for one in needed if "extra" not in one}
@@ -67,15 +73,15 @@ def test_three_lines_segment_with_an_installed_wheel(wheel, tmp_path):
         archive.extractall(tmp_path / "site")
     code = f"""
 import sys; sys.path.insert(0, {str(tmp_path / "site")!r})
-import app, numpy
+import swiftmedsam, numpy
 volume = numpy.random.default_rng(1).integers(0, 256, (3, 40, 64), numpy.uint8)
-image = app.open_image(volume, app.load(threads=1), spacing_mm=(3, 2, 1), modality="MR")
-labels = image.segment([[8, 6, 0, 46, 30, 2]])
-print(app.__file__, labels.shape)
+image = swiftmedsam.open_image(volume, swiftmedsam.load(threads=1), spacing_mm=(3, 2, 1),
+modality="MR") labels = image.segment([[8, 6, 0, 46, 30, 2]]) print(swiftmedsam.__file__,
+labels.shape)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.split(maxsplit=1) == [
-        str(tmp_path / "site" / "app" / "__init__.py"), "(3, 40, 64)\n"
+        str(tmp_path / "site" / "swiftmedsam" / "__init__.py"), "(3, 40, 64)\n"
     ]  # fmt: skip

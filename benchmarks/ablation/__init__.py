@@ -1,0 +1,1 @@
+"""What each rule and each quantized layer gives and costs."""

@@ -1,0 +1,1 @@
+"""Memory, stopping, and programs side by side."""

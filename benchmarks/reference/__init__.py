@@ -1,0 +1,1 @@
+"""Other programs and rules to compare with."""

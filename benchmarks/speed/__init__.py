@@ -1,0 +1,1 @@
+"""How fast the network is, and how near that is to what the CPU can do."""

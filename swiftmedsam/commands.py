@@ -1,0 +1,43 @@
+"""The command `swiftmedsam`: segment files, or one of the commands below by its name."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from swiftmedsam.program import signals
+
+# Module of each command, and the extra that brings its packages.
+COMMANDS = {
+    "cases": ("swiftmedsam.program.cases", "scans"),
+    "convert": ("swiftmedsam.convert.__main__", "convert"),
+    "evaluate": ("swiftmedsam.evaluation.__main__", "evaluate"),
+    "train": ("swiftmedsam.train.__main__", "train"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `swiftmedsam`: a command of `COMMANDS`, else the program; return the exit status.
+
+    A file or folder that is called like a command is named with its folder: `./train`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in COMMANDS:
+        signals.end_at_once()  # as long as the modules below are loaded
+        from swiftmedsam.program.main import main as segment_files
+
+        return segment_files(words)
+    module, extra = COMMANDS[words[0]]
+    try:
+        command = import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "swiftmedsam").startswith("swiftmedsam"):
+            raise  # not a package that an extra brings
+        print(
+            f"swiftmedsam {words[0]}: the package {error.name} is missing, "
+            f"install it with: pip install 'swiftmedsam[{extra}]'",
+            file=sys.stderr,
+        )
+        return 1
+    sys.argv[0] = f"swiftmedsam {words[0]}"
+    status: int = command.main(words[1:])
+    return status

@@ -1,0 +1,172 @@
+"""`python -m convert CHECKPOINT --variant v2 --out weights/NAME`, or `--fetch-lite`."""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from swiftmedsam.case import CaseError
+from swiftmedsam.convert.export import export, save
+from swiftmedsam.convert.fetch import LITE_MEDSAM, MOBILE_SAM, FetchError, fetch
+from swiftmedsam.convert.folder import take_place
+from swiftmedsam.convert.quantize import CalibrationError, calibration_slices, quantize
+from swiftmedsam.convert.verify import ParityError, verify
+from swiftmedsam.network import MANIFEST, MANIFEST_FORMAT, WEIGHTS, WeightsError, load
+from swiftmedsam.torch_model import VARIANTS, CheckpointError, load_model, trained_on
+
+LITE_CHECKPOINT = WEIGHTS / "checkpoints" / "lite_medsam.pth"
+MOBILE_SAM_CHECKPOINT = WEIGHTS / "checkpoints" / "mobile_sam.pt"
+PARITY_CASES = WEIGHTS.parent / "examples" / "inputs"
+REFUSALS = (
+    CalibrationError, CaseError, CheckpointError, FetchError, ParityError, WeightsError,
+)  # fmt: skip
+MAX_CALIBRATION = 330  # slices: 30 of each of the corpus' 11 modalities
+COMPUTED = {"fp32": "f32", "fp16": "f32", "int8": "int8"}  # --precision that tests what is stored
+
+log = logging.getLogger(__name__)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _versions(stored: str) -> dict[str, str]:
+    packages = ["torch", "openvino", "numpy", *(["nncf"] if stored == "int8" else [])]
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def convert(
+    checkpoint: Path,
+    variant: str,
+    out: Path,
+    stored: str,
+    cases: Path,
+    calibration: Path | None = None,
+) -> None:
+    """Write the weights folder `out`, or leave it as it was, also when this is killed.
+
+    It holds encoder and decoder stored as "fp32" or "fp16"; if `stored` is "int8", as fp16 and the
+    encoder a second time in INT8, calibrated on the cases of the folder `calibration`. Torch and
+    OpenVINO are compared on those of the folder `cases`. Where the checkpoint names the data sets
+    that it was trained on, the manifest does, too.
+
+    Raises:
+        CheckpointError, ParityError, CalibrationError, CaseError, FileNotFoundError: and `out` is
+            untouched.
+    """
+    model = load_model(checkpoint, VARIANTS[variant])
+    known = trained_on(checkpoint)
+    slices = [] if calibration is None else calibration_slices(calibration, MAX_CALIBRATION)
+    out = out.resolve()  # a link stays one
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as temporary:
+        folder = Path(temporary) / out.name
+        folder.mkdir()
+        exported = export(model)
+        kind = "fp16" if stored == "int8" else stored
+        files = {
+            kind: {part: save(exported[part], folder / f"{part}.xml", kind) for part in exported}
+        }
+        if stored == "int8":
+            encoder = quantize(exported["encoder"], slices)
+            files["int8"] = {
+                "encoder": save(encoder, folder / "encoder_int8.xml", "int8"),
+                "decoder": files[kind]["decoder"],
+            }
+        manifest = {
+            "format": MANIFEST_FORMAT,
+            "variant": variant,
+            "source": {"file": checkpoint.name, "sha256": _sha256(checkpoint)},
+            **({"trained_on": known} if known else {}),
+            "versions": _versions(stored),
+            "calibration_slices": len(slices),
+            "models": {
+                kind: {
+                    part: {path.name: _sha256(path) for path in paths}
+                    for part, paths in parts.items()
+                }
+                for kind, parts in files.items()
+            },
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+        parities = {
+            kind: verify(model, load(folder, precision=COMPUTED[kind]), cases, kind)
+            for kind in files
+        }
+        manifest["parity"] = {kind: asdict(parity) for kind, parity in parities.items()}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        take_place(folder, out)
+    for kind, parity in parities.items():
+        log.info(
+            "%s: %s, %s; %d slices, logits within %.2g, DSC at least %.4f, mean %.4f",
+            out, variant, kind, parity.slices, parity.max_logit_difference, parity.min_dsc,
+            parity.mean_dsc,
+        )  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m convert", description="Checkpoint to OpenVINO IR.")
+    parser.add_argument("checkpoint", nargs="?", type=Path, help=".pth or .safetensors")
+    parser.add_argument("--variant", choices=sorted(VARIANTS))
+    parser.add_argument("--out", type=Path, help="weights folder to write, e.g. weights/mine")
+    parser.add_argument(
+        "--precision", choices=("fp16", "fp32", "int8"), default="fp16",
+        help="as stored; int8: as fp16, and the encoder in INT8 beside it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--calibration", type=Path, metavar="DIR",
+        help="cases (npz), best some hundred of all modalities, for --precision int8",
+    )  # fmt: skip
+    parser.add_argument(
+        "--parity", type=Path, default=PARITY_CASES, metavar="DIR",
+        help="cases (npz) on which torch and OpenVINO are compared",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fetch-lite", action="store_true",
+        help="get the official LiteMedSAM checkpoint; convert it if --out is given",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fetch-mobile-sam", action="store_true",
+        help="get the official MobileSAM checkpoint, for python -m benchmarks.reference.mobile_sam",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        if options.fetch_mobile_sam:
+            target = fetch(MOBILE_SAM, options.checkpoint or MOBILE_SAM_CHECKPOINT)
+            log.info("%s: official MobileSAM, sha256 checked", target)
+            return 0
+        if options.fetch_lite:
+            options.checkpoint = fetch(LITE_MEDSAM, options.checkpoint or LITE_CHECKPOINT)
+            options.variant = "lite"
+            log.info("%s: official LiteMedSAM, sha256 checked", options.checkpoint)
+            if options.out is None:
+                return 0
+        if not (options.checkpoint and options.variant and options.out):
+            parser.error("CHECKPOINT, --variant and --out are needed, or --fetch-lite")
+        if (options.precision == "int8") != (options.calibration is not None):
+            parser.error("--precision int8 and --calibration belong together")
+        convert(
+            options.checkpoint, options.variant, options.out, options.precision, options.parity,
+            options.calibration,
+        )  # fmt: skip
+    except (OSError, *REFUSALS) as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Torch modules to OpenVINO models, without a detour over ONNX.
+
+Only what a box needs is exported: no point or mask prompts, no ambiguous masks.
+"""
+
+from pathlib import Path
+
+import openvino as ov
+import torch
+
+from swiftmedsam.convert.rewrite import ExportedDecoder, ExportedEncoder
+from swiftmedsam.torch_model import SwiftMedSAM
+from swiftmedsam.torch_model.architecture import EMBEDDING_SIZE, INPUT_SIZE
+
+EXAMPLE_BOXES = 2  # traced with more than one, so that nothing is taken for a constant
+
+
+def _named(model: ov.Model, inputs: list[str], outputs: list[str]) -> ov.Model:
+    for ports, names in ((model.inputs, inputs), (model.outputs, outputs)):
+        for port, name in zip(ports, names, strict=True):
+            port.set_names({name})
+    return model
+
+
+def export(model: SwiftMedSAM) -> dict[str, ov.Model]:
+    """OpenVINO models "encoder" and "decoder" of `model`, in float32.
+
+    Encoder: pixels (1, 3, 256, 256) to embedding (1, 4096, C), cells by row. Decoder: embedding,
+    boxes_256 (N, 4) and cells (N, h, w), with N, h, w free, to logits (N, 4 h, 4 w) and iou (N,).
+    """
+    model = model.float().eval()
+    pixels = torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE)
+    embedding = torch.zeros(1, EMBEDDING_SIZE**2, model.architecture.embedding_dim)
+    boxes = torch.tensor([[8.0, 16.0, 64.0, 96.0]]).repeat(EXAMPLE_BOXES, 1)
+    cells = torch.zeros(EXAMPLE_BOXES, 3, 5, dtype=torch.int32)
+    with torch.no_grad():
+        encoder = ov.convert_model(
+            ExportedEncoder(model), example_input=pixels, input=[tuple(pixels.shape)]
+        )
+        decoder = ov.convert_model(
+            ExportedDecoder(model),
+            example_input=(embedding, boxes, cells),
+            input=[tuple(embedding.shape), (-1, 4), (-1, -1, -1)],
+        )
+    return {
+        "encoder": _named(encoder, ["pixels"], ["embedding"]),
+        "decoder": _named(decoder, ["embedding", "boxes_256", "cells"], ["logits", "iou"]),
+    }
+
+
+def save(model: ov.Model, path: Path, stored: str) -> list[Path]:
+    """Write `path` (.xml) and the .bin beside it; weights as "fp16", unless `stored` is "fp32".
+
+    Weights that are INT8 stay so.
+    """
+    ov.save_model(model, path, compress_to_fp16=stored != "fp32")
+    return [path, path.with_suffix(".bin")]

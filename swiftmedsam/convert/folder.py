@@ -1,0 +1,55 @@
+"""A weights folder that takes the place of another one, at once."""
+
+import ctypes
+import os
+import re
+import shutil
+from pathlib import Path
+
+from swiftmedsam.network import COMPILED, MANIFEST
+
+# What a conversion writes, and `Network.precompile`: no such file of an older conversion stays.
+WRITTEN = re.compile(rf"(encoder|decoder)[^.]*\.(xml|bin)|{re.escape(MANIFEST)}|{COMPILED}")
+CURRENT_FOLDER, EXCHANGE = -100, 2  # Linux: AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+
+
+def take_place(new: Path, out: Path) -> None:
+    """Give the folder `new` the name `out`; whatever lay there with other names moves along.
+
+    Whenever this is killed, `out` is the old folder or the new one, and whole. Where the file
+    system cannot exchange two folders, there is an instant in which the old one is called
+    `.NAME.old`. Both lie in the same file system; afterwards `new` is the old folder, if there was
+    one.
+
+    Raises:
+        OSError: `out` cannot be replaced, and is as it was.
+    """
+    if not out.exists():
+        new.rename(out)
+        return
+    for path in out.iterdir():
+        if WRITTEN.fullmatch(path.name):
+            continue
+        if path.is_dir():
+            shutil.copytree(path, new / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
+    shutil.copymode(out, new)
+    if not _exchange(new, out):
+        aside = out.with_name(f".{out.name}.old")
+        out.rename(aside)
+        try:
+            new.rename(out)
+        except OSError:
+            aside.rename(out)
+            raise
+        aside.rename(new)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Whether two folders have exchanged their names, in one step; if not, nothing happened."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # not in every C library
+    if rename is None:
+        return False
+    paths = os.fsencode(one), os.fsencode(other)
+    return rename(CURRENT_FOLDER, paths[0], CURRENT_FOLDER, paths[1], EXCHANGE) == 0

@@ -1,0 +1,59 @@
+"""`python -m swiftmedsam.convert.measured WEIGHTS PRECISION=SCORES.json ... [--mode best]`.
+
+Writes into the manifest of a weights folder what its precisions have reached. SCORES.json is what
+`python -m swiftmedsam.evaluation OUTPUTS TRUTH --json` wrote of the outputs of `python -m app
+--precision PRECISION`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from swiftmedsam.atomic import whole_file
+from swiftmedsam.network import MANIFEST, PRECISIONS, read_manifest
+
+
+def scores_of(path: Path) -> dict[str, float]:
+    """Cases, and DSC and NSD averaged over modalities (0..1), of a JSON of `evaluation`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no such file.
+    """
+    try:
+        average = json.loads(path.read_text())["average"]
+        return {key: average[key] for key in ("cases", "dsc", "nsd")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected a JSON of python -m swiftmedsam.evaluation --json"
+        ) from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser("python -m swiftmedsam.convert.measured", description=__doc__)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("scores", nargs="+", metavar="PRECISION=JSON")
+    parser.add_argument("--mode", default="best", help="of the program that was scored")
+    options = parser.parse_args(argv)
+    try:
+        manifest = read_manifest(options.weights)
+        reached = {}
+        for word in options.scores:
+            precision, _, path = word.partition("=")
+            if precision not in PRECISIONS:
+                raise ValueError(f"{word}: expected one of {', '.join(PRECISIONS)}, =, and a file")
+            reached[precision] = scores_of(Path(path))
+        manifest["measured"] = {"mode": options.mode, "precisions": reached}
+        with whole_file(options.weights / MANIFEST) as stream:
+            stream.write(json.dumps(manifest, indent=2).encode() + b"\n")
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,342 @@
+"""The network as it is exported: the same masks as `swiftmedsam`'s, for a fraction of the work.
+
+Six rewrites, exact but for the order of sums (tests/test_convert.py compares them with torch):
+
+    attention   a projection of the 4096 cells is moved to the few tokens, (W x) . q = x . (W' q),
+                and what is the same for all cells cancels in the softmax over them
+    layout      cells are rows from the embedding to the logits; a transposed convolution with
+                stride = kernel is a matrix product of each cell by itself
+    where       only the cells that are asked for are scaled up to pixels: each does so by itself
+    answers     the last attention is that of the two tokens whose answer is used
+    image       what the last block writes on the cells for a box is the few values it is made of,
+                and the first scaling up is one of the cells that boxes share, and of those values
+    constants   position codes and own tokens are computed once, here
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from swiftmedsam.torch_model import SwiftMedSAM
+from swiftmedsam.torch_model.architecture import EMBEDDING_SIZE
+from swiftmedsam.torch_model.transformer import Attention, TwoWayBlock, TwoWayTransformer
+
+CELLS = EMBEDDING_SIZE**2
+ANSWERS = 2  # tokens: predicted IoU and the one mask that a box needs; the others served these
+
+
+def _by_head(weight: Tensor, heads: int) -> Tensor:
+    """A projection's (inner, C) as (heads, inner / heads, C)."""
+    return weight.detach().unflatten(0, (heads, -1)).clone()
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """(N, T, inner) as (N, heads, T, inner / heads)."""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def _product(x: Tensor, y: Tensor, *, shared: bool) -> Tensor:
+    """`x` (N, R, K) times `y` (1 or N, K, M); `shared`: the one `y`, with all rows at once."""
+    rows = x.reshape(1, -1, x.shape[2]) if shared else x
+    return (rows @ y).reshape(x.shape[0], x.shape[1], y.shape[2])
+
+
+class TokensToImage(nn.Module):
+    """`Attention` of a few tokens to the cells of the image.
+
+    `shared`: the cells come once, for all boxes.
+    """
+
+    key: Tensor
+    value: Tensor
+    value_bias: Tensor
+
+    def __init__(self, attention: Attention, *, shared: bool) -> None:
+        super().__init__()
+        self.heads, self.shared = attention.heads, shared
+        self.q_proj, self.out_proj = attention.q_proj, attention.out_proj
+        key = _by_head(attention.k_proj.weight, self.heads)  # (heads, d, C)
+        self.register_buffer("key", key * key.shape[1] ** -0.5)
+        value = _by_head(attention.v_proj.weight, self.heads)
+        self.register_buffer("value", value.transpose(1, 2).contiguous())  # (heads, C, d)
+        self.register_buffer("value_bias", attention.v_proj.bias.detach())
+
+    def rows(self, q: Tensor) -> Tensor:
+        """Return (N, heads * T, C) of `q` (N, T, C): what cells are multiplied with."""
+        return (_split(self.q_proj(q), self.heads) @ self.key).flatten(1, 2)
+
+    def answer(self, seen: Tensor) -> Tensor:
+        """Return (N, T, C) of weighted cells `seen` (N, heads * T, C)."""
+        by_head = seen.unflatten(1, (self.heads, -1))
+        values = (by_head @ self.value).transpose(1, 2).flatten(2) + self.value_bias
+        return self.out_proj(values)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return (N, T, C) of `q` (N, T, C), and `k` and `v`, both (1 or N, 4096, C)."""
+        n, _, channels = q.shape
+        q = self.rows(q)
+        if self.shared:  # one product for all boxes
+            q = q.reshape(1, -1, channels)
+        # softmax over the first axis of two: as rows, OpenVINO fuses the three steps into one slow
+        weights = torch.softmax(k @ q.transpose(1, 2), 1)  # (1 or N, 4096, ...)
+        return self.answer((weights.transpose(1, 2) @ v).reshape(n, -1, channels))
+
+
+class ImageToTokens(nn.Module):
+    """`Attention` of the image's cells to a few tokens.
+
+    `shared`: the cells come once, for all boxes.
+    """
+
+    query: Tensor
+    query_bias: Tensor
+    out: Tensor
+    out_bias: Tensor
+
+    def __init__(self, attention: Attention, *, shared: bool) -> None:
+        super().__init__()
+        self.heads, self.shared = attention.heads, shared
+        self.k_proj, self.v_proj = attention.k_proj, attention.v_proj
+        query = _by_head(attention.q_proj.weight, self.heads)  # (heads, d, C)
+        scale = query.shape[1] ** -0.5
+        self.register_buffer("query", query * scale)
+        bias = _by_head(attention.q_proj.bias, self.heads).unsqueeze(2)
+        self.register_buffer("query_bias", bias * scale)  # (heads, d, 1)
+        out = attention.out_proj.weight.detach().unflatten(1, (self.heads, -1))  # (C, heads, d)
+        self.register_buffer("out", out.permute(1, 2, 0).contiguous())  # (heads, d, C)
+        # a head's weights have the sum 1, so that each of its values may bring a share of the bias
+        self.register_buffer("out_bias", attention.out_proj.bias.detach() / self.heads)
+
+    def parts(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights (N, S, 4096) and values (N, S, C), whose product is the answer.
+
+        `q` is (1 or N, 4096, C), `k` and `v` (N, T, C); S = heads * T.
+        """
+        n, tokens, _ = k.shape
+        keys = _split(self.k_proj(k), self.heads)  # (N, heads, T, d)
+        offsets = (keys @ self.query_bias).reshape(n, -1, 1)
+        keys = (keys @ self.query).flatten(1, 2)  # (N, heads * T, C)
+        values = (_split(self.v_proj(v), self.heads) @ self.out + self.out_bias).flatten(1, 2)
+        scores = _product(keys, q.transpose(1, 2), shared=self.shared) + offsets
+        weights = torch.softmax(scores.view(n, self.heads, tokens, CELLS), 2).flatten(1, 2)
+        return weights, values
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return (N, 4096, C); the arguments are those of `parts`."""
+        weights, values = self.parts(q, k, v)
+        return weights.transpose(1, 2) @ values
+
+
+def _centred(x: Tensor) -> Tensor:
+    """`x` (..., C) less its mean: its product with anything is that with the other one centred."""
+    return x - x.mean(dim=-1, keepdim=True)
+
+
+class LastBlock(nn.Module):
+    """The last block of `TwoWayTransformer` and the last look of the answers' tokens.
+
+    The block's image is norm(image + weights' values): an image of 4096 cells for each box, made of
+    few values. It is never made. All that is asked of it are products, and a product with it is one
+    with `image`, which is there once, and one with the values. Of the norm, its mean vanishes
+    where the other factor is centred, a cell's deviation is a sum of such products, and
+    scale and shift are in the other factors.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self, block: TwoWayBlock, attention: Attention, upscale: nn.Linear, *, shared: bool
+    ) -> None:
+        super().__init__()
+        self.block, self.shared = block, shared
+        norm = block.norm4
+        self.eps = norm.eps
+        self.register_buffer("scale", norm.weight.detach().clone())
+        self.upscale = _of_norm(upscale, norm)
+        self.image_to_tokens = ImageToTokens(block.cross_attn_image_to_token, shared=shared)
+        self.last = last = TokensToImage(attention, shared=shared)
+        # the norm's shift of the keys is the same for all cells, and cancels in the softmax
+        last.value_bias = last.value_bias + (norm.bias.detach() @ last.value).flatten()
+        value = (last.value * norm.weight.detach().unsqueeze(1)).transpose(1, 2)
+        last.value = _centred(value).transpose(1, 2).contiguous()
+
+    def forward(
+        self, queries: Tensor, image: Tensor, tokens: Tensor, positions: Tensor, cells: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the answers' tokens (N, 2, C), and `upscale` of the `cells` (N, P) of the image.
+
+        The other arguments are those of a block.
+        """
+        shown = positions + image  # in this order, else OpenVINO keeps the positions twice, 4 MB
+        queries = self.block.look(queries, tokens, shown, image)
+        weights, values = self.image_to_tokens.parts(shown, queries + tokens, queries)
+        keys = self.last.rows((queries + tokens)[:, :ANSWERS])  # (N, A, C)
+        asked, centred = _centred(keys * self.scale), _centred(values)
+        rows = torch.cat([asked, centred, torch.ones_like(values[:, :1])], dim=1)
+        sizes = [asked.shape[1], centred.shape[1], 1]
+        products = _product(rows, image.transpose(1, 2), shared=self.shared)
+        of_asked, of_values, sums = products.split(sizes, dim=1)
+
+        shrink = self._shrink(image, weights, centred, of_values, sums)
+        scores = (of_asked + (asked @ values.transpose(1, 2)) @ weights) * shrink
+        scores = scores + _product(keys, positions.transpose(1, 2), shared=True)
+        attention = torch.softmax(scores, 2) * shrink  # (N, A, 4096)
+        seen = _product(attention, image, shared=self.shared)
+        seen = seen + (attention @ weights.transpose(1, 2)) @ values
+        answers = queries[:, :ANSWERS] + self.last.answer(seen)
+        return answers, self._at(cells, image, weights, values, shrink)
+
+    def _shrink(
+        self, image: Tensor, weights: Tensor, centred: Tensor, of_values: Tensor, sums: Tensor
+    ) -> Tensor:
+        """One over the deviation of each cell, (N, 1, 4096), over its channels.
+
+        Of |image + weights' values|^2, all centred; `of_values` (N, S, 4096) are products of the
+        values with `image`, `sums` (N, 1, 4096) its own.
+        """
+        channels = image.shape[2]
+        squares = image.square().sum(dim=2).unsqueeze(1) - sums.square() / channels
+        mixed = 2 * of_values + (centred @ centred.transpose(1, 2)) @ weights
+        squares = squares + (weights * mixed).sum(dim=1, keepdim=True)
+        return (F.relu(squares / channels) + self.eps).rsqrt()
+
+    def _at(
+        self, cells: Tensor, image: Tensor, weights: Tensor, values: Tensor, shrink: Tensor
+    ) -> Tensor:
+        """`self.upscale` of the image at `cells` (N, P), (N, P, outputs).
+
+        Linear, too: done once for each cell of the slice that any box wants, and for the values.
+        """
+        first = CELLS * torch.arange(cells.shape[0], dtype=cells.dtype).unsqueeze(1)
+        own = torch.cat([weights, shrink], dim=1).transpose(1, 2).flatten(0, 1)
+        own = own.index_select(0, (cells + first).flatten()).unflatten(0, cells.shape)
+        if self.shared:
+            asked = cells.flatten()
+            # whole numbers: OpenVINO would count in bfloat16, which ends at 256
+            none = torch.zeros(CELLS, dtype=cells.dtype)
+            wanted = none.scatter(0, asked.long(), torch.ones_like(asked))
+            image = image[0].index_select(0, wanted.nonzero()[:, 0])
+            cells = wanted.cumsum(0, dtype=cells.dtype).index_select(0, asked) - 1
+        else:
+            image, cells = image.flatten(0, 1), (cells + first).flatten()
+        weight, bias = self.upscale.weight, self.upscale.bias
+        x = F.linear(image, weight).index_select(0, cells).unflatten(0, own.shape[:2])
+        return (x + own[:, :, :-1] @ F.linear(values, weight)) * own[:, :, -1:] + bias
+
+
+class RewrittenTransformer(nn.Module):
+    """`TwoWayTransformer` whose attentions between tokens and cells are those above.
+
+    It returns the tokens of the answers alone, and of the image what `LastBlock` does.
+    """
+
+    def __init__(self, transformer: TwoWayTransformer, upscale: nn.Linear) -> None:
+        super().__init__()
+        blocks = copy.deepcopy(transformer.layers)
+        for i, block in enumerate(blocks):
+            shared = i == 0  # the first block writes each box's own answer on the cells
+            block.cross_attn_token_to_image = TokensToImage(
+                block.cross_attn_token_to_image, shared=shared
+            )
+            if i < len(blocks) - 1:
+                block.cross_attn_image_to_token = ImageToTokens(
+                    block.cross_attn_image_to_token, shared=shared
+                )
+        self.layers = blocks[:-1]
+        self.last_block = LastBlock(
+            blocks[-1], transformer.final_attn_token_to_image, upscale, shared=len(blocks) == 1
+        )
+        self.last_norm = transformer.norm_final_attn
+
+    def forward(
+        self, tokens: Tensor, image: Tensor, positions: Tensor, cells: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return tokens (N, 2, C) and `upscale` of the `cells` (N, P) of the image.
+
+        The other arguments are those of torch's.
+        """
+        queries = tokens
+        for layer in self.layers:
+            queries, image = layer(queries, image, tokens, positions)
+        queries, image = self.last_block(queries, image, tokens, positions, cells)
+        return self.last_norm(queries), image
+
+
+def _as_linear(convolution: nn.ConvTranspose2d) -> nn.Linear:
+    """A transposed convolution of kernel = stride = 2, as a product (inputs -> 4 * outputs).
+
+    Outputs are ordered by row, column, channel of the 2 x 2 pixels.
+    """
+    inputs, outputs = convolution.in_channels, convolution.out_channels
+    linear = nn.Linear(inputs, 4 * outputs)
+    assert convolution.bias is not None
+    with torch.no_grad():
+        linear.weight.copy_(convolution.weight.permute(2, 3, 1, 0).reshape(-1, inputs))
+        linear.bias.copy_(convolution.bias.repeat(4))
+    return linear
+
+
+def _of_norm(linear: nn.Linear, norm: nn.LayerNorm) -> nn.Linear:
+    """`linear` for what `LastBlock` returns in place of what comes out of `norm`."""
+    with torch.no_grad():
+        linear.bias += linear.weight @ norm.bias
+        linear.weight.copy_(_centred(linear.weight * norm.weight))
+    return linear
+
+
+class ExportedEncoder(nn.Module):
+    """The image encoder; its output is what `ExportedDecoder` starts from."""
+
+    dense_prompt: Tensor
+
+    def __init__(self, model: SwiftMedSAM) -> None:
+        super().__init__()
+        self.image_encoder = model.image_encoder
+        self.register_buffer("dense_prompt", model.prompt_encoder.dense_prompt().detach())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the embedding's cells by row (1, 4096, C), "no mask was given" added."""
+        return (self.image_encoder(pixels) + self.dense_prompt).flatten(2).transpose(1, 2)
+
+
+class ExportedDecoder(nn.Module):
+    """Prompt encoder and mask decoder."""
+
+    positions: Tensor
+    own_tokens: Tensor
+
+    def __init__(self, model: SwiftMedSAM) -> None:
+        super().__init__()
+        decoder = model.mask_decoder
+        self.prompt_encoder = model.prompt_encoder
+        first, self.norm, _, second, _ = decoder.output_upscaling
+        self.transformer = RewrittenTransformer(decoder.transformer, _as_linear(first))
+        self.upscale = _as_linear(second)
+        self.kernel = decoder.output_hypernetworks_mlps[0]
+        self.iou_head = decoder.iou_prediction_head
+        positions = model.prompt_encoder.dense_positions().flatten(2).transpose(1, 2)
+        self.register_buffer("positions", positions.detach().contiguous())  # (1, 4096, C)
+        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        self.register_buffer("own_tokens", own.detach().unsqueeze(0))  # (1, 5, C)
+
+    def forward(self, image: Tensor, boxes_256: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (N, 4 h, 4 w) of the cells asked for, and IoU (N,).
+
+        `image` (1, 4096, C) is what the encoder returned, `boxes_256` (N, 4) in input pixels,
+        `cells` (N, h, w) int32 numbers the cells (row * 64 + column) of each box's rectangle.
+        """
+        n, height, width = cells.shape
+        corners = self.prompt_encoder(boxes_256)
+        tokens = torch.cat([self.own_tokens.expand(n, -1, -1), corners], dim=1)
+        # in a module of its own: else OpenVINO keeps the positions twice, 4 MB each
+        tokens, x = self.transformer(tokens, image, self.positions, cells.flatten(1))
+
+        x = x.flatten(0, 1).unflatten(1, (4, -1))  # (N h w, 4, C / 4)
+        norm = self.norm
+        x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+        x = F.gelu(self.upscale(x)).reshape(n, height * width * 16, -1)
+        logits = (x @ self.kernel(tokens[:, 1]).unsqueeze(2)).view(n, height, width, 2, 2, 2, 2)
+        logits = logits.permute(0, 1, 3, 5, 2, 4, 6)  # rows of cells, of halves, of pixels
+        return logits.reshape(n, 4 * height, 4 * width), self.iou_head(tokens[:, 0])[:, 0]

@@ -1,0 +1,103 @@
+"""Torch against OpenVINO on real slices: the same masks, or no manifest."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from swiftmedsam.case import Case, read_case
+from swiftmedsam.frame import EMBEDDING_SIZE, FloatArray, Frame
+from swiftmedsam.network import Network
+from swiftmedsam.segment import middle_slices
+from swiftmedsam.torch_model import SwiftMedSAM
+
+MIN_SLICES = 8
+SLICES_PER_VOLUME = 3  # of the middle slices of its boxes
+# Rounding differs between two orders of summation: logits up to 40, 7 digits, some hundred sums.
+# INT8 moves logits far from 0, and the edge of a mask by a pixel here and there.
+MAX_LOGIT_DIFFERENCE = {"fp32": 1e-2, "fp16": 1.0, "int8": math.inf}
+MIN_DSC = {"fp32": 0.99, "fp16": 0.99, "int8": 0.9}  # of any slice's masks, all boxes together
+
+
+class ParityError(ValueError):
+    """The converted network does not do what the checkpoint does."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of both networks over the slices compared."""
+
+    slices: int
+    cases: list[str]
+    max_logit_difference: float
+    mean_logit_difference: float
+    min_dsc: float
+    mean_dsc: float
+
+
+def slices_of(case: Case) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Pixels and prompts of a case: an image whole, a volume at the middle slices of its boxes."""
+    frame = Frame(*case.label_shape[-2:])
+    if not case.is_volume:
+        yield frame.pixels(case.image), frame.prompts(case.boxes)
+        return
+    middles = middle_slices(case.boxes)
+    for z in np.unique(middles)[:SLICES_PER_VOLUME]:
+        boxes = case.boxes[middles == z][:, [0, 1, 3, 4]]
+        yield frame.pixels(case.image[z]), frame.prompts(boxes)
+
+
+def everywhere(boxes: int) -> npt.NDArray[np.int32]:
+    """All cells of the embedding, for each of so many boxes."""
+    cells = np.arange(EMBEDDING_SIZE**2, dtype=np.int32).reshape(1, EMBEDDING_SIZE, EMBEDDING_SIZE)
+    return cells.repeat(boxes, axis=0)
+
+
+def masks_dsc(a: np.ndarray, b: np.ndarray) -> float:
+    """DSC of masks of one shape, all pixels together; 1 where both are empty."""
+    total = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / total if total else 1.0
+
+
+def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Parity:
+    """Compare `model` (torch) with `network` (OpenVINO) on the cases of a folder.
+
+    `stored` says how close they have to be: "fp32", "fp16" or "int8".
+
+    Raises:
+        ParityError: too few slices to tell, or too large a difference.
+    """
+    names, differences, means, agreements = [], [], [], []
+    for path in sorted(cases.glob("[23]DBox_*.npz")):
+        case = read_case(path)
+        for pixels, prompts in slices_of(case):
+            if len(prompts) == 0:
+                continue
+            with torch.inference_mode():
+                wanted, _ = model.decode(
+                    model.encode(torch.from_numpy(pixels)), torch.from_numpy(prompts)
+                )
+            found, _ = network.decode(network.encode(pixels), prompts, everywhere(len(prompts)))
+            difference = np.abs(found - wanted.numpy())
+            names.append(case.name)
+            differences.append(float(difference.max()))
+            means.append(float(difference.mean()))
+            agreements.append(masks_dsc(found > 0, wanted.numpy() > 0))
+    if len(names) < MIN_SLICES:
+        raise ParityError(f"{cases}: {len(names)} slices to compare, at least {MIN_SLICES} wanted")
+    parity = Parity(
+        slices=len(names),
+        cases=sorted(set(names)),
+        max_logit_difference=float(np.max(differences)),
+        mean_logit_difference=float(np.mean(means)),
+        min_dsc=min(agreements),
+        mean_dsc=float(np.mean(agreements)),
+    )
+    limit, dsc = MAX_LOGIT_DIFFERENCE[stored], MIN_DSC[stored]
+    if not parity.max_logit_difference <= limit or not parity.min_dsc >= dsc:
+        raise ParityError(f"wanted logits within {limit}, DSC >= {dsc}; got {asdict(parity)}")
+    return parity

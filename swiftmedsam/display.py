@@ -1,0 +1,124 @@
+"""Raw scanner values to 0..255, by modality.
+
+Challenge files hold 0..255 already and pass unchanged; the network's own min-max (`frame`) does the
+rest. Everything else is recognised here and not crushed: a CT in Hounsfield units squeezed from
+-1024..3071 into 0..255 would leave the abdomen with a dozen grey levels.
+"""
+
+import functools
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from swiftmedsam.chunks import Values, extent, pieces, visible_percentiles
+from swiftmedsam.modality import CT, Modality
+
+log = logging.getLogger(__name__)
+
+PERCENTILES = (0.5, 99.5)  # of a case's non-zero pixels; the organisers' rule for all but CT
+CHALLENGE_MAX = 255
+LEAST_SPAN = 1e-30  # of values that are spread in float32; below, their gain leaves it
+LEAST_SHARE = 1e-4  # of the largest value: below, float32 has fewer than 255 steps in the span
+MIN_HOUNSFIELD_SPAN = 100  # a signed CT of a smaller span was normalised, not left in HU
+
+
+@dataclass(frozen=True)
+class Window:
+    """A range of Hounsfield units, by its middle and its width."""
+
+    level: float
+    width: float
+
+
+# The organisers' windows (their pre-processing of CT); soft tissue is the default.
+WINDOWS = {
+    "soft": Window(40, 400),
+    "lung": Window(-600, 1500),
+    "bone": Window(300, 1500),
+    "brain": Window(40, 80),
+}
+DEFAULT_WINDOW = WINDOWS["soft"]
+
+
+def parse_window(text: str) -> Window:
+    """The window named `text`, or 'LEVEL,WIDTH' in Hounsfield units.
+
+    Raises:
+        ValueError: neither a known name nor two numbers, the second above 0.
+    """
+    if text in WINDOWS:
+        return WINDOWS[text]
+    try:
+        level, width = (float(part) for part in text.split(","))
+        if width > 0 and np.isfinite(level) and np.isfinite(width):
+            return Window(level, width)
+    except ValueError:
+        pass
+    raise ValueError(f"expected {', '.join(WINDOWS)} or LEVEL,WIDTH with WIDTH > 0, got '{text}'")
+
+
+def _stretch(values: Values, out: npt.NDArray[np.uint8], low: float, high: float) -> None:
+    """Clip to low..high and spread over 0..255, piece by piece into `out`; 0 if these are equal."""
+    span = high - low
+    gain = CHALLENGE_MAX / span if span > 0 else 0.0
+    is_narrow = span < LEAST_SPAN or span < LEAST_SHARE * max(abs(low), abs(high))
+    dtype: np.dtype[np.floating[Any]] = np.dtype(np.float64 if is_narrow else np.float32)
+    for piece, target in zip(values(), pieces(out), strict=True):
+        scaled = (piece.astype(dtype) - np.asarray(low, dtype)) * np.asarray(gain, dtype)
+        target[...] = np.round(scaled.clip(0, CHALLENGE_MAX))
+
+
+def to_display(
+    image: npt.NDArray[np.generic],
+    modality: Modality,
+    window: Window = DEFAULT_WINDOW,
+    *,
+    raw: bool = False,
+    name: str = "image",
+) -> npt.NDArray[np.uint8]:
+    """Image of the same shape in uint8; what is already 0..255 keeps its values.
+
+    `image` is any real array without NaN or infinities, of at least one pixel; `name` is for the
+    log. Fractions between 0 and 1, values outside 0..255, and with `raw` whatever is no byte follow
+    the modality's rule: CT in Hounsfield units its window, everything else `PERCENTILES`.
+    """
+    if image.dtype == np.uint8:
+        return image.astype(np.uint8, copy=False)
+    out = np.empty(image.shape, np.uint8)
+    values = functools.partial(pieces, image)
+    fill_display(values, image.dtype, extent(values), out, modality, window, raw=raw, name=name)
+    return out
+
+
+def fill_display(
+    values: Values, dtype: np.dtype[np.generic], ends: tuple[float, float],
+    out: npt.NDArray[np.uint8], modality: Modality, window: Window, *,
+    raw: bool = False, name: str = "image",
+) -> None:  # fmt: skip
+    """`to_display` into `out`, of values of `dtype` whose pieces are those of `out`.
+
+    They reach from `ends[0]` to `ends[1]`.
+    """
+    low, high = ends
+    if dtype == np.bool_:
+        return _stretch(values, out, 0, 1)
+    fractions = dtype.kind == "f" and high <= 1
+    if low >= 0 and high <= CHALLENGE_MAX and not fractions and not raw:
+        return _stretch(values, out, 0, CHALLENGE_MAX)
+    if modality == CT:
+        if low < 0 and high - low >= MIN_HOUNSFIELD_SPAN:
+            half = window.width / 2
+            log.info("%s: Hounsfield units, window %g/%g", name, window.level, window.width)
+            return _stretch(values, out, window.level - half, window.level + half)
+        log.warning(
+            "%s: %s of %g..%g is not in Hounsfield units; percentiles are used",
+            name, modality.name, low, high,
+        )  # fmt: skip
+    visible = visible_percentiles(values, dtype, PERCENTILES)
+    if visible is not None and visible[0] < visible[1]:
+        low, high = visible  # else: one value and background, or a constant
+    log.info("%s: raw values, percentiles %g..%g", name, low, high)
+    return _stretch(values, out, low, high)

@@ -1,0 +1,197 @@
+"""`python -m swiftmedsam.evaluation.agreement SHARDS OUT --weights TEACHER`: cases whose truth is a
+teacher's.
+
+Pictures without labels can still tell where a network differs from the one that taught it. Of each
+shard `<Modality>_<Source>.tar` some pictures (WebP) become cases: boxes around objects that the
+teacher sees, and as truth the teacher's answers for these boxes. Objects are found by asking for
+boxes all over the picture, at two sizes; of an answer the largest connected part counts. It is
+kept where the teacher, asked with the box around it, answers much the same again.
+
+The cases are for `python -m app OUT/inputs SEGS`, then `python -m swiftmedsam.evaluation.breadth
+SEGS OUT/gts --sets OUT/sets.json`, which prints the agreement (mean DSC) of each source, and
+`python -m swiftmedsam.evaluation.report.sheet OUT/inputs OUT/gts SEGS --out FILE`, which draws the
+worst.
+"""
+
+import argparse
+import json
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from swiftmedsam.evaluation.console import clear_line, positive, progress
+from swiftmedsam.evaluation.metrics import Mask, dsc
+from swiftmedsam.evaluation.report.pictures import evenly
+from swiftmedsam.frame import EMBEDDING_SIZE, INPUT_SIZE, Frame
+from swiftmedsam.memory import DECODE_BATCH
+from swiftmedsam.network import WeightsError, load
+from swiftmedsam.segment import Encoder
+
+SIZES = (1 / 6, 1 / 3)  # of the boxes that are asked first, as parts of the picture's sides
+ROWS = 4  # and columns, of the centres of these boxes
+LEAST_AREA = 20  # pixels of an object, as in training
+MOST_PART = 0.5  # of the picture: more is background
+LEAST_AGREEMENT = 0.8  # DSC of an object and the teacher's answer for the box around it
+
+Boxes = npt.NDArray[np.float64]  # (N, 4): x_min, y_min, x_max, y_max in pixels
+
+
+def first_boxes(height: int, width: int) -> Boxes:
+    """Boxes all over a picture, at all sizes, cut at its border."""
+    places = (np.arange(ROWS) + 0.5) / ROWS
+    y, x, half = (grid.ravel() for grid in np.meshgrid(places, places, np.array(SIZES) / 2))
+    ends = np.stack([x - half, y - half, x + half, y + half], axis=1).clip(0, 1)
+    return np.round(ends * [width - 1, height - 1, width - 1, height - 1])
+
+
+def box_of(mask: Mask) -> list[float]:
+    """The box around a mask (H, W) that is not empty."""
+    ys, xs = np.nonzero(mask)
+    return [float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())]
+
+
+def _answers(
+    network: Encoder, frame: Frame, embedding: npt.NDArray[np.float32], boxes: Boxes
+) -> tuple[list[Mask], list[float]]:
+    """Masks (H, W) of boxes by the baseline's rule, and the IoU that the network predicts."""
+    cells = np.arange(EMBEDDING_SIZE**2, dtype=np.int32).reshape(1, EMBEDDING_SIZE, EMBEDDING_SIZE)
+    height, width = frame.inner
+    masks: list[Mask] = []
+    ious: list[float] = []
+    for start in range(0, len(boxes), DECODE_BATCH):
+        prompts = frame.prompts(boxes[start : start + DECODE_BATCH])
+        logits, iou = network.decode(embedding, prompts, cells.repeat(len(prompts), axis=0))
+        assert logits.shape[1:] == (INPUT_SIZE, INPUT_SIZE)
+        shown = (each[:height, :width] for each in logits)
+        masks += [cv2.resize(each, (frame.width, frame.height)) > 0 for each in shown]
+        ious += iou.tolist()
+    return masks, ious
+
+
+def _largest_part(mask: Mask) -> Mask:
+    """The largest of the connected parts of a mask."""
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    if count == 1:  # the background alone
+        return mask
+    largest: Mask = parts == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    return largest
+
+
+def teachers_objects(
+    image: npt.NDArray[np.uint8], network: Encoder, most: int
+) -> tuple[Boxes, npt.NDArray[np.uint8]]:
+    """Boxes (N, 4) around objects that the teacher sees, and its answers, labels 1..N (H, W).
+
+    Of the objects it is surest of, by the IoU that it predicts; none lies on another one.
+    """
+    height, width = image.shape[:2]
+    frame = Frame(height, width)
+    embedding = network.encode(frame.pixels(image))
+    first, _ = _answers(network, frame, embedding, first_boxes(height, width))
+    parts = [_largest_part(mask) for mask in first]
+    parts = [p for p in parts if LEAST_AREA <= np.count_nonzero(p) <= MOST_PART * p.size]
+    by_box = {tuple(box_of(part)): part for part in parts}
+    labels, boxes = np.zeros(frame.size, np.uint8), np.array(list(by_box), np.float64)
+    chosen: list[Sequence[float]] = []
+    if by_box:
+        masks, ious = _answers(network, frame, embedding, boxes)
+        for i in np.argsort(-np.array(ious), kind="stable").tolist():
+            box, mask = tuple(boxes[i].tolist()), masks[i]
+            if len(chosen) == most:
+                break
+            if dsc(by_box[box], mask) < LEAST_AGREEMENT or labels[mask].any():
+                continue
+            chosen.append(box)
+            labels[mask] = len(chosen)
+    return np.array(chosen, np.float64).reshape(-1, 4), labels
+
+
+def pictures_of(shard: Path, most: int) -> list[tuple[str, npt.NDArray[np.uint8]]]:
+    """Names and pixels (H, W, 3), red first, of up to `most` pictures of a shard, evenly chosen.
+
+    Raises:
+        OSError, ValueError: the shard or one of these pictures cannot be read.
+    """
+    try:
+        with tarfile.open(shard) as tar:
+            names = sorted(name for name in tar.getnames() if name.endswith(".webp"))
+            chosen = [names[i] for i in evenly(0, len(names) - 1, most)] if names else []
+            contents = [file.read() for name in chosen if (file := tar.extractfile(name))]
+    except tarfile.TarError as error:
+        raise ValueError(f"{shard}: is not a tar file") from error
+    pictures = []
+    for name, content in zip(chosen, contents, strict=True):
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise ValueError(f"{shard}: '{name}' is not a picture that can be read")
+        pictures.append((name.removesuffix(".webp"), image[:, :, ::-1].astype(np.uint8)))
+    return pictures
+
+
+def write_cases(
+    shards: Sequence[Path], out: Path, network: Encoder, pictures: int, objects: int
+) -> dict[str, dict[str, object]]:
+    """Write `out`/inputs, `out`/gts and `out`/sets.json; return what the last one holds.
+
+    Raises:
+        OSError, ValueError: a shard cannot be read, or a file cannot be written.
+    """
+    inputs, gts = out / "inputs", out / "gts"
+    for folder in (inputs, gts):
+        folder.mkdir(parents=True, exist_ok=True)
+    sets: dict[str, dict[str, object]] = {}
+    show = progress("shards")
+    for done, shard in enumerate(shards, start=1):
+        for key, image in pictures_of(shard, pictures):
+            boxes, labels = teachers_objects(image, network, objects)
+            if len(boxes):
+                name = f"2DBox_{shard.stem}-{key.replace('/', '-')}"
+                np.savez_compressed(inputs / f"{name}.npz", imgs=image, boxes=boxes)
+                np.savez_compressed(gts / f"{name}.npz", gts=labels)
+                sets[name] = {"set": shard.stem, "trained": False}
+        if show:
+            show(done, len(shards))
+    (out / "sets.json").write_text(json.dumps(sets, indent=1) + "\n")
+    return sets
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m swiftmedsam.evaluation.agreement",
+        description="Make cases of unlabelled pictures, with a teacher's answers as truth.",
+        epilog="Exit status: 0, or 1 when something cannot be read, 2 on wrong usage.",
+    )
+    parser.add_argument("shards", type=Path, metavar="SHARDS", help="folder of tar files of WebP")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument(
+        "--weights", type=Path, required=True, metavar="DIR", help="the teacher: a weights folder"
+    )
+    parser.add_argument("--pictures", type=positive, default=6, help="of a shard (default 6)")
+    parser.add_argument("--objects", type=positive, default=3, help="of a picture (default 3)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        shards = sorted(options.shards.glob("*.tar"))
+        if not shards:
+            raise ValueError(f"{options.shards}: has no tar file")
+        network = load(options.weights)
+        sets = write_cases(shards, options.out, network, options.pictures, options.objects)
+    except (OSError, ValueError, WeightsError) as error:
+        print(f"{clear_line()}{error}", file=sys.stderr)
+        return 1
+    sources = {str(entry["set"]) for entry in sets.values()}
+    print(f"{options.out}: {len(sets)} cases of {len(sources)} of {len(shards)} sources")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

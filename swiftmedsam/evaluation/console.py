@@ -1,0 +1,90 @@
+"""What the commands of this folder share: arguments, a counter, tables."""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
+
+
+def positive(text: str) -> int:
+    """A whole number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
+    return int(text)
+
+
+def picture(text: str) -> Path:
+    """A file that matplotlib can draw to, looked at before the work that is to be drawn.
+
+    Raises:
+        argparse.ArgumentTypeError: matplotlib or the folder is not there, or the suffix is no
+            picture's.
+    """
+    path = Path(text)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("needs matplotlib: pip install -r requirements-dev.txt")
+    if path.suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(PICTURES)}, got '{text}'")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
+
+
+def parse_before_dashes(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and the words behind the first `--`, which are for `python -m app`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    return parser.parse_args(words[:end]), words[end + 1 :]
+
+
+def add_shared_options(parser: argparse.ArgumentParser, verb: str) -> None:
+    """--only and --processes; `verb` is what the command does to files."""
+    # not above: each of the processes, which import the command, too, would load OpenVINO
+    from swiftmedsam.network import available_threads
+
+    parser.add_argument("--only", metavar="GLOB", default="*", help=f"{verb} these files alone")
+    parser.add_argument(
+        "--processes", type=positive, default=available_threads(),
+        help="cases scored at a time (default: one per CPU that this process may use)",
+    )  # fmt: skip
+
+
+def clear_line() -> str:
+    """What makes the next words replace the counter; nothing where there is none."""
+    return "\r\033[K" if sys.stderr.isatty() else ""
+
+
+def progress(things: str = "cases") -> Callable[[int, int], None] | None:
+    """A counter of cases, or of other things, done and in all, on a terminal only."""
+
+    def show(done: int, total: int) -> None:
+        sys.stderr.write(clear_line() + (f"{done}/{total} {things}" if done < total else ""))
+        sys.stderr.flush()
+
+    return show if sys.stderr.isatty() else None
+
+
+def print_missing(folder: Path, missing: Sequence[str], cases: int) -> None:
+    """Name the cases of which a folder has no output, if there are any."""
+    if missing:
+        print(f"\n{len(missing)} of {cases} outputs missing in {folder}, counted as 0:")
+        print("\n".join(f"  {name}" for name in missing))
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first one the header, as aligned columns: words left, numbers right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""A page to look at cases and their masks."""

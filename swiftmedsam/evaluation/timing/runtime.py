@@ -1,0 +1,376 @@
+"""`python -m swiftmedsam.evaluation.timing.runtime INPUTS --out FILE`: seconds and memory, a fresh
+process per case.
+
+The challenge times a fresh container per case, from its start to its end. So does this with
+`--engine docker`; without an engine a process takes the container's place. Programs to compare run
+in turns, case by case (A B, A B, A B), so that whatever else the machine does hits all of them.
+"""
+
+import argparse
+import csv
+import itertools
+import os
+import platform
+import shlex
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from swiftmedsam.case import CaseError, read_case
+from swiftmedsam.evaluation.console import (
+    clear_line,
+    parse_before_dashes,
+    picture,
+    positive,
+    progress,
+    table,
+)
+from swiftmedsam.evaluation.published import (
+    COLUMNS,
+    OTHER_MACHINES,
+    TABLE_5,
+    Published,
+    published_name,
+)
+from swiftmedsam.evaluation.score import ScoreError, npz_files
+from swiftmedsam.evaluation.timing.measure import (
+    PARTS,
+    Program,
+    Run,
+    RunError,
+    app_program,
+    nothing_program,
+    python_program,
+    run,
+)
+
+OURS = "swiftmedsam"
+MARKS = ("o", "s", "^", "D", "v")
+NOTHING_RUNS = 5
+ISA_FLAGS = {  # of /proc/cpuinfo
+    "avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx_vnni": "AVX-VNNI",
+    "avx512_bf16": "bf16", "amx_int8": "AMX int8", "amx_bf16": "AMX bf16",
+}  # fmt: skip
+MB = 1e6
+CSV_COLUMNS = ("program", "file", "repeat", "seconds", *PARTS, "peak_bytes", "exit", "ran_as")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a case is."""
+
+    shape: tuple[int, ...]  # (H, W) or (D, H, W)
+    boxes: int
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """Shape and number of boxes, for a table."""
+        return "x".join(map(str, self.shape)), str(self.boxes)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One run, and of what."""
+
+    program: str
+    file: str
+    repeat: int
+    run: Run
+
+    def row(self) -> list[object]:
+        """The line of the CSV; empty where nothing is known."""
+        split = self.run.split
+        parts = [f"{split[part]:.3f}" if part in split else "" for part in PARTS]
+        status = self.run.status or (0 if self.run.written else "no output")
+        return [
+            self.program, self.file, self.repeat, f"{self.run.seconds:.4f}", *parts,
+            "" if self.run.peak_bytes is None else self.run.peak_bytes, status,
+            self.run.said.ran_as,
+        ]  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m swiftmedsam.evaluation.timing.runtime",
+        usage="%(prog)s INPUTS --out FILE [options] [-- options of python -m app]",
+        description="Time this program, and others beside it, on every case of a folder.",
+        epilog="What follows '--' goes to python -m app: -- --precision bf16 --mode exact. "
+        "Exit status: 0, or 1 when a run failed, 2 on wrong usage.",
+    )
+    parser.add_argument("inputs", type=Path, metavar="INPUTS", help="folder of cases")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE",
+        help="CSV, a row per run, written as they end; for --timings of the report",
+    )  # fmt: skip
+    parser.add_argument(
+        "--program", action="append", default=[], metavar="NAME=COMMAND",
+        help="another program, run in turns with this one. {inputs} and {outputs} are the folders, "
+        "added at the end where neither is there: 'lite=python -m benchmarks.reference.baseline'",
+    )  # fmt: skip
+    parser.add_argument(
+        "--engine", metavar="COMMAND",
+        help="docker or podman: a fresh container of 8 GB per case, in place of a process",
+    )  # fmt: skip
+    parser.add_argument("--image", default=OURS, help="what the engine runs (default %(default)s)")
+    parser.add_argument(
+        "--repeats", type=positive, default=3, help="runs of each case (default %(default)s)"
+    )
+    parser.add_argument(
+        "--once-above", type=float, default=float("inf"), metavar="SECONDS",
+        help="a case whose first run took a program longer is not repeated for it",
+    )  # fmt: skip
+    parser.add_argument("--only", metavar="GLOB", default="*", help="time these files alone")
+    parser.add_argument(
+        "--plot", type=picture, metavar="FILE",
+        help="draw seconds by case and program, published ones beside them (png, svg, pdf)",
+    )  # fmt: skip
+    return parser
+
+
+def programs(options: argparse.Namespace, app: Sequence[str]) -> list[Program]:
+    """This repository's program, then the others.
+
+    Raises:
+        RunError: one of them is none, or two have one name.
+    """
+    found = [app_program(OURS, options.engine, options.image, app)]
+    for text in options.program:
+        name, equals, command = text.partition("=")
+        try:
+            found.append(python_program(name, command))
+        except ValueError as error:
+            raise RunError(f"--program {text}: {error}") from error
+        if not name or not equals:
+            raise RunError(f"--program {text}: should be NAME=COMMAND")
+    if len({program.name for program in found}) < len(found):
+        raise RunError(f"--program: names should differ from each other and from {OURS}")
+    return found
+
+
+def measure(
+    options: argparse.Namespace, cases: dict[str, Path], compared: Sequence[Program]
+) -> Iterator[Timed]:
+    """Every run as it ends: in each repeat of a case every program once, and nothing at the end.
+
+    Raises:
+        RunError: a program cannot be started.
+        OSError: a case cannot be copied.
+    """
+    for file, path in cases.items():
+        slow = set()
+        for repeat in range(1, options.repeats + 1):
+            for program in compared:
+                if program.name not in slow:
+                    timed = Timed(program.name, file, repeat, run(program, path))
+                    yield timed
+                    if timed.run.seconds > options.once_above:
+                        slow.add(program.name)
+    nothing = nothing_program(options.engine, options.image)
+    for repeat in range(1, NOTHING_RUNS + 1):
+        yield Timed(nothing.name, "-", repeat, run(nothing, None))
+
+
+def record(
+    options: argparse.Namespace, cases: dict[str, Path], compared: Sequence[Program]
+) -> list[Timed]:
+    """All runs, each written to the CSV as it ends; for errors see `measure`."""
+    runs, show = [], progress()
+    with options.out.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(CSV_COLUMNS)
+        for timed in measure(options, cases, compared):
+            runs.append(timed)
+            writer.writerow(timed.row())
+            file.flush()
+            if show is not None:
+                show(len({each.file for each in runs}) - 1, len(cases))
+    return runs
+
+
+def machine() -> str:
+    """Model, instruction sets and cores of the CPU, and the memory."""
+    model, flags = platform.processor() or platform.machine(), set()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                model = value.strip()
+            elif key.strip() == "flags":
+                flags = set(value.split())
+    except OSError:  # not Linux: the model alone
+        pass
+    isa = [name for flag, name in ISA_FLAGS.items() if flag in flags]
+    if bound := os.environ.get("ONEDNN_MAX_CPU_ISA"):
+        isa.append(f"of them used what {bound} has")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return (
+        f"{model}; {', '.join(isa) or 'instruction sets not known'}; "
+        f"{len(os.sched_getaffinity(0))} cores for this process; {memory:.0f} GB"
+    )
+
+
+def _medians(runs: Sequence[Run]) -> list[str]:
+    """Cells: seconds with their range, the parts, the peak; what no run says is a dash."""
+    seconds = [run.seconds for run in runs]
+    cells = [f"{statistics.median(seconds):.2f}", f"{min(seconds):.2f}-{max(seconds):.2f}"]
+    for part in PARTS:
+        known = [run.split[part] for run in runs if part in run.split]
+        cells.append(f"{statistics.median(known):.2f}" if known else "-")
+    peaks = [run.peak_bytes for run in runs if run.peak_bytes is not None]
+    cells.append(f"{statistics.median(peaks) / MB:.0f}" if peaks else "-")
+    return cells
+
+
+def by_case(runs: Sequence[Timed]) -> dict[str, dict[str, list[Run]]]:
+    """Runs that went well by file and program, in the order they came."""
+    found: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for timed in runs:
+        if timed.run.ok:
+            found[timed.file][timed.program].append(timed.run)
+    return found
+
+
+def _seconds(runs: Sequence[Run]) -> float:
+    return statistics.median(run.seconds for run in runs)
+
+
+def runs_table(runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size]) -> str:
+    """A line per case and program; the last column is how many times our seconds it takes."""
+    rows = [[
+        "Case", "Size", "Boxes", "Program", "Runs", "Seconds", "Range", *map(str.title, PARTS),
+        "Peak MB", "Times ours",
+    ]]  # fmt: skip
+    for file, size in sizes.items():
+        for name, of_program in runs.get(file, {}).items():
+            ours = runs[file].get(OURS)
+            ratio = f"{_seconds(of_program) / _seconds(ours):.2f}" if ours else "-"
+            rows.append([
+                file.removesuffix(".npz"), *size.words, name, str(len(of_program)),
+                *_medians(of_program), ratio,
+            ])  # fmt: skip
+    return table(rows)
+
+
+def published_of(file: str, size: Size) -> Published | None:
+    """The row of the paper's Table 5 that a file stands for.
+
+    A file that has the name of one of its cases and another shape or other boxes is none.
+    """
+    case = published_name(file)
+    if case is None or size != Size(TABLE_5[case].shape, TABLE_5[case].objects):
+        return None
+    return TABLE_5[case]
+
+
+def published_table(
+    runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size], names: Sequence[str]
+) -> str:
+    """The paper's Table 5 with our columns beside it; nothing where none of its cases was run."""
+    rows = [["Case", "Size", "Objects", *COLUMNS, *(f"{name} here" for name in names)]]
+    for file, size in sizes.items():
+        row = published_of(file, size)
+        if row is None:
+            continue
+        published = ["-" if seconds is None else f"{seconds:.1f}" for seconds in row.seconds]
+        of_case = runs.get(file, {})
+        ours = [f"{_seconds(of_case[name]):.2f}" if name in of_case else "-" for name in names]
+        rows.append([file.removesuffix(".npz"), *size.words, *published, *ours])
+    return f"{table(rows)}\n{OTHER_MACHINES}" if len(rows) > 1 else ""
+
+
+def draw(
+    runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size], names: Sequence[str],
+    out: Path,
+) -> None:  # fmt: skip
+    """Write `out`: medians by case, full marks; published seconds of its namesake, hollow ones.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from matplotlib.figure import Figure  # for development only; the tables need none
+
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(sizes))
+    for name, mark in zip(names, itertools.cycle(MARKS)):
+        medians = [
+            _seconds(runs[file][name]) if name in runs.get(file, {}) else None for file in sizes
+        ]
+        axes.plot(places, medians, mark, ms=6, label=name)
+    published = [published_of(file, size) for file, size in sizes.items()]
+    for i, (name, mark) in enumerate(zip(COLUMNS, MARKS, strict=True) if any(published) else ()):
+        seconds = [None if row is None else row.seconds[i] for row in published]
+        label = f"{name}, published"
+        axes.plot(places, seconds, mark, ms=7, mfc="none", alpha=0.5, label=label)
+    labels = [f"{file.removesuffix('.npz')}\n{', '.join(sizes[file].words)}" for file in sizes]
+    axes.set_xticks(places, labels, rotation=60, ha="right", fontsize=7)
+    axes.set(yscale="log", ylabel="seconds, whole process or container")
+    axes.grid(alpha=0.3, which="both")
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    figure.savefig(out, dpi=120)
+
+
+def _sizes(cases: dict[str, Path]) -> dict[str, Size]:
+    """Sizes by file; for errors see `read_case`."""
+    read = ((file, read_case(path)) for file, path in cases.items())
+    return {file: Size(case.label_shape, len(case.boxes)) for file, case in read}
+
+
+def _print_all(runs: Sequence[Timed], sizes: dict[str, Size], compared: Sequence[Program]) -> None:
+    """The machine, who ran as what, the tables, and the time of nothing."""
+    print(machine())
+    for program in compared:
+        ran_as = {t.run.said.ran_as for t in runs if t.program == program.name} - {""}
+        words = "; ".join([*sorted(ran_as), shlex.join(program.words)])
+        print(f"{program.name}: {words}")
+    grouped = by_case(runs)
+    print("\n" + runs_table(grouped, sizes))
+    print(
+        "Medians in seconds. Start: before and after the case (process or container, imports, "
+        "weights). Rest: resizing masks, painting labels"
+    )
+    nothing = [run for of_file in grouped["-"].values() for run in of_file]
+    if nothing:
+        low, high = min(run.seconds for run in nothing), max(run.seconds for run in nothing)
+        print(
+            f"What does nothing takes {_seconds(nothing):.3f} s ({low:.3f}-{high:.3f}, "
+            f"{len(nothing)} runs), which is in all figures"
+        )
+    if beside := published_table(grouped, sizes, [each.name for each in compared]):
+        print(f"\nTable 5 of the paper, seconds\n{beside}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options, app = parse_before_dashes(_parser(), argv)
+    try:
+        cases = npz_files(options.inputs, options.only)
+        if not cases:
+            raise ScoreError(f"{options.inputs}: has no npz file")
+        sizes, compared = _sizes(cases), programs(options, app)
+        runs = record(options, cases, compared)
+    except (CaseError, RunError, ScoreError, OSError) as error:
+        print(f"{clear_line()}{error}", file=sys.stderr)
+        return 1
+    _print_all(runs, sizes, compared)
+    if options.plot:
+        try:
+            draw(by_case(runs), sizes, [program.name for program in compared], options.plot)
+        except OSError as error:
+            print(error, file=sys.stderr)
+            return 1
+    failed = [timed for timed in runs if not timed.run.ok]
+    for timed in failed:
+        print(
+            f"{timed.program} failed on {timed.file}: exit status {timed.run.status}"
+            f"{'' if timed.run.written else ', no output'}: {timed.run.said.last_words}",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,354 @@
+"""`python -m swiftmedsam.program.cases`: scans with label maps to challenge cases, and outputs
+back.
+
+A case is one npz that the program, `evaluation` and `train` all read: `imgs`, `boxes` (the extent
+of each label), `spacing` of a volume, and `gts`, in which labels are numbered 1..N. How it lies in
+the scan's grid is in it, too: `grid_axes` and `grid_flips` of its D, H and W, and `label_values`,
+what its labels were called. On the way back nothing is resampled.
+"""
+
+import argparse
+import functools
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from swiftmedsam.atomic import make_folder, remove_partials, whole_file, why_not_writable
+from swiftmedsam.case import (
+    UNREADABLE,
+    Case,
+    is_case_name,
+    label_dtype,
+    one_line,
+    printable,
+)
+from swiftmedsam.display import DEFAULT_WINDOW, parse_window
+from swiftmedsam.memory import SCAN_PROGRAM_BYTES, available_memory
+from swiftmedsam.modality import UNKNOWN, parse_modality
+from swiftmedsam.program.jobs import attempt, words_of
+from swiftmedsam.program.scan_jobs import case_of, to_grid
+from swiftmedsam.program.scan_options import ANATOMICAL, add_choices, add_memory_limit, as_option
+from swiftmedsam.program.scan_plan import outputs_of
+from swiftmedsam.scans.formats.by_suffix import READERS, read_scan, stem_of, suffix_of
+from swiftmedsam.scans.infer_modality import modality_of
+from swiftmedsam.scans.label_maps import extents, other_grid, read_labels, same_grid
+from swiftmedsam.scans.orientation import ACQUIRED, Walk, choose_walk
+from swiftmedsam.scans.scan import MemoryLimit, Scan, ScanError, Segment, Voxels, require_peak
+from swiftmedsam.scans.write import (
+    check_encoding,
+    check_places,
+    refuse_foreign_outputs,
+    refuse_inputs,
+    write,
+)
+
+log = logging.getLogger("swiftmedsam.program.cases")
+
+NNUNET_CHANNEL = "_0000"  # at the end of its scans' names, not of its label maps'
+Step = Callable[[], None]
+KEYS = ("imgs", "gts", "label_values", "grid_axes", "grid_flips")  # what the way back needs
+
+
+def by_stem(path: Path) -> dict[str, Path]:
+    """The scans of a folder, or the one that `path` is, by name without its end.
+
+    Raises:
+        OSError: it cannot be read.
+        ScanError: two have the same name but for its end.
+    """
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    found: dict[str, Path] = {}
+    for file in files:
+        if file.name.startswith(".") or not (suffix_of(file, tuple(READERS)) or file.is_dir()):
+            continue
+        stem = stem_of(file).removesuffix(NNUNET_CHANNEL)
+        if stem in found:
+            names = f"{printable(found[stem].name)} and {printable(file.name)}"
+            raise ScanError(f"{path}: {names} would be the same case")
+        found[stem] = file
+    return found
+
+
+def segments_around(labels: Voxels) -> list[Segment]:
+    """The labels of (I, J, K), each with its extent as its box."""
+    return [
+        Segment(value, f"label {value}", _voxel(first), _voxel(last))
+        for value, (first, last) in extents(labels)
+    ]
+
+
+def _voxel(position: npt.NDArray[np.float64]) -> tuple[int, int, int]:
+    i, j, k = (int(index) for index in position)
+    return i, j, k
+
+
+def case_arrays(
+    case: Case, numbered: Voxels, values: npt.NDArray[np.uint16], scan: Scan, walk: Walk
+) -> dict[str, Any]:
+    """What is in the file of a case; `numbered` (I, J, K) has the labels 1..N of `values` (N,)."""
+    gts = walk.to_slices(numbered)
+    image = case.image
+    if not case.is_volume and image.ndim == 2:
+        image = np.stack([image] * 3, axis=-1)  # the organisers' are in colour, all of them
+    arrays = {
+        "imgs": image,
+        "boxes": case.boxes.astype(np.int64),
+        "gts": gts if case.is_volume else gts[0],
+        "label_values": values,
+        "grid_axes": np.array(walk.axes),
+        "grid_flips": np.array(walk.flipped),
+    }
+    if case.is_volume:
+        arrays["spacing"] = scan.spacing_mm[list(walk.axes)][::-1]  # x, y, z
+    return arrays
+
+
+def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namespace) -> None:
+    """Write the case of a scan and its label map.
+
+    Raises:
+        CaseError: one of them cannot be used or does not fit into memory, or their grids differ.
+        OSError: it cannot be written.
+    """
+    limit = options.memory_limit or available_memory()
+    scan = read_scan(scan_path, options.volume, options.series, memory_limit=limit)
+    label_map = read_labels(labels_path, scan, memory_limit=limit - scan.voxels.nbytes)
+    if not same_grid(label_map, scan):
+        raise other_grid(label_map, scan)
+    modality = modality_of(scan, options.modality)
+    if modality is UNKNOWN:
+        raise ScanError(f"{scan.name}: does not say its modality, expected --modality")
+    if not scan.has_mm and scan.grid[2] > 1:
+        log.warning("%s: has no millimetres, its spacing counts as 1", scan.name)
+    if scan.is_sheared:
+        log.warning("%s: its axes count as if at right angles, and are not", scan.name)
+    walk = choose_walk(scan, options.plane)
+    segments = segments_around(label_map.voxels)
+    values = np.array([one.value for one in segments], np.uint16)
+    numbers = np.zeros(int(values[-1]) + 1, label_dtype(len(values)))
+    numbers[values] = np.arange(len(values)) + 1
+    numbered = numbers[label_map.voxels]
+    case = case_of(scan, segments, walk, modality, options.window)
+    path = options.out / f"{3 if case.is_volume else 2}DBox_{modality.name}_{stem}.npz"
+    if why := why_not_writable(path):
+        raise ScanError(f"{scan.name}: the case cannot be written to {path} ({why})")
+    if path.exists() and not _is_made(path):
+        raise ScanError(
+            f"{scan.name}: {path} exists; name another folder (it is no case of a scan)"
+        )
+    with whole_file(path) as stream:
+        np.savez_compressed(stream, **case_arrays(case, numbered, values, scan, walk))
+    log.info("%s: written %s, %d boxes", scan.name, path, len(values))
+
+
+def _is_made(path: Path) -> bool:
+    """Whether a file is a case that `make` wrote."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return set(KEYS) <= set(archive.files)
+    except (*UNREADABLE, ValueError):
+        return False
+
+
+def _read(path: Path, *keys: str, memory_limit: int) -> list[npt.NDArray[Any]]:
+    """Arrays of an npz file.
+
+    Raises:
+        ScanError: it cannot be read, lacks one, or they would take more than `memory_limit` bytes.
+    """
+    name = printable(path.name)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if lacking := [key for key in keys if key not in archive]:
+                raise ScanError(f"{name}: key '{lacking[0]}' is missing, found {archive.files}")
+            members = archive.zip.infolist()
+            sizes = {one.filename.removesuffix(".npy"): one.file_size for one in members}
+            held = sum(sizes[key] for key in keys)
+            what = f"{held} bytes of {', '.join(keys)}"
+            require_peak(name, what, SCAN_PROGRAM_BYTES + held, MemoryLimit(memory_limit))
+            return [archive[key] for key in keys]
+    except ScanError:
+        raise
+    except (*UNREADABLE, ValueError) as error:
+        raise ScanError(f"{name}: not a readable npz file ({one_line(error)})") from error
+
+
+def _wrong_labels(labels: npt.NDArray[Any], shape: tuple[int, ...], most: int) -> str:
+    """What is wrong with labels that should have that shape and be of 0..`most`; "" if nothing."""
+    found = f"{labels.shape} {labels.dtype}"
+    if labels.shape == shape and labels.dtype.kind in "iu":
+        low, high = labels.min(), labels.max()
+        if 0 <= low <= high <= most:
+            return ""
+        found += f" of {low}..{high}"
+    return f"should be {shape} of 0..{most}, got {found}"
+
+
+def back(
+    case_path: Path, segs_path: Path, scan_path: Path, inputs: Sequence[Path],
+    options: argparse.Namespace,
+) -> None:  # fmt: skip
+    """Write the output of a case as labels of its scan, by the values they had there.
+
+    `inputs` are the scans of the run, none of which is overwritten.
+
+    Raises:
+        CaseError: the files do not belong together, or one cannot be used or does not fit into
+            memory.
+        OSError: it cannot be written.
+    """
+    left = options.memory_limit or available_memory()
+    image, gts, values, axes, flips = _read(case_path, *KEYS, memory_limit=left)
+    left -= image.nbytes + gts.nbytes
+    (segs,) = _read(segs_path, "segs", memory_limit=left)
+    left -= segs.nbytes
+    scan = read_scan(scan_path, options.volume, options.series, memory_limit=left)
+    name = printable(case_path.name)
+    if sorted(axes.tolist()) != [0, 1, 2] or flips.shape != (3,):
+        raise ScanError(f"{name}: 'grid_axes' and 'grid_flips' should be of D, H and W")
+    (d, h, w), (up, down, across) = axes.tolist(), flips.tolist()
+    walk = Walk("", (d, h, w), (up, down, across), scan.grid)
+    if gts.shape != walk.shape[-gts.ndim :]:
+        raise ScanError(f"{name}: was made of another scan than {scan.name}, {scan.grid}")
+    if values.dtype != np.uint16 or values.ndim != 1 or len(values) == 0:
+        raise ScanError(
+            f"{name}: 'label_values' should be (N,) uint16, got {values.shape} {values.dtype}"
+        )
+    for key, labels in (("gts", gts), ("segs", segs)):
+        if wrong := _wrong_labels(labels, gts.shape, len(values)):
+            raise ScanError(f"{name}: '{key}' {wrong}")
+    called = np.append(0, values).astype(label_dtype(int(values.max())))
+    segments = segments_around(to_grid(called[gts], walk))
+    outputs = outputs_of(scan_path, options.out)
+    refuse_inputs(outputs.all(), [*inputs, *scan.files])
+    check_places(outputs, scan.name)
+    refuse_foreign_outputs(outputs, scan.name)
+    check_encoding(outputs, scan, segments)
+    shown = Case(scan.name, image.astype(np.uint8, copy=False), np.zeros((0, 6)), gts.ndim == 3)
+    write(outputs, to_grid(called[segs], walk), scan, segments, walk, shown)
+    log.info("%s: written %s", scan.name, outputs.labels)
+
+
+def _shared(one: dict[str, Path], other: dict[str, Path], options: argparse.Namespace) -> list[str]:
+    """Names that are in both; the others are left alone, and named once.
+
+    Raises:
+        ScanError: there is none.
+    """
+    shared = [name for name in one if name in other]
+    if not shared:
+        raise ScanError(f"{options.command}: expected files of the same names, found none")
+    if alone := sorted(set(one) ^ set(other)):
+        log.warning("left alone (without a partner): %s", ", ".join(map(printable, alone)))
+    return shared
+
+
+def making(options: argparse.Namespace) -> dict[str, Step]:
+    """What to do for each scan that has a label map of its name, by its name.
+
+    Raises:
+        OSError: a folder cannot be read.
+        ScanError: there is none.
+    """
+    if options.labels.is_dir():
+        scans, labels = by_stem(options.scans), by_stem(options.labels)
+    else:  # one scan, whatever the label map is called
+        stem = stem_of(options.scans).removesuffix(NNUNET_CHANNEL)
+        scans, labels = {stem: options.scans}, {stem: options.labels}
+    return {
+        scans[stem].name: functools.partial(make, stem, scans[stem], labels[stem], options)
+        for stem in _shared(scans, labels, options)
+    }
+
+
+def going_back(options: argparse.Namespace) -> dict[str, Step]:
+    """What to do for each case that has an output and a scan, by its name.
+
+    Raises:
+        OSError: a folder cannot be read.
+        ScanError: there is none.
+    """
+    cases, segs = (
+        {path.name: path for path in sorted(folder.iterdir()) if is_case_name(path.name)}
+        for folder in (options.cases, options.segs)
+    )
+    # what follows the dimension and the modality in the name of a case
+    made = {
+        Path(name).stem.partition("_")[2].partition("_")[2]: name
+        for name in _shared(cases, segs, options)
+    }
+    own = stem_of(options.scans).removesuffix(NNUNET_CHANNEL)
+    scans = {own: options.scans} if own in made else by_stem(options.scans)
+    made_of = {stem: cases[name] for stem, name in made.items()}
+    inputs = list(scans.values())
+    return {
+        made[stem]: functools.partial(
+            back, made_of[stem], segs[made[stem]], scans[stem], inputs, options
+        )
+        for stem in _shared(made_of, scans, options)
+    }  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m swiftmedsam.program.cases",
+        description="Scans with label maps to cases of the challenge, and outputs back.",
+        epilog="Exit status: 0 when every file was written, 1 when one was not, 2 on wrong usage.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("make", help="cases of scans and label maps of the same names")
+    one.add_argument("scans", type=Path, help="folder of scans; one, if LABELS is a file")
+    one.add_argument("labels", type=Path, help="folder of label maps on the scans' grids; or one")
+    one.add_argument("out", type=Path, help="folder for the cases")
+    one.add_argument(
+        "--modality", type=as_option(parse_modality), metavar="NAME", help="CT, MR, ..."
+    )
+    one.add_argument(
+        "--window", type=as_option(parse_window), default=DEFAULT_WINDOW,
+        help="for CT (default soft)",
+    )  # fmt: skip
+    one.add_argument("--plane", choices=(ACQUIRED, *ANATOMICAL), default=ACQUIRED)
+    one.set_defaults(steps=making)
+    other = commands.add_parser("back", help="outputs of such cases to labels of the scans")
+    other.add_argument("cases", type=Path, help="folder that `make` wrote to")
+    other.add_argument("segs", type=Path, help="folder of outputs, npz with 'segs'")
+    other.add_argument("scans", type=Path, help="what `make` was given")
+    other.add_argument("out", type=Path, help="folder for the labels")
+    other.set_defaults(steps=going_back)
+    for command in (one, other):
+        add_choices(command)
+        add_memory_limit(command)
+        command.add_argument(
+            "--verbose", action="store_true",
+            help="also say where an error that was not foreseen arose",
+        )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("swiftmedsam.program.jobs").setLevel(
+        logging.DEBUG if options.verbose else logging.INFO
+    )
+    try:
+        steps: dict[str, Step] = options.steps(options)
+        make_folder(options.out)
+        remove_partials(options.out)
+    except (ScanError, OSError) as error:
+        log.error("%s", printable(words_of(error)))
+        return 1
+    failures: dict[str, str] = {}
+    for name, step in steps.items():
+        attempt(step, name, failures, "the output")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

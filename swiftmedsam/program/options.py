@@ -1,0 +1,128 @@
+"""The options of `python -m app`."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from swiftmedsam import __version__
+from swiftmedsam.display import DEFAULT_WINDOW, WINDOWS, parse_window
+from swiftmedsam.network import AUTO, PRECISIONS
+from swiftmedsam.program.scan_options import add_memory_limit, add_scan_options, as_option, natural
+from swiftmedsam.segment import (
+    DEFAULT_MODE,
+    IMAGE_CROPS,
+    LEAST_ASKED,
+    MODES,
+    MOST_STEP,
+    VOLUME_CROPS,
+)
+
+INPUTS = Path("/workspace/inputs")
+OUTPUTS = Path("/workspace/outputs")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
+    return int(text)
+
+
+def _glob(text: str) -> str:
+    if Path(text) == Path():  # "" or ".", which pathlib refuses
+        found = f"'{text}'" if text else "nothing"
+        raise argparse.ArgumentTypeError(f"expected a pattern like '3D*', got {found}")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, got '{text}'")
+    return seconds
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m app",
+        description="Segment every 2DBox_*.npz and 3DBox_*.npz of a folder.",
+        epilog="Exit status: 0 when every case was written, 1 when one was not, 2 on wrong usage, "
+        "143 or 130 when stopped by SIGTERM or SIGINT.",
+    )
+    parser.add_argument("inputs", nargs="?", type=Path, default=INPUTS, help=f"default {INPUTS}")
+    parser.add_argument("outputs", nargs="?", type=Path, help=f"default {OUTPUTS}")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="a folder with a manifest.json")
+    parser.add_argument(
+        "--precision", choices=(AUTO, *PRECISIONS), default=AUTO,
+        help=f"type of the arithmetic (default {AUTO}: the fastest that suits this CPU)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mode", choices=MODES, default=DEFAULT_MODE,
+        help=f"exact follows LiteMedSAM's rules (default {DEFAULT_MODE})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--crops", type=natural, metavar="N",
+        help="most crops of a slice, enlarged for small boxes, in mode best (default "
+        f"{IMAGE_CROPS}, of a volume {VOLUME_CROPS})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--step", type=_positive, metavar="K",
+        help="ask every K-th slice of a box and interpolate between (default: in mode best as many "
+        f"as leave {LEAST_ASKED}, {MOST_STEP} at most; in mode exact 1)",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=_positive, help="default: all this process may use")
+    parser.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS",
+        help="give up a case that takes longer, between two boxes (default: never)",
+    )  # fmt: skip
+    add_memory_limit(parser)
+    parser.add_argument(
+        "--only", type=_glob, metavar="GLOB", default="*", help="file names to segment"
+    )
+    parser.add_argument(
+        "--window", type=as_option(parse_window), default=DEFAULT_WINDOW,
+        help=f"for CT in Hounsfield units: {', '.join(WINDOWS)} or LEVEL,WIDTH (default soft)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--failures", type=Path, metavar="FILE",
+        help="write a JSON list of the failed cases, each with its file and message",
+    )  # fmt: skip
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--overwrite", action="store_true",
+        help="replace outputs (default; labels of scans that have names nobody typed only with it, "
+        "unless this program wrote them)",
+    )  # fmt: skip
+    existing.add_argument("--skip-existing", action="store_true", help="keep those that are there")
+    words = parser.add_mutually_exclusive_group()
+    words.add_argument(
+        "--verbose", action="store_true",
+        help="also say what each file holds, and where an error that was not foreseen arose",
+    )  # fmt: skip
+    words.add_argument("--quiet", action="store_true", help="only warnings and errors")
+    add_scan_options(parser)
+    parser.add_argument("--version", action="version", version=f"SwiftMedSAM {__version__}")
+    return parser
+
+
+def _with_window_joined(argv: Sequence[str]) -> list[str]:
+    """`--window -600,1500` as one word: argparse would take the level for an option."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == "--window":
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """What the words after `python -m app` ask for.
+
+    Raises:
+        SystemExit: they are wrong, or ask for help; it was said.
+    """
+    return _parser().parse_args(_with_window_joined(argv))

@@ -1,0 +1,108 @@
+"""What can be asked about your own files; the only part of this package that is always loaded."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from swiftmedsam.memory import parse_size
+from swiftmedsam.modality import parse_modality
+
+ANATOMICAL = ("axial", "coronal", "sagittal")
+
+T = TypeVar("T")
+
+
+def as_option(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """`parse` as the type of an option: what its ValueError says becomes the message."""
+
+    def parsed(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parsed
+
+
+def natural(text: str) -> int:
+    """The whole number that an option is."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got '{text}'")
+    return int(text)
+
+
+def add_memory_limit(parser: argparse.ArgumentParser) -> None:
+    """Add --memory-limit, in bytes; None if it is not given."""
+    parser.add_argument(
+        "--memory-limit", type=as_option(parse_size), metavar="SIZE",
+        help="refuse a case that would take more, like 8G (default: the container's, or all)",
+    )  # fmt: skip
+
+
+def add_choices(parser: argparse._ActionsContainer) -> None:
+    """Add the options that choose one of several scans in a file or folder; None if not given."""
+    parser.add_argument(
+        "--volume", type=natural, metavar="K", help="of a file that has several, from 0"
+    )
+    parser.add_argument("--series", metavar="NUMBER|UID", help="of a DICOM folder that has several")
+
+
+def add_scan_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for scans, in a group of their own; each is None unless it is given."""
+    group = parser.add_argument_group(
+        "your own files",
+        "INPUTS may be a scan (NIfTI, NRRD, MetaImage, a DICOM file or folder, PNG, JPEG, BMP, "
+        "TIFF), with boxes; OUTPUTS is then a folder or a file (.nii.gz, .seg.nrrd, .mha, .dcm, "
+        ".png, .tif, .npz), by default of the kind that came in, beside the scan",
+    )
+    group.add_argument(
+        "--box", action="append", nargs="+", metavar=("NAME", "NUMBER"),
+        help="4 numbers, i_min j_min i_max j_max, or 6, with k; a name before them if you like; "
+        "once for each object",
+    )  # fmt: skip
+    group.add_argument(
+        "--boxes", action="append", metavar="FILE",
+        help="of boxes: a CSV or JSON table, ROIs of 3D Slicer (.mrk.json), COCO or LabelMe; as "
+        "often as you like; with a folder of scans as INPUTS its rows name them",
+    )  # fmt: skip
+    group.add_argument(
+        "--boxes-from", type=Path, metavar="FILE", help="a label map: a box around each label"
+    )
+    group.add_argument(
+        "--margin", type=natural, metavar="N", help="voxels around the labels of --boxes-from"
+    )
+    group.add_argument(
+        "--dry-run", action="store_true", default=None,
+        help="only say how each box was understood, and show it on its middle slice",
+    )  # fmt: skip
+    group.add_argument(
+        "--units", choices=("voxel", "mm"),
+        help="of boxes: voxels of the file's own grid, from 0, both ends inclusive (default), "
+        "or mm, then x y z",
+    )  # fmt: skip
+    group.add_argument(
+        "--space", choices=("RAS", "LPS"),
+        help="of boxes in mm: RAS (NIfTI, 3D Slicer) or LPS (DICOM, ITK)",
+    )  # fmt: skip
+    group.add_argument(
+        "--plane", choices=("acquired", *ANATOMICAL),
+        help="in which the slices lie that are walked (default acquired)",
+    )  # fmt: skip
+    group.add_argument(
+        "--modality", type=as_option(parse_modality), metavar="NAME",
+        help="CT, MR, ...; else what the file says, else what its values look like",
+    )  # fmt: skip
+    add_choices(group)
+    group.add_argument(
+        "--stats", type=Path, metavar="FILE", help="write a CSV table of the objects' sizes"
+    )
+
+
+def about_scans(options: argparse.Namespace) -> bool:
+    """Whether `options` ask for a scan, and not for a folder or file of the challenge's npz."""
+    given = (options.box, options.boxes, options.boxes_from, options.margin, options.dry_run,
+             options.units, options.space, options.plane, options.modality,
+             options.volume, options.series, options.stats)  # fmt: skip
+    path: Path = options.inputs
+    return any(one is not None for one in given) or (path.is_file() and path.suffix != ".npz")

@@ -1,0 +1,155 @@
+"""What is asked for: which scans, with which boxes, and where their labels go."""
+
+import argparse
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from swiftmedsam.atomic import make_folder, same_place, why_tables_fail
+from swiftmedsam.case import printable
+from swiftmedsam.scans.boxes.drawn import Drawn, Entry, Meaning, drawn_box
+from swiftmedsam.scans.boxes.files import read_boxes
+from swiftmedsam.scans.boxes.matching import boxes_for_scan, boxes_in_folder
+from swiftmedsam.scans.dicom.reader import is_dicom
+from swiftmedsam.scans.formats.by_suffix import WRITTEN, default_suffix, stem_of, suffix_of
+from swiftmedsam.scans.scan import ScanError
+from swiftmedsam.scans.write import Outputs, refuse_inputs
+
+log = logging.getLogger(__name__)
+
+# Of a new folder called like "2024.11.30" or "out.v2" this is no end of a file's name.
+NUMBER = re.compile(r"\.v?[0-9]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One scan, its boxes, and where its labels go."""
+
+    path: Path
+    file: str  # its name, relative to the folder of a batch
+    drawn: list[Drawn]
+    label_map: Path | None  # whose labels are boxes, too
+    outputs: Outputs
+
+
+def boxes_of_words(all_words: Sequence[Sequence[str]], meaning: Meaning) -> list[Drawn]:
+    """Boxes of the words after each --box: a name, or none, and numbers.
+
+    Raises:
+        ScanError: words that are no box.
+    """
+    boxes = []
+    for words in all_words:
+        name, numbers = "", list(words)
+        try:
+            float(words[0])
+        except ValueError:
+            name, *numbers = words
+        try:
+            corners = [float(word) for word in numbers]
+        except ValueError:
+            found = " ".join(map(printable, numbers))
+            raise ScanError(
+                f"--box {' '.join(map(printable, words))}: expected numbers, found {found}"
+            ) from None
+        boxes.append(drawn_box(name, corners, meaning.units, meaning.space))
+    return boxes
+
+
+def outputs_of(path: Path, asked: Path | None) -> Outputs:
+    """Where the labels of a scan go: `asked` is a file, a folder, or None for beside the scan.
+
+    Raises:
+        ScanError: it is a file of a kind that labels cannot be written as.
+    """
+    if asked is not None and not asked.is_dir():
+        if suffix_of(asked, WRITTEN):
+            return Outputs(asked, is_named=True)
+        if asked.suffix and not NUMBER.fullmatch(asked.suffix):
+            raise ScanError(
+                f"{printable(asked.name)}: cannot be written as {printable(asked.suffix)}, "
+                f"expected a folder or a name ending in {', '.join(WRITTEN)}"
+            )
+    folder = path.parent if asked is None else asked
+    return Outputs(folder / f"{stem_of(path)}_labels{default_suffix(path)}")
+
+
+def _numbered(drawn: Sequence[Drawn]) -> list[Drawn]:
+    """Boxes with a name each: those that have none are called by their number."""
+    return [
+        box if box.name else replace(box, name=f"box {count}")
+        for count, box in enumerate(drawn, start=1)
+    ]
+
+
+def make_plans(options: argparse.Namespace) -> list[Plan]:
+    """What `options` ask for, a plan a scan; the folder of the outputs is made.
+
+    Scans that --only leaves out count, too, as what nothing may be written over.
+
+    Raises:
+        OSError: a folder cannot be read or made.
+        ScanError: there is no scan or box, an output or table cannot be written or is an input, or
+            two scans have the same output.
+    """
+    inputs: Path = options.inputs
+    if inputs.name in ("", ".."):
+        inputs = inputs.resolve()
+    if not inputs.exists():
+        found = "a link to nothing" if inputs.is_symlink() else "nothing of that name"
+        raise ScanError(f"{printable(str(inputs))}: expected a scan or a folder, found {found}")
+    meaning = Meaning(options.units or "voxel", options.space)
+    entries = [Entry(box) for box in boxes_of_words(options.box or [], meaning)]
+    tables = [Path(table) for table in options.boxes or []]
+    for table in tables:
+        entries += read_boxes(table, meaning)
+    label_map: Path | None = options.boxes_from
+    if options.margin is not None and label_map is None:
+        raise ScanError("--margin is for --boxes-from, which is not given")
+    if inputs.is_dir() and any(one.file is not None for one in entries):
+        if label_map is not None:
+            raise ScanError(f"--boxes-from is for one scan, and {inputs} is a folder")
+        by_file = boxes_in_folder(inputs, entries)
+        folder = inputs
+    else:
+        by_file, folder = {inputs.name: boxes_for_scan(inputs, entries)}, inputs.parent
+    tables_out = [path for path in (options.stats, options.failures) if path is not None]
+    # which images a DICOM folder has is known when it is read; no table belongs over any of them
+    read = [*tables, *([] if label_map is None else [label_map]), *filter(is_dicom, tables_out)]
+    plans: list[Plan] = []
+    for file, drawn in by_file.items():
+        path = folder / file
+        if not drawn and label_map is None:
+            raise ScanError(
+                f"{printable(path.name)}: expected boxes (--box, --boxes, --boxes-from), found none"
+            )
+        outputs = outputs_of(path, options.outputs)
+        plans.append(Plan(path, file, _numbered(drawn), label_map, outputs))
+    if not plans:
+        raise ScanError(f"{inputs}: expected boxes that name its files (--boxes), found none")
+    chosen = [plan for plan in plans if Path(plan.file).match(options.only)]
+    if not chosen:
+        raise ScanError(f"{inputs}: --only {options.only} matches none of its {len(plans)} scans")
+    written = [path for plan in chosen for path in plan.outputs.all()]
+    refuse_inputs([*written, *tables_out], [*(plan.path for plan in plans), *read])
+    _refuse_twins(chosen, plans)
+    for plan in chosen:
+        make_folder(plan.outputs.labels.parent)
+    if why := why_tables_fail(tables_out, written):
+        raise ScanError(why)
+    return chosen
+
+
+def _refuse_twins(chosen: Sequence[Plan], plans: Sequence[Plan]) -> None:
+    """Raise ScanError if one of the `chosen` plans would write what another of all `plans` does."""
+    writers: dict[Path, Plan] = {}
+    for plan in plans:
+        for path in plan.outputs.all():
+            other = writers.setdefault(same_place(path), plan)
+            if other is not plan and (plan in chosen or other in chosen):
+                raise ScanError(
+                    f"{printable(plan.file)}: labels would replace those of "
+                    f"{printable(other.file)} in {path}"
+                )

@@ -1,0 +1,240 @@
+"""DICOM: a folder of one series or several, or a file; classic, enhanced, and frames in time.
+
+pydicom reads, gdcm decodes, or `dicom_jpeg`. Values are those of the modality (`dicom_values`):
+rescaled, PET to SUV where the file allows it, turned so that more is brighter.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swiftmedsam.case import MAX_MEMBER_BYTES, printable
+from swiftmedsam.scans.dicom.files import (
+    NO_SCAN,
+    SUFFIXES,
+    choose_series,
+    headers_under,
+    is_dicom,
+    require_whole,
+    without_copies,
+)
+from swiftmedsam.scans.dicom.slices import Slice, slices_of
+from swiftmedsam.scans.dicom.stack import stack
+from swiftmedsam.scans.dicom.suv import uptake
+from swiftmedsam.scans.dicom.tags import MOST_SHOWN, frames_of, readable, text_of
+from swiftmedsam.scans.dicom.values import check_pixels, in_hounsfield, is_turned, read_values
+from swiftmedsam.scans.dicom.volumes import choose, choose_frames
+from swiftmedsam.scans.scan import (
+    PICTURE_AFFINE,
+    FloatArray,
+    MemoryLimit,
+    Scan,
+    ScanError,
+    choose_volume,
+    extra,
+    grey,
+    made_scan,
+    require_memory,
+    require_peak,
+)
+
+__all__ = ["SUFFIXES", "is_dicom", "read", "readable"]
+
+log = logging.getLogger(__name__)
+
+SLICE_BYTES = 632  # of a `Slice` and what it holds
+
+
+def _stored(header: Any) -> int:
+    """Bytes of a sample."""
+    return int(header.get("BitsAllocated") or 8) // 8 or 1
+
+
+def _decoded(header: Any) -> int:
+    """Bytes of the frames of a file, which are decoded all at once."""
+    samples = int(header.get("SamplesPerPixel") or 1) * _stored(header)
+    return int(header.Rows) * int(header.Columns) * frames_of(header) * samples
+
+
+def _require_memory_of_frames(headers: Sequence[Any], name: str, limit: MemoryLimit | None) -> None:
+    """Raise ScanError if slices of frames that are only declared would take more than `limit`.
+
+    Which of them are wanted is not known yet: what their pixels take is asked afterwards.
+    """
+    if limit is None:
+        return
+    frames = sum(map(frames_of, headers))
+    peak = limit.estimate((1, 1, 1), np.dtype(np.float32), frames * SLICE_BYTES)
+    require_peak(name, f"{frames} frames", peak, limit)
+
+
+def _require_memory(
+    headers: Sequence[Any], chosen: Sequence[Slice], name: str, limit: MemoryLimit | None
+) -> None:
+    """Raise ScanError if `chosen` slices, of files of these headers, take more than `limit`."""
+    header = headers[0]
+    rows, columns = chosen[0].size
+    shape: tuple[int, ...] = (columns, rows, len(chosen))
+    values, dtype = math.prod(shape), np.dtype(np.float32)
+    palette = header.get("PhotometricInterpretation") == "PALETTE COLOR"
+    if palette or header.get("SamplesPerPixel", 1) == 3:
+        values, dtype = 3 * values, np.dtype(f"u{2 if _stored(header) > 1 else 1}")
+        shape = shape if len(chosen) > 1 else (*shape, 3)
+    reading = 2 * values * dtype.itemsize  # slices, beside the volume of them
+    if dtype == np.float32:
+        reading += 8 * rows * columns  # one of them in float64, while it is rescaled
+    else:
+        reading += 4 * values  # their grey
+    # and what the decoder makes of one file
+    reading += 2 * max(map(_decoded, headers)) + SLICE_BYTES * sum(map(frames_of, headers))
+    require_memory(name, shape, dtype, reading, limit)
+
+
+def read(
+    path: Path,
+    volume: int | None,
+    memory_limit: MemoryLimit | None = None,
+    series: str | None = None,
+) -> Scan:
+    """The scan of a DICOM file, or of a folder of them; `series` chooses by number or UID.
+
+    Raises:
+        OSError: a file cannot be opened.
+        ScanError: nothing there can be read, it is not one series of one regular grid, or would
+            take more than `memory_limit`.
+    """
+    name = printable(path.name)
+    pydicom = extra("pydicom", name)
+    if path.is_dir():
+        found = headers_under(path, pydicom)
+        with readable(name, pydicom):
+            headers = choose_series(found, series, name, path)
+        headers = without_copies(headers, name, pydicom)
+    else:
+        with readable(name, pydicom):
+            headers = [(path, pydicom.dcmread(path, stop_before_pixels=True))]
+        found = {("", ""): headers}
+    with readable(name, pydicom):
+        for file, header in headers:
+            with readable(printable(file.name), pydicom):
+                _check_kind(header, name)
+        require_whole(headers, name)
+        _require_memory_of_frames([header for _, header in headers], name, memory_limit)
+        slices: list[Slice] = []
+        for file, header in headers:
+            with readable(printable(file.name), pydicom):
+                slices += slices_of(file, header, pydicom)
+        chosen, affine, has_mm = _placed(slices, volume, name)
+        files = {one.path for one in chosen}
+        # those of the volume first, then the others of the series
+        every = [header for _, header in sorted(headers, key=lambda one: one[0] not in files)]
+        own = every[: len(files)]
+        _require_memory(own, chosen, name, memory_limit)
+        voxels = read_values(_by_file(chosen), name, pydicom)
+        factor, unit = (1.0, "") if voxels.ndim == 4 else _factor_and_unit(every, name)
+        modality = _modality(every[0], name)
+        if path.is_dir():
+            _warn_of_fewer(headers, len(chosen), name)
+    if voxels.ndim == 4 and len(voxels) > 1:
+        voxels = grey(voxels)
+    if factor != 1:
+        np.multiply(voxels, factor, out=voxels)
+    order = (2, 1, 0, 3)[: voxels.ndim]
+    return made_scan(
+        path, voxels.transpose(order), affine, modality=modality,
+        slice_axis=2, has_mm=has_mm, sources=tuple((one.path, one.frame) for one in chosen),
+        unit=unit, files=tuple(file for same in found.values() for file, _ in same),
+    )  # fmt: skip
+
+
+def _check_kind(header: Any, name: str) -> None:
+    if header.get("Modality") in NO_SCAN or "Rows" not in header:
+        kind = getattr(header.get("SOPClassUID"), "name", "an object of no kind")
+        without = "" if "Rows" in header else " without pixels"
+        shown = printable(kind)[:MOST_SHOWN]
+        raise ScanError(f"{name}: expected an image, found {shown}{without}")
+    check_pixels(header)
+    declared = _decoded(header)
+    if not 0 < declared <= MAX_MEMBER_BYTES:
+        raise ScanError(f"{name}: declares {declared} bytes, the limit is {MAX_MEMBER_BYTES}")
+
+
+def _placed(
+    slices: Sequence[Slice], volume: int | None, name: str
+) -> tuple[list[Slice], FloatArray, bool]:
+    """Slices of the chosen volume in order, their affine, and whether it is in mm."""
+    first = slices[0]
+    if len(slices) == 1 and (first.position is None or first.spacing_mm is None):
+        choose_volume(1, volume, name)
+        return list(slices), _without_place(first), False
+    if any(one.position is not None for one in slices):
+        return *stack(choose(slices, volume, name), name), True
+    if len({one.path for one in slices}) > 1:
+        raise ScanError(f"{name}: {len(slices)} slices should have a position each, found none")
+    chosen = choose_frames(slices, volume, name)
+    if len(chosen) > 1:
+        log.warning("%s: %d slices have numbers and no position", name, len(chosen))
+    return chosen, _without_place(first), False
+
+
+def _without_place(one: Slice) -> FloatArray:
+    rows_mm, columns_mm = one.spacing_mm or (1.0, 1.0)
+    return np.asarray(PICTURE_AFFINE @ np.diag([columns_mm, rows_mm, 1, 1]), np.float64)
+
+
+def _by_file(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
+    """Runs of slices that are frames of one file, so that a file is decoded once."""
+    run: list[Slice] = []
+    for one in slices:
+        if run and run[-1].path != one.path:
+            yield run
+            run = []
+        run.append(one)
+    yield run
+
+
+def _warn_of_fewer(headers: Sequence[tuple[Path, Any]], count: int, name: str) -> None:
+    """Say where files declare more slices than there are: a stack without its ends looks whole.
+
+    NumberOfSlices (DICOM PS3.3 C.8.9.1) is of a volume, ImagesInAcquisition (C.7.6.1) of all.
+    """
+    images = sum(frames_of(header) for _, header in headers)
+    for tag, found in (("NumberOfSlices", count), ("ImagesInAcquisition", images)):
+        declared = text_of(headers[0][1], tag)
+        if declared.isdecimal() and int(declared) > found:
+            log.warning(
+                "%s: %d slices, %s says %d: some may be missing at the ends",
+                name, found, tag, int(declared),
+            )  # fmt: skip
+
+
+def _factor_and_unit(headers: Sequence[Any], name: str) -> tuple[float, str]:
+    """What rescaled values are multiplied by, and their unit then; "" where the file says none."""
+    header = headers[0]
+    if is_turned(header, {}):  # then they are no longer what was measured
+        if text_of(header, "Modality") == "PT":
+            log.warning("%s: PET of which low values show bright: turned, and in no unit", name)
+        return 1.0, ""
+    if text_of(header, "Modality") == "PT":
+        return uptake(headers, name)
+    if text_of(header, "Modality") == "CT" and in_hounsfield(header)[0]:
+        return 1.0, "HU"
+    return 1.0, ""
+
+
+def _modality(header: Any, name: str) -> str:
+    """The modality as DICOM calls it; "" of a CT whose values are no Hounsfield units or turned."""
+    modality = text_of(header, "Modality")
+    if modality == "CT" and not in_hounsfield(header)[1]:
+        log.warning("%s: CT, but by its RescaleType in no Hounsfield units", name)
+        return ""
+    if modality == "CT" and is_turned(header, {}):
+        log.warning(
+            "%s: CT of which low values show bright: turned, and in no Hounsfield units", name
+        )
+        return ""
+    return modality

@@ -1,0 +1,113 @@
+"""From a scan's grid to the slices that are walked, and back: axes moved and flipped, that is all.
+
+Which way a file stores its axes is an accident; what the network sees must not depend on it. So
+slices are brought into the order of their anatomy, whatever it was in the file: the nearest of
+
+    axial     D to the head,  H to the back,  W to the left
+    coronal   D to the back,  H to the feet,  W to the left
+    sagittal  D to the left,  H to the feet,  W to the back
+
+as a radiologist looks at them. Nothing is resampled, so the way back is exact: an oblique grid is
+walked along its own axes.
+"""
+
+from dataclasses import dataclass
+from itertools import permutations
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from swiftmedsam.scans.scan import FloatArray, Scan
+
+# World axis (0 right, 1 anterior, 2 superior) and sign of D, H, W.
+PLANES = {
+    "axial": ((2, 1), (1, -1), (0, -1)),
+    "coronal": ((1, -1), (2, -1), (0, -1)),
+    "sagittal": ((0, -1), (2, -1), (1, -1)),
+}
+ACQUIRED = "acquired"
+# Slices are thicker than their pixels are wide. Below this ratio a grid counts as isotropic.
+THICK = 1.05
+
+Number = TypeVar("Number", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Where D, H and W lie in a grid (I, J, K)."""
+
+    plane: str
+    axes: tuple[int, int, int]  # of the grid, for D, H, W
+    flipped: tuple[bool, bool, bool]  # whether D, H, W run against them
+    grid: tuple[int, int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes D, H, W."""
+        return tuple(self.grid[axis] for axis in self.axes)
+
+    def _flips(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)
+
+    def to_slices(self, voxels: npt.NDArray[Number]) -> npt.NDArray[Number]:
+        """Slices (D, H, W[, 3]) of voxels (I, J, K[, 3])."""
+        return voxels.transpose(*self.axes, *range(3, voxels.ndim))[self._flips()]
+
+    def to_grid(self, slices: npt.NDArray[Number]) -> npt.NDArray[Number]:
+        """Voxels (I, J, K) of slices (D, H, W): the way back."""
+        return slices[self._flips()].transpose(*np.argsort(self.axes))
+
+    def box(self, low: npt.ArrayLike, high: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Box (6,) x_min, y_min, z_min, x_max, ... in the slices, of corners (3,) in the grid."""
+        ends = np.array([low, high], np.int64)[:, list(self.axes)]  # (2, 3), in the order D, H, W
+        turned = np.where(self.flipped, np.array(self.shape) - 1 - ends, ends)
+        turned.sort(axis=0)
+        return turned[:, ::-1].ravel()
+
+
+def anatomical_axes(affine: FloatArray) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """World axis, and sign along it, that each of i, j and k comes nearest to.
+
+    Each world axis is given once, so that the sum of the cosines is largest.
+    """
+    matrix = affine[:3, :3]
+    cosines = matrix / np.linalg.norm(matrix, axis=0)
+    a, b, c = max(
+        permutations(range(3)), key=lambda world: sum(abs(cosines[world, (0, 1, 2)])).item()
+    )
+    signs = [1 if cosines[world, axis] >= 0 else -1 for axis, world in enumerate((a, b, c))]
+    return (a, b, c), (signs[0], signs[1], signs[2])
+
+
+def acquired_axis(scan: Scan) -> int:
+    """Axis of the grid along which slices were acquired.
+
+    What the file says; else the only axis of one voxel; else the one along which voxels are
+    longest; else, in an isotropic grid, the one nearest to head and feet.
+    """
+    if scan.slice_axis is not None:
+        return scan.slice_axis
+    flat = [axis for axis in range(3) if scan.grid[axis] == 1]
+    if len(flat) == 1:
+        return flat[0]
+    spacing = scan.spacing_mm
+    longest = int(spacing.argmax())
+    if (spacing[longest] > THICK * np.delete(spacing, longest)).all():
+        return longest
+    world, _ = anatomical_axes(scan.affine)
+    return world.index(2)
+
+
+def choose_walk(scan: Scan, plane: str = ACQUIRED) -> Walk:
+    """The walk through `scan` in that plane, one of `PLANES`, or the one it was acquired in."""
+    world, signs = anatomical_axes(scan.affine)
+    if plane == ACQUIRED:
+        normal = world[acquired_axis(scan)]
+        plane = next(name for name, ((axis, _), *_) in PLANES.items() if axis == normal)
+    d, h, w = (world.index(axis) for axis, _ in PLANES[plane])
+    flips = [
+        signs[grid_axis] != sign
+        for grid_axis, (_, sign) in zip((d, h, w), PLANES[plane], strict=True)
+    ]
+    return Walk(plane, (d, h, w), (flips[0], flips[1], flips[2]), scan.grid)

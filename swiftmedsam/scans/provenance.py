@@ -1,0 +1,90 @@
+"""Which files this program wrote, and nobody changed since: only those may be replaced unasked.
+
+Labels with a JSON of names beside them are known by their digest in it; a .seg.nrrd by a comment
+with the digest of the rest; a DICOM segmentation by its manufacturer's model name, which whoever
+changes it replaces by their own; a picture of a box by its text "Software".
+"""
+
+import hashlib
+import json
+import re
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from swiftmedsam import __version__
+
+PROGRAM = f"SwiftMedSAM {__version__}"
+FILES = "files"  # key of the JSON: sha256 by name
+BLOCK = 1 << 20  # bytes that are read at a time
+# NRRD: comments begin with #, anywhere in the header but in its first line, the magic
+SEAL = re.compile(rb"# SwiftMedSAM \S+ sha256 ([0-9a-f]{64})\n")
+# DICOM PS3.5 7.1.2: (0008,1090) Manufacturer's Model Name, LO, in explicit little endian
+MODEL_NAME = b"\x08\x00\x90\x10LO\x0c\x00SwiftMedSAM "
+HEADER_BYTES = 1 << 16  # in which that stands: far in front of what is said of frames
+PNG_HEADER = 33  # bytes: signature and IHDR
+SOFTWARE = b"Software\0SwiftMedSAM "  # PNG specification, 11.3.4.2 and 11.3.4.3
+
+
+def digests(contents: Mapping[Path, bytes]) -> dict[str, str]:
+    """The sha256 of contents by the names of their files, for the JSON of names."""
+    return {path.name: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+
+
+def sealed(nrrd: bytes) -> bytes:
+    """A NRRD file with a comment that says who wrote it, and its digest."""
+    magic, _, rest = nrrd.partition(b"\n")
+    digest = hashlib.sha256(nrrd).hexdigest()
+    return magic + f"\n# {PROGRAM} sha256 {digest}\n".encode() + rest
+
+
+def signed(png: bytes) -> bytes:
+    """A PNG with a text that says which program wrote it."""
+    text = b"tEXt" + SOFTWARE + __version__.encode()
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    return png[:PNG_HEADER] + chunk + png[PNG_HEADER:]
+
+
+def is_own(path: Path, names: Path | None = None) -> bool:
+    """Whether this program wrote the file at `path` as it is; `names` is the JSON beside labels.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if names is not None:
+        known = _known(names)
+        return bool(known) if path == names else known.get(path.name) == _sha256(path)
+    with path.open("rb") as stream:
+        start = stream.read(HEADER_BYTES)
+    if start.startswith(b"NRRD"):
+        return _is_sealed(path.read_bytes())
+    return MODEL_NAME in start or start[PNG_HEADER + 8 :].startswith(SOFTWARE)
+
+
+def _known(names: Path) -> dict[str, Any]:
+    """The digests in the JSON of names; {} if it is none of this program's."""
+    try:
+        content = json.loads(names.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    known = content.get(FILES) if isinstance(content, dict) else None
+    return known if isinstance(known, dict) else {}
+
+
+def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _is_sealed(content: bytes) -> bool:
+    magic, _, rest = content.partition(b"\n")
+    seal = SEAL.match(rest)
+    if seal is None:
+        return False
+    found = hashlib.sha256(magic + b"\n" + rest[seal.end() :]).hexdigest()
+    return found == seal[1].decode()

@@ -1,0 +1,213 @@
+"""What every reader returns: voxels on the file's own grid, and where they lie in the world."""
+
+import colorsys
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+
+from swiftmedsam.case import CaseError, printable
+from swiftmedsam.memory import estimate_scan_peak
+
+FloatArray = npt.NDArray[np.float64]
+Voxels = npt.NDArray[np.generic]
+Colour = tuple[int, int, int]  # red, green and blue, 0..255
+
+RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # and back: ITK and DICOM count to the left and back
+# Pictures have no place in the world. With this one, columns run to the patient's left and rows to
+# the back, so that the axial walk leaves a picture as it is.
+PICTURE_AFFINE = RAS_OF_LPS
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV has it
+REQUIREMENTS = "requirements-scans.txt"
+RIGHT_ANGLE = np.deg2rad(0.5)  # axes that are further from it are not at right angles by rounding
+GOLDEN_RATIO = 0.618034  # steps of it around the circle of hues never come close to each other
+
+
+class ScanError(CaseError):
+    """A scan, or a box in it, that cannot be used; the message names the file."""
+
+
+class SeveralError(ScanError):
+    """A file or folder with several images, of which an option names one."""
+
+    def __init__(self, message: str, found: str) -> None:
+        """`message` says which option names one, `found` only the file and what is there."""
+        super().__init__(message)
+        self.found = found
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """An image or volume as its file has it; made by a reader."""
+
+    path: Path
+    voxels: Voxels  # (I, J, K) or (I, J, K, 3): the file's grid, fastest index first; image: K = 1
+    affine: FloatArray  # (4, 4): voxel (i, j, k, 1) to mm in RAS (right, anterior, superior)
+    modality: str = ""  # as the file says, if it does
+    slice_axis: int | None = None  # along which its slices were acquired, if the file says so
+    has_mm: bool = True  # whether the affine is the file's, not `PICTURE_AFFINE`
+    sources: tuple[tuple[Path, int], ...] = ()  # of DICOM: file and frame of each k
+    unit: str = ""  # of the values: HU, SUV or Bq/ml, if the file says so
+    files: tuple[Path, ...] = ()  # that it was read from, and of DICOM images of other series
+
+    @property
+    def name(self) -> str:
+        """The file's name, for messages."""
+        return printable(self.path.name)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Voxels along i, j and k."""
+        i, j, k = self.voxels.shape[:3]
+        return i, j, k
+
+    @property
+    def spacing_mm(self) -> FloatArray:
+        """Distance (3,) of neighbours along i, j and k."""
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0), np.float64)
+
+    @property
+    def is_sheared(self) -> bool:
+        """Whether i, j and k are not at right angles, as where the gantry was tilted."""
+        directions = self.affine[:3, :3] / self.spacing_mm
+        cosines = directions.T @ directions - np.eye(3)
+        return bool(np.abs(cosines).max() > np.sin(RIGHT_ANGLE))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One object of a label map: what belongs to it besides its voxels."""
+
+    value: int  # in the label map
+    name: str
+    first: tuple[int, int, int]  # corners of its box: voxels (i, j, k), both inclusive
+    last: tuple[int, int, int]
+    own_colour: Colour | None = None  # where somebody gave it one
+
+    @property
+    def colour(self) -> Colour:
+        """Its own; else, of the same value, the same one in every file."""
+        if self.own_colour is not None:
+            return self.own_colour
+        red, green, blue = colorsys.hsv_to_rgb(self.value * GOLDEN_RATIO % 1, 0.75, 1)
+        return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def made_scan(
+    path: Path,
+    voxels: Voxels,
+    affine: npt.ArrayLike,
+    *,
+    modality: str = "",
+    slice_axis: int | None = None,
+    has_mm: bool = True,
+    sources: tuple[tuple[Path, int], ...] = (),
+    unit: str = "",
+    files: tuple[Path, ...] = (),
+) -> Scan:
+    """A checked scan of voxels (I, J, K) or (I, J, K, 3).
+
+    Raises:
+        ScanError: an empty grid, no real numbers, or an affine that has no inverse.
+    """
+    name = printable(path.name)
+    if 0 in voxels.shape:
+        raise ScanError(f"{name}: expected voxels, found a grid of {voxels.shape}")
+    if voxels.dtype.kind not in "biuf":
+        raise ScanError(f"{name}: voxels should be real numbers, found {voxels.dtype}")
+    to_world = np.asarray(affine, np.float64)
+    sides = np.linalg.norm(to_world[:3, :3], axis=0)
+    # of unit vectors: a small voxel is no degenerate one
+    if not np.isfinite(to_world).all() or (sides == 0).any():
+        volume = 0.0
+    else:
+        volume = abs(float(np.linalg.det(to_world[:3, :3] / sides)))
+    if volume < 1e-3:
+        rows = to_world[:3].round(4).tolist()
+        raise ScanError(f"{name}: the affine should have an inverse, found {rows}")
+    return Scan(path, voxels, to_world, modality, slice_axis, has_mm, sources, unit, files)
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """What may be taken to read a file and for what becomes of it, and how that is estimated."""
+
+    size: int  # bytes
+    estimate: Callable[[tuple[int, ...], np.dtype[np.generic], int], int] = estimate_scan_peak
+
+
+def require_memory(
+    name: str,
+    shape: tuple[int, ...],
+    dtype: npt.DTypeLike,
+    reading: int,
+    limit: MemoryLimit | None,
+) -> None:
+    """Refuse a scan by what its header says, before its voxels are read; see `swiftmedsam.memory`.
+
+    Args:
+        name: of the file.
+        shape: (I, J, K) or (I, J, K, 3), of what is to be read.
+        dtype: that its voxels are to have.
+        reading: bytes of all that is held while they are read.
+        limit: what this process may take; None is no limit.
+
+    Raises:
+        ScanError: it would take more.
+    """
+    if limit is None:
+        return
+    size = "x".join(map(str, shape))
+    peak = limit.estimate(shape, np.dtype(dtype), reading)
+    require_peak(name, f"{size} voxels of {np.dtype(dtype)}", peak, limit)
+
+
+def require_peak(name: str, what: str, peak: int, limit: MemoryLimit) -> None:
+    """Raise ScanError if `peak` bytes, for `what` the file of that name has, are too many."""
+    if peak > limit.size:
+        raise ScanError(
+            f"{name}: {what} need about {peak / 1e9:.1f} GB, "
+            f"the memory limit is {limit.size / 1e9:.1f} GB"
+        )
+
+
+def grey(colour: Voxels) -> Voxels:
+    """Luminance (...) of colour (..., 3), in the same dtype."""
+    precise = np.float32 if colour.dtype.itemsize <= 2 else np.float64
+    mean = colour.astype(precise) @ np.array(LUMINANCE, precise)
+    whole = colour.dtype.kind in "iu"
+    return np.asarray(np.rint(mean) if whole else mean).astype(colour.dtype)
+
+
+def choose_volume(count: int, chosen: int | None, name: str) -> int:
+    """Which of `count` volumes (or components) is meant: the chosen one, or the only one.
+
+    Raises:
+        ScanError: there are several and none is chosen, or not that many.
+    """
+    if chosen is None and count > 1:
+        found = f"{name}: has {count} volumes"
+        raise SeveralError(f"{found}, --volume should name one of 0..{count - 1}", found)
+    if chosen is not None and not 0 <= chosen < count:
+        raise ScanError(f"{name}: --volume should be one of 0..{count - 1}, got {chosen}")
+    return chosen or 0
+
+
+def extra(module: str, name: str) -> ModuleType:
+    """A library that is no part of the container, imported now; `name` is the file that needs it.
+
+    Raises:
+        ScanError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        library = module.partition(".")[0]
+        raise ScanError(
+            f"{name}: this kind of file needs {library}, which is not installed: "
+            f"pip install -r {REQUIREMENTS}"
+        ) from None

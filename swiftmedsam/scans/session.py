@@ -1,0 +1,271 @@
+"""An image or volume that is opened once and asked for many boxes, as an interactive program does.
+
+What the network has been shown stays encoded, so that another box in the same slices costs the
+decoder alone. Numbers of a box are x, y(, z) of the array, last axis first: of a file its i, j, k.
+"""
+
+import dataclasses
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+
+from swiftmedsam.case import one_line
+from swiftmedsam.display import DEFAULT_WINDOW, Window
+from swiftmedsam.frame import FloatArray
+from swiftmedsam.memory import EMBEDDING_BYTES, available_memory, estimate_scan_peak
+from swiftmedsam.modality import parse_modality
+from swiftmedsam.network import IntArray
+from swiftmedsam.program.scan_jobs import boxes_in_slices, case_of, to_grid
+from swiftmedsam.program.scan_plan import outputs_of
+from swiftmedsam.scans.boxes.drawn import drawn_box, on_grid
+from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.infer_modality import modality_of
+from swiftmedsam.scans.orientation import ACQUIRED, choose_walk
+from swiftmedsam.scans.scan import (
+    PICTURE_AFFINE,
+    MemoryLimit,
+    Scan,
+    ScanError,
+    Segment,
+    made_scan,
+    require_memory,
+)
+from swiftmedsam.scans.write import (
+    check_encoding,
+    check_places,
+    refuse_foreign_outputs,
+    refuse_inputs,
+    write,
+)
+from swiftmedsam.segment import (
+    DEFAULT_MODE,
+    EMBEDDINGS_KEPT,
+    Encoder,
+    Labels,
+    Progress,
+    segment,
+)
+
+COLOURS = (3, 4)  # length of the last axis of an array that is a picture in colour
+
+
+class Remembering:
+    """An `Encoder` that encodes the same pixels once; the embeddings asked for last are kept.
+
+    Pixels are told apart by their digest: so whole slices and crops are kept alike, and the walk
+    does not need to know. Several threads may share it.
+    """
+
+    def __init__(self, network: Encoder, most: int) -> None:
+        """`most` embeddings are kept, 1 or more."""
+        self._network, self._most = network, most
+        self._kept: OrderedDict[bytes, FloatArray] = OrderedDict()
+        self._lock = Lock()
+
+    def encode(self, pixels: FloatArray) -> FloatArray:
+        """Embedding of pixels."""
+        key = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+        with self._lock:  # while it encodes, too: another thread may want the same pixels
+            if key not in self._kept:
+                if len(self._kept) >= self._most:
+                    self._kept.popitem(last=False)
+                self._kept[key] = self._network.encode(pixels)
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def decode(
+        self, embedding: FloatArray, prompts: FloatArray, cells: IntArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Logits of prompts in rectangles of cells, and predicted IoU."""
+        return self._network.decode(embedding, prompts, cells)
+
+    def release_encoder(self) -> None:
+        """Give memory back that the next `encode` takes again."""
+        self._network.release_encoder()
+
+
+def embeddings_within(size: int) -> int:
+    """How many embeddings to keep in so many bytes; 1 at least."""
+    return max(1, min(EMBEDDINGS_KEPT, size // EMBEDDING_BYTES))
+
+
+def scan_of_array(
+    array: npt.ArrayLike,
+    spacing_mm: Sequence[float] | None = None,
+    *,
+    is_volume: bool | None = None,
+    name: str = "array",
+) -> Scan:
+    """A scan of an array (H, W), (H, W, 3 or 4) or (D, H, W), `spacing_mm` in the same order.
+
+    Slices are walked across the axis of the longest spacing, else along D. `is_volume` None takes
+    an array with a last axis of 3 or 4 for a picture in colour.
+
+    Raises:
+        ScanError: an array of another shape, or a spacing that does not fit.
+    """
+    pixels = np.asarray(array)
+    if is_volume is None:
+        is_volume = pixels.ndim == 3 and pixels.shape[2] not in COLOURS
+    axes = 3 if is_volume else 2
+    if pixels.ndim != axes and (is_volume or pixels.ndim != 3 or pixels.shape[2] not in COLOURS):
+        wanted = "(D, H, W)" if is_volume else "(H, W), (H, W, 3) or (H, W, 4)"
+        raise ScanError(f"{name}: expected {wanted}, got {pixels.shape}")
+    if is_volume:
+        voxels = pixels.T
+    else:
+        plane = pixels[..., :3] if pixels.ndim == 3 else pixels  # no alpha
+        voxels = plane.swapaxes(0, 1)[:, :, np.newaxis]
+    sides = np.ones(axes) if spacing_mm is None else np.asarray(spacing_mm, np.float64)
+    if sides.shape != (axes,) or not (np.isfinite(sides) & (sides > 0)).all():
+        raise ScanError(f"{name}: spacing_mm should be {axes} lengths above 0, got {spacing_mm}")
+    along_ijk = [*sides[::-1], *[1.0] * (4 - axes)]
+    affine = PICTURE_AFFINE @ np.diag(along_ijk)
+    # an array has spacing, but no place in the world that a box in mm could be meant in
+    return made_scan(Path(name), voxels, affine, slice_axis=None if is_volume else 2, has_mm=False)
+
+
+class OpenImage:
+    """An image or volume to be asked for boxes, as often as you like; made by `open_image`.
+
+    Several threads may ask the same one: each gets the labels of its own boxes.
+    """
+
+    def __init__(
+        self, scan: Scan, network: Encoder, *, modality: str, window: Window, plane: str,
+        mode: str, max_crops: int | None, step: int | None, units: str, space: str | None,
+        memory_limit: int,
+    ) -> None:  # fmt: skip
+        """What the arguments are, `open_image` says."""
+        peak = estimate_scan_peak(scan.voxels.shape, scan.voxels.dtype, 0)
+        kept = embeddings_within(memory_limit - peak)
+        self._scan, self._network = scan, Remembering(network, kept)
+        self._left = memory_limit - scan.voxels.nbytes - kept * EMBEDDING_BYTES
+        self._mode, self._max_crops, self._step = mode, max_crops, step
+        self._units, self._space = units, space
+        self._walk = choose_walk(scan, plane)
+        kind = modality_of(scan, parse_modality(modality) if modality else None)
+        self._case = case_of(scan, [], self._walk, kind, window)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the labels: (D, H, W) of an array, (K, J, I) of a file; (H, W) where K is 1."""
+        i, j, k = self._scan.grid
+        return (j, i) if k == 1 else (k, j, i)
+
+    def segment(self, boxes: npt.ArrayLike, progress: Progress | None = None) -> Labels:
+        """Labels, of `shape`, of boxes (N, 4) or (N, 6): i + 1 where box i is.
+
+        Where masks meet, the smaller box counts, of equal ones the later (mode "exact": the later).
+        The first answer in a slice takes the encoder and the decoder, later ones the decoder. A
+        small box is shown in a crop, too (mode "best"), which is encoded when it is new.
+
+        Raises:
+            ScanError: a box that is none, or lies outside.
+        """
+        placed = boxes_in_slices(self._segments(boxes, ()), self._walk).astype(np.float64)
+        case = dataclasses.replace(self._case, boxes=placed)
+        labels = segment(
+            case, self._network, mode=self._mode, max_crops=self._max_crops, step=self._step,
+            memory_limit=self._left, progress=progress,
+        )  # fmt: skip
+        return to_grid(labels, self._walk).T.reshape(self.shape)
+
+    def write(
+        self, path: Path | str, labels: Labels, boxes: npt.ArrayLike, names: Sequence[str] = ()
+    ) -> None:
+        """Write labels that `segment` gave for `boxes`, on the grid of the file that was opened.
+
+        The kind of file is what the end of its name says; `names` are of the boxes.
+
+        Raises:
+            OSError: it cannot be written.
+            ScanError: labels of this scan do not fit into that kind of file, there is none of
+                that name, it cannot be written, or it is an input, or what lies beside it (names,
+                an overlay) is somebody's own.
+        """
+        outputs = outputs_of(self._scan.path, Path(path))
+        segments = self._segments(boxes, names)
+        refuse_inputs(outputs.all(), [self._scan.path, *self._scan.files])
+        check_places(outputs, self._scan.name)
+        refuse_foreign_outputs(outputs, self._scan.name)
+        check_encoding(outputs, self._scan, segments)
+        on_its_grid = labels.T.reshape(self._scan.grid)
+        write(outputs, on_its_grid, self._scan, segments, self._walk, self._case)
+
+    def _segments(self, boxes: npt.ArrayLike, names: Sequence[str]) -> list[Segment]:
+        """Boxes (N, 4) or (N, 6), or a single one, on the grid; without a name, by their number."""
+        where = self._scan.name
+        try:
+            corners = np.asarray(boxes, np.float64)
+        except (TypeError, ValueError) as error:
+            raise ScanError(f"{where}: boxes should be numbers ({one_line(error)})") from None
+        all_ends = np.atleast_2d(corners).tolist() if corners.size else []
+        known = dict(enumerate(names, start=1))
+        return [
+            on_grid(
+                drawn_box(known.get(value, f"box {value}"), ends, self._units, self._space, where),
+                self._scan, value,
+            )
+            for value, ends in enumerate(all_ends, start=1)
+        ]  # fmt: skip
+
+
+def open_image(
+    source: Path | str | npt.ArrayLike,
+    network: Encoder,
+    *,
+    spacing_mm: Sequence[float] | None = None,
+    is_volume: bool | None = None,
+    modality: str = "",
+    window: Window = DEFAULT_WINDOW,
+    plane: str = ACQUIRED,
+    mode: str = DEFAULT_MODE,
+    max_crops: int | None = None,
+    step: int | None = None,
+    units: str = "voxel",
+    space: str | None = None,
+    volume: int | None = None,
+    series: str | None = None,
+    memory_limit: int | None = None,
+) -> OpenImage:
+    """An image or volume to be asked for boxes.
+
+    Args:
+        source: a file or a DICOM folder (docs/scans.md), or an array (H, W), (H, W, 3 or 4) or
+            (D, H, W).
+        network: what `load` returned.
+        spacing_mm: of an array, in the order of its axes; slices are then those that are furthest
+            apart, without it those along D.
+        is_volume: of an array; None takes a last axis of 3 or 4 for colour.
+        modality: CT, MR, ...; else what the file says or the values look like.
+        window: for CT in Hounsfield units.
+        plane: "axial", "coronal", "sagittal", or as it was acquired.
+        mode: of `segment`.
+        max_crops: of `segment`; 0 encodes nothing but whole slices.
+        step: of `segment`.
+        units: of boxes, "voxel" or "mm".
+        space: of boxes in mm, "RAS" or "LPS".
+        volume: which one of a file that has several.
+        series: which one of a DICOM folder, number or UID.
+        memory_limit: bytes that this process may take; None is all that it has.
+
+    Raises:
+        ScanError: it cannot be read, or would take more than `memory_limit`.
+        ValueError: there is no modality of that name.
+    """
+    limit = available_memory() if memory_limit is None else memory_limit
+    if isinstance(source, str | Path):
+        scan = read_scan(Path(source), volume, series, memory_limit=limit)
+    else:
+        scan = scan_of_array(source, spacing_mm, is_volume=is_volume)
+        require_memory(scan.name, scan.voxels.shape, scan.voxels.dtype, 0, MemoryLimit(limit))
+    return OpenImage(
+        scan, network, modality=modality, window=window, plane=plane, mode=mode,
+        max_crops=max_crops, step=step, units=units, space=space, memory_limit=limit,
+    )  # fmt: skip

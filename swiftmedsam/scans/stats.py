@@ -1,0 +1,92 @@
+"""A table of what was found: size, brightness and extent of each object, units in its columns."""
+
+import csv
+import io
+from itertools import product
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from swiftmedsam.scans.orientation import Walk
+from swiftmedsam.scans.scan import FloatArray, Scan, Segment, grey
+from swiftmedsam.segment import PredictedIou
+
+MM3_PER_ML = 1000
+COLUMNS = (
+    "scan", "label", "name", "voxels", "slices", "volume_ml", "area_mm2",
+    "longest_diameter_mm", "intensity_mean", "intensity_sd", "intensity_unit", "predicted_iou_mean",
+)  # fmt: skip
+PIXEL_CORNERS = np.array(list(product((-0.5, 0.5), repeat=2)))
+
+Row = dict[str, object]
+
+
+def measure(
+    labels: npt.NDArray[np.unsignedinteger],
+    scan: Scan,
+    walk: Walk,
+    segments: list[Segment],
+    predicted_iou: PredictedIou,
+) -> list[Row]:
+    """A row for each segment of labels (I, J, K) on the grid of `scan`, by `COLUMNS`.
+
+    `predicted_iou` is what `swiftmedsam.segment` filled for the boxes of `segments`, in their
+    order. Cells that cannot be known are empty: millimetres of a picture, the volume of one slice,
+    the brightness of an object that was not found. Intensities are the scan's own values.
+    """
+    values = grey(scan.voxels) if scan.voxels.ndim == 4 else scan.voxels
+    slices = walk.to_slices(labels)
+    steps = scan.affine[:3, list(walk.axes)]  # columns (3,) in mm along D, H, W
+    voxel_mm3 = abs(float(np.linalg.det(steps)))
+    pixel_mm2 = float(np.linalg.norm(np.cross(steps[:, 1], steps[:, 2])))
+    rows = []
+    for box, one in enumerate(segments):
+        mask = slices == one.value
+        count = int(mask.sum())
+        inside = values[labels == one.value].astype(np.float64)
+        row: Row = dict.fromkeys(COLUMNS, "")
+        row |= {"scan": scan.name, "label": one.value, "name": one.name, "voxels": count}
+        row["slices"] = int(mask.any(axis=(1, 2)).sum())
+        if scan.has_mm and len(slices) > 1:
+            row["volume_ml"] = _rounded(count * voxel_mm3 / MM3_PER_ML)
+        elif scan.has_mm:
+            row["area_mm2"] = _rounded(count * pixel_mm2)
+        if scan.has_mm:
+            row["longest_diameter_mm"] = _rounded(
+                max((longest_diameter(plane, steps[:, 1:]) for plane in mask), default=0.0)
+            )
+        if count:
+            row["intensity_mean"] = _rounded(float(inside.mean()))
+            row["intensity_sd"] = _rounded(float(inside.std()))
+        row["intensity_unit"] = scan.unit
+        row["predicted_iou_mean"] = _rounded(float(np.mean(predicted_iou[box])))
+        rows.append(row)
+    return rows
+
+
+def _rounded(number: float) -> str:
+    return f"{number:.6g}"
+
+
+def longest_diameter(mask: npt.NDArray[np.bool_], steps: FloatArray) -> float:
+    """The largest distance in mm between two corners of pixels of a mask (H, W); 0 of an empty one.
+
+    `steps` (3, 2) are mm from a row to the next and from a column to the next.
+    """
+    pixels = np.argwhere(mask)
+    if len(pixels) == 0:
+        return 0.0
+    hull = cv2.convexHull(pixels.astype(np.int32))[:, 0]  # no other pixel can be further out
+    corners = (hull[:, np.newaxis] + PIXEL_CORNERS).reshape(-1, 2) @ steps.T  # (4 P, 3)
+    apart = corners[:, np.newaxis] - corners
+    return float(np.sqrt((apart**2).sum(axis=-1)).max())
+
+
+def table(rows: list[Row]) -> bytes:
+    """The content of a CSV file of `rows`."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8")

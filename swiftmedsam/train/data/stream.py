@@ -1,0 +1,142 @@
+"""Batches of training, each a function of seed, process and step alone.
+
+So a run that was killed and resumed sees what an undisturbed one would have seen, and any number of
+worker processes prepares the same batches.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from swiftmedsam.train.data.augment import Augmentation, change_intensity
+from swiftmedsam.train.data.corpus import (
+    UNLABELLED_DATASET_POWER,
+    BalancedSampler,
+    CorpusError,
+    Sample,
+    Source,
+    counts,
+    read_corpus,
+)
+from swiftmedsam.train.data.framed import draw_picture, draw_unlabelled_picture
+from swiftmedsam.train.data.prompts import draw_free_boxes, draw_prompts, draw_shifts
+from swiftmedsam.train.options import Options
+from swiftmedsam.train.repair.features import read_cache
+
+Batch = dict[str, Tensor]
+
+
+class CorpusSource:
+    """Pictures of a corpus, balanced over modalities, newly cropped and turned each time.
+
+    `labelled` and `unlabelled` are the pictures read; there may be none of the latter.
+    """
+
+    def __init__(
+        self, folder: Path, augmentation: Augmentation, unlabelled: Sequence[Path] = ()
+    ) -> None:
+        self.labelled = read_corpus(folder)
+        self.unlabelled = [p for more in unlabelled for p in read_corpus(more, labelled=False)]
+        self._sampler = BalancedSampler(self.labelled)
+        self._unlabelled_sampler = BalancedSampler(
+            self.unlabelled, dataset_power=UNLABELLED_DATASET_POWER
+        )
+        self._augmentation = augmentation
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the data sets whose labels are learned from."""
+        return list(counts(self.labelled))
+
+    def draw(self, random: np.random.Generator) -> Sample:
+        """Pixels and labels; no embedding."""
+        return *draw_picture(self._sampler, self._augmentation, random), None
+
+    def draw_unlabelled(self, random: np.random.Generator) -> np.ndarray:
+        """Pixels (3, 256, 256) uint8.
+
+        Raises:
+            CorpusError: no folder of unlabelled pictures was given.
+        """
+        if not self.unlabelled:
+            raise CorpusError("unlabelled pictures are asked for, and no folder of them is given")
+        return draw_unlabelled_picture(self._unlabelled_sampler, self._augmentation, random)
+
+
+class CacheSource:
+    """Rows of a feature cache: geometry is fixed, the teacher's embedding comes with them."""
+
+    def __init__(self, folder: Path, first: int) -> None:
+        self._rows = read_cache(folder)
+        self._first = first  # rows before it are held back
+
+    def draw(self, random: np.random.Generator) -> Sample:
+        """Pixels, labels and embedding (C, 64, 64)."""
+        row = random.integers(self._first, len(self._rows["pixels"]))
+        return tuple(self._rows[name][row] for name in ("pixels", "labels", "embedding"))
+
+    def draw_unlabelled(self, random: np.random.Generator) -> np.ndarray:
+        """Refuse: a cache holds labelled pictures alone.
+
+        Raises:
+            CorpusError: always.
+        """
+        raise CorpusError("unlabelled pictures are not in a cache: train without --cached")
+
+
+def _stack(tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """`tensors`, each of `shape`, behind one another; there may be none."""
+    return torch.stack(tensors) if tensors else torch.zeros(0, *shape)
+
+
+class Batches(Dataset[Batch]):
+    """Batch `step` of a process: an item of a map-style data set, so any loader can fetch it."""
+
+    def __init__(self, source: Source, options: Options, rank: int = 0) -> None:
+        self._source, self._options, self._rank = source, options, rank
+
+    def __len__(self) -> int:
+        return self._options.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        """Clean pixels and changed ones (B, 3, 256, 256), boxes (L, K, 4), targets (L, K, ...).
+
+        The first B - L pictures are unlabelled ones, without boxes and targets. All have
+        `free_boxes` (B, F, 4) without target; `shifts` (B, O, 4) are for the first of them, which
+        become pseudo-objects.
+        """
+        o = self._options
+        random = np.random.default_rng([o.seed, self._rank, step])
+        pixels, boxes, targets, free_boxes, shifts, embeddings = [], [], [], [], [], []
+        for _ in range(o.unlabelled):
+            pixels.append(torch.from_numpy(self._source.draw_unlabelled(random)))
+        while len(pixels) < o.batch_size:
+            picture, labels, embedding = self._source.draw(random)
+            drawn = draw_prompts(labels, o.boxes, random)
+            if drawn is None:
+                continue
+            pixels.append(torch.from_numpy(np.array(picture)))
+            boxes.append(drawn[0])
+            targets.append(drawn[1])
+            if embedding is not None:
+                embeddings.append(torch.from_numpy(embedding.astype(np.float32)))
+        for picture in pixels:
+            free_boxes.append(draw_free_boxes(picture, o.free_boxes, random))
+            shifts.append(draw_shifts(o.pseudo_objects, random))
+        clean = torch.stack(pixels).float() / 255
+        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+        batch = {
+            "clean": clean,
+            "pixels": change_intensity(clean, o.augmentation, generator),
+            "boxes": _stack(boxes, (o.boxes, 4)),
+            "targets": _stack(targets, (o.boxes, *clean.shape[2:])),
+            "free_boxes": torch.stack(free_boxes),
+            "shifts": torch.stack(shifts),
+        }
+        if embeddings:
+            batch["embedding"] = torch.stack(embeddings)
+        return batch

@@ -1,0 +1,1 @@
+"""Short trainings of single parts of a shortened network, on what the teacher computes."""

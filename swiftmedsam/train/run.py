@@ -1,0 +1,369 @@
+"""End-to-end training on truth and teacher: one loop for a CPU, a GPU and many of them.
+
+Lightning Fabric does devices, precision and gradient exchange (Accelerate was weighed: it does the
+same, and wants its own configuration files). A run folder holds `log.csv`, `last.ckpt` to resume
+from, and `student.safetensors`, the averaged weights.
+"""
+
+import csv
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from swiftmedsam.torch_model import SwiftMedSAM, save_model
+from swiftmedsam.train.data.prompts import boxes_of
+from swiftmedsam.train.data.stream import Batch, Batches, Source
+from swiftmedsam.train.losses import teacher_loss, trust_in, truth_loss
+from swiftmedsam.train.machine.lean import make_lean
+from swiftmedsam.train.options import Options
+from swiftmedsam.train.repair.blockwise import relative_error
+
+log = logging.getLogger(__name__)
+
+MOMENTUM = 0.1  # of batch norms, torch's default
+SETTLING_BATCHES = 25  # that statistics are measured over: 200 pictures in batches of 8
+
+LAST = "last.ckpt"
+WEIGHTS = "student.safetensors"
+TERMS = ("loss", "truth", "teacher", "answers")
+COLUMNS = ("step", *TERMS, "learning_rate", "pictures_per_second")
+
+
+class Student(nn.Module):
+    """The network as it is trained: several boxes in each picture of a batch."""
+
+    def __init__(self, model: SwiftMedSAM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, pixels: Tensor, boxes: Tensor, free_boxes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Embedding, logits and IoU of `boxes` (L, K, 4), logits of `free_boxes` (T, F, 4).
+
+        Shapes: (B, C, 64, 64), (L * K, 256, 256), (L * K,), (T * F, 256, 256). The boxes are in the
+        last L of the B pictures, the free boxes in the first T.
+        """
+        embedding = self.model.encode(pixels)
+        (taught, free), (labelled, own) = free_boxes.shape[:2], boxes.shape[:2]
+        each = [
+            embedding[len(embedding) - labelled :].repeat_interleave(own, 0),
+            embedding[:taught].repeat_interleave(free, 0),
+        ]
+        # Fabric hands them over in bfloat16, which holds whole pixels, and nothing between
+        prompts = torch.cat([boxes.flatten(0, 1), free_boxes.flatten(0, 1)]).float()
+        if not len(prompts):
+            none = embedding.new_zeros(0)
+            return embedding, none, none, none
+        logits, iou = self.model.decode(torch.cat(each), prompts)
+        n = labelled * own
+        return embedding, logits[:n], iou[:n], logits[n:]
+
+
+@dataclass
+class Answers:
+    """What the teacher sees in F boxes of each of T pictures."""
+
+    boxes: Tensor  # (T, F, 4)
+    logits: Tensor  # (T * F, 256, 256)
+    trust: Tensor  # (T * F,), by `trust_in`
+
+
+def _decode(model: SwiftMedSAM, embedding: Tensor, boxes: Tensor) -> Tensor:
+    """Logits (T, K, 256, 256) of `boxes` (T, K, 4) in T pictures."""
+    count = boxes.shape[1]
+    logits, _ = model.decode(embedding.repeat_interleave(count, 0), boxes.flatten(0, 1))
+    return logits.unflatten(0, (-1, count))
+
+
+def _answers_of(teacher: SwiftMedSAM, embedding: Tensor, batch: Batch) -> Answers:
+    """Ask the teacher about the free boxes of the pictures of `embedding` (T, C, 64, 64).
+
+    As many of them as a picture has shifts are moved to what the teacher sees in them, as a user's
+    box would be: a box anywhere hardly ever holds an organ.
+    """
+    taught = len(embedding)
+    unlabelled = len(batch["pixels"]) - len(batch["boxes"])
+    boxes, shifts = batch["free_boxes"][:taught], batch["shifts"][:taught]
+    if objects := shifts.shape[1]:
+        first = boxes[:, :objects]
+        seen = _decode(teacher, embedding, first).flatten(0, 1)
+        moved = boxes_of(seen, shifts.flatten(0, 1), first.flatten(0, 1))
+        boxes = torch.cat([moved.unflatten(0, (-1, objects)), boxes[:, objects:]], dim=1)
+    logits = _decode(teacher, embedding, boxes)
+    trust = logits.new_ones(taught)  # without a truth the teacher is all there is
+    if labelled := max(0, taught - unlabelled):
+        known = _decode(teacher, embedding[unlabelled:], batch["boxes"][:labelled])
+        trust[unlabelled:] = trust_in(known, batch["targets"][:labelled])
+    return Answers(boxes, logits.flatten(0, 1), trust.repeat_interleave(boxes.shape[1]))
+
+
+def batch_loss(
+    student: nn.Module, batch: Batch, teacher: SwiftMedSAM | None, options: Options
+) -> dict[str, Tensor]:
+    """Terms of the loss of one batch; "loss" is their weighted sum.
+
+    "teacher" is the relative error of the embedding, "answers" the difference from the teacher's
+    masks of free boxes: what it knows of whatever the truth does not name.
+    """
+    wanted = batch.get("embedding")
+    if options.teacher_weight and wanted is None and teacher is None:
+        raise ValueError("teacher_weight is set, but there is neither teacher nor cache")
+    taught = options.taught if options.teacher_weight else 0
+    free_boxes, answers = batch["free_boxes"][:0], None
+    with torch.no_grad():
+        if taught:
+            wanted = teacher.encode(batch["clean"][:taught]) if wanted is None else wanted[:taught]
+        if taught and teacher is not None and options.free_boxes:
+            answers = _answers_of(teacher, wanted, batch)
+            free_boxes = answers.boxes
+    boxes = batch["boxes"] if options.truth_weight else batch["boxes"][:0]
+    embedding, logits, iou, found = student(batch["pixels"], boxes, free_boxes)
+    truth = distance = difference = embedding.new_zeros((), dtype=torch.float32)
+    if options.truth_weight:
+        truth = truth_loss(logits.float(), iou.float(), batch["targets"].flatten(0, 1))
+    if taught:
+        distance = relative_error(embedding[:taught], wanted.float())
+    if answers:
+        difference = teacher_loss(found.float(), answers.logits.float(), answers.trust)
+    loss = options.truth_weight * truth + options.teacher_weight * (distance + difference)
+    return {"loss": loss, "truth": truth, "teacher": distance, "answers": difference}
+
+
+State = dict[str, Any]  # of a run: all that a checkpoint holds
+
+
+def _done(state: State, options: Options) -> float:
+    """How much of a run is done, 0 to 1, by its steps or by the time it may take."""
+    by_time = state["minutes"] / options.minutes if options.minutes else 0.0
+    return min(1.0, max(state["step"] / options.steps, by_time))
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, options: Options, done: Callable[[], float]
+) -> LambdaLR | ReduceLROnPlateau:
+    """Sets the learning rate: "cosine" after every step, "plateau" after a report, by its loss."""
+    if options.schedule == "plateau":
+        return ReduceLROnPlateau(optimizer)
+
+    def cosine(step: int) -> float:
+        warm = min(1.0, (step + 1) / max(1, options.warmup))
+        return warm * 0.5 * (1 + math.cos(math.pi * done()))
+
+    return LambdaLR(optimizer, cosine)
+
+
+def _average(decay: float) -> Callable[[list[Tensor], list[Tensor], int], None]:
+    """Exponential moving average of weights and statistics; counters and indices are copied.
+
+    torch's own averages integers too, and truncates: 0.9 * 3 + 0.1 * 3 became 2.
+    """
+    blend = get_ema_multi_avg_fn(decay)
+
+    def update(averages: list[Tensor], values: list[Tensor], count: int) -> None:
+        if averages[0].is_floating_point():
+            return blend(averages, values, count)
+        for average, value in zip(averages, values, strict=True):
+            average.copy_(value)
+
+    return update
+
+
+def set_trainable(model: SwiftMedSAM, options: Options) -> None:
+    """Training mode by `options`: what is frozen gets no gradient and keeps its statistics."""
+    model.train()
+    model.requires_grad_(True)
+    model.prompt_encoder.requires_grad_(False)  # shared with the teacher, and a box is a box
+    # the three masks for ambiguous prompts are not computed, so they cannot learn
+    model.mask_decoder.output_hypernetworks_mlps[1:].requires_grad_(False)
+    encoder, frozen = model.image_encoder, options.frozen_stages
+    parts = [encoder.patch_embed, *encoder.layers, encoder.neck]
+    for part in parts if frozen == len(encoder.layers) else parts[: frozen + 1] if frozen else ():
+        part.requires_grad_(False).eval()
+    if options.freeze_statistics and not options.settling:
+        keep_statistics(model)
+
+
+def _batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def keep_statistics(model: nn.Module) -> None:
+    """Let every batch norm keep its mean and variance from here on."""
+    for norm in _batch_norms(model):
+        norm.eval()
+
+
+@torch.no_grad()
+def measure_statistics(model: SwiftMedSAM, batches: Iterable[Tensor]) -> None:
+    """Set mean and variance of every batch norm to those over all pixels (B, 3, 256, 256)."""
+    for norm in _batch_norms(model):
+        norm.reset_running_stats()
+        norm.momentum = None  # torch: the plain mean over all batches
+    for pixels in batches:
+        model.encode(pixels)
+    for norm in _batch_norms(model):
+        norm.momentum = MOMENTUM
+    keep_statistics(model)
+
+
+@dataclass
+class Run:
+    """A training run in a folder."""
+
+    folder: Path
+    options: Options
+    fabric: Fabric
+    trained_on: Sequence[str] = ()  # data sets whose labels the weights have learned from
+
+    def train(
+        self,
+        model: SwiftMedSAM,
+        source: Source,
+        teacher: SwiftMedSAM | None = None,
+        *,
+        resume: bool = False,
+    ) -> SwiftMedSAM:
+        """Train `model`; return the averaged weights. With `resume`, go on from `last.ckpt`.
+
+        `model` and `teacher` are changed in place, their modules made lean.
+        """
+        fabric, options = self.fabric, self.options
+        set_trainable(model, options)
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trainable, lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+        blend = _average(options.average_decay)
+        average = AveragedModel(model, multi_avg_fn=blend, use_buffers=True)
+        model = model.to(memory_format=torch.channels_last)
+        state: State = {"average": average, "step": 0, "minutes": 0.0}
+        schedule = _schedule(optimizer, options, lambda: _done(state, options))
+        make_lean(model)
+        student, optimizer = fabric.setup(Student(model), optimizer)
+        if teacher is not None:
+            make_lean(teacher)
+            teacher = teacher.to(memory_format=torch.channels_last)
+            teacher = fabric.to_device(teacher.eval().requires_grad_(False))
+        average = fabric.to_device(average)
+        state |= {"student": student, "optimizer": optimizer, "schedule": schedule}
+        if resume and (self.folder / LAST).exists():
+            fabric.load(self.folder / LAST, state)
+            log.info("resumed at step %d", state["step"])
+            self._forget_after(state["step"])
+        if options.settling and state["step"] >= options.settling:
+            keep_statistics(model)
+
+        steps = range(state["step"], options.steps) if _done(state, options) < 1 else range(0)
+        batches = Batches(source, options, fabric.global_rank)
+        loader = fabric.setup_dataloaders(
+            DataLoader(
+                batches, None, sampler=steps,
+                num_workers=options.workers, pin_memory=fabric.device.type == "cuda",
+            ),
+            use_distributed_sampler=False,
+        )  # fmt: skip
+        sums: dict[str, Tensor] = {}
+        count, began = 0, time.monotonic()
+        start = began - 60 * state["minutes"]
+        for batch in loader:
+            with fabric.autocast():  # for the teacher; the student brings its own
+                terms = batch_loss(student, batch, teacher, options)
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(terms["loss"])
+            fabric.clip_gradients(student, optimizer, max_norm=options.clip_norm)
+            optimizer.step()
+            average.update_parameters(model)
+            state["step"] += 1
+            step = state["step"]
+            if step == options.settling:
+                with fabric.autocast():
+                    measure_statistics(model, self._pixels(batches, step))
+                average.module.load_state_dict(model.state_dict())
+            if options.minutes:  # the processes must agree on the last step
+                state["minutes"] = fabric.broadcast((time.monotonic() - start) / 60)
+            last = _done(state, options) == 1
+            for name, value in terms.items():  # left on the device: reading one waits for it
+                sums[name] = sums.get(name, 0) + value.detach()
+            count += 1
+            if isinstance(schedule, LambdaLR):
+                schedule.step()
+            if step % options.report_every == 0 or last:
+                means = self._means(sums, count)
+                if isinstance(schedule, ReduceLROnPlateau):
+                    schedule.step(means["loss"])
+                speed = count * options.batch_size * fabric.world_size / (time.monotonic() - began)
+                rate = optimizer.param_groups[0]["lr"]
+                self._report(state, means, rate, speed)
+                sums, count, began = {}, 0, time.monotonic()
+            if step % options.save_every == 0 or last:
+                self._save(state, average.module if options.average_decay else model)
+            if last:
+                break
+        return average.module if options.average_decay else model
+
+    def _pixels(self, batches: Batches, first: int) -> Iterator[Tensor]:
+        """Changed pixels (B, 3, 256, 256) of the batches from `first` on."""
+        for step in range(first, first + SETTLING_BATCHES):
+            yield self.fabric.to_device(batches[step]["pixels"])
+
+    def _means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
+        """Means over `count` steps and all processes: each must set the same learning rate."""
+        means = {name: total / count for name, total in sums.items()}
+        return {name: mean.item() for name, mean in self.fabric.all_reduce(means).items()}
+
+    def _forget_after(self, step: int) -> None:
+        """Take rows of the log back that a killed run wrote after its last checkpoint."""
+        path = self.folder / "log.csv"
+        if self.fabric.is_global_zero and path.exists():
+            header, *rows = path.read_text().splitlines(keepends=True)
+            kept = [row for row in rows if int(row.partition(",")[0]) <= step]
+            path.write_text("".join([header, *kept]))
+
+    def _report(self, state: State, means: dict[str, float], rate: float, speed: float) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        step, options = state["step"], self.options
+        path = self.folder / "log.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(COLUMNS)
+            values = (*(f"{means[name]:.5f}" for name in TERMS), f"{rate:.3g}")
+            writer.writerow((step, *values, f"{speed:.3f}"))
+        pictures = (options.steps - step) * options.batch_size * self.fabric.world_size
+        left = pictures / max(speed, 1e-9) / 60  # minutes
+        if options.minutes:
+            left = min(left, options.minutes - state["minutes"])
+        log.info(
+            "step %d/%d: loss %.3f (truth %.3f, teacher %.3f, answers %.3f), "
+            "%.2f pictures/s, %.0f min left",
+            step, options.steps, *(means[name] for name in TERMS), speed, left,
+        )  # fmt: skip
+
+    def _save(self, state: State, best: SwiftMedSAM) -> None:
+        """A checkpoint that is whole at any instant, and the weights to use."""
+        partial = self.folder / (LAST + ".partial")
+        self.fabric.save(partial, state)
+        if self.fabric.is_global_zero:
+            partial.replace(self.folder / LAST)
+            metadata = {
+                "options": self.options.to_json(),
+                "step": str(state["step"]),
+                "trained_on": json.dumps(self.trained_on),
+            }
+            save_model(best, self.folder / WEIGHTS, metadata=metadata)
+        self.fabric.barrier()

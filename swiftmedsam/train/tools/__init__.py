@@ -1,0 +1,1 @@
+"""Commands around a training run: means of weights, curves, quick measures, sheets."""

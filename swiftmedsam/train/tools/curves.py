@@ -1,0 +1,69 @@
+"""The curves of a run: `python -m swiftmedsam.train.tools.curves runs/NAME PICTURE.png`."""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # a file, never a window
+from matplotlib import pyplot as plt
+
+SMOOTHING = 5  # reports in the running mean that is drawn over the single ones
+TERMS = {
+    "truth": "truth: Dice + cross entropy + IoU error",
+    "teacher": "teacher: relative error of the embedding",
+    "answers": "teacher: difference from its answers to free boxes",
+}
+COLOURS = ("#0072b2", "#d55e00", "#cc79a7")
+
+
+def read_log(run: Path) -> dict[str, list[float]]:
+    """Columns of `run`/log.csv by name, one value a report."""
+    with (run / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows] for name in rows[0]}
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """Mean of each value and the up to `SMOOTHING` - 1 before it."""
+    parts = (values[max(0, i + 1 - SMOOTHING) : i + 1] for i in range(len(values)))
+    return [sum(part) / len(part) for part in parts]
+
+
+def draw(columns: dict[str, list[float]], picture: Path) -> None:
+    """Write `picture`: the terms of the loss and the learning rate over the steps."""
+    figure, (losses, rate) = plt.subplots(
+        2, 1, figsize=(8, 6), sharex=True, height_ratios=(3, 1), layout="constrained"
+    )
+    for (name, title), colour in zip(TERMS.items(), COLOURS, strict=True):
+        if not any(columns.get(name, ())):  # older logs have fewer terms; some runs no teacher
+            continue
+        losses.plot(columns["step"], columns[name], color=colour, alpha=0.3)
+        losses.plot(columns["step"], running_mean(columns[name]), color=colour, label=title)
+    losses.set_ylim(bottom=0)
+    losses.set_ylabel("loss")
+    losses.legend()
+    rate.plot(columns["step"], columns["learning_rate"], color="#009e73")
+    rate.set_ylabel("learning rate")
+    rate.set_xlabel("step")
+    figure.savefig(picture, dpi=100)
+    plt.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the curves of a run; return the exit status."""
+    parser = argparse.ArgumentParser(
+        "python -m swiftmedsam.train.tools.curves", description=__doc__
+    )
+    parser.add_argument("run", type=Path, help="folder with log.csv")
+    parser.add_argument("picture", type=Path)
+    options = parser.parse_args(argv)
+    draw(read_log(options.run), options.picture)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

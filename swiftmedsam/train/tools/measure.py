@@ -1,0 +1,186 @@
+"""A quick look at checkpoints while they train: `python -m swiftmedsam.train.tools.measure
+CHECKPOINT... --val DIR`.
+
+Each object of each case of `val`, in one or a few slices, is asked for by its own box; DSC is
+counted in the 256 x 256 input. No rule of the program takes part (no crops, no tracking), so a
+checkpoint takes minutes where the program takes an hour. It compares checkpoints with one another;
+what a release is worth is `python -m swiftmedsam.evaluation` of the program's own masks.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from swiftmedsam.frame import Frame
+from swiftmedsam.torch_model import (
+    VARIANTS,
+    CheckpointError,
+    SwiftMedSAM,
+    load_model,
+    read_state_dict,
+)
+from swiftmedsam.torch_model.checkpoint import fitting_variant
+from swiftmedsam.train.data.corpus import MIN_OBJECT_AREA, box_of
+from swiftmedsam.train.data.framed import frame_labels
+from swiftmedsam.train.losses import dice_of
+from swiftmedsam.train.machine.lean import make_lean
+from swiftmedsam.train.machine.memory import keep_freed_memory
+from swiftmedsam.train.machine.precision import cpu_autocast
+
+MARGIN = 2  # input pixels around an object of a slice: between none and the organisers' five
+PROMPTS = 8  # decoded together: more take memory, not less time
+# Upper ends of the classes of object size, in parts of the input's 256 x 256 pixels.
+SIZES = {"under 0.2%": 0.002, "0.2 to 1%": 0.01, "1 to 5%": 0.05, "over 5%": 1.0}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A slice with the objects that are asked for in it."""
+
+    case: str
+    pixels: np.ndarray  # (1, 3, 256, 256), 0..1
+    boxes: np.ndarray  # (N, 4), input pixels
+    masks: np.ndarray  # (N, 256, 256) bool
+
+
+def asked_in(case: Path, truth: Path, slices: int) -> Iterator[Asked]:
+    """What is asked for in an image, or in up to `slices` slices of a volume, evenly spread."""
+    with np.load(case) as file:
+        images = file["imgs"]
+    with np.load(truth) as file:
+        labels = file["gts"]
+    if labels.ndim == 2:
+        images, labels = images[np.newaxis], labels[np.newaxis]
+    filled = np.flatnonzero(labels.any(axis=(1, 2)))
+    if not filled.size:
+        return
+    places = (np.arange(slices) + 0.5) / slices * filled.size
+    for z in np.unique(filled[places.astype(int)]):
+        framed = frame_labels(labels[z])
+        ids, areas = np.unique(framed[framed > 0], return_counts=True)
+        masks = [framed == i for i in ids[areas >= MIN_OBJECT_AREA]]
+        if masks:
+            outward = np.array([-MARGIN, -MARGIN, MARGIN, MARGIN])
+            boxes = np.stack([box_of(mask) + outward for mask in masks]).clip(0, 256)
+            pixels = Frame(*labels[z].shape).pixels(images[z])
+            yield Asked(case.stem, pixels, boxes.astype(np.float32), np.stack(masks))
+
+
+@torch.inference_mode()
+def dice_in(model: SwiftMedSAM, asked: Asked) -> np.ndarray:
+    """Dice (N,) of the model's masks of the objects asked for."""
+    pixels = torch.from_numpy(asked.pixels).to(memory_format=torch.channels_last)
+    boxes, found = torch.from_numpy(asked.boxes), []
+    with cpu_autocast():
+        embedding = model.encode(pixels)
+        for first in range(0, len(boxes), PROMPTS):
+            found.append(model.decode(embedding, boxes[first : first + PROMPTS])[0] > 0)
+    return dice_of(torch.cat(found), torch.from_numpy(asked.masks)).numpy()
+
+
+def modality_of(case: str) -> str:
+    """The modality in a case's name."""
+    return re.sub(r"^[23]DBox_", "", case).split("_")[0]
+
+
+def means(scores: Mapping[str, float], kind_of: Mapping[str, str]) -> dict[str, tuple[float, int]]:
+    """Mean score and number of the cases of each kind."""
+    by_kind = defaultdict(list)
+    for case, score in scores.items():
+        by_kind[kind_of[case]].append(score)
+    return {kind: (float(np.mean(found)), len(found)) for kind, found in sorted(by_kind.items())}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """DSC of one checkpoint."""
+
+    cases: dict[str, float]  # the mean over its objects
+    objects: list[tuple[float, float]]  # area in parts of the input, Dice
+
+    def lines(self, sets: Mapping[str, Mapping[str, object]]) -> dict[str, tuple[float, int]]:
+        """Each mean by its name, with the number that it is of."""
+        modalities = means(self.cases, {case: modality_of(case) for case in self.cases})
+        lines = {
+            "mean over modalities": (
+                float(np.mean([mean for mean, _ in modalities.values()])), len(self.cases),
+            )
+        }  # fmt: skip
+        if sets:
+            by_set = means(self.cases, {case: str(sets[case]["set"]) for case in self.cases})
+            trained = {str(entry["set"]): bool(entry["trained"]) for entry in sets.values()}
+            groups = []
+            for known, name in ((True, "sets trained on"), (False, "sets never seen")):
+                group = [mean for kind, (mean, _) in by_set.items() if trained[kind] is known]
+                if group:
+                    lines[name] = float(np.mean(group)), len(group)
+                    groups.append(lines[name][0])
+            lines["mean of both"] = float(np.mean(groups)), len(groups)
+        low = 0.0
+        for name, high in SIZES.items():
+            within = [dice for area, dice in self.objects if low <= area < high]
+            if within:
+                lines[f"objects {name}"] = float(np.mean(within)), len(within)
+            low = high
+        return lines | modalities
+
+
+def measure(model: SwiftMedSAM, val: Path, slices: int, only: str) -> Scores:
+    """Scores of `model` on the cases below `val`, `inputs` and `gts`, whose names match `only`."""
+    cases: dict[str, list[float]] = defaultdict(list)
+    objects = []
+    for path in sorted((val / "inputs").glob(only)):
+        for asked in asked_in(path, val / "gts" / path.name, slices):
+            found = dice_in(model, asked)
+            areas = asked.masks.mean(axis=(1, 2))
+            objects += list(zip(areas.tolist(), found.tolist(), strict=True))
+            cases[asked.case] += found.tolist()
+    return Scores({case: float(np.mean(found)) for case, found in cases.items()}, objects)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table, a column for each checkpoint; return the exit status."""
+    parser = argparse.ArgumentParser(
+        "python -m swiftmedsam.train.tools.measure", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("checkpoints", type=Path, nargs="+")
+    parser.add_argument("--val", type=Path, required=True, help="folder with inputs/ and gts/")
+    parser.add_argument("--sets", type=Path, help="JSON: data set of each case, and if trained on")
+    parser.add_argument("--slices", type=int, default=2, help="of each volume (default: 2)")
+    parser.add_argument("--only", default="*.npz", help="pattern of the cases' file names")
+    options = parser.parse_args(argv)
+    keep_freed_memory()
+    sets = json.loads(options.sets.read_text()) if options.sets else {}
+    columns = []
+    for path in options.checkpoints:
+        try:
+            variant = fitting_variant(read_state_dict(path))
+            if variant is None:
+                raise CheckpointError(f"{path.name}: fits no known variant")
+            model = load_model(path, VARIANTS[variant]).to(memory_format=torch.channels_last)
+        except (CheckpointError, OSError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        make_lean(model)
+        scores = measure(model, options.val, options.slices, options.only)
+        if not scores.cases:
+            print(f"{options.val}: no case with an object of {MIN_OBJECT_AREA} pixels that matches "
+                  f"{options.only}", file=sys.stderr)  # fmt: skip
+            return 1
+        columns.append(scores.lines(sets))
+    print(f"{'DSC in %':24}" + "".join(f"{path.stem[:20]:>22}" for path in options.checkpoints))
+    for name, (_, count) in columns[0].items():
+        print(f"{name:24}" + "".join(f"{100 * column[name][0]:22.2f}" for column in columns), count)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
