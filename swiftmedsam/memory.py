@@ -26,9 +26,9 @@ SCAN_PROGRAM_BYTES = PROGRAM_BYTES + LIBRARY_BYTES + DECODE_BATCH * PROMPT_BYTES
 LABEL_COPIES = 4  # of a scan's labels, while they are encoded and compressed to be written
 HELD_BYTES = 512 << 20  # of raw values; to read more of them twice or thrice takes less memory
 BOX_BYTES = 2 << 10  # a box's copies as floats, its prompts and places in lists
-FOLLOWED = 128  # boxes of a volume that are followed from slice to slice at a time
+TRACKED_TOGETHER = 128  # boxes of a volume that are tracked from slice to slice at a time
 # of each, in two slices and two frames: a mask of 256 x 256, and logits to interpolate with
-FOLLOWED_BYTES = 2 * 2 * 256 * 256 * (1 + 4)
+TRACKED_BYTES = 2 * 2 * 256 * 256 * (1 + 4)
 COMFORT_BYTES = 1900 * 10**6  # what speed may be bought with; a case that needs more gets it
 
 CGROUP_LIMITS = (  # of this container: v2, then v1
@@ -91,8 +91,8 @@ def estimate_peak(
     labels = pixels * np.min_scalar_type(boxes).itemsize
     mask = 16 * math.prod(shape[1:]) if is_volume else 0  # of one object, interpolated
     prompts = max(3 if is_volume else 1, decode_batch(values)) * PROMPT_BYTES  # a box: 3 or 1
-    followed = min(boxes, FOLLOWED) * FOLLOWED_BYTES if is_volume else 0
-    segmenting = values + labels + mask + followed
+    tracked = min(boxes, TRACKED_TOGETHER) * TRACKED_BYTES if is_volume else 0
+    segmenting = values + labels + mask + tracked
     return PROGRAM_BYTES + prompts + boxes * BOX_BYTES + max(reading, segmenting)
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from swiftmedsam import Network, load
 from swiftmedsam.convert.__main__ import convert
-from swiftmedsam.network import _cpu_flags, ov  # which keeps it from reporting its import
+from swiftmedsam.cpu import cpu_flags
+from swiftmedsam.network import ov  # which keeps it from reporting its import
 from swiftmedsam.program.main import main
 from swiftmedsam.torch_model import TINY, SwiftMedSAM, save_model
 from swiftmedsam.train.data.augment import Augmentation
@@ -42,7 +43,7 @@ TINY_DECODER_GAIN = 1.4
 # head; 1, 2 and 3 mm.
 CASE_AFFINE = np.array([[-1.0, 0, 0, 30], [0, -2, 0, 40], [0, 0, 3, -50], [0, 0, 0, 1]])
 CACHE_PICTURES = 6  # rows of the cache that training is tested on
-runs_bf16 = pytest.mark.skipif("avx512f" not in _cpu_flags(), reason="bf16 needs AVX-512")
+runs_bf16 = pytest.mark.skipif("avx512f" not in cpu_flags(), reason="bf16 needs AVX-512")
 HANGS = 300  # seconds after which a process is given up; no test asks how long one takes
 
 

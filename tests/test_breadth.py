@@ -11,7 +11,7 @@ from swiftmedsam.evaluation.breadth import NEVER, TRAINED, below, main, measure
 from swiftmedsam.evaluation.datasets import Known
 from swiftmedsam.evaluation.metrics import ObjectScore
 from swiftmedsam.evaluation.score import summarise
-from swiftmedsam.network import MANIFEST, MANIFEST_FORMAT
+from swiftmedsam.manifest import MANIFEST, MANIFEST_FORMAT
 
 # Nine cases of five data sets. DSC of the outputs and of the others, by case.
 DSC = {

@@ -15,8 +15,10 @@ import pytest
 from conftest import BoxesAsMasks, image_case, make_case_file, picture, read_labels, volume_case
 
 from swiftmedsam import CaseError, make_case, read_case, write_labels
-from swiftmedsam.case import MAX_MEMBER_BYTES, is_case_name, label_dtype, printable
 from swiftmedsam.display import Window
+from swiftmedsam.messages import printable
+from swiftmedsam.npz import MAX_MEMBER_BYTES, is_case_name
+from swiftmedsam.result import label_dtype
 from swiftmedsam.segment import segment
 
 IMAGE, VOLUME = "2DBox_US_1.npz", "3DBox_MR_1.npz"

@@ -34,7 +34,7 @@ from swiftmedsam.convert.verify import (
     verify,
 )
 from swiftmedsam.frame import Frame
-from swiftmedsam.network import MANIFEST
+from swiftmedsam.manifest import MANIFEST
 from swiftmedsam.torch_model import TINY, CheckpointError, SwiftMedSAM, read_state_dict, save_model
 
 # Masks of random weights are noise, with much of it near the border that INT8 moves.

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swiftmedsam import make_case
-from swiftmedsam.frame import Answer, Frame, mask_of
+from swiftmedsam.frame import Frame
+from swiftmedsam.masks import Answer, mask_of
 from swiftmedsam.prompts import (
     CARRIED_MARGIN,
     RENEWAL,

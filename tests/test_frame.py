@@ -10,7 +10,8 @@ from conftest import inside
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from swiftmedsam.frame import INPUT_SIZE, PROPAGATION_MARGIN, Answer, Frame, Patch, mask_of
+from swiftmedsam.frame import INPUT_SIZE, PROPAGATION_MARGIN, Frame, Patch
+from swiftmedsam.masks import Answer, mask_of
 
 # Both interpolate in float32 from positions rounded differently: a logit may change its sign only
 # where it is 0 but for rounding.

@@ -17,7 +17,8 @@ import swiftmedsam.case
 import swiftmedsam.memory
 from benchmarks.limits.memory import Shape, peak_of, write_case
 from swiftmedsam import CaseError, make_case, read_case
-from swiftmedsam.frame import STRIP_PIXELS, Answer, Frame, mask_of, strips
+from swiftmedsam.frame import Frame
+from swiftmedsam.masks import STRIP_PIXELS, Answer, mask_of, strips
 from swiftmedsam.memory import (
     COMFORT_BYTES,
     EMBEDDING_BYTES,
@@ -238,8 +239,8 @@ def test_an_array_is_read_in_pieces_of_any_size(tmp_path_factory, shape, dtype, 
     path = make_case_file(folder, IMAGE, imgs=values)
     with pytest.MonkeyPatch.context() as patch, zipfile.ZipFile(path) as archive:
         patch.setattr("swiftmedsam.chunks.PIECE", piece)
-        found = swiftmedsam.case._read_member(
-            archive, swiftmedsam.case._find_member(archive, IMAGE, "imgs")
+        found = swiftmedsam.npz._read_member(
+            archive, swiftmedsam.npz._find_member(archive, IMAGE, "imgs")
         )
     assert found.flags.c_contiguous
     assert found.dtype == values.dtype
@@ -253,7 +254,7 @@ def test_pixels_that_are_not_held_become_the_same_image(
     tmp_path, monkeypatch, dtype, modality, order
 ):
     random = np.random.default_rng(3)
-    read_member = swiftmedsam.case._read_member
+    read_member = swiftmedsam.npz._read_member
     cases = (
         (f"2DBox_{modality}_1.npz", (30, 40, 3), [[1, 2, 20, 21]]),
         (f"3DBox_{modality}_1.npz", (5, 30, 40), [[1, 2, 0, 20, 21, 4]]),
@@ -267,7 +268,7 @@ def test_pixels_that_are_not_held_become_the_same_image(
         with monkeypatch.context() as patch:
             patch.setattr("swiftmedsam.memory.HELD_BYTES", 0)
             patch.setattr("swiftmedsam.chunks.PIECE", 100)
-            patch.setattr("swiftmedsam.case._read_member", lambda *args: (
+            patch.setattr("swiftmedsam.npz._read_member", lambda *args: (
                 read_member(*args) if args[1].key == "boxes" else pytest.fail("pixels were held")
             ))  # fmt: skip
             streamed = read_case(tmp_path / name)
@@ -327,7 +328,7 @@ def test_the_mask_in_strips_is_the_whole_mask(height, width, seed, pixels):
     rows, columns = (slice(random.integers(0, side), side) for side in (height, width))
     whole, painted = (np.zeros((height, width), np.bool_) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("swiftmedsam.frame.STRIP_PIXELS", pixels)
+        patch.setattr("swiftmedsam.masks.STRIP_PIXELS", pixels)
         cut = strips((rows, columns))
     for target, parts in ((whole, [(rows, columns)]), (painted, cut)):
         for part in parts:
@@ -356,7 +357,7 @@ def test_labels_do_not_depend_on_the_memory_there_is(tiny_network, monkeypatch, 
     monkeypatch.setattr(tiny_network, "release_encoder", lambda: released.append(real()))
     monkeypatch.setattr(sys.modules["swiftmedsam.segment"], "LARGE_IMAGE", 0)
     monkeypatch.setattr(sys.modules["swiftmedsam.segment"], "FOLLOWED", 1)
-    monkeypatch.setattr("swiftmedsam.frame.STRIP_PIXELS", 100)
+    monkeypatch.setattr("swiftmedsam.masks.STRIP_PIXELS", 100)
     np.testing.assert_array_equal(segment(case, tiny_network), wanted)
     assert released
 

@@ -16,8 +16,10 @@ from conftest import dsc, image_case, runs_bf16, volume_case
 import swiftmedsam.network
 from swiftmedsam import WeightsError, load, open_image
 from swiftmedsam.convert.verify import everywhere
+from swiftmedsam.cpu import available_threads
 from swiftmedsam.frame import Frame
-from swiftmedsam.network import BLOB_DIGITS, COMPILED, MANIFEST, available_threads
+from swiftmedsam.manifest import MANIFEST
+from swiftmedsam.network import BLOB_DIGITS, COMPILED
 
 # Two orders of summation of some hundred products in float32: logits up to about 10, 7 digits.
 FP32_TOLERANCE = 1e-4
@@ -326,7 +328,7 @@ def test_kept_models_are_used_on_the_same_cpu_and_compute_the_same(folder, tmp_p
     assert {path.name: path.read_bytes() for path in (folder / COMPILED).iterdir()} == before
     assert compiled_models(folder, monkeypatch)[0] == []
 
-    flags = swiftmedsam.network._cpu_flags()
+    flags = swiftmedsam.cpu.cpu_flags()
     monkeypatch.setattr(swiftmedsam.network, "CPU_INFO", tmp_path / "cpuinfo")
     for other, compiled in (
         (flags | {"sse9"}, []),  # which OpenVINO does not use
@@ -356,7 +358,7 @@ def test_flags_are_those_that_onednn_may_use(tmp_path, monkeypatch, most, found)
         monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     else:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
-    assert swiftmedsam.network._cpu_flags() == found
+    assert swiftmedsam.cpu.cpu_flags() == found
 
 
 def test_a_kept_model_that_was_altered_or_cut_is_compiled_anew(folder, monkeypatch):

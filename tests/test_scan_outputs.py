@@ -18,8 +18,8 @@ from test_scan_dicom import series
 from test_scan_walk import grid_of, scan_of
 
 import swiftmedsam
-from swiftmedsam.case import label_dtype
 from swiftmedsam.program import scan_jobs as command
+from swiftmedsam.result import label_dtype
 from swiftmedsam.scans import provenance as own
 from swiftmedsam.scans import write
 from swiftmedsam.scans.formats.by_suffix import read_scan

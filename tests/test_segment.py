@@ -20,8 +20,10 @@ from conftest import (
 
 import swiftmedsam
 from swiftmedsam import Case, make_case
+from swiftmedsam.decoding import batches
 from swiftmedsam.memory import DECODE_BATCH
-from swiftmedsam.segment import MODES, Clock, batches, segment
+from swiftmedsam.result import Clock
+from swiftmedsam.segment import MODES, segment
 
 exact = functools.partial(segment, mode="exact")
 
@@ -37,7 +39,7 @@ def test_the_function_and_its_module_are_both_reachable():
     case, network = image_with([[10, 5, 12, 6]]), BoxesAsMasks()
     wanted = swiftmedsam.segment_case(case, network, mode="exact")
     np.testing.assert_array_equal(swiftmedsam.segment_case(case, network, mode="exact"), wanted)
-    assert swiftmedsam.segment.Clock is Clock
+    assert swiftmedsam.result.Clock is Clock
     assert swiftmedsam.segment is importlib.import_module("swiftmedsam.segment")
 
 

@@ -11,7 +11,7 @@ import pytest
 from test_layers import ROOT
 
 from swiftmedsam import load
-from swiftmedsam.network import MANIFEST, default_weights
+from swiftmedsam.manifest import MANIFEST, default_weights
 from swiftmedsam.torch_model import VARIANTS, load_model
 
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+?) *(?:; *(.*?))? *\\?$", re.MULTILINE)

@@ -24,7 +24,7 @@ from test_cli import fresh_logging
 from test_layers import ROOT
 
 from swiftmedsam import WeightsError, load, make_case
-from swiftmedsam.network import MANIFEST
+from swiftmedsam.manifest import MANIFEST
 from swiftmedsam.program.main import main
 from swiftmedsam.segment import segment
 

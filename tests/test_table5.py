@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from conftest import make_case_file
 
-from swiftmedsam.case import read_case
 from swiftmedsam.evaluation.published import MADE, TABLE_5, published_name
 from swiftmedsam.evaluation.timing.table5 import (
     SETS,
@@ -20,6 +19,7 @@ from swiftmedsam.evaluation.timing.table5 import (
     slice_at,
     tiled_boxes,
 )
+from swiftmedsam.npz import read_case
 
 
 def source(path, **changed):

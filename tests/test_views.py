@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swiftmedsam.frame import Frame
-from swiftmedsam.prompts import box_pixels
+from swiftmedsam.masks import box_pixels
 from swiftmedsam.views import (
     CROP_WEIGHT,
     MARGIN,

@@ -23,15 +23,9 @@ from hypothesis.extra import numpy as st_numpy
 
 from swiftmedsam import make_case
 from swiftmedsam.frame import Frame
-from swiftmedsam.segment import (
-    Clock,
-    Slices,
-    asked_slices,
-    middle_slices,
-    segment,
-    slice_step,
-    walk_plan,
-)
+from swiftmedsam.result import Clock
+from swiftmedsam.schedule import middle_slices, slice_step
+from swiftmedsam.segment import Slices, asked_slices, segment, walk_plan
 
 segment_module = importlib.import_module(
     "swiftmedsam.segment"

@@ -9,7 +9,8 @@ from openvino import opset13 as ops
 from test_layers import ROOT
 
 from benchmarks.speed.work import work
-from swiftmedsam.network import _cpu_flags, ov
+from swiftmedsam.cpu import cpu_flags
+from swiftmedsam.network import ov
 from swiftmedsam.torch_model import SWIFT_V2
 from swiftmedsam.torch_model.architecture import EMBEDDING_SIZE
 
@@ -60,7 +61,7 @@ def test_the_encoder_multiplies_what_the_paper_draws_and_norms_are_folded(core):
     assert kinds["MVN"] == 2 * ATTENTION_BLOCKS + 2  # before attention and MLP; two in the neck
 
 
-@pytest.mark.skipif("avx512f" not in _cpu_flags(), reason="OpenVINO fuses other steps elsewhere")
+@pytest.mark.skipif("avx512f" not in cpu_flags(), reason="OpenVINO fuses other steps elsewhere")
 @pytest.mark.parametrize("name", ["encoder.xml", "encoder_int8.xml"])
 def test_openvino_fuses_the_encoder_into_the_steps_it_was_tuned_to(core, name):
     config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from swiftmedsam import __version__
-from swiftmedsam.network import default_weights
+from swiftmedsam.manifest import default_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("swiftmedsam", "weights", "pyproject.toml", "README.md", "LICENSE", "NOTICE",

@@ -26,15 +26,10 @@ from nncf.quantization.advanced_parameters import OverflowFix
 
 from swiftmedsam.convert.quantize import even_slices, quantize
 from swiftmedsam.convert.verify import everywhere, masks_dsc
+from swiftmedsam.cpu import available_threads
 from swiftmedsam.frame import FloatArray
-from swiftmedsam.network import (
-    Network,
-    available_threads,
-    compile_model,
-    default_weights,
-    load,
-    read_manifest,
-)
+from swiftmedsam.manifest import default_weights, read_manifest
+from swiftmedsam.network import Network, compile_model, load
 
 PATCH_EMBED = 2  # the first convolutions, which the conversion leaves without a name
 CALIBRATION_PROMPTS = 2  # of a slice, for the decoder

@@ -17,7 +17,8 @@ from swiftmedsam.convert.fetch import LITE_MEDSAM, MOBILE_SAM, FetchError, fetch
 from swiftmedsam.convert.folder import take_place
 from swiftmedsam.convert.quantize import CalibrationError, calibration_slices, quantize
 from swiftmedsam.convert.verify import ParityError, verify
-from swiftmedsam.network import MANIFEST, MANIFEST_FORMAT, WEIGHTS, WeightsError, load
+from swiftmedsam.manifest import MANIFEST, MANIFEST_FORMAT, WEIGHTS, WeightsError
+from swiftmedsam.network import load
 from swiftmedsam.torch_model import VARIANTS, CheckpointError, load_model, trained_on
 
 LITE_CHECKPOINT = WEIGHTS / "checkpoints" / "lite_medsam.pth"

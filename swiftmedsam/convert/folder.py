@@ -6,7 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
-from swiftmedsam.network import COMPILED, MANIFEST
+from swiftmedsam.manifest import MANIFEST
+from swiftmedsam.network import COMPILED
 
 # What a conversion writes, and `Network.precompile`: no such file of an older conversion stays.
 WRITTEN = re.compile(rf"(encoder|decoder)[^.]*\.(xml|bin)|{re.escape(MANIFEST)}|{COMPILED}")

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from swiftmedsam.case import Case, read_case
+from swiftmedsam.case import Case
 from swiftmedsam.frame import EMBEDDING_SIZE, FloatArray, Frame
 from swiftmedsam.network import Network
-from swiftmedsam.segment import middle_slices
+from swiftmedsam.npz import read_case
+from swiftmedsam.schedule import middle_slices
 from swiftmedsam.torch_model import SwiftMedSAM
 
 MIN_SLICES = 8

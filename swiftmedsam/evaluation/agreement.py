@@ -28,8 +28,9 @@ from swiftmedsam.evaluation.console import clear_line, positive, progress
 from swiftmedsam.evaluation.metrics import Mask, dsc
 from swiftmedsam.evaluation.report.pictures import evenly
 from swiftmedsam.frame import EMBEDDING_SIZE, INPUT_SIZE, Frame
+from swiftmedsam.manifest import WeightsError
 from swiftmedsam.memory import DECODE_BATCH
-from swiftmedsam.network import WeightsError, load
+from swiftmedsam.network import load
 from swiftmedsam.segment import Encoder
 
 SIZES = (1 / 6, 1 / 3)  # of the boxes that are asked first, as parts of the picture's sides

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftmedsam.case import CaseError, read_case
+from swiftmedsam.case import CaseError
 from swiftmedsam.evaluation.console import (
     clear_line,
     parse_before_dashes,
@@ -46,6 +46,7 @@ from swiftmedsam.evaluation.timing.measure import (
     python_program,
     run,
 )
+from swiftmedsam.npz import read_case
 
 OURS = "swiftmedsam"
 MARKS = ("o", "s", "^", "D", "v")
