@@ -161,8 +161,6 @@ class OpenImage:
         known = dict(enumerate(names, start=1))
         return [
             on_grid(
-        return [
-            on_grid(
                 drawn_box(
                     known.get(value, f"box {value}"), ends, self._meaning.units,
                     self._meaning.space, where,
