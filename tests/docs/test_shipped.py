@@ -1,0 +1,129 @@
+"""What is shipped is pinned by hash, listed with its licence, and the same for everybody."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from swiftmedsam import load
+from swiftmedsam.manifest import MANIFEST, default_weights
+from swiftmedsam.torch_model import VARIANTS, load_model
+from tests.helpers import ROOT
+
+PIN = re.compile(r"^([a-z0-9-]+)==(\S+?) *(?:; *(.*?))? *\\?$", re.MULTILINE)
+LOCK = (ROOT / "requirements.lock").read_text()
+SCANS_LOCK = (ROOT / "requirements-scans.lock").read_text()
+
+
+def pins(text):
+    """(version, marker) by name and marker's quotes aside."""
+    return {(name, number, marker.replace('"', "'")) for name, number, marker in PIN.findall(text)}
+
+
+def has_a_hash_of_each(lock):
+    entries = re.split(r"^(?=[a-z])", lock, flags=re.MULTILINE)[1:]
+    return all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in entries)
+
+
+def test_the_lock_has_what_is_required_in_these_versions_and_a_hash_of_each():
+    required = pins((ROOT / "requirements.txt").read_text())
+    assert len(required) == 4
+    assert required <= pins(LOCK)
+    assert {name for name, *_ in pins(LOCK) - required} == {"openvino-telemetry"}
+    assert has_a_hash_of_each(LOCK)
+
+
+def test_the_lock_for_scans_is_the_other_one_with_what_they_need():
+    text = (ROOT / "requirements-scans.txt").read_text().lower()
+    required = pins(re.sub(r"  #.*", "", text))
+    assert len(required) == 7
+    assert required | pins(LOCK) <= pins(SCANS_LOCK)
+    assert has_a_hash_of_each(SCANS_LOCK)
+
+
+def test_the_image_and_predict_install_from_the_lock_alone():
+    dockerfile, predict = ((ROOT / name).read_text() for name in ("Dockerfile", "predict.sh"))
+    (install,) = re.findall(r"pip3 install(?:.|\\\n)*?(?=&&)", dockerfile)
+    assert "--require-hashes -r /build/requirements.lock" in install
+    assert "!requirements.lock" in (ROOT / ".dockerignore").read_text().split()
+    assert "requirements.lock" in predict
+    assert not re.search(r"requirements[-a-z]*\.txt", predict + dockerfile)
+
+
+SHIPPED = subprocess.run(
+    ["git", "ls-files", f"weights/*/{MANIFEST}"], cwd=ROOT, capture_output=True, text=True
+).stdout.split() or [f"weights/v2/{MANIFEST}"]  # an archive without git
+
+
+@pytest.mark.parametrize("manifest", SHIPPED)
+def test_shipped_models_load_and_are_of_the_checkpoint_beside_them(manifest):
+    folder = (ROOT / manifest).parent
+    assert load(folder, precision="f32", threads=1).variant == folder.name
+    source = json.loads((ROOT / manifest).read_text())["source"]
+    checkpoint = folder / source["file"]
+    assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() == source["sha256"]
+    load_model(checkpoint, VARIANTS[folder.name])
+    assert "Not a medical device" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("manifest", SHIPPED)
+def test_manifest_and_card_say_the_same_of_each_precision(manifest):
+    measured = json.loads((ROOT / manifest).read_text())["measured"]
+    assert measured["mode"] == "best"
+    assert {"bf16", "int8"} <= measured["precisions"].keys()
+    card = (ROOT / manifest).with_name("README.md").read_text()
+    (rows,) = re.findall(r"^\| precision \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", card, re.MULTILINE)
+    for precision, reached in measured["precisions"].items():
+        assert reached["cases"] == 235
+        figures = f"{100 * reached['dsc']:.2f} / {100 * reached['nsd']:.2f}"
+        assert re.search(rf"^\| {precision}\b.*\| {figures} \|$", rows, re.MULTILINE), precision
+
+
+@pytest.mark.parametrize("manifest", SHIPPED)
+def test_manifest_and_card_name_the_same_data_sets(manifest):
+    trained_on = json.loads((ROOT / manifest).read_text())["trained_on"]
+    card = (ROOT / manifest).with_name("README.md").read_text()
+    rows = re.findall(
+        r"^\| data set \| pictures \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", card, re.MULTILINE
+    )
+    if rows:
+        (table,) = rows
+        assert trained_on == re.findall(r"^\| (\S+) \|", table, re.MULTILINE)
+    told = re.search(r"pictures of (\d+) data sets", card)
+    assert told and len(set(trained_on)) == len(trained_on) == int(told[1])
+
+
+def bill():
+    command = [sys.executable, "scripts/sbom.py"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_bill_of_materials_has_packages_and_weights_and_is_the_same_twice():
+    text = bill()
+    assert text == bill()
+    bom = json.loads(text)
+    assert (bom["bomFormat"], bom["specVersion"]) == ("CycloneDX", "1.6")
+    components = {component["name"]: component for component in bom["components"]}
+    assert components["numpy"]["purl"] == f"pkg:pypi/numpy@{version('numpy')}"
+    licences = {name: components[name]["licenses"][0]["license"]["name"]
+                for name in ("numpy", "openvino", "opencv-python-headless")}  # fmt: skip
+    assert licences == {"numpy": "BSD-3-Clause", "openvino": "Apache-2.0",
+                        "opencv-python-headless": "Apache-2.0"}  # fmt: skip
+    folder = default_weights()
+    for parts in json.loads((folder / MANIFEST).read_text())["models"].values():
+        for name, sha256 in (item for files in parts.values() for item in files.items()):
+            model = components[f"weights/{folder.name}/{name}"]
+            assert model["hashes"] == [{"alg": "SHA-256", "content": sha256}]
+            assert model["licenses"] == [{"license": {"name": "research-only"}}]
+    refs = [component["bom-ref"] for component in bom["components"]]
+    assert len(refs) == len(set(refs))
+
+
+def test_the_table_of_licences_names_every_package_of_the_lock():
+    table = (ROOT / "docs" / "shipped.md").read_text()
+    for name, *_ in pins(LOCK):
+        assert re.search(rf"^\| {name}\b", table, re.MULTILINE), name

@@ -1,0 +1,250 @@
+"""An image that is opened once: its answers are those of `segment`, and it is encoded once."""
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+import swiftmedsam
+from swiftmedsam.memory import EMBEDDING_BYTES, estimate_scan_peak
+from swiftmedsam.scans import session as opened
+from swiftmedsam.scans.orientation import choose_walk
+from swiftmedsam.scans.scan import ScanError
+from swiftmedsam.scans.session import Remembering, scan_of_array
+from tests.helpers import (
+    BrightInBox,
+    ellipse,
+    image_case,
+    make_case_file,
+    picture,
+    read_labels,
+    volume_case,
+)
+from tests.helpers.dicom import series
+from tests.helpers.scans import ALIGNED, grid_of, labels_by_npz, mm_of
+
+SPACING = (3, 2, 1)  # of the volume case, D first
+FIRST, SECOND, _ = volume_case()["boxes"]
+
+
+def open_volume(network, **more):
+    options = {"spacing_mm": SPACING, "modality": "MR"} | more
+    return swiftmedsam.open_image(volume_case()["imgs"], network, **options)
+
+
+def answers(network):
+    return sum(network.encoded.values()), len(network.prompts)
+
+
+def test_an_array_gives_the_labels_of_a_case():
+    labels = open_volume(BrightInBox()).segment(volume_case()["boxes"])
+    np.testing.assert_array_equal(labels, labels_by_npz())
+    case = image_case()
+    image = swiftmedsam.open_image(case["imgs"], BrightInBox(), modality="Endoscopy")
+    checked = swiftmedsam.make_case(case["imgs"], case["boxes"], modality="Endoscopy")
+    wanted = swiftmedsam.segment_case(checked, BrightInBox())
+    assert wanted.any()
+    np.testing.assert_array_equal(image.segment(case["boxes"]), wanted)
+
+
+def test_a_second_box_encodes_nothing():
+    network = BrightInBox()
+    image = open_volume(network)
+    assert answers(network) == (0, 0)  # opening alone asks nothing
+    first = image.segment(SECOND)
+    encoded, decoded = answers(network)
+    assert (encoded, decoded) == (4, 4)  # slices 1 to 4
+    again = image.segment(SECOND)
+    assert answers(network) == (4, 8)
+    np.testing.assert_array_equal(first, again)
+    image.segment([[12, 9, 1, 40, 28, 4], [3, 3, 2, 30, 30, 3]])
+    assert answers(network)[0] == 4
+    image.segment(FIRST)  # reaches down to slice 0, the only new one
+    assert answers(network)[0] == 5
+    assert max(network.encoded.values()) == 1
+
+
+def test_a_second_box_of_a_picture_encodes_nothing_but_a_new_crop():
+    network = BrightInBox()
+    grey = picture(300, 400)
+    image = swiftmedsam.open_image(grey, network, modality="US")
+    image.segment([50, 40, 200, 180])
+    image.segment([90, 30, 300, 200])
+    assert answers(network) == (2, 4)  # as it is, and mirrored
+    image.segment([88, 48, 101, 59])  # small: a crop of its own, and the whole one
+    image.segment([88, 48, 101, 59])
+    assert answers(network) == (3, 8)
+    whole = swiftmedsam.open_image(grey, network, modality="US", max_crops=0)
+    whole.segment([50, 40, 200, 180])
+    whole.segment([88, 48, 101, 59])
+    assert answers(network)[0] == 5
+
+
+def test_the_latest_embeddings_are_kept():
+    network = BrightInBox()
+    remembering = Remembering(network, 2)
+    a, b, c = (np.full((1, 3, 256, 256), value, np.float32) for value in (0.1, 0.2, 0.3))
+    for pixels in (a, b, a, c, a):  # b is the one asked for least lately
+        np.testing.assert_array_equal(remembering.encode(pixels), pixels)
+    assert list(network.encoded.values()) == [1, 1, 1]
+    remembering.encode(b)
+    assert network.encoded[b.tobytes()] == 2
+
+
+def test_a_file_gives_labels_in_the_order_of_its_array(volume, mine):
+    image = swiftmedsam.open_image(volume, BrightInBox(), modality="MR")
+    labels = image.segment(volume_case()["boxes"])
+    assert labels.shape == image.shape == (6, 40, 64)
+    np.testing.assert_array_equal(labels, labels_by_npz())
+    image.write(mine / "out.nii.gz", labels, volume_case()["boxes"], ["liver"])
+    written = nibabel.load(mine / "out.nii.gz")
+    np.testing.assert_array_equal(written.dataobj, labels.T)
+    np.testing.assert_array_equal(written.affine, nibabel.load(volume).affine)
+    assert '"liver"' in (mine / "out.labels.json").read_text()
+    with pytest.raises(ScanError, match=r"^scan.nii.gz: is an input, and is not overwritten"):
+        image.write(volume, labels, volume_case()["boxes"])
+
+
+def test_a_flipped_file_is_asked_and_answers_on_its_own_grid(mine):
+    source = nibabel.Nifti1Image(grid_of(volume_case()["imgs"]), ALIGNED)
+    stored = source.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
+    nibabel.save(stored, mine / "a.nii")
+    wanted = nibabel.Nifti1Image(grid_of(labels_by_npz()), ALIGNED)
+    wanted = wanted.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
+    image = swiftmedsam.open_image(
+        mine / "a.nii", BrightInBox(), modality="MR", units="mm", space="RAS"
+    )
+    labels = image.segment([mm_of(box, ALIGNED) for box in volume_case()["boxes"]])
+    np.testing.assert_array_equal(labels.T, wanted.dataobj)
+
+
+def test_a_single_sagittal_slice_of_a_file_keeps_its_shape(mine):
+    plane = picture(40, 64, ellipse(40, 64, (16, 24), (9, 14)))
+    stored = nibabel.Nifti1Image(plane[np.newaxis], np.eye(4))
+    nibabel.save(stored, mine / "a.nii")
+    labels = swiftmedsam.open_image(mine / "a.nii", BrightInBox(), modality="MR").segment(
+        [0, 6, 8, 0, 30, 46]
+    )
+    assert labels.any()
+    assert labels.T.shape == stored.shape
+
+
+def test_a_dicom_folder_is_opened_as_a_file_is(mine):
+    folder = series(mine / "study", grid_of(volume_case()["imgs"].astype(np.int16)), Modality="MR")
+    image = swiftmedsam.open_image(folder, BrightInBox())
+    labels = image.segment(volume_case()["boxes"])
+    np.testing.assert_array_equal(labels, labels_by_npz())
+    image.write(mine / "out.nii", labels, volume_case()["boxes"])
+    np.testing.assert_array_equal(nibabel.load(mine / "out.nii").dataobj, labels.T)
+    read = (folder / "IM0002").rename(folder / "IM0002.dcm")
+    image = swiftmedsam.open_image(folder, BrightInBox())
+    with pytest.raises(ScanError, match=r"^IM0002.dcm: is an input, and is not overwritten"):
+        image.write(read, labels, volume_case()["boxes"])
+
+
+def test_a_folder_of_cases_is_done_in_two_lines(inputs, tmp_path):
+    """Those of docs/scans.md."""
+    make_case_file(inputs, "3DBox_MR_1.npz")
+    make_case_file(inputs, "2DBox_US_2.npz")
+    network = BrightInBox()
+    for path in sorted(inputs.glob("*.npz")):
+        swiftmedsam.write_labels(
+            tmp_path / path.name, swiftmedsam.segment_case(swiftmedsam.read_case(path), network)
+        )
+    np.testing.assert_array_equal(read_labels(tmp_path / "3DBox_MR_1.npz"), labels_by_npz())
+    assert read_labels(tmp_path / "2DBox_US_2.npz").any()
+
+
+def test_a_picture_answers_as_it_lies(photo, mine):
+    case = image_case()
+    image = swiftmedsam.open_image(str(photo), BrightInBox(), modality="Endoscopy")
+    labels = image.segment(case["boxes"])
+    assert labels.shape == image.shape == (48, 80)
+    image.write(mine / "out.png", labels, case["boxes"])
+    with Image.open(mine / "out.png") as written:
+        np.testing.assert_array_equal(written, labels)
+    assert (mine / "out_overlay.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("spacing", "along"), [(None, 0), ((1, 1, 1), 0), ((3, 1, 1), 0), ((1, 1, 3), 2)]
+)
+def test_slices_are_those_furthest_apart(spacing, along):
+    array = np.zeros((4, 5, 6), np.uint8)
+    walk = choose_walk(scan_of_array(array, spacing))
+    assert walk.axes[0] == 2 - along
+    if along == 0:
+        np.testing.assert_array_equal(walk.to_slices(array.T), array)
+        assert walk.flipped == (False, False, False)
+
+
+def test_no_box_is_no_work():
+    network = BrightInBox()
+    assert not open_volume(network).segment(np.zeros((0, 6))).any()
+    assert answers(network) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "more", "message"),
+    [
+        ((4, 5, 6, 7), {}, r"array: expected \(H, W\), \(H, W, 3\) or \(H, W, 4\), got \(4, 5, 6"),
+        ((4, 5), {"is_volume": True}, r"array: expected \(D, H, W\), got \(4, 5\)"),
+        ((4, 5, 6), {"spacing_mm": (1, 2)}, r"array: spacing_mm should be 3 lengths above 0, got"),
+        ((4, 5, 6), {"spacing_mm": (1, 0, 2)}, "array: spacing_mm should be 3 lengths above 0"),
+        ((4, 5, 6), {"modality": "Polaroid"}, "expected one of CT, MR, PET"),
+    ],
+)  # fmt: skip
+def test_an_array_that_cannot_be_used_is_one_line(shape, more, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        swiftmedsam.open_image(np.zeros(shape, np.uint8), BrightInBox(), **more)
+
+
+VOXELS = 64 * 40 * 6  # of the volume case, a byte each
+PEAK = estimate_scan_peak((64, 40, 6), np.dtype(np.uint8), 0)
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read(volume, monkeypatch):
+    """A file by its header, an array by its shape; without a limit what there is counts."""
+    refused = "need about 0.8 GB, the memory limit is 0.6 GB"
+    with pytest.raises(ScanError, match=f"^scan.nii.gz: 64x40x6 voxels of uint8 {refused}"):
+        swiftmedsam.open_image(volume, BrightInBox(), modality="MR", memory_limit=600_000_000)
+    large = np.broadcast_to(np.float32(1), (1000, 1000, 1000))
+    with pytest.raises(ScanError, match="^array: 1000x1000x1000 voxels of float32 need about 13."):
+        swiftmedsam.open_image(large, BrightInBox(), memory_limit=8 << 30)
+    monkeypatch.setattr(opened, "available_memory", lambda: 600_000_000)
+    with pytest.raises(ScanError, match=f"^scan.nii.gz: 64x40x6 voxels of uint8 {refused}"):
+        swiftmedsam.open_image(volume, BrightInBox(), modality="MR")
+    with pytest.raises(ScanError, match=f"^array: 64x40x6 voxels of uint8 {refused}"):
+        open_volume(BrightInBox())
+
+
+@pytest.mark.parametrize(("spare", "kept"), [(0, 1), (3 * EMBEDDING_BYTES, 3), (2 << 30, 256)])
+def test_embeddings_are_kept_within_what_is_left(spare, kept, monkeypatch):
+    limits = []
+
+    def spied(case, network, *, memory_limit, **more):
+        limits.append(memory_limit)
+        return swiftmedsam.segment_case(case, network, memory_limit=memory_limit, **more)
+
+    monkeypatch.setattr(opened, "segment", spied)
+    network = BrightInBox()
+    image = open_volume(network, memory_limit=PEAK + spare)
+    first, again = image.segment(SECOND), image.segment(SECOND)
+    assert limits == [PEAK + spare - VOXELS - kept * EMBEDDING_BYTES] * 2
+    np.testing.assert_array_equal(first, open_volume(BrightInBox()).segment(SECOND))
+    np.testing.assert_array_equal(first, again)
+    assert (answers(network)[0] == 4) == (kept >= 4)  # slices 1 to 4
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([[1, 2, 3]], "array: box 'box 1' should be 4 or 6 numbers, got 1 2 3"),
+        ([["a", 2, 3, 4]], "array: boxes should be numbers"),
+        ([[1, 2, 3, 4], [1]], "array: boxes should be numbers"),
+        ([[0, 0, 6, 9, 9, 9]], "array: box 'box 1' lies outside the grid of 64 40 6 voxels"),
+    ],
+)  # fmt: skip
+def test_a_box_that_is_none_is_one_line(boxes, message):
+    with pytest.raises(ScanError, match=f"^{message}"):
+        open_volume(BrightInBox()).segment(boxes)
