@@ -14,10 +14,10 @@ import pytest
 from swiftmedsam import load, read_case
 from swiftmedsam.evaluation.metrics import dsc
 from swiftmedsam.network import ov
-from swiftmedsam.scans.session import Remembering
-from swiftmedsam.segment import MODES, segment
+from swiftmedsam.settings import BEST, LITEMEDSAM
 from tests.helpers import ROOT
 
+MODES = {"best": BEST, "litemedsam": LITEMEDSAM}
 MASKS = Path(__file__).with_name("golden_masks.npz")
 SAME = 0.99  # DSC of each object: CPUs round f32 differently, which moves single border pixels
 MOST_SLICES = 64  # of a case, with crops: what one mode has encoded the other one need not
@@ -78,10 +78,10 @@ def found():
     results = {}
     for name in WORK:
         case = read_case(ROOT / "examples" / "inputs" / f"{name}.npz")
-        both = Remembering(network, MOST_SLICES)
-        for mode in MODES:
+        both = Remembering(network)
+        for mode, settings in MODES.items():
             counting = Counting(both)
-            results[name, mode] = segment(case, counting, mode=mode), counting.work
+            results[name, mode] = labels_of(case, counting, settings), counting.work
     return results
 
 

@@ -1,6 +1,5 @@
 """What does not fit is refused before it is allocated; what is estimated covers what is used."""
 
-import sys
 import tracemalloc
 import zipfile
 from functools import cache
@@ -17,20 +16,20 @@ from swiftmedsam.masks import STRIP_PIXELS, Answer, mask_of, strips
 from swiftmedsam.memory import (
     COMFORT_BYTES,
     EMBEDDING_BYTES,
-    FOLLOWED_BYTES,
     PROGRAM_BYTES,
     PROMPT_BYTES,
+    TRACKED_BYTES,
     available_memory,
     embeddings_kept,
     estimate_peak,
     parse_size,
 )
 from swiftmedsam.program.main import main
-from swiftmedsam.segment import segment
 from tests.helpers import (
     BoxesAsMasks,
     fresh_logging,
     image_case,
+    labels_of,
     make_case_file,
     names,
     picture,
@@ -365,15 +364,15 @@ def test_strips_are_the_place_cut_into_parts_of_little_memory():
 @pytest.mark.parametrize("arrays", [image_case(), volume_case()], ids=["image", "volume"])
 def test_labels_do_not_depend_on_the_memory_there_is(tiny_network, monkeypatch, arrays):
     case = make_case(arrays["imgs"], arrays["boxes"], modality="US")
-    wanted = segment(case, tiny_network)
+    wanted = labels_of(case, tiny_network)
     assert wanted.any()
-    np.testing.assert_array_equal(segment(case, tiny_network, memory_limit=1), wanted)
+    np.testing.assert_array_equal(labels_of(case, tiny_network, memory_limit=1), wanted)
     released, real = [], tiny_network.release_encoder
     monkeypatch.setattr(tiny_network, "release_encoder", lambda: released.append(real()))
-    monkeypatch.setattr(sys.modules["swiftmedsam.segment"], "LARGE_IMAGE", 0)
-    monkeypatch.setattr(sys.modules["swiftmedsam.segment"], "FOLLOWED", 1)
+    monkeypatch.setattr("swiftmedsam.embeddings.LARGE_IMAGE", 0)
+    monkeypatch.setattr("swiftmedsam.schedule.TRACKED_TOGETHER", 1)
     monkeypatch.setattr("swiftmedsam.masks.STRIP_PIXELS", 100)
-    np.testing.assert_array_equal(segment(case, tiny_network), wanted)
+    np.testing.assert_array_equal(labels_of(case, tiny_network), wanted)
     assert released
 
 
@@ -396,7 +395,7 @@ def test_seventy_thousand_boxes_are_labels_of_32_bits(tmp_path):
     corners = np.stack([x, np.arange(70_000) // 290], axis=1)
     boxes = np.concatenate([corners, corners + 1], axis=1)
     path = make_case_file(tmp_path, IMAGE, imgs=picture(250, 300), boxes=boxes)
-    labels = segment(read_case(path, memory_limit=8 << 30), Quick(), max_crops=0)
+    labels = labels_of(read_case(path, memory_limit=8 << 30), Quick(), crops=0)
     swiftmedsam.write_labels(tmp_path / "labels.npz", labels)
     found = read_labels(tmp_path / "labels.npz")
     assert (found.dtype, found.shape) == (np.uint32, (250, 300))
@@ -406,20 +405,20 @@ def test_seventy_thousand_boxes_are_labels_of_32_bits(tmp_path):
 
 def test_the_boxes_of_a_volume_that_wait_for_a_neighbour_are_bounded(monkeypatch):
     """Each keeps a mask and logits, 48 as much as 16."""
-    monkeypatch.setattr(sys.modules["swiftmedsam.segment"], "FOLLOWED", 8)
+    monkeypatch.setattr("swiftmedsam.schedule.TRACKED_TOGETHER", 8)
 
     def peak_of_boxes(count):
         boxes = [[0, 0, 0, 255, 255, 29]] * count
         case = make_case(np.zeros((30, 256, 256), np.uint8), boxes, is_volume=True, modality="MR")
         tracemalloc.start()
         try:
-            segment(case, Quick())
+            labels_of(case, Quick())
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
 
     least = 8 * 256 * 256 * (1 + 4)
-    assert least < peak_of_boxes(8) < 8 * FOLLOWED_BYTES + (16 << 20)
+    assert least < peak_of_boxes(8) < 8 * TRACKED_BYTES + (16 << 20)
     assert peak_of_boxes(48) < peak_of_boxes(16) + least / 2  # the second walk makes flows anew
 
 

@@ -337,9 +337,9 @@ def test_the_program_refuses_a_scan_beyond_the_limit(program, more, volume, mine
 def test_what_the_voxels_take_is_not_spent_twice(program, volume, mine, monkeypatch):
     limits = []
 
-    def spied(case, network, *, memory_limit, **more):
+    def spied(case, network, settings, *, memory_limit, **more):
         limits.append(memory_limit)
-        return segment(case, network, memory_limit=memory_limit, **more)
+        return segment(case, network, settings, memory_limit=memory_limit, **more)
 
     monkeypatch.setattr("swiftmedsam.program.scan_jobs.segment", spied)
     options = [*box_words(), "--memory-limit", "2000000000"]

@@ -102,7 +102,7 @@ def test_what_lies_beside_a_named_output_is_not_replaced_either(program, name, p
     assert (mine / "out.png").read_bytes() == b"named, so replaced"
     image = swiftmedsam.open_image(photo, BrightInBox())
     with pytest.raises(ScanError, match="exists; name an output"):
-        image.write(mine / "out.png", image.segment([7, 10, 43, 30]), [7, 10, 43, 30])
+        image.write(mine / "out.png", image.segment([7, 10, 43, 30]).labels, [7, 10, 43, 30])
     (mine / name).unlink()
     for _ in range(2):
         assert program(*FLAT_BOX, inputs=photo, outputs=mine / "out.png")[0] == 0

@@ -183,9 +183,11 @@ def test_threads_with_one_open_image_get_the_labels_of_their_own_boxes(tiny_netw
     image = open_image(volume["imgs"], tiny_network, modality="MR", spacing_mm=(3, 2, 1))
     image._network._most = 2  # embeddings are dropped and made again all the time
     boxes = [volume["boxes"][i % 3] + [i % 5, 0, 0, i % 5, 0, 0] for i in range(THREADS)]
-    wanted = [image.segment(box) for box in boxes]
+    wanted = [image.segment(box).labels for box in boxes]
     assert sum(labels.any() for labels in wanted) > THREADS / 2
-    for labels, own in zip(in_threads(lambda i: image.segment(boxes[i])), wanted, strict=True):
+    for labels, own in zip(
+        in_threads(lambda i: image.segment(boxes[i]).labels), wanted, strict=True
+    ):
         np.testing.assert_array_equal(labels, own)
 
 

@@ -17,10 +17,10 @@ from swiftmedsam.display import Window
 from swiftmedsam.messages import printable
 from swiftmedsam.npz import MAX_MEMBER_BYTES, is_case_name
 from swiftmedsam.result import label_dtype
-from swiftmedsam.segment import segment
 from tests.helpers import (
     BoxesAsMasks,
     image_case,
+    labels_of,
     make_case_file,
     picture,
     read_labels,
@@ -130,7 +130,7 @@ def test_no_boxes_are_no_objects(tmp_path, name, width):
     for boxes in (np.zeros((0, width)), np.zeros((0,)), np.zeros((0, 4), np.int32)):
         case = read_case(make_case_file(tmp_path, name, boxes=boxes))
         assert case.boxes.shape == (0, width)
-        labels = segment(case, BoxesAsMasks())
+        labels = labels_of(case, BoxesAsMasks())
         assert labels.shape == case.label_shape
         assert not labels.any()
 
