@@ -140,7 +140,7 @@ def test_a_command_that_is_not_there_is_an_error_that_names_it():
 
 def test_an_engine_gets_the_challenges_command_and_says_its_own_peak(inputs, engine):
     path = make_case_file(inputs, IMAGE)
-    done = run(app_program("ours", str(engine), "team", ["--mode", "exact"]), path)
+    done = run(app_program("ours", str(engine), "team", ["--mode", "litemedsam"]), path)
     assert done.ok and done.peak_bytes == 5_000_000 and done.said.seconds == 1.5
     assert done.said.last_words == LINE.format(name="a.npz")
     words = Path(f"{engine}.log").read_text()

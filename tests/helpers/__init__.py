@@ -88,8 +88,7 @@ def pixels_of(cells: np.ndarray, logits: np.ndarray) -> np.ndarray:
 
 
 class BrightInBox:
-    """An `swiftmedsam.segment.NetworkLike` one can check on paper: mask = brightest pixels inside the
-    prompt.
+    """A `NetworkLike` one can check on paper: mask = brightest pixels inside the prompt.
 
     The embedding is a copy of the pixels; `encoded` counts how often each picture came by.
     """

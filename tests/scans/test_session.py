@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 import swiftmedsam
+from swiftmedsam.embeddings import Embeddings
+from swiftmedsam.frame import Frame
 from swiftmedsam.memory import EMBEDDING_BYTES, estimate_scan_peak
+from swiftmedsam.result import Clock
 from swiftmedsam.scans import session as opened
 from swiftmedsam.scans.orientation import choose_walk
 from swiftmedsam.scans.scan import ScanError
@@ -86,15 +89,15 @@ def test_a_second_box_of_a_picture_encodes_nothing_but_a_new_crop():
     assert answers(network)[0] == 5
 
 
-def test_the_latest_embeddings_are_kept():
-    network = BrightInBox()
-    remembering = Remembering(network, 2)
-    a, b, c = (np.full((1, 3, 256, 256), value, np.float32) for value in (0.1, 0.2, 0.3))
-    for pixels in (a, b, a, c, a):  # b is the one asked for least lately
-        np.testing.assert_array_equal(remembering.encode(pixels), pixels)
+def test_the_embeddings_that_were_used_last_are_kept():
+    network, clock = BrightInBox(), Clock()
+    image = np.stack([picture(64, 64, ellipse(64, 64, (30, 20 + z), (9, 9))) for z in range(3)])
+    embeddings, frame = Embeddings(image, network, 2), Frame(64, 64)
+    for z in (0, 1, 0, 2, 0):  # slice 1 was used longest ago
+        embeddings.get(frame, z, clock)
     assert list(network.encoded.values()) == [1, 1, 1]
-    remembering.encode(b)
-    assert network.encoded[b.tobytes()] == 2
+    embeddings.get(frame, 1, clock)
+    assert sorted(network.encoded.values()) == [1, 1, 2]
 
 
 def test_a_file_gives_labels_in_the_order_of_its_array(volume, mine):

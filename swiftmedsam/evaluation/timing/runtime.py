@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "python -m swiftmedsam.evaluation.timing.runtime",
         usage="%(prog)s INPUTS --out FILE [options] [-- options of python -m app]",
         description="Time this program, and others beside it, on every case of a folder.",
-        epilog="What follows '--' goes to python -m app: -- --precision bf16 --mode exact. "
+        epilog="What follows '--' goes to python -m app: -- --precision bf16 --mode litemedsam. "
         "Exit status: 0, or 1 when a run failed, 2 on wrong usage.",
     )
     parser.add_argument("inputs", type=Path, metavar="INPUTS", help="folder of cases")
