@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run the tests:  sh test.sh [options of pytest].  Sets up .venv on a fresh machine.
+# Run the tests:  sh test.sh [folder of tests/] [options of pytest].  Sets up .venv on a fresh machine.
 set -eu
 script=$0
 while [ -L "$script" ]; do # a link to this file: the program lies beside what it points to
@@ -15,4 +15,12 @@ set -- requirements-dev.txt "$@"
 . "$here/scripts/venv.sh"
 shift
 cd "$here"
+case ${1-} in
+'' | -* | */*) ;; # pytest's own words
+*) if [ -d "tests/$1" ]; then
+    folder=tests/$1
+    shift
+    set -- "$folder" "$@"
+fi ;;
+esac
 exec "$python" -m pytest "$@"
