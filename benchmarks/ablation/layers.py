@@ -25,7 +25,7 @@ import openvino as ov
 from nncf.quantization.advanced_parameters import OverflowFix
 
 from swiftmedsam.convert.quantize import even_slices, quantize
-from swiftmedsam.convert.verify import everywhere, 
+from swiftmedsam.convert.verify import everywhere
 from swiftmedsam.cpu import available_threads
 from swiftmedsam.evaluation.dice import dsc
 from swiftmedsam.frame import FloatArray
