@@ -1,7 +1,8 @@
-"""What this CPU can do: which precision suits it, and how many threads may be used."""
+"""Which precision suits this CPU."""
 
 import os
-from pathlib import Path
+
+from swiftmedsam import system
 
 # --precision: the IR it needs, the first one that the manifest has.
 PRECISIONS = {"f32": ("fp32", "fp16"), "bf16": ("fp16", "fp32"), "int8": ("int8",)}
@@ -13,7 +14,6 @@ SUITED = {
     "bf16": {"avx512_bf16", "amx_bf16"},
 }
 MATRIX_UNITS = "amx_bf16"  # with them bf16 is faster than INT8 (docs/decisions)
-CPU_INFO = Path("/proc/cpuinfo")
 # What oneDNN, and so OpenVINO, may use of a CPU, by the names that bound it (ONEDNN_MAX_CPU_ISA);
 # each with what /proc/cpuinfo says of it beyond those before.
 INSTRUCTION_SETS: dict[str, set[str]] = {
@@ -27,39 +27,14 @@ INSTRUCTION_SETS: dict[str, set[str]] = {
     "AVX512_CORE_AMX": {"amx_tile", "amx_int8", "amx_bf16"},
     "ALL": {"avx_vnni"},
 }
-CGROUP_QUOTAS = (  # (file with the quota, file with the period or None if both are in the first)
-    ("/sys/fs/cgroup/cpu.max", None),
-    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-)
-
-
-def available_threads() -> int:
-    """Threads this process may keep busy: its affinity, cut to the container's CPU quota."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    for quota_file, period_file in CGROUP_QUOTAS:
-        try:
-            words = Path(quota_file).read_text().split()
-            if period_file:
-                words.append(Path(period_file).read_text().strip())
-            quota, period = float(words[0]), float(words[1])
-        except (OSError, ValueError, IndexError):  # no such cgroup, or "max": no limit
-            continue
-        if quota > 0:
-            return max(1, min(threads or 1, round(quota / period)))
-    return threads or 1
 
 
 def cpu_flags() -> set[str]:
-    """Flags of `INSTRUCTION_SETS` that OpenVINO may use here; none where nobody says them."""
-    try:
-        lines = CPU_INFO.read_text().splitlines()
-    except OSError:  # not Linux
-        return set()
-    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    """Flags of `INSTRUCTION_SETS` that OpenVINO may use here; none where the system names none."""
     names = list(INSTRUCTION_SETS)
     most = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     sets = names[: names.index(most) + 1] if most in names else names
-    return flags & set().union(*(INSTRUCTION_SETS[name] for name in sets))
+    return system.cpu_flags() & set().union(*(INSTRUCTION_SETS[name] for name in sets))
 
 
 def suited_precisions(flags: set[str]) -> set[str]:

@@ -7,11 +7,11 @@ again.
 """
 
 import math
-import os
 import re
-from pathlib import Path
 
 import numpy as np
+
+from swiftmedsam.system import container_memory_limits, physical_memory
 
 PROGRAM_BYTES = 400 << 20  # Python, the libraries, encoder and decoder in f32, pieces of arrays
 PROMPT_BYTES = 32 << 20  # of each prompt with all cells in one call of the decoder
@@ -31,10 +31,6 @@ TRACKED_TOGETHER = 128  # boxes of a volume that are tracked from slice to slice
 TRACKED_BYTES = 2 * 2 * 256 * 256 * (1 + 4)
 COMFORT_BYTES = 1900 * 10**6  # what speed may be bought with; a case that needs more gets it
 
-CGROUP_LIMITS = (  # of this container: v2, then v1
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 
@@ -54,13 +50,7 @@ def parse_size(text: str) -> int:
 
 def available_memory() -> int:
     """Bytes this process may use: the machine's memory, cut to the container's limit."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for file in CGROUP_LIMITS:
-        try:
-            limits.append(int(Path(file).read_text()))
-        except (OSError, ValueError):  # no such cgroup, or "max": no limit
-            continue
-    return min(limits)
+    return min([physical_memory(), *container_memory_limits()])
 
 
 def decode_batch(size: int) -> int:

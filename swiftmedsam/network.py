@@ -23,7 +23,6 @@ from swiftmedsam.cpu import (  # noqa: E402
     AUTO,
     MATRIX_UNITS,
     PRECISIONS,
-    available_threads,
     cpu_flags,
     floating_precision,
     suited_precisions,
@@ -38,6 +37,7 @@ from swiftmedsam.manifest import (  # noqa: E402
     verified,
 )
 from swiftmedsam.settings import Settings  # noqa: E402
+from swiftmedsam.system import available_threads  # noqa: E402
 
 log = logging.getLogger(__name__)
 

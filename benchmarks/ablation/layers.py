@@ -26,11 +26,11 @@ from nncf.quantization.advanced_parameters import OverflowFix
 
 from swiftmedsam.convert.quantize import even_slices, quantize
 from swiftmedsam.convert.verify import everywhere
-from swiftmedsam.cpu import available_threads
 from swiftmedsam.evaluation.dice import dsc
 from swiftmedsam.frame import FloatArray
 from swiftmedsam.manifest import default_weights, read_manifest
 from swiftmedsam.network import Network, compile_model, load
+from swiftmedsam.system import available_threads
 
 PATCH_EMBED = 2  # the first convolutions, which the conversion leaves without a name
 CALIBRATION_PROMPTS = 2  # of a slice, for the decoder

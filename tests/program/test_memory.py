@@ -1,5 +1,6 @@
 """What does not fit is refused before it is allocated; what is estimated covers what is used."""
 
+import os
 import tracemalloc
 import zipfile
 from functools import cache
@@ -73,9 +74,9 @@ def test_the_limit_is_the_containers_or_the_machines(tmp_path, monkeypatch, v2, 
     for file, content in zip(files, (v2, v1), strict=True):
         if content is not None:
             file.write_text(content + "\n")
-    monkeypatch.setattr(swiftmedsam.memory, "CGROUP_LIMITS", [str(file) for file in files])
+    monkeypatch.setattr(system, "CGROUP_LIMITS", [str(file) for file in files])
     pages = {"SC_PHYS_PAGES": 4 << 20, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(swiftmedsam.memory.os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
     assert available_memory() == limit
 
 

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+import swiftmedsam.cpu
+import swiftmedsam.manifest
 import swiftmedsam.network
+import swiftmedsam.system
 from swiftmedsam import WeightsError, load, open_image
 from swiftmedsam.convert.verify import everywhere
-from swiftmedsam.cpu import available_threads
 from swiftmedsam.frame import Frame
 from swiftmedsam.manifest import MANIFEST
 from swiftmedsam.network import BLOB_DIGITS, COMPILED
+from swiftmedsam.system import available_threads
 from tests.helpers import dsc, image_case, volume_case
 from tests.helpers.networks import runs_bf16
 
@@ -209,7 +212,7 @@ def test_bf16_is_computed_with_whatever_weights_there_are(tiny_weights):
 
 
 def test_without_a_folder_the_default_is_used(folder, monkeypatch):
-    monkeypatch.setattr(swiftmedsam.network, "WEIGHTS", folder.parent)
+    monkeypatch.setattr(swiftmedsam.manifest, "WEIGHTS", folder.parent)
     with pytest.raises(WeightsError, match="no default weights"):
         load()
     (folder.parent / "DEFAULT").write_text(folder.name + "\n")
@@ -286,7 +289,7 @@ def test_the_fastest_precision_that_suits_the_cpu_is_chosen(
     manifest_without(folder, models=dict.fromkeys(models, parts))
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(swiftmedsam.network, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(swiftmedsam.system, "CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(
         swiftmedsam.network, "_ready", lambda *_: None
     )  # this CPU may not compute it
@@ -332,7 +335,7 @@ def test_kept_models_are_used_on_the_same_cpu_and_compute_the_same(folder, tmp_p
     assert compiled_models(folder, monkeypatch)[0] == []
 
     flags = swiftmedsam.cpu.cpu_flags()
-    monkeypatch.setattr(swiftmedsam.network, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(swiftmedsam.system, "CPU_INFO", tmp_path / "cpuinfo")
     for other, compiled in (
         (flags | {"sse9"}, []),  # which OpenVINO does not use
         (flags ^ {"avx512_fp16"}, ["decoder.xml", "encoder.xml"]),
@@ -356,7 +359,7 @@ def test_flags_are_those_that_onednn_may_use(tmp_path, monkeypatch, most, found)
     """So that models can be kept for a lesser CPU than the one that compiles them."""
     flags = "flags : fpu avx2 avx512f avx512bw avx512_vnni amx_bf16\n"
     (tmp_path / "cpuinfo").write_text(flags)
-    monkeypatch.setattr(swiftmedsam.network, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(swiftmedsam.system, "CPU_INFO", tmp_path / "cpuinfo")
     if most is None:
         monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     else:
@@ -410,7 +413,7 @@ def test_kept_models_run_on_as_many_threads_as_they_are_asked_to(folder, monkeyp
 )  # fmt: skip
 def test_threads_are_cut_to_the_containers_quota(tmp_path, monkeypatch, quota, threads):
     (tmp_path / "cpu.max").write_text(quota + "\n")
-    monkeypatch.setattr(swiftmedsam.network, "CGROUP_QUOTAS", ((str(tmp_path / "cpu.max"), None),))
+    monkeypatch.setattr(swiftmedsam.system, "CGROUP_QUOTAS", ((str(tmp_path / "cpu.max"), None),))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert available_threads() == threads
 
@@ -423,6 +426,6 @@ def test_threads_are_cut_to_an_older_containers_quota(tmp_path, monkeypatch, quo
         (str(tmp_path / "missing"), None),
         (str(tmp_path / "quota"), str(tmp_path / "period")),
     )
-    monkeypatch.setattr(swiftmedsam.network, "CGROUP_QUOTAS", quotas)
+    monkeypatch.setattr(swiftmedsam.system, "CGROUP_QUOTAS", quotas)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert available_threads() == threads

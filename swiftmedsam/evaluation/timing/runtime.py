@@ -10,7 +10,6 @@ import argparse
 import csv
 import itertools
 import os
-import platform
 import shlex
 import statistics
 import sys
@@ -47,6 +46,7 @@ from swiftmedsam.evaluation.timing.measure import (
     run,
 )
 from swiftmedsam.npz import read_case
+from swiftmedsam.system import available_threads, cpu_flags, cpu_model, physical_memory
 
 OURS = "swiftmedsam"
 MARKS = ("o", "s", "^", "D", "v")
@@ -193,23 +193,13 @@ def record(
 
 def machine() -> str:
     """Model, instruction sets and cores of the CPU, and the memory."""
-    model, flags = platform.processor() or platform.machine(), set()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                model = value.strip()
-            elif key.strip() == "flags":
-                flags = set(value.split())
-    except OSError:  # not Linux: the model alone
-        pass
+    flags = cpu_flags()
     isa = [name for flag, name in ISA_FLAGS.items() if flag in flags]
     if bound := os.environ.get("ONEDNN_MAX_CPU_ISA"):
         isa.append(f"of them used what {bound} has")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return (
-        f"{model}; {', '.join(isa) or 'instruction sets not known'}; "
-        f"{len(os.sched_getaffinity(0))} cores for this process; {memory:.0f} GB"
+        f"{cpu_model()}; {', '.join(isa) or 'instruction sets not known'}; "
+        f"{available_threads()} cores for this process; {physical_memory() / 1e9:.0f} GB"
     )
 
 
