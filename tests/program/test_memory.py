@@ -11,7 +11,7 @@ import pytest
 import swiftmedsam.case
 import swiftmedsam.memory
 from benchmarks.limits.memory import Shape, peak_of, write_case
-from swiftmedsam import CaseError, make_case, read_case
+from swiftmedsam import CaseError, make_case, read_case, system
 from swiftmedsam.frame import Frame
 from swiftmedsam.masks import STRIP_PIXELS, Answer, mask_of, strips
 from swiftmedsam.memory import (
@@ -149,7 +149,7 @@ def test_without_the_option_the_container_decides(
     inputs, tmp_path, tiny_weights, capsys, monkeypatch
 ):
     make_case_file(inputs, IMAGE)
-    monkeypatch.setattr("swiftmedsam.program.main.available_memory", lambda: 1 << 20)
+    monkeypatch.setattr("swiftmedsam.program.npz_jobs.available_memory", lambda: 1 << 20)
     assert run(inputs, tmp_path / "outputs", tiny_weights) == 1
     assert capsys.readouterr().err.endswith("the memory limit is 0.0 GB\n")
 

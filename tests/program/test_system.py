@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_case_file, read_labels
 
 from swiftmedsam import atomic, system
+from tests.helpers import make_case_file, read_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 
