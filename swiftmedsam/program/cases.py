@@ -1,4 +1,4 @@
-"""`python -m swiftmedsam.program.cases`: scans with label maps to challenge cases, and outputs
+"""`swiftmedsam cases`: scans with label maps to challenge cases, and outputs
 back.
 
 A case is one npz that the program, `evaluation` and `train` all read: `imgs`, `boxes` (the extent
@@ -291,7 +291,7 @@ def going_back(options: argparse.Namespace) -> dict[str, Step]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m swiftmedsam.program.cases",
+        "swiftmedsam cases",
         description="Scans with label maps to cases of the challenge, and outputs back.",
         epilog="Exit status: 0 when every file was written, 1 when one was not, 2 on wrong usage.",
     )

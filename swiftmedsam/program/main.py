@@ -52,7 +52,7 @@ def begin(options: argparse.Namespace) -> tuple[list[Job], Network]:
         WeightsError: the network cannot be loaded; some reasons `Network.wait` finds later.
     """
     if about_scans(options):
-        from swiftmedsam.program.scan_jobs import scan_jobs  # not loaded for the challenge's files
+        from swiftmedsam.program.scan_jobs import scan_jobs  # the challenge's files do without it
 
         jobs = scan_jobs(options)
     else:
@@ -73,9 +73,9 @@ def remove_all_partials(jobs: list[Job]) -> int:
     return sum(remove_partials(folder) for folder in {job.output.parent for job in jobs})
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit status."""
-    options = parse(sys.argv[1:] if argv is None else argv)
+def main(argv: Sequence[str] | None = None, command: str = "python -m app") -> int:
+    """Run the program, which its user started as `command`; return its exit status."""
+    options = parse(sys.argv[1:] if argv is None else argv, command)
     level = logging.WARNING if options.quiet else logging.INFO
     if sys.stderr is None:  # closed by whoever started the program, which has nobody to tell then
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
@@ -100,9 +100,8 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
     try:
         with stopper.raising():
             if options.dry_run:
-                from swiftmedsam.program.scan_jobs import (
-                    dry_run,  # not loaded for the challenge's files
-                )
+                # loaded here: the challenge's files do without it
+                from swiftmedsam.program.scan_jobs import dry_run
 
                 dry_run(options, report.failures)
                 return _ended(options, report.failures)

@@ -1,4 +1,4 @@
-"""The options of `python -m app`."""
+"""The options of the program: `python -m app`, or `swiftmedsam`."""
 
 import argparse
 import math
@@ -41,9 +41,9 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m app",
+        command,
         description="Segment every 2DBox_*.npz and 3DBox_*.npz of a folder.",
         epilog="Exit status: 0 when every case was written, 1 when one was not, 2 on wrong usage, "
         "143 or 130 when stopped by SIGTERM or SIGINT.",
@@ -116,13 +116,13 @@ def _with_window_joined(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """What the words after `python -m app` ask for.
+def parse(argv: Sequence[str], command: str) -> argparse.Namespace:
+    """What the words after `command` ask for.
 
     Raises:
         SystemExit: they are wrong, or ask for help; it was said.
     """
-    return _parser().parse_args(_with_window_joined(argv))
+    return _parser(command).parse_args(_with_window_joined(argv))
 
 
 def chosen_settings(options: argparse.Namespace, network: Network) -> Settings:

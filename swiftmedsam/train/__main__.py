@@ -56,7 +56,7 @@ DENSE = {name for name, preset in VARIANTS.items() if preset.dense_encoder}
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m swiftmedsam.train", description=__doc__.splitlines()[0]
+        "swiftmedsam train", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--variant", choices=sorted({*REPAIRS, *DENSE}), required=True)
     parser.add_argument("--init", type=Path, required=True, help="the teacher's checkpoint")
