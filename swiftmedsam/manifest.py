@@ -29,6 +29,14 @@ def default_weights() -> Path:
         raise WeightsError(f"{WEIGHTS}: no default weights ({error.strerror})") from error
 
 
+def _how_to(folder: Path) -> str:
+    """How to make OpenVINO files of a checkpoint that lies in `folder`; "" where there is none."""
+    for checkpoint in sorted(folder.glob("*.safetensors")):
+        command = f"python -m convert {checkpoint} --variant {checkpoint.stem} --out {folder}"
+        return f"; make them with: {command}"
+    return ""
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a weights folder.
 
@@ -39,7 +47,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
     except OSError as error:
-        raise WeightsError(f"{path}: no weights here ({error.strerror})") from error
+        raise WeightsError(
+            f"{path}: no weights here ({error.strerror}){_how_to(folder)}"
+        ) from error
     except ValueError as error:
         raise WeightsError(f"{path}: not JSON ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
