@@ -120,6 +120,8 @@ def changed(settings: Settings, values: Mapping[str, object]) -> Settings:
         wanted = kinds[name]
         numbers = (int, float, type(None)) if wanted in (float, int, type(None)) else (wanted,)
         if not isinstance(value, numbers) or isinstance(value, bool) != (wanted is bool):
-            raise ValueError(f"{name} should be like {getattr(settings, name)!r}, got {value!r}")
+            now = getattr(settings, name)
+            example = "a number" if now is None else f"like {now!r}"
+            raise ValueError(f"{name} should be {example}, got {value!r}")
         checked[name] = value
     return replace(settings, **checked)  # type: ignore[arg-type]

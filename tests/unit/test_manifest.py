@@ -25,7 +25,7 @@ def test_a_manifest_may_carry_settings(tmp_path):
         ([], r"'settings' should be an object, got \[\]"),
         ({"crop_wait": 1}, "'settings': there is no setting 'crop_wait'"),
         ({"crop_weight": 3}, "'settings': crop_weight should be between 0 and 1, got 3"),
-        ({"step": "2"}, "'settings': step should be like None, got '2'"),
+        ({"step": "2"}, "'settings': step should be a number, got '2'"),
     ],
 )
 def test_settings_that_are_none_are_named_with_their_file(tmp_path, value, message):
