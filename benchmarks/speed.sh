@@ -28,10 +28,10 @@ python -m swiftmedsam.evaluation.timing.table5 "$inputs" "$out/figures" --set fi
 python -m swiftmedsam.evaluation.timing.runtime "$out/figures" --out "$out/figures.csv" --once-above 30 \
     --program "LiteMedSAM=python -m benchmarks.reference.baseline" \
     --program "best=python -m app" \
-    --program "step 3=python -m app --mode exact --step 3" -- --mode exact
+    --program "step 3=python -m app --mode litemedsam --step 3" -- --mode litemedsam
 # of 241 boxes the script would draw a figure of 38 GB
 python -m swiftmedsam.evaluation.timing.runtime "$out/figures" --out "$out/script.csv" --once-above 30 --only '[23]DBox_[UC]*' \
-    --program "script=python -m benchmarks.reference.baseline --whole-script $out/drawn" -- --mode exact
+    --program "script=python -m benchmarks.reference.baseline --whole-script $out/drawn" -- --mode litemedsam
 
 if has avx512bw; then
     echo "== The same as on the challenge's CPU: AVX-512 without VNNI and bf16"
@@ -40,19 +40,19 @@ if has avx512bw; then
         keep_compiled f32 int8
         python -m swiftmedsam.evaluation.timing.runtime "$out/figures" --out "$out/avx512.csv" --once-above 30 \
             --program "LiteMedSAM=python -m benchmarks.reference.baseline" \
-            --program "f32=python -m app --mode exact --precision f32" \
-            --program "best=python -m app" -- --mode exact --precision int8
+            --program "f32=python -m app --mode litemedsam --precision f32" \
+            --program "best=python -m app" -- --mode litemedsam --precision int8
     )
 fi
 
 echo "== Growth with slices and objects"
-python -m swiftmedsam.evaluation.timing.growth "$inputs" -- --mode exact
+python -m swiftmedsam.evaluation.timing.growth "$inputs" -- --mode litemedsam
 python -m swiftmedsam.evaluation.timing.growth "$inputs"
 
 echo "== The 14 shapes of the paper's Table 5"
 python -m swiftmedsam.evaluation.timing.table5 "$inputs" "$out/table5"
-if has avx512_bf16; then set -- --program "bf16=python -m app --mode exact --precision bf16"; else set --; fi
+if has avx512_bf16; then set -- --program "bf16=python -m app --mode litemedsam --precision bf16"; else set --; fi
 python -m swiftmedsam.evaluation.timing.runtime "$out/table5" --out "$out/table5.csv" --plot "$out/table5.png" \
     --once-above 5 "$@" \
-    --program "f32=python -m app --mode exact --precision f32" \
-    --program "best=python -m app" -- --mode exact --precision int8
+    --program "f32=python -m app --mode litemedsam --precision f32" \
+    --program "best=python -m app" -- --mode litemedsam --precision int8

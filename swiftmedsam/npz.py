@@ -201,7 +201,7 @@ def _require_content(path: Path) -> None:
 def read_case(
     path: Path, window: Window = DEFAULT_WINDOW, *, memory_limit: int | None = None
 ) -> Case:
-    """The case of an npz file in the challenge's format (docs/data.md).
+    """The case of an npz file in the challenge's format (docs/formats.md).
 
     Raises:
         CaseError: the file is broken, not what its name says, or its segmentation would take more

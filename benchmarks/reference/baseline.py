@@ -3,13 +3,13 @@
 `python -m benchmarks.reference.baseline INPUTS OUTPUTS [--checkpoint lite_medsam.pth]
 [--share-encodings] [--whole-script FIGURES]`
 
-The oracle of the parity test and the yardstick of speed. Rules: docs/data.md, from the organisers'
-`CVPR24_LiteMedSAM_infer.py`, with two faults mended, since with them the rules are no rules: boxes
-of the neighbour's mask come from a boolean mask (the original resizes a mask that holds the object
-number, so that the result depends on it), and labels above 255 do not overflow. Object by object
-and slice by slice, each encoded anew, as the organisers do; `--share-encodings` remembers a case's
-encodings, which changes the time and no mask. `--numbered DIR` also writes what the first fault
-does to volumes, so that its effect can be scored.
+The oracle of the parity test and the yardstick of speed. Rules: docs/formats.md, from the
+organisers' `CVPR24_LiteMedSAM_infer.py`, with two faults mended, since with them the rules are no
+rules: boxes of the neighbour's mask come from a boolean mask (the original resizes a mask that
+holds the object number, so that the result depends on it), and labels above 255 do not overflow.
+Object by object and slice by slice, each encoded anew, as the organisers do; `--share-encodings`
+remembers a case's encodings, which changes the time and no mask. `--numbered DIR` also writes what
+the first fault does to volumes, so that its effect can be scored.
 
 It says of a case what `python -m app` says, so that `python -m
 swiftmedsam.evaluation.timing.runtime` can time both. By the rules alone it is quicker than the

@@ -64,7 +64,7 @@ def quantize(encoder: ov.Model, slices: Sequence[Any], **changes: Any) -> ov.Mod
     weights (model type "transformer"); it is what was scored on `val`, though a few slices agree as
     well without. Weights have 7 bits, so that the sum of two products fits into the 16 in which a
     CPU without VNNI keeps it. `changes` are other arguments of `nncf.quantize`. See
-    benchmarks/NOTES.md.
+    docs/log/2026-11-26-int8-and-avx2.md.
     """
     import nncf  # needs seconds, and nothing else of the conversion needs it
     from nncf.quantization.advanced_parameters import OverflowFix

@@ -62,7 +62,7 @@ SWIFT_V2 = Architecture(
     iou_head_depth=2,
 )
 # Our own, not the paper's: v1's decoder behind an encoder of a quarter of v2's work. How it was
-# chosen: train/NOTES.md.
+# chosen: docs/log/2026-11-30-v3.md.
 SWIFT_V3 = Architecture(
     encoder_depths=(0, 0, 0, 0),
     decoder_depth=1,

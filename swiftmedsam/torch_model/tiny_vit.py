@@ -5,7 +5,7 @@ Four stages: one of inverted-bottleneck convolutions at full resolution, three o
 keeps the resolution and the last patch merge has stride 1 (LiteMedSAM's published checkpoint).
 
 Between convolutions, pixels are rows of (B, H * W, C): on four axes OpenVINO's CPU plugin carries
-the convolutions' layout on, and copies back and forth (benchmarks/NOTES.md).
+the convolutions' layout on, and copies back and forth (docs/log/2026-11-24-speed.md).
 """
 
 import torch

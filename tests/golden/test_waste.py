@@ -18,8 +18,8 @@ FOLDER = ROOT / "weights" / "v2"
 ENCODER_FLOP = 57.1e9
 ATTENTION_BLOCKS = sum(SWIFT_V2.encoder_depths[1:])
 DECODER_FLOP, SIDE = 367e6, 16  # of a box of 16 x 16 cells
-# Each a copy; the layout of four axes had more of both (benchmarks/NOTES.md). With AVX-512 alone
-# attention is three steps instead of one, with three transposes more.
+# Each a copy; the layout of four axes had more of both (docs/log/2026-11-24-speed.md). With AVX-512
+# alone attention is three steps instead of one, with three transposes more.
 COPIES = {"Transpose": 20 + 3 * ATTENTION_BLOCKS, "Reorder": 22}
 
 

@@ -46,7 +46,7 @@ def test_there_is_something_to_look_at():
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[path.name for path in SHIPPED])
 def test_a_file_is_read_or_refused_in_one_line(path):
-    """PAR, MINC, MGH, AFNI, ECAT, Analyze and tracts are none of the formats of docs/scans.md."""
+    """PAR, MINC, MGH, AFNI, ECAT, Analyze and tracts are none of the formats of docs/formats.md."""
     if path.name in READ:
         assert refusal(path) is None
     else:

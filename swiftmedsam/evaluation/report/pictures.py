@@ -185,7 +185,8 @@ def middle_of(case: Case) -> tuple[int, int]:
 def spacing_of(files: Sequence[Path]) -> tuple[float, float, float]:
     """Spacing in mm of a volume's axes (z, y, x), from the first file that has one that can be.
 
-    All 1 where none has: inputs may lack it (docs/data.md), and here only the looks depend on it.
+    All 1 where none has: inputs may lack it (docs/formats.md), and here only the looks depend on
+    it.
     """
     for file in files:
         with np.load(file, allow_pickle=False) as archive:

@@ -43,7 +43,7 @@ class Recipe:
     flags: Flags
 
 
-# A run ends by the clock. The rest of the numbers is train/NOTES.md's of runs on an H200 before.
+# A run ends by the clock. The rest of the numbers is docs/training.md's of earlier runs on an H200.
 ALWAYS: Flags = {"steps": 1_000_000, "save_every": 200, "teacher_weight": 1.0}
 BREADTH: Flags = {
     "batch_size": 32, "unlabelled": 16, "taught": 32, "boxes": 4, "free_boxes": 4,

@@ -37,8 +37,8 @@ from swiftmedsam.train.data.corpus import (
 from swiftmedsam.train.data.framed import frame_labels
 from swiftmedsam.train.lent.lease import PACKED, RECIPES, rewrite
 
-# The program itself would want OpenVINO and all of OpenCV; training wants its frames alone.
-CODE = {"app": "frame.py", "swiftmedsam": "*.py", "train": "*.py"}
+# Of the library; the rest would want OpenVINO and all of OpenCV.
+CODE = ("__init__.py", "frame.py", "torch_model/**/*.py", "train/**/*.py")
 MIB = 1 << 20
 UNLABELLED_SHARE = 0.4  # of the pictures, as long as there are enough of both
 # Abdominal CT: the most common task, and where the networks are behind their teacher.
@@ -166,11 +166,12 @@ def write_corpus(chosen: Sequence[Encoded], folder: Path) -> None:
 
 def write_code(folder: Path) -> None:
     """Copy the modules that training imports."""
-    for name, pattern in CODE.items():
-        (folder / name).mkdir()
-        (folder / name / "__init__.py").touch()
-        for path in (Path(__file__).parents[1] / name).glob(pattern):
-            shutil.copyfile(path, folder / name / path.name)
+    library = Path(__file__).parents[2]
+    for pattern in CODE:
+        for path in library.glob(pattern):
+            target = folder / library.name / path.relative_to(library)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 def write_weights(recipes: Sequence[str], files: Mapping[str, Path], folder: Path) -> None:

@@ -1,9 +1,10 @@
 """The same network with less to read and write, for training under autocast.
 
 A step on a GPU is bound by memory, not by arithmetic: half of it was casts to f32 and back around
-layer norms, and batch norms that are constant (train/NOTES.md). `make_lean` changes the classes of
-modules; weights and their names stay, and in f32 what is computed. Under autocast norms are in the
-type of products, and positions of prompts in f32, as they are at inference.
+layer norms, and batch norms that are constant (docs/log/2026-11-27-training-speed.md). `make_lean`
+changes the classes of modules; weights and their names stay, and in f32 what is computed. Under
+autocast norms are in the type of products, and positions of prompts in f32, as they are at
+inference.
 """
 
 import torch

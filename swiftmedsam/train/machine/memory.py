@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Let glibc reuse large blocks instead of handing each back to the system; False elsewhere.
 
     Activations of tens of megabytes are mapped, zeroed page by page and unmapped in every step
-    otherwise. Measured: a step takes half as long (train/NOTES.md).
+    otherwise. Measured: a step takes half as long (docs/log/2026-11-27-training-speed.md).
     """
     if not sys.platform.startswith("linux"):
         return False

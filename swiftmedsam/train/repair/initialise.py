@@ -1,6 +1,6 @@
 """The first weights of a shorter network: the teacher's, as far as they fit.
 
-Which parts to keep is decided by what was measured (train/NOTES.md), not by position.
+Which parts to keep is decided by what was measured (docs/log/2026-11-23-v2.md), not by position.
 """
 
 from collections.abc import Mapping
