@@ -6,15 +6,18 @@
 
 The files of this package, in the order in which the data pass them:
 
-    case        an image or volume with its boxes, checked; npz reads and writes the challenge's
-    files display     raw scanner values to 0..255, by modality; chunks reads large arrays in parts
-    frame       the letterbox between a slice and the network's 256 x 256 input views       what a
-    box is shown in: the whole slice, a mirrored slice, an enlarged crop schedule    which slices
-    are decoded for which boxes, and in which order embeddings  each slice is encoded once; what is
-    needed again is kept prompts     the boxes that a slice is asked with; flow carries a mask from
-    slice to slice network     encoder and decoder in OpenVINO; manifest checks the weights, cpu
-    chooses a precision masks       logits to masks, masks to labels segment     the loop that uses
-    all of these
+    case        an image or volume with its boxes, checked
+    npz         the challenge's files: cases in, labels out
+    display     raw scanner values to 0..255, by modality; `chunks` reads large arrays in parts
+    frame       the letterbox between a slice and the network's input of 256 x 256
+    views       what a box is shown in: the whole slice, a mirrored slice, an enlarged crop
+    schedule    which slices are decoded for which boxes, and in which order
+    embeddings  each slice is encoded once; what is needed again is kept
+    prompts     the boxes that a slice is asked with; `flow` carries a mask to the next slice
+    network     encoder and decoder in OpenVINO; `manifest` checks the weights, `cpu` the precision
+    decoding    prompts of many boxes, in batches
+    masks       logits to masks, masks to labels
+    segment     the loop that uses all of these; `result` is what it returns
 
 `settings` holds every choice of these steps. `scans` reads and writes NIfTI, DICOM, NRRD and
 pictures; `program` is the command line. `torch_model`, `convert`, `train` and `evaluation` make and

@@ -2,7 +2,7 @@
 
 What is shown (H, W) is shrunk or enlarged so that its longer side is 256, and padded with zeros at
 the bottom and the right. Everything that crosses this border goes through `Frame`: pixels and boxes
-on the way in, logits on the way out (`masks`). The rules are LiteMedSAM's (docs/formats.md).
+on the way in, logits on the way out (`masks`). The rules are LiteMedSAM's (docs/architecture.md).
 """
 
 from dataclasses import dataclass

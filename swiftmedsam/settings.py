@@ -1,7 +1,7 @@
 """Every choice of the method, as one value.
 
 `BEST` is the default. `LITEMEDSAM` follows LiteMedSAM's rules as the challenge's baseline has them
-(docs/formats.md). An ablation is a copy with other values:
+(docs/architecture.md). An ablation is a copy with other values:
 
     replace(BEST, crop_weight=1.0)            # small boxes by their crops alone
     replace(BEST, prompts=("given",))         # every slice of a volume by the given box

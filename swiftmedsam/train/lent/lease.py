@@ -116,7 +116,8 @@ class Stage:
         if not flags.get("truth_weight", 1.0):  # labelled pictures serve as well
             unlabelled.append(corpus / "train")
         command: list[str | Path] = [
-            sys.executable, "-m", "train", "--variant", recipe.variant, "--teacher", recipe.teacher,
+            sys.executable, "-m", "swiftmedsam.train",
+            "--variant", recipe.variant, "--teacher", recipe.teacher,
             "--init", work / "weights" / f"teacher_{recipe.teacher}.safetensors",
             "--data", corpus / "train", "--unlabelled-data", *unlabelled,
             "--out", work / self.name, *(["--start", start] if start.exists() else ()),
