@@ -2,7 +2,7 @@
 
 New weights or rules renew the stored masks, but never lower a floor:
 
-    sh test.sh tests/test_golden.py --renew-masks
+    sh test.sh golden -k test_golden --renew-masks
 """
 
 from pathlib import Path

@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers import ROOT
 
-# What each part of the library may import of the others; "core" is the files of swiftmedsam/ itself.
+# What a part of the library may import of the others; "core" is the files of swiftmedsam/ alone.
 MAY_IMPORT = {
     "core": set(),
     "scans": {"core"},
