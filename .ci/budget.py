@@ -52,7 +52,8 @@ REPEATS = 5
 ENCODING = f"""
 import statistics, time
 import numpy as np
-from swiftmedsam.network import compile_model, default_weights, load, read_manifest, ov
+from swiftmedsam.network import compile_model, load, ov
+from swiftmedsam.manifest import default_weights, read_manifest
 network = load()
 computed = network.precision.rpartition("+")[2]
 models = read_manifest(default_weights())["models"]

@@ -31,13 +31,15 @@ from fuzz.header_seeds import Seed, seeds
 from fuzz.independent import NoOpinion, Reading, Refused, read
 from swiftmedsam.case import CaseError
 from swiftmedsam.display import DEFAULT_WINDOW
-from swiftmedsam.program.scan_jobs import case_of, modality_of, to_grid
 from swiftmedsam.scans.boxes.drawn import drawn_box, on_grid
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.formats.nifti_header import FORMS_AGREE_MM
+from swiftmedsam.scans.infer_modality import modality_of
 from swiftmedsam.scans.orientation import choose_walk
+from swiftmedsam.scans.place import case_of, to_grid
 from swiftmedsam.scans.scan import Scan
 from swiftmedsam.segment import segment
+from swiftmedsam.settings import LITEMEDSAM
 
 MEMORY_LIMIT = 1 << 30
 REFUSED, WITH_A_WORD = "refused", "segmented with a warning"
@@ -95,7 +97,7 @@ def segmented(path: Path) -> Scan:
     box = drawn_box("all", [0, 0, 0, i - 1, j - 1, k - 1] if k > 1 else [0, 0, i - 1, j - 1])
     segments = [on_grid(box, scan, 1)]
     case = case_of(scan, segments, walk, modality_of(scan, None), DEFAULT_WINDOW)
-    labels = to_grid(segment(case, Everywhere(), mode="exact"), walk)
+    labels = to_grid(segment(case, Everywhere(), LITEMEDSAM).labels, walk)
     assert labels.shape == scan.grid
     return scan
 

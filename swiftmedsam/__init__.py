@@ -43,8 +43,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from swiftmedsam.case import Case, CaseError, make_case, read_case, write_labels
-    from swiftmedsam.network import Network, WeightsError, load
+    from swiftmedsam.case import Case, CaseError, make_case
+    from swiftmedsam.manifest import WeightsError
+    from swiftmedsam.network import Network, load
+    from swiftmedsam.npz import read_case, write_labels
     from swiftmedsam.scans.session import OpenImage, open_image
     from swiftmedsam.segment import segment as segment_case
 else:
@@ -53,13 +55,13 @@ else:
         "CaseError": ("case", "CaseError"),
         "Network": ("network", "Network"),
         "OpenImage": ("scans.session", "OpenImage"),
-        "WeightsError": ("network", "WeightsError"),
+        "WeightsError": ("manifest", "WeightsError"),
         "load": ("network", "load"),
         "make_case": ("case", "make_case"),
         "open_image": ("scans.session", "open_image"),
-        "read_case": ("case", "read_case"),
+        "read_case": ("npz", "read_case"),
         "segment_case": ("segment", "segment"),
-        "write_labels": ("case", "write_labels"),
+        "write_labels": ("npz", "write_labels"),
     }
 
     def __getattr__(name: str) -> object:

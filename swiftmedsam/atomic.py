@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
+
+from swiftmedsam import system
 
 PARTIAL_PREFIX, PARTIAL_SUFFIX = ".segs-", ".partial"  # of files that are not whole yet
 
@@ -23,8 +24,7 @@ def _new_partial(folder: Path) -> tuple[IO[bytes], Path]:
         handle, name = tempfile.mkstemp(PARTIAL_SUFFIX, PARTIAL_PREFIX, folder)
         # From here the stream owns the file: whatever is raised closes it, and so frees the lock.
         stream, path = os.fdopen(handle, "wb"), Path(name)
-        with contextlib.suppress(OSError):  # a file system without locks; nobody sweeps there
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        system.lock(stream)
         if path.exists():
             return stream, path
         stream.close()  # another run swept it away in the instant before it was locked
@@ -46,10 +46,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            partial.chmod(0o666 & ~mask)  # mkstemp's 0600 would lock the organisers out
-            partial.replace(path)
+            partial.chmod(system.new_file_mode())  # mkstemp's 0600 would lock the organisers out
+            system.rename_open(stream, partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -66,15 +64,7 @@ def remove_partials(folder: Path) -> int:
     removed = 0
     for path in folder.glob(f"{PARTIAL_PREFIX}*{PARTIAL_SUFFIX}"):
         with contextlib.suppress(OSError):
-            # to write: an exclusive lock on NFS asks for it; and never wait for a fifo
-            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                if stat.S_ISREG(os.fstat(handle).st_mode):
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-                    removed += 1
-            finally:
-                os.close(handle)
+            removed += system.remove_unused(path)
     return removed
 
 
@@ -115,8 +105,8 @@ def why_not_writable(path: Path) -> str:
         return error.strerror or "no reason given"
     try:
         stream, partial = _new_partial(path.parent)
-        with stream:
-            partial.unlink()
+        stream.close()  # Windows removes no file that is open
+        partial.unlink(missing_ok=True)  # another run may have swept it away in this instant
     except OSError as error:
         return error.strerror or "no reason given"
     return ""

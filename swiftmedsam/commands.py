@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signals.end_at_once()  # as long as the modules below are loaded
         from swiftmedsam.program.main import main as segment_files
 
-        return segment_files(words)
+        return segment_files(words, "swiftmedsam")
     module, extra = COMMANDS[words[0]]
     try:
         command = import_module(module)

@@ -2,12 +2,9 @@
 
 What is shown (H, W) is shrunk or enlarged so that its longer side is 256, and padded with zeros at
 the bottom and the right. Everything that crosses this border goes through `Frame`: pixels and boxes
-on the way in, logits and masks on the way out. The rules are LiteMedSAM's (docs/data.md).
+on the way in, logits on the way out (`masks`). The rules are LiteMedSAM's (docs/formats.md).
 """
 
-import functools
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -17,9 +14,6 @@ import numpy.typing as npt
 INPUT_SIZE = 256  # pixels per side of the network's input
 EMBEDDING_SIZE = 64  # cells per side of the embedding
 CELL = INPUT_SIZE // EMBEDDING_SIZE  # input pixels per side of a cell
-PROPAGATION_MARGIN = 3  # input pixels added around the neighbour's mask; LiteMedSAM's bbox_shift
-PROMPT_MARGIN = 1  # input pixels around the boxes of mode "best": training has them wider, too
-STRIP_PIXELS = 2 << 20  # of a mask that is made at a time: 8 MB as float32, three times
 MIN_RANGE = 1e-8  # a constant slice becomes zeros instead of a division by zero
 
 FloatArray = npt.NDArray[np.float32]
@@ -34,17 +28,6 @@ class Patch:
     rows: slice
     columns: slice
     mask: BoolArray
-
-
-def _reached(values: npt.NDArray[np.int64], size: int, inner: int, start: int) -> slice:
-    """Pixels that interpolation of `inner` values to `size` makes of the first to last of `values`.
-
-    Counted from `start` on; one more at both ends, since positions are rounded.
-    """
-    scale = size / inner
-    first = 0 if values[0] == 0 else math.floor((values[0] - 0.5) * scale - 0.5) - 1
-    last = size if values[-1] == inner - 1 else math.ceil((values[-1] + 1.5) * scale - 0.5) + 1
-    return slice(start + max(first, 0), start + min(last + 1, size))
 
 
 def overlap(a: slice, b: slice) -> slice:
@@ -121,15 +104,15 @@ class Frame:
         start = np.array([self.left, self.top] * 2)
         return self._turned(np.trunc((boxes - start) * self.scale).astype(np.float32))
 
-    def wide_prompts(self, boxes: npt.NDArray[np.float64]) -> FloatArray:
-        """Prompts (N, 4) around all of the pixels in `boxes` (N, 4), a little wider than them.
+    def wide_prompts(self, boxes: npt.NDArray[np.float64], margin: int) -> FloatArray:
+        """Prompts (N, 4) around all pixels in `boxes` (N, 4), wider by `margin` input pixels.
 
         `prompts` ends where the last pixel begins, which matters where pixels are enlarged.
         """
         start, limits = np.array([self.left, self.top]), np.array(self.inner[::-1])
-        low = np.trunc((np.floor(boxes[:, :2]) - start) * self.scale) - PROMPT_MARGIN
+        low = np.trunc((np.floor(boxes[:, :2]) - start) * self.scale) - margin
         high = (np.ceil(boxes[:, 2:]) - start) * self.scale + max(0.0, self.scale - 1)
-        around = [low.clip(0), np.minimum(np.trunc(high) + PROMPT_MARGIN, limits)]
+        around = [low.clip(0), np.minimum(np.trunc(high) + margin, limits)]
         return self._turned(np.concatenate(around, axis=1).astype(np.float32))
 
     def cells(self, within: Span) -> Span:
@@ -141,11 +124,11 @@ class Frame:
             spans.append(slice(ends[0] // CELL, ends[1] // CELL + 1))
         return spans[0], spans[1]
 
-    def prompt_around(self, patch: Patch) -> FloatArray | None:
-        """Prompt (4,) in input pixels around a neighbour's mask, or None if it is empty.
+    def prompt_around(self, patch: Patch, margin: int) -> FloatArray | None:
+        """Prompt (4,) in input pixels around a mask, or None if it is empty.
 
-        The input pixels that are not 0 in the resized mask, widened by `PROPAGATION_MARGIN`. Area
-        resizing treats the axes one after the other, so that the shadows of the mask on them do.
+        It holds the input pixels that are not 0 in the resized mask, and is wider by `margin`. Area
+        resizing treats one axis after the other: so the mask's rows and columns are resized alone.
         """
         if not patch.mask.any():
             return None
@@ -158,7 +141,7 @@ class Frame:
             sides.append(np.flatnonzero(touched)[[0, -1]])
         (x_min, x_max), (y_min, y_max) = sides
         box = np.array([x_min, y_min, x_max, y_max], np.float32)
-        box += np.array([-1, -1, 1, 1], np.float32) * PROPAGATION_MARGIN
+        box += np.array([-1, -1, 1, 1], np.float32) * margin
         return self._turned(box.clip(0, INPUT_SIZE))
 
     def _turned(self, prompts: FloatArray) -> FloatArray:
@@ -184,68 +167,3 @@ class Frame:
         if self.mirrored and axis == 1:
             low, high = inner - 1 - low, inner - 1 - high
         return low, high, weight
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Logits (h, w) of one object as a frame shows it, from an input pixel (row, column) on.
-
-    They cover the limits that were asked for. The weight is that among the object's answers.
-    """
-
-    frame: Frame
-    logits: FloatArray
-    corner: tuple[int, int]
-    weight: float = 1.0
-
-    def reach(self, limits: Span) -> Span | None:
-        """The pixels within `limits` that logits above 0 can reach; None if there is none."""
-        above = self.logits > 0
-        parts = []
-        for axis in (0, 1):
-            inner, size = self.frame.inner[axis], self.frame.size[axis]
-            values = np.flatnonzero(above.any(axis=1 - axis)) + self.corner[axis]
-            values = values[values < inner]  # not from the padding
-            if values.size == 0:
-                return None
-            if self.frame.mirrored and axis == 1:
-                values = inner - 1 - values[::-1]
-            reached = _reached(values, size, inner, self.frame.start[axis])
-            parts.append(overlap(reached, limits[axis]))
-        rows, columns = parts
-        return (rows, columns) if rows.stop > rows.start and columns.stop > columns.start else None
-
-    def at(self, pixels: Span) -> FloatArray:
-        """Logits of these pixels of the slice, all of them shown: bilinear."""
-        places = []
-        for axis in (0, 1):
-            low, high, weight = self.frame.samples(axis, pixels[axis])
-            start, end = self.corner[axis], self.logits.shape[axis] - 1
-            places.append(((low - start).clip(0, end), (high - start).clip(0, end), weight))
-        (top, bottom, down), (left, right, across) = places
-        down = down[:, np.newaxis]
-        lines = self.logits[top] * (1 - down) + self.logits[bottom] * down
-        logits: FloatArray = lines[:, left] * (1 - across) + lines[:, right] * across
-        return logits
-
-
-def mask_of(answers: Sequence[Answer], limits: Span) -> Patch:
-    """Where the weighted sum of the logits of one object is above 0, within `limits`.
-
-    Only the pixels that a logit above 0 can reach are looked at: resizing the whole of a large
-    image for each of its objects takes longer than the network.
-    """
-    reached = [span for answer in answers if (span := answer.reach(limits))]
-    if not reached:
-        return Patch(slice(0, 0), slice(0, 0), np.zeros((0, 0), np.bool_))
-    rows, columns = (functools.reduce(hull, axis) for axis in zip(*reached, strict=True))
-    logits = sum(answer.weight * answer.at((rows, columns)) for answer in answers)
-    return Patch(rows, columns, np.asarray(logits > 0))
-
-
-def strips(within: Span) -> list[Span]:
-    """Rows and columns of a slice cut into parts whose masks take little memory each."""
-    rows, columns = within
-    step = max(1, STRIP_PIXELS // (columns.stop - columns.start))
-    starts = range(rows.start, rows.stop, step)
-    return [(slice(y, min(y + step, rows.stop)), columns) for y in starts]

@@ -7,11 +7,11 @@ again.
 """
 
 import math
-import os
 import re
-from pathlib import Path
 
 import numpy as np
+
+from swiftmedsam.system import container_memory_limits, physical_memory
 
 PROGRAM_BYTES = 400 << 20  # Python, the libraries, encoder and decoder in f32, pieces of arrays
 PROMPT_BYTES = 32 << 20  # of each prompt with all cells in one call of the decoder
@@ -26,15 +26,11 @@ SCAN_PROGRAM_BYTES = PROGRAM_BYTES + LIBRARY_BYTES + DECODE_BATCH * PROMPT_BYTES
 LABEL_COPIES = 4  # of a scan's labels, while they are encoded and compressed to be written
 HELD_BYTES = 512 << 20  # of raw values; to read more of them twice or thrice takes less memory
 BOX_BYTES = 2 << 10  # a box's copies as floats, its prompts and places in lists
-FOLLOWED = 128  # boxes of a volume that are followed from slice to slice at a time
+TRACKED_TOGETHER = 128  # boxes of a volume that are tracked from slice to slice at a time
 # of each, in two slices and two frames: a mask of 256 x 256, and logits to interpolate with
-FOLLOWED_BYTES = 2 * 2 * 256 * 256 * (1 + 4)
+TRACKED_BYTES = 2 * 2 * 256 * 256 * (1 + 4)
 COMFORT_BYTES = 1900 * 10**6  # what speed may be bought with; a case that needs more gets it
 
-CGROUP_LIMITS = (  # of this container: v2, then v1
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 
@@ -54,13 +50,7 @@ def parse_size(text: str) -> int:
 
 def available_memory() -> int:
     """Bytes this process may use: the machine's memory, cut to the container's limit."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for file in CGROUP_LIMITS:
-        try:
-            limits.append(int(Path(file).read_text()))
-        except (OSError, ValueError):  # no such cgroup, or "max": no limit
-            continue
-    return min(limits)
+    return min([physical_memory(), *container_memory_limits()])
 
 
 def decode_batch(size: int) -> int:
@@ -91,8 +81,8 @@ def estimate_peak(
     labels = pixels * np.min_scalar_type(boxes).itemsize
     mask = 16 * math.prod(shape[1:]) if is_volume else 0  # of one object, interpolated
     prompts = max(3 if is_volume else 1, decode_batch(values)) * PROMPT_BYTES  # a box: 3 or 1
-    followed = min(boxes, FOLLOWED) * FOLLOWED_BYTES if is_volume else 0
-    segmenting = values + labels + mask + followed
+    tracked = min(boxes, TRACKED_TOGETHER) * TRACKED_BYTES if is_volume else 0
+    segmenting = values + labels + mask + tracked
     return PROGRAM_BYTES + prompts + boxes * BOX_BYTES + max(reading, segmenting)
 
 

@@ -1,10 +1,7 @@
-"""The network on this CPU: an IR pair loaded by its manifest. The only file that names OpenVINO."""
+"""The network on this CPU: two OpenVINO models. The only file that names OpenVINO."""
 
-import hashlib
 import io
-import json
 import logging
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -22,140 +19,33 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 import openvino as ov  # noqa: E402
 
 from swiftmedsam.atomic import whole_file  # noqa: E402
+from swiftmedsam.cpu import (  # noqa: E402
+    AUTO,
+    MATRIX_UNITS,
+    PRECISIONS,
+    cpu_flags,
+    floating_precision,
+    suited_precisions,
+)
+from swiftmedsam.manifest import (  # noqa: E402
+    PARTS,
+    WeightsError,
+    default_weights,
+    read_manifest,
+    settings_of,
+    sha256_of,
+    verified,
+)
+from swiftmedsam.settings import Settings  # noqa: E402
+from swiftmedsam.system import available_threads  # noqa: E402
 
 log = logging.getLogger(__name__)
 
-HERE = Path(__file__).resolve().parent
-# A wheel has the weights inside the package, a checkout beside it.
-INSTALLED_WEIGHTS = HERE / "weights"
-WEIGHTS = INSTALLED_WEIGHTS if INSTALLED_WEIGHTS.is_dir() else HERE.parent / "weights"
-DEFAULT_FILE = "DEFAULT"  # in WEIGHTS: the name of the folder that is used when none is named
-MANIFEST = "manifest.json"
 COMPILED = "compiled"  # in a weights folder: models as `Network.precompile` left them
 BLOB_DIGITS = 16  # of a sha256 in their names
-MANIFEST_FORMAT = 2  # 1: the decoder took an embedding (1, C, 64, 64) and no cells
-PARTS = ("encoder", "decoder")
-
-# --precision: the IR it needs, the first one that the manifest has.
-PRECISIONS = {"f32": ("fp32", "fp16"), "bf16": ("fp16", "fp32"), "int8": ("int8",)}
-AUTO = "auto"  # the fastest that suits this CPU
-# Flags of which a CPU has one, if the precision suits it: in AVX-512 without VNNI, INT8 takes two
-# steps, and is faster than f32 and as good all the same (docs/decisions.md).
-SUITED = {
-    "int8": {"avx512bw", "avx512_vnni", "avx_vnni"},
-    "bf16": {"avx512_bf16", "amx_bf16"},
-}
-MATRIX_UNITS = "amx_bf16"  # with them bf16 is faster than INT8 (benchmarks/NOTES.md)
-CPU_INFO = Path("/proc/cpuinfo")
-# What oneDNN, and so OpenVINO, may use of a CPU, by the names that bound it (ONEDNN_MAX_CPU_ISA);
-# each with what /proc/cpuinfo says of it beyond those before.
-INSTRUCTION_SETS: dict[str, set[str]] = {
-    "SSE41": set(),
-    "AVX": set(),
-    "AVX2": {"avx2", "fma"},
-    "AVX512_CORE": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
-    "AVX512_CORE_VNNI": {"avx512_vnni"},
-    "AVX512_CORE_BF16": {"avx512_bf16"},
-    "AVX512_CORE_FP16": {"avx512_fp16"},
-    "AVX512_CORE_AMX": {"amx_tile", "amx_int8", "amx_bf16"},
-    "ALL": {"avx_vnni"},
-}
-CGROUP_QUOTAS = (  # (file with the quota, file with the period or None if both are in the first)
-    ("/sys/fs/cgroup/cpu.max", None),
-    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-)
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
-
-
-class WeightsError(ValueError):
-    """A weights folder that cannot be used; the message names the file and what is wrong."""
-
-
-def available_threads() -> int:
-    """Threads this process may keep busy: its affinity, cut to the container's CPU quota."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    for quota_file, period_file in CGROUP_QUOTAS:
-        try:
-            words = Path(quota_file).read_text().split()
-            if period_file:
-                words.append(Path(period_file).read_text().strip())
-            quota, period = float(words[0]), float(words[1])
-        except (OSError, ValueError, IndexError):  # no such cgroup, or "max": no limit
-            continue
-        if quota > 0:
-            return max(1, min(threads or 1, round(quota / period)))
-    return threads or 1
-
-
-def _cpu_flags() -> set[str]:
-    """Flags of `INSTRUCTION_SETS` that OpenVINO may use here; none where nobody says them."""
-    try:
-        lines = CPU_INFO.read_text().splitlines()
-    except OSError:  # not Linux
-        return set()
-    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
-    names = list(INSTRUCTION_SETS)
-    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    sets = names[: names.index(most) + 1] if most in names else names
-    return flags & set().union(*(INSTRUCTION_SETS[name] for name in sets))
-
-
-def _suited_precisions(flags: set[str]) -> set[str]:
-    """Those of `PRECISIONS` that suit a CPU of these flags; only "f32" where there are none."""
-    return {"f32", *(name for name, any_of in SUITED.items() if any_of & flags)}
-
-
-def floating_precision(flags: set[str] | None = None) -> str:
-    """The faster type for what is not quantized, "bf16" or "f32", of this CPU or one of `flags`."""
-    flags = _cpu_flags() if flags is None else flags
-    return "bf16" if "bf16" in _suited_precisions(flags) else "f32"
-
-
-def default_weights() -> Path:
-    """The folder that `weights/DEFAULT` names."""
-    try:
-        return WEIGHTS / (WEIGHTS / DEFAULT_FILE).read_text().strip()
-    except OSError as error:
-        raise WeightsError(f"{WEIGHTS}: no default weights ({error.strerror})") from error
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a weights folder.
-
-    Raises:
-        WeightsError: it is missing, not JSON, of another format, or incomplete.
-    """
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text())
-    except OSError as error:
-        raise WeightsError(f"{path}: no weights here ({error.strerror})") from error
-    except ValueError as error:
-        raise WeightsError(f"{path}: not JSON ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
-        raise WeightsError(f"{path}: expected a manifest of format {MANIFEST_FORMAT}")
-    for key in ("variant", "models"):
-        if key not in manifest:
-            raise WeightsError(f"{path}: key '{key}' is missing")
-    for kind, parts in manifest["models"].items():
-        for part in PARTS:
-            if not any(name.endswith(".xml") for name in parts.get(part, ())):
-                raise WeightsError(f"{path}: 'models' has no {part} .xml for {kind}")
-    return manifest
-
-
-def _verified(folder: Path, name: str, sha256: str) -> Path:
-    path = folder / name
-    try:
-        with path.open("rb") as file:
-            found = hashlib.sha256(file.read()).hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
-    if found != sha256:
-        raise WeightsError(f"{path}: sha256 is {found}, the manifest says {sha256}")
-    return path
 
 
 def _last_line(error: Exception) -> str:
@@ -163,7 +53,7 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
-def _settings(computed: str, threads: int) -> dict[str, Any]:
+def _openvino_options(computed: str, threads: int) -> dict[str, Any]:
     """What OpenVINO is told about every model."""
     return {
         "INFERENCE_PRECISION_HINT": computed,
@@ -186,7 +76,7 @@ def compile_model(
     Raises:
         RuntimeError: OpenVINO cannot run it, or has no such type on this CPU.
     """
-    compiled = core.compile_model(model, "CPU", {**_settings(computed, threads), **more})
+    compiled = core.compile_model(model, "CPU", {**_openvino_options(computed, threads), **more})
     if computed == "bf16" and compiled.get_property("INFERENCE_PRECISION_HINT") != ov.Type.bf16:
         raise RuntimeError("it has no AVX-512: OpenVINO would take f32")
     return compiled
@@ -195,7 +85,7 @@ def compile_model(
 def _blob_start(files: dict[str, str], computed: str, flags: set[str]) -> str:
     """How the name of a compiled model begins that fits these files, OpenVINO and flags."""
     facts = [ov.__version__, sorted(flags), sorted(files.items()), computed]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:BLOB_DIGITS]
+    return sha256_of(repr(facts).encode())[:BLOB_DIGITS]
 
 
 def _ready(
@@ -211,13 +101,13 @@ def _ready(
     Raises:
         WeightsError: it cannot be read, was altered, or does not run here.
     """
-    paths = [_verified(folder, name, sha) for name, sha in files.items()]
+    paths = [verified(folder, name, sha) for name, sha in files.items()]
     for path in (folder / COMPILED).glob(f"{_blob_start(files, computed, flags)}-*.blob"):
         try:
             content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest()[:BLOB_DIGITS] == path.stem.partition("-")[2]:
-                settings = _settings(computed, threads)
-                kept = core.import_model(io.BytesIO(content), "CPU", settings)
+            if sha256_of(content)[:BLOB_DIGITS] == path.stem.partition("-")[2]:
+                told = _openvino_options(computed, threads)
+                kept = core.import_model(io.BytesIO(content), "CPU", told)
                 return kept.create_infer_request(), True
         except Exception as error:  # whatever is wrong with it: there is the IR
             log.warning("%s: compiled anew (%s)", path, _last_line(error))
@@ -242,10 +132,10 @@ class Network:
         """Begin to make them ready, in threads of their own; `wait` says when they are."""
         manifest = read_manifest(folder)
         models = manifest["models"]
-        flags = _cpu_flags()
+        flags = cpu_flags()
         floating = floating_precision(flags)
         if precision == AUTO:
-            suited = "int8" in _suited_precisions(flags) and MATRIX_UNITS not in flags
+            suited = "int8" in suited_precisions(flags) and MATRIX_UNITS not in flags
             quantized = suited and "int8" in models
             precision = "int8" if quantized else floating
         stored = PRECISIONS[precision]
@@ -257,6 +147,7 @@ class Network:
             )
         computed = floating if precision == "int8" else precision  # of what is not quantized
         self.variant: str = manifest["variant"]
+        self.settings: Settings = settings_of(folder, manifest)
         self.precision = f"int8+{computed}" if precision == "int8" else precision
         self.threads = threads
         # To infer and to read the result are two steps on one request: no other thread in between.
@@ -315,7 +206,7 @@ class Network:
             start = _blob_start(self._files[part], self._computed, self._flags)
             content = io.BytesIO()
             request.get_compiled_model().export_model(content)
-            digest = hashlib.sha256(content.getvalue()).hexdigest()[:BLOB_DIGITS]
+            digest = sha256_of(content.getvalue())[:BLOB_DIGITS]
             path = compiled / f"{start}-{digest}.blob"
             with whole_file(path) as stream:
                 stream.write(content.getvalue())

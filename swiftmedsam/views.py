@@ -1,9 +1,9 @@
 """Which part of a slice the network is shown for each box.
 
 Whatever it is shown becomes 256 pixels wide, so that a small box in a large picture is a dot. Small
-boxes are therefore shown in crops around them, enlarged; neighbours share one, and there is a
-bound on their number (docs/decisions.md has the figures behind the constants). The mask of a box
-that shares a crop depends on where and how large that crop is, and so on its neighbours.
+boxes are therefore also shown in crops around them, enlarged. Neighbours share a crop, and there is
+a bound on their number (`settings`). The mask of a box that shares a crop depends on where and how
+large that crop is, and so on its neighbours.
 """
 
 import itertools
@@ -14,14 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from swiftmedsam.frame import INPUT_SIZE, Frame
+from swiftmedsam.settings import Settings
 
-SMALL_BOX = 43  # input pixels: a box whose longer side is shorter than this gets a crop
-ZOOMS = (4, 6, 8, 12, 16, 24, 32)  # sides of a crop in sides of its smallest box, best first
-MARGIN = 0.5  # of a box's longer side, between it and its crop's border
-MIN_CROP = 32  # slice pixels; a smaller crop shows nothing but interpolation
 MOST_TRIED = 16  # times as many of the widest crops are looked at as may be used
-MIN_GAIN = 1.5  # times a crop must be smaller than the slice
-CROP_WEIGHT = 2 / 3  # of a crop's logits; the rest is the whole slice's
 
 Boxes = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -29,37 +24,38 @@ View = tuple[tuple[Frame, float], ...]  # what a box is shown in, with the weigh
 
 
 def choose_views(
-    boxes: Boxes, height: int, width: int, max_crops: int, *, mirror: bool = False,
-    slices: Boxes | None = None,
-) -> list[View]:  # fmt: skip
-    """What each of `boxes` (N, 4) of a slice (height, width) is shown in.
+    boxes: Boxes, height: int, width: int, settings: Settings, *, is_volume: bool
+) -> list[View]:
+    """What each of `boxes` (N, 6) is shown in, of slices (height, width).
 
-    Small boxes get crops, `max_crops` of them at most, as far enlarged as this allows; where
-    even the widest crops are too many, the boxes of the surplus ones are only shown in the whole
-    slice, as the large ones are: if `mirror`, as it is and mirrored.
+    Small boxes get crops, enlarged as far as the bound on their number allows. Where even the
+    widest crops are too many, the boxes of the surplus ones are shown in the whole slice alone, as
+    large boxes are; of an image also mirrored (`settings.mirror_images`).
 
-    `slices` (N, 2) are the first and the last of each box; None: all are in the same slice. A box
-    that shares no slice with another one of its crop gets the crop that it would have if it were
-    asked alone. This adds crops, but none to any slice.
+    A box that shares no slice with another box of its crop gets the crop that it would have if it
+    were asked alone. This adds crops, but none to any slice.
     """
+    most = settings.volume_crops if is_volume else settings.image_crops
+    mirror = settings.mirror_images and not is_volume
+    slices, boxes = boxes[:, [2, 5]], boxes[:, [0, 1, 3, 4]]
     sides = (boxes[:, 2:] - boxes[:, :2] + 1).max(axis=1)
     longer = max(height, width)
-    small = np.flatnonzero(sides * INPUT_SIZE / longer < SMALL_BOX)
+    small = np.flatnonzero(sides * INPUT_SIZE / longer < settings.small_box)
     crops: list[tuple[Frame, Indices]] = []
-    for zoom in ZOOMS if max_crops else ():
-        tried = MOST_TRIED * max_crops if zoom == ZOOMS[-1] else max_crops + 1
-        crops = list(itertools.islice(_cover(boxes, sides, small, zoom, height, width), tried))
-        if len(crops) <= max_crops:
+    for zoom in settings.zooms if most else ():
+        tried = MOST_TRIED * most if zoom == settings.zooms[-1] else most + 1
+        found = _cover(boxes, sides, small, zoom, height, width, settings)
+        crops = list(itertools.islice(found, tried))
+        if len(crops) <= most:
             break
     whole = Frame(height, width)
     looks = [whole, replace(whole, mirrored=True)] if mirror else [whole]
     views: list[View] = [tuple((look, 1 / len(looks)) for look in looks)] * len(boxes)
-    for crop, held in sorted(crops, key=lambda item: -len(item[1]))[:max_crops]:
-        alone = _alone(np.zeros((len(held), 2)) if slices is None else slices[held])
-        for i, is_alone in zip(held, alone, strict=True):
-            own = _cover(boxes, sides, np.array([i]), ZOOMS[0], height, width)
+    for crop, held in sorted(crops, key=lambda item: -len(item[1]))[:most]:
+        for i, is_alone in zip(held, _alone(slices[held]), strict=True):
+            own = _cover(boxes, sides, np.array([i]), settings.zooms[0], height, width, settings)
             frame, _ = next(own, (crop, held)) if is_alone else (crop, held)
-            views[i] = (frame, CROP_WEIGHT), (whole, 1 - CROP_WEIGHT)
+            views[i] = (frame, settings.crop_weight), (whole, 1 - settings.crop_weight)
     return views
 
 
@@ -74,18 +70,19 @@ def _alone(slices: Boxes) -> npt.NDArray[np.bool_]:
 
 
 def _cover(
-    boxes: Boxes, sides: npt.NDArray[np.float64], small: Indices, zoom: int, height: int, width: int
-) -> Iterator[tuple[Frame, Indices]]:
+    boxes: Boxes, sides: npt.NDArray[np.float64], small: Indices, zoom: int, height: int,
+    width: int, settings: Settings,
+) -> Iterator[tuple[Frame, Indices]]:  # fmt: skip
     """Crops for the boxes `small`, with those they hold: the smallest one left, and all that fit.
 
     Boxes for which a crop would hardly be smaller than the slice are in none.
     """
     left = small[np.argsort(sides[small], kind="stable")]
     while left.size:
-        side = int(np.ceil(max(zoom * sides[left[0]], MIN_CROP)))
-        if side * MIN_GAIN > max(height, width):
+        side = int(np.ceil(max(zoom * sides[left[0]], settings.least_crop)))
+        if side * settings.least_gain > max(height, width):
             return  # those still left are larger
-        margins = (MARGIN * sides[left])[:, np.newaxis]
+        margins = (settings.crop_margin * sides[left])[:, np.newaxis]
         limits = np.array([width, height])
         low = np.maximum(np.floor(boxes[left][:, :2]) - margins, 0)  # (L, 2), x and y
         high = np.minimum(np.ceil(boxes[left][:, 2:]) + 1 + margins, limits)

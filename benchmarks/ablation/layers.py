@@ -25,16 +25,12 @@ import openvino as ov
 from nncf.quantization.advanced_parameters import OverflowFix
 
 from swiftmedsam.convert.quantize import even_slices, quantize
-from swiftmedsam.convert.verify import everywhere, masks_dsc
+from swiftmedsam.convert.verify import everywhere
+from swiftmedsam.evaluation.dice import dsc
 from swiftmedsam.frame import FloatArray
-from swiftmedsam.network import (
-    Network,
-    available_threads,
-    compile_model,
-    default_weights,
-    load,
-    read_manifest,
-)
+from swiftmedsam.manifest import default_weights, read_manifest
+from swiftmedsam.network import Network, compile_model, load
+from swiftmedsam.system import available_threads
 
 PATCH_EMBED = 2  # the first convolutions, which the conversion leaves without a name
 CALIBRATION_PROMPTS = 2  # of a slice, for the decoder
@@ -115,7 +111,7 @@ def encoders(
 
 def agreement(masks: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> str:
     """Mean and least DSC of slices, each of the masks (N, 256, 256) of all its boxes together."""
-    scores = [masks_dsc(found, right) for found, right in zip(masks, wanted, strict=True)]
+    scores = [dsc(found, right) for found, right in zip(masks, wanted, strict=True)]
     return f"{100 * np.mean(scores):.2f} | {100 * np.min(scores):.1f}"
 
 

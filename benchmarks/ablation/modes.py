@@ -1,70 +1,58 @@
-"""What each rule of a mode gives and costs: DSC and seconds, on cases with truth.
+"""What each setting gives and costs: DSC and seconds, on cases with truth.
 
-    python -m benchmarks.ablation.modes INPUTS GTS [--csv FILE] [--picture FILE] ["NAME: KEY=VALUE
-    ..." ...]
+    python -m benchmarks.ablation.modes INPUTS GTS [--csv FILE] ["NAME: KEY=VALUE ..." ...]
 
-A variant's keys are arguments of `swiftmedsam.segment` (`mode`, `max_crops`, `step`) or constants
-of its modules (`views.SMALL_BOX`, `follow.RENEWAL`); `true_boxes=True` asks each slice of a volume
-with the box of the truth. Without any, those of `VARIANTS` are compared. All variants do a case
-before the next one is read, in one process, each case begun by another one; seconds are those of
-`segment`, as ratios to the first variant.
+The keys of a variant are fields of `swiftmedsam.settings.Settings`; `mode` says whose other values
+it has, "best" or "litemedsam"; `true_boxes=True` asks each slice of a volume with the box of the
+truth. Without any variant those of `VARIANTS` are compared. All variants do a case before the next
+one is read, in one process, and take turns in being the first; seconds are those of `segment`, as
+ratios to the first variant.
 """
 
 import argparse
 import ast
 import csv
-import importlib
-import inspect
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from unittest import mock
 
 import numpy as np
 
 from benchmarks.reference.parity import case_dsc
 from benchmarks.reference.true_boxes import TrueBoxes
 from swiftmedsam import Case, Network, load, read_case
-from swiftmedsam.network import AUTO, PRECISIONS
-from swiftmedsam.segment import DEFAULT_MODE, segment
+from swiftmedsam.cpu import AUTO, PRECISIONS
+from swiftmedsam.prompts import Prompter
+from swiftmedsam.segment import segment
+from swiftmedsam.settings import MODES, Settings, changed
 
-MODULES = ("follow", "frame", "segment", "views")  # whose constants can be set
 VARIANTS = (
-    "exact: mode=exact",
-    "exact, every 2nd slice: mode=exact step=2",
-    "exact, every 3rd slice: mode=exact step=3",
+    "litemedsam: mode=litemedsam",
+    "litemedsam, every 2nd slice: mode=litemedsam step=2",
+    "litemedsam, every 3rd slice: mode=litemedsam step=3",
     "best",
     "best, every slice: step=1",
     "best, every 3rd slice: step=3",
-    "best, no crops: max_crops=0",
-    "best, 16 crops: max_crops=16",
-    "best, crops alone: views.CROP_WEIGHT=1.0",
-    "best, prompts not wider: frame.PROMPT_MARGIN=0",
-    "best, no taper: follow.TAPER=(1.0,1.0)",
-    "best, only the last mask carried: follow.RENEWAL=1.0",
+    "best, no crops: image_crops=0 volume_crops=0",
+    "best, 16 crops: image_crops=16 volume_crops=16",
+    "best, crops alone: crop_weight=1.0",
+    "best, prompts not wider: prompt_margin=0",
+    "best, no tapered box: prompts=('given','tracked')",
+    "best, only the last mask tracked: renewal=1.0",
     "true boxes: true_boxes=True step=1",
 )
 TRUE_BOXES = "true_boxes"
 MARKERS = "osD^v<>Ph"
 
 
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(
-        f"app.{name}"
-    )  # the name `swiftmedsam.segment` is the function's
-
-
 @dataclass(frozen=True)
 class Variant:
-    """Arguments and constants by which cases are segmented."""
+    """Settings by which cases are segmented."""
 
     name: str
-    arguments: dict[str, object]
-    constants: dict[tuple[str, str], object]  # by module and name
+    settings: Settings
     true_boxes: bool = False  # ask with those of the truth, which is no way to segment
 
     @classmethod
@@ -72,42 +60,32 @@ class Variant:
         """Of `NAME: KEY=VALUE ...`.
 
         Raises:
-            ValueError: a word is no `KEY=VALUE`, or there is no such constant.
+            ValueError: a word is no `KEY=VALUE`, or there is no such setting or value.
         """
         name, _, words = text.partition(":")
-        arguments, constants, true_boxes = {}, {}, False
+        values: dict[str, object] = {}
         for word in words.split():
             key, equals, value_text = word.partition("=")
             if not equals:
                 raise ValueError(f"'{name}': expected KEY=VALUE, got '{word}'")
             try:
-                value = ast.literal_eval(value_text)
+                values[key] = ast.literal_eval(value_text)
             except (ValueError, SyntaxError):
-                value = value_text
-            module, dot, constant = key.partition(".")
-            if not dot and key in inspect.signature(segment).parameters:
-                arguments[key] = value
-            elif key == TRUE_BOXES:
-                true_boxes = bool(value)
-            elif dot and module in MODULES and hasattr(_module(module), constant):
-                constants[module, constant] = value
-            else:
-                raise ValueError(f"'{name}': there is no {key} to set")
-        if true_boxes and arguments.get("mode", DEFAULT_MODE) != DEFAULT_MODE:
-            raise ValueError(f"'{name}': {TRUE_BOXES} is for mode {DEFAULT_MODE} only")
-        return cls(name.strip(), arguments, constants, true_boxes)
+                values[key] = value_text
+        mode, true_boxes = values.pop("mode", "best"), bool(values.pop(TRUE_BOXES, False))
+        if mode not in MODES:
+            raise ValueError(f"'{name}': there is no mode {mode}")
+        try:
+            settings = changed(MODES[str(mode)], values)
+        except ValueError as error:
+            raise ValueError(f"'{name}': {error}") from error
+        return cls(name.strip(), settings, true_boxes)
 
-    @contextmanager
-    def in_force(self, case: Case, truth: np.ndarray) -> Iterator[None]:
-        """Its constants and rules replace the program's inside the `with`."""
-        with ExitStack() as stack:
-            if self.true_boxes and case.is_volume:
-                rules = TrueBoxes(case, truth)
-                patch = mock.patch.object(_module("segment"), "Follower", lambda image: rules)
-                stack.enter_context(patch)
-            for (module, constant), value in self.constants.items():
-                stack.enter_context(mock.patch.object(_module(module), constant, value))
-            yield
+    def prompter(self, case: Case, truth: np.ndarray) -> Prompter | None:
+        """What chooses the prompts of a case; None: the settings do."""
+        if self.true_boxes and case.is_volume:
+            return TrueBoxes(case, truth, self.settings)
+        return None
 
 
 @dataclass(frozen=True)
@@ -128,10 +106,10 @@ def measure(
     """Rows of a case, variant by variant."""
     kind, modality = case.name[:2], case.name.split("_")[1]
     for variant in variants:
-        with variant.in_force(case, truth):
-            began = time.perf_counter()
-            labels = segment(case, network, **variant.arguments)  # type: ignore[arg-type]
-            seconds = time.perf_counter() - began
+        prompter = variant.prompter(case, truth)
+        began = time.perf_counter()
+        labels = segment(case, network, variant.settings, prompter=prompter).labels
+        seconds = time.perf_counter() - began
         dsc = case_dsc(labels, truth)
         yield Row(variant.name, case.name, kind, modality, dsc, seconds)
 

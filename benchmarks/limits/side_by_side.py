@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from swiftmedsam.network import available_threads
+from swiftmedsam.system import available_threads
 
 DEFAULT = f"{sys.executable} -m app {{inputs}} {{outputs}} --quiet"
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swiftmedsam import read_case, write_labels
-from swiftmedsam.case import label_dtype
+from swiftmedsam.result import label_dtype
 from swiftmedsam.torch_model import LITE, SwiftMedSAM
 from swiftmedsam.torch_model.checkpoint import read_state_dict
 from swiftmedsam.torch_model.tiny_vit import ConvNorm

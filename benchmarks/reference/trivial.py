@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from swiftmedsam import read_case, write_labels
-from swiftmedsam.case import label_dtype
-from swiftmedsam.prompts import box_pixels
+from swiftmedsam.masks import box_pixels
+from swiftmedsam.result import label_dtype
 
 GRABCUT_ITERATIONS = 5
 GRABCUT_CONTEXT = 0.5  # of the box's size, shown around it as background

@@ -1,4 +1,4 @@
-"""What following could reach at best: each slice asked with the box of the truth in it."""
+"""What tracking could reach at best: each slice is asked with the box of the truth in it."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,16 @@ import numpy as np
 import numpy.typing as npt
 
 from swiftmedsam import Case
-from swiftmedsam.frame import Answer, Frame, Patch, Span
-from swiftmedsam.prompts import IN_PLANE, Asked, Boxes, Follower, Found, Mask
+from swiftmedsam.frame import Frame, Patch
+from swiftmedsam.masks import Answer
+from swiftmedsam.prompts import IN_PLANE, Asked, Boxes, Track
+from swiftmedsam.settings import Settings
 
 
 class TrueBoxes:
-    """Rules of following (`swiftmedsam.prompts.Rules`) that know the truth; the mask is cut as in
-    "best".
-    """
+    """A `swiftmedsam.prompts.Prompter` that knows the truth."""
 
-    def __init__(self, case: Case, truth: npt.NDArray[np.integer]) -> None:
+    def __init__(self, case: Case, truth: npt.NDArray[np.integer], settings: Settings) -> None:
         """The truth (D, H, W) has i + 1 where box i is.
 
         Raises:
@@ -24,31 +24,21 @@ class TrueBoxes:
         self._labels = {box.tobytes(): i for i, box in enumerate(case.boxes, start=1)}
         if len(self._labels) < len(case.boxes):
             raise ValueError(f"{case.name}: two of its boxes are the same")
-        self._truth = truth
-        self._follower = Follower(case.image)
+        self._truth, self._margin = truth, settings.prompt_margin or 0
 
-    def ranks(self, boxes: Boxes) -> npt.NDArray[np.intp]:
-        """Smaller boxes over larger ones."""
-        return self._follower.ranks(boxes)
-
-    def limits(self, box: Boxes, height: int, width: int) -> Span:
-        """Rows and columns of the pixels in a box (4,)."""
-        return self._follower.limits(box, height, width)
-
-    def prompts(
-        self, frame: Frame, z: int, boxes: Boxes, neighbours: Sequence[Found | None]
+    def ask(
+        self, frame: Frame, z: int, boxes: Boxes, tracks: Sequence[Track | None]
     ) -> list[Asked]:
         """The box around each object in slice `z`; the given one where the slice has none of it."""
         asked: list[Asked] = []
         for box in boxes:
             ys, xs = np.nonzero(self._truth[z] == self._labels[box.tobytes()])
             tight = np.array([xs.min(), ys.min(), xs.max(), ys.max()]) if xs.size else box[IN_PLANE]
-            asked.append((frame.wide_prompts(tight[np.newaxis].astype(float)), None))
+            asked.append(Asked(frame.wide_prompts(tight[np.newaxis].astype(float), self._margin)))
         return asked
 
-    def found(
-        self, z: int, box: Boxes, answers: Sequence[Answer], patch: Patch,
-        carried: Sequence[Mask | None],
-    ) -> Found:  # fmt: skip
+    def track(
+        self, z: int, box: Boxes, answers: Sequence[Answer], patch: Patch, asked: Sequence[Asked]
+    ) -> Track:
         """Nothing: the next slice has its own box."""
-        return Found(z, {})
+        return Track(z, {})

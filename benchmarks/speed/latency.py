@@ -19,18 +19,12 @@ from openvino import opset13 as ops
 
 from benchmarks.speed.work import work
 from swiftmedsam import WeightsError
+from swiftmedsam.cpu import AUTO, PRECISIONS
+from swiftmedsam.decoding import rectangles
 from swiftmedsam.frame import EMBEDDING_SIZE
-from swiftmedsam.network import (
-    AUTO,
-    PRECISIONS,
-    IntArray,
-    available_threads,
-    compile_model,
-    default_weights,
-    load,
-    read_manifest,
-)
-from swiftmedsam.segment import rectangles
+from swiftmedsam.manifest import default_weights, read_manifest
+from swiftmedsam.network import IntArray, compile_model, load
+from swiftmedsam.system import available_threads
 
 SIDE = 2048  # of the matrices
 # Prompts decoded together, and cells per side of the part of the picture that is wanted.

@@ -23,14 +23,10 @@ import openvino as ov
 
 from benchmarks.speed.latency import SIDE, product
 from benchmarks.speed.work import work
-from swiftmedsam.network import (
-    PRECISIONS,
-    available_threads,
-    compile_model,
-    default_weights,
-    floating_precision,
-    read_manifest,
-)
+from swiftmedsam.cpu import PRECISIONS, floating_precision
+from swiftmedsam.manifest import default_weights, read_manifest
+from swiftmedsam.network import compile_model
+from swiftmedsam.system import available_threads
 
 ROUNDS = 15
 COPIED = 256 << 20  # bytes, much more than a cache holds

@@ -1,7 +1,6 @@
 """`python -m convert CHECKPOINT --variant v2 --out weights/NAME`, or `--fetch-lite`."""
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -17,7 +16,8 @@ from swiftmedsam.convert.fetch import LITE_MEDSAM, MOBILE_SAM, FetchError, fetch
 from swiftmedsam.convert.folder import take_place
 from swiftmedsam.convert.quantize import CalibrationError, calibration_slices, quantize
 from swiftmedsam.convert.verify import ParityError, verify
-from swiftmedsam.network import MANIFEST, MANIFEST_FORMAT, WEIGHTS, WeightsError, load
+from swiftmedsam.manifest import MANIFEST, MANIFEST_FORMAT, WEIGHTS, WeightsError, sha256_of
+from swiftmedsam.network import load
 from swiftmedsam.torch_model import VARIANTS, CheckpointError, load_model, trained_on
 
 LITE_CHECKPOINT = WEIGHTS / "checkpoints" / "lite_medsam.pth"
@@ -30,10 +30,6 @@ MAX_CALIBRATION = 330  # slices: 30 of each of the corpus' 11 modalities
 COMPUTED = {"fp32": "f32", "fp16": "f32", "int8": "int8"}  # --precision that tests what is stored
 
 log = logging.getLogger(__name__)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _versions(stored: str) -> dict[str, str]:
@@ -82,13 +78,13 @@ def convert(
         manifest = {
             "format": MANIFEST_FORMAT,
             "variant": variant,
-            "source": {"file": checkpoint.name, "sha256": _sha256(checkpoint)},
+            "source": {"file": checkpoint.name, "sha256": sha256_of(checkpoint.read_bytes())},
             **({"trained_on": known} if known else {}),
             "versions": _versions(stored),
             "calibration_slices": len(slices),
             "models": {
                 kind: {
-                    part: {path.name: _sha256(path) for path in paths}
+                    part: {path.name: sha256_of(path.read_bytes()) for path in paths}
                     for part, paths in parts.items()
                 }
                 for kind, parts in files.items()

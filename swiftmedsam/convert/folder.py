@@ -1,16 +1,15 @@
 """A weights folder that takes the place of another one, at once."""
 
-import ctypes
-import os
 import re
 import shutil
 from pathlib import Path
 
-from swiftmedsam.network import COMPILED, MANIFEST
+from swiftmedsam.manifest import MANIFEST
+from swiftmedsam.network import COMPILED
+from swiftmedsam.system import exchange
 
 # What a conversion writes, and `Network.precompile`: no such file of an older conversion stays.
 WRITTEN = re.compile(rf"(encoder|decoder)[^.]*\.(xml|bin)|{re.escape(MANIFEST)}|{COMPILED}")
-CURRENT_FOLDER, EXCHANGE = -100, 2  # Linux: AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 
 
 def take_place(new: Path, out: Path) -> None:
@@ -35,7 +34,7 @@ def take_place(new: Path, out: Path) -> None:
         else:
             shutil.copy2(path, new / path.name, follow_symlinks=False)
     shutil.copymode(out, new)
-    if not _exchange(new, out):
+    if not exchange(new, out):
         aside = out.with_name(f".{out.name}.old")
         out.rename(aside)
         try:
@@ -44,12 +43,3 @@ def take_place(new: Path, out: Path) -> None:
             aside.rename(out)
             raise
         aside.rename(new)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Whether two folders have exchanged their names, in one step; if not, nothing happened."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # not in every C library
-    if rename is None:
-        return False
-    paths = os.fsencode(one), os.fsencode(other)
-    return rename(CURRENT_FOLDER, paths[0], CURRENT_FOLDER, paths[1], EXCHANGE) == 0

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swiftmedsam.atomic import whole_file
-from swiftmedsam.network import MANIFEST, PRECISIONS, read_manifest
+from swiftmedsam.cpu import PRECISIONS
+from swiftmedsam.manifest import MANIFEST, read_manifest
 
 
 def scores_of(path: Path) -> dict[str, float]:

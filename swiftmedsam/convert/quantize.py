@@ -12,9 +12,9 @@ from typing import Any
 
 import openvino as ov
 
-from swiftmedsam.case import read_case
 from swiftmedsam.convert.verify import slices_of
 from swiftmedsam.frame import FloatArray
+from swiftmedsam.npz import read_case
 
 MIN_CALIBRATION = 8  # slices; the shipped weights saw 330
 

@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from swiftmedsam.case import Case, read_case
+from swiftmedsam.case import Case
+from swiftmedsam.evaluation.dice import dsc
 from swiftmedsam.frame import EMBEDDING_SIZE, FloatArray, Frame
 from swiftmedsam.network import Network
-from swiftmedsam.segment import middle_slices
+from swiftmedsam.npz import read_case
+from swiftmedsam.schedule import middle_slices
 from swiftmedsam.torch_model import SwiftMedSAM
 
 MIN_SLICES = 8
@@ -57,12 +59,6 @@ def everywhere(boxes: int) -> npt.NDArray[np.int32]:
     return cells.repeat(boxes, axis=0)
 
 
-def masks_dsc(a: np.ndarray, b: np.ndarray) -> float:
-    """DSC of masks of one shape, all pixels together; 1 where both are empty."""
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0
-
-
 def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Parity:
     """Compare `model` (torch) with `network` (OpenVINO) on the cases of a folder.
 
@@ -86,7 +82,7 @@ def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Pa
             names.append(case.name)
             differences.append(float(difference.max()))
             means.append(float(difference.mean()))
-            agreements.append(masks_dsc(found > 0, wanted.numpy() > 0))
+            agreements.append(dsc(found > 0, wanted.numpy() > 0))
     if len(names) < MIN_SLICES:
         raise ParityError(f"{cases}: {len(names)} slices to compare, at least {MIN_SLICES} wanted")
     parity = Parity(
@@ -97,7 +93,7 @@ def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Pa
         min_dsc=min(agreements),
         mean_dsc=float(np.mean(agreements)),
     )
-    limit, dsc = MAX_LOGIT_DIFFERENCE[stored], MIN_DSC[stored]
-    if not parity.max_logit_difference <= limit or not parity.min_dsc >= dsc:
-        raise ParityError(f"wanted logits within {limit}, DSC >= {dsc}; got {asdict(parity)}")
+    limit, least = MAX_LOGIT_DIFFERENCE[stored], MIN_DSC[stored]
+    if not parity.max_logit_difference <= limit or not parity.min_dsc >= least:
+        raise ParityError(f"wanted logits within {limit}, DSC >= {least}; got {asdict(parity)}")
     return parity

@@ -23,7 +23,7 @@ from swiftmedsam.evaluation.score import SIZES, CaseScore, Group, ScoreError, sc
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m swiftmedsam.evaluation",
+        "swiftmedsam evaluate",
         description="Score outputs (npz, key 'segs') against truth (npz, keys 'gts', 'spacing'). "
         "A missing output counts as 0.",
         epilog="Exit status: 0, or 1 when the folders cannot be scored, 2 on wrong usage.",

@@ -28,9 +28,10 @@ from swiftmedsam.evaluation.console import clear_line, positive, progress
 from swiftmedsam.evaluation.metrics import Mask, dsc
 from swiftmedsam.evaluation.report.pictures import evenly
 from swiftmedsam.frame import EMBEDDING_SIZE, INPUT_SIZE, Frame
+from swiftmedsam.manifest import WeightsError
 from swiftmedsam.memory import DECODE_BATCH
-from swiftmedsam.network import WeightsError, load
-from swiftmedsam.segment import Encoder
+from swiftmedsam.network import load
+from swiftmedsam.segment import NetworkLike
 
 SIZES = (1 / 6, 1 / 3)  # of the boxes that are asked first, as parts of the picture's sides
 ROWS = 4  # and columns, of the centres of these boxes
@@ -56,7 +57,7 @@ def box_of(mask: Mask) -> list[float]:
 
 
 def _answers(
-    network: Encoder, frame: Frame, embedding: npt.NDArray[np.float32], boxes: Boxes
+    network: NetworkLike, frame: Frame, embedding: npt.NDArray[np.float32], boxes: Boxes
 ) -> tuple[list[Mask], list[float]]:
     """Masks (H, W) of boxes by the baseline's rule, and the IoU that the network predicts."""
     cells = np.arange(EMBEDDING_SIZE**2, dtype=np.int32).reshape(1, EMBEDDING_SIZE, EMBEDDING_SIZE)
@@ -83,7 +84,7 @@ def _largest_part(mask: Mask) -> Mask:
 
 
 def teachers_objects(
-    image: npt.NDArray[np.uint8], network: Encoder, most: int
+    image: npt.NDArray[np.uint8], network: NetworkLike, most: int
 ) -> tuple[Boxes, npt.NDArray[np.uint8]]:
     """Boxes (N, 4) around objects that the teacher sees, and its answers, labels 1..N (H, W).
 
@@ -134,7 +135,7 @@ def pictures_of(shard: Path, most: int) -> list[tuple[str, npt.NDArray[np.uint8]
 
 
 def write_cases(
-    shards: Sequence[Path], out: Path, network: Encoder, pictures: int, objects: int
+    shards: Sequence[Path], out: Path, network: NetworkLike, pictures: int, objects: int
 ) -> dict[str, dict[str, object]]:
     """Write `out`/inputs, `out`/gts and `out`/sets.json; return what the last one holds.
 

@@ -36,7 +36,7 @@ from swiftmedsam.evaluation.score import (
     score,
     totals,
 )
-from swiftmedsam.network import WeightsError
+from swiftmedsam.manifest import WeightsError
 
 FEW_CASES = 5  # a data set with fewer is listed, and pooled with the others of its group
 TRAINED, NEVER = "trained on", "never seen"

@@ -49,7 +49,7 @@ def parse_before_dashes(
 def add_shared_options(parser: argparse.ArgumentParser, verb: str) -> None:
     """--only and --processes; `verb` is what the command does to files."""
     # not above: each of the processes, which import the command, too, would load OpenVINO
-    from swiftmedsam.network import available_threads
+    from swiftmedsam.system import available_threads
 
     parser.add_argument("--only", metavar="GLOB", default="*", help=f"{verb} these files alone")
     parser.add_argument(

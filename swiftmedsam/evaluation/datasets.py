@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftmedsam.evaluation.score import CaseScore, ScoreError, by_modality
-from swiftmedsam.network import MANIFEST, WeightsError, read_manifest
+from swiftmedsam.manifest import MANIFEST, WeightsError, read_manifest
 
 TRAINED_ON = "trained_on"  # in the manifest: a list of data sets, written by `convert`
 

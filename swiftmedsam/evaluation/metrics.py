@@ -16,17 +16,16 @@ import numpy.typing as npt
 from scipy import ndimage
 from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
 
+from swiftmedsam.evaluation.dice import Mask, dsc
+
 TOLERANCE_MM = 2.0  # pixels for an image
 MIN_DSC_FOR_NSD = 0.2  # a case whose DSC is not above this has NSD 0
 # The organisers score an image (H, W) as a volume (H, W, 1). Every voxel of such a plate lies on
 # its surface, so that its NSD is about areas, not contours, and far higher than that of contours.
 IMAGE_SPACING = (1.0, 1.0, 1.0)
-INPUT_SIZE = (
-    256  # pixels per side of the network's input; swiftmedsam/frame.py, which we need not load
-)
+INPUT_SIZE = 256  # pixels per side of the network's input; `frame` has it, too, but loads OpenCV
 CROP_MARGIN = 1  # voxels around an object; none is needed, the package itself looks no farther
 
-Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.integer]
 Region = tuple[slice, ...]
 
@@ -47,15 +46,6 @@ class Scores:
     by_object: tuple[ObjectScore, ...]  # in the order of the labels
     dsc: float
     nsd: float
-
-
-def dsc(a: Mask, b: Mask) -> float:
-    """Dice similarity, 0..1, of two masks of one shape.
-
-    1 when both are empty, 0 when one is.
-    """
-    total = np.count_nonzero(a) + np.count_nonzero(b)
-    return float(2 * np.count_nonzero(a & b) / total) if total else 1.0
 
 
 def nsd(a: Mask, b: Mask, spacing_mm: Sequence[float], tolerance_mm: float = TOLERANCE_MM) -> float:

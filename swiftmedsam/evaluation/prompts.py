@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.case import read_case
 from swiftmedsam.frame import Frame
+from swiftmedsam.npz import read_case
 
 
 def moved_boxes(

@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         "python -m swiftmedsam.evaluation.robustness",
         usage="%(prog)s INPUTS GTS --out DIR [options] [-- options of python -m app]",
         description="Move the sides of all boxes, segment, score: DSC by modality and move.",
-        epilog="What follows '--' goes to python -m app: -- --weights weights/mine --mode exact. "
+        epilog="What follows '--' goes to python -m app, as in: -- --mode litemedsam. "
         "With --skip-existing there, outputs that DIR has are used as they are. "
         "Exit status: 0, or 1 when a case cannot be segmented or scored, 2 on wrong usage.",
     )

@@ -1,4 +1,4 @@
-"""`python -m swiftmedsam.program.cases`: scans with label maps to challenge cases, and outputs
+"""`swiftmedsam cases`: scans with label maps to challenge cases, and outputs
 back.
 
 A case is one npz that the program, `evaluation` and `train` all read: `imgs`, `boxes` (the extent
@@ -19,33 +19,28 @@ import numpy as np
 import numpy.typing as npt
 
 from swiftmedsam.atomic import make_folder, remove_partials, whole_file, why_not_writable
-from swiftmedsam.case import (
-    UNREADABLE,
-    Case,
-    is_case_name,
-    label_dtype,
-    one_line,
-    printable,
-)
+from swiftmedsam.case import Case
 from swiftmedsam.display import DEFAULT_WINDOW, parse_window
 from swiftmedsam.memory import SCAN_PROGRAM_BYTES, available_memory
+from swiftmedsam.messages import one_line, printable
 from swiftmedsam.modality import UNKNOWN, parse_modality
+from swiftmedsam.npz import UNREADABLE, is_case_name
 from swiftmedsam.program.jobs import attempt, words_of
-from swiftmedsam.program.scan_jobs import case_of, to_grid
 from swiftmedsam.program.scan_options import ANATOMICAL, add_choices, add_memory_limit, as_option
-from swiftmedsam.program.scan_plan import outputs_of
+from swiftmedsam.result import label_dtype
 from swiftmedsam.scans.formats.by_suffix import READERS, read_scan, stem_of, suffix_of
 from swiftmedsam.scans.infer_modality import modality_of
 from swiftmedsam.scans.label_maps import extents, other_grid, read_labels, same_grid
 from swiftmedsam.scans.orientation import ACQUIRED, Walk, choose_walk
-from swiftmedsam.scans.scan import MemoryLimit, Scan, ScanError, Segment, Voxels, require_peak
-from swiftmedsam.scans.write import (
-    check_encoding,
+from swiftmedsam.scans.outputs import (
     check_places,
+    outputs_of,
     refuse_foreign_outputs,
     refuse_inputs,
-    write,
 )
+from swiftmedsam.scans.place import case_of, to_grid
+from swiftmedsam.scans.scan import MemoryLimit, Scan, ScanError, Segment, Voxels, require_peak
+from swiftmedsam.scans.write import check_encoding, write
 
 log = logging.getLogger("swiftmedsam.program.cases")
 
@@ -296,7 +291,7 @@ def going_back(options: argparse.Namespace) -> dict[str, Step]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m swiftmedsam.program.cases",
+        "swiftmedsam cases",
         description="Scans with label maps to cases of the challenge, and outputs back.",
         epilog="Exit status: 0 when every file was written, 1 when one was not, 2 on wrong usage.",
     )

@@ -1,23 +1,28 @@
 """What the program does one by one: a file in, its labels out; and what a failed one says."""
 
+import contextlib
+import functools
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 
-from swiftmedsam.case import Case, CaseError, one_line, printable
-from swiftmedsam.network import Network, WeightsError
-from swiftmedsam.segment import Clock, Progress
+from swiftmedsam.atomic import why_not_writable
+from swiftmedsam.case import Case, CaseError
+from swiftmedsam.manifest import WeightsError
+from swiftmedsam.messages import one_line, printable
+from swiftmedsam.network import Network
+from swiftmedsam.program.progress import OutOfTime, ProgressBar, watched
+from swiftmedsam.program.signals import Stopper
+from swiftmedsam.result import Clock, Progress
 
+STEPS = ("read", "encode", "decode", "write")  # that the line of a case has
 LOADING = "loading"  # on the clock: waiting for the network, which loads while a file is read
 
 log = logging.getLogger(__name__)
-
-
-class OutOfTime(Exception):
-    """A case takes longer than --timeout; the message names the file and how far it came."""
 
 
 @dataclass(frozen=True)
@@ -91,3 +96,64 @@ def _is_lack_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, cv2.error) and getattr(error, "code", None) == no_memory
     )
+
+
+@dataclass
+class Report:
+    """How far a run has come."""
+
+    written: int = 0
+    skipped: int = 0
+    failures: dict[str, str] = field(default_factory=dict)  # messages by file name
+
+
+def run_jobs(
+    jobs: list[Job], network: Network, report: Report, stopper: Stopper, bar: ProgressBar, *,
+    timeout: float | None, skip_existing: bool,
+) -> None:  # fmt: skip
+    """Segment the cases one by one; `report` says at any time how far that has come.
+
+    Raises:
+        Stopped: a signal has come; the running case is dropped.
+    """
+    for number, job in enumerate(jobs, start=1):
+        if skip_existing and job.output.exists():
+            report.skipped += 1
+            continue
+        name = printable(job.file)
+        bar.show(number, name, 0, 1)
+        progress = watched(functools.partial(bar.show, number, name), stopper, timeout, name)
+        step = functools.partial(run_and_count, job, network, progress, report, stopper)
+        done = attempt(step, job.file, report.failures)
+        if not done and job.removes_older and not why_not_writable(job.output):
+            with contextlib.suppress(OSError):
+                job.output.unlink()
+
+
+def run_and_count(
+    job: Job, network: Network, progress: Progress, report: Report, stopper: Stopper
+) -> None:
+    """Do one job, and log and count it.
+
+    Raises:
+        Stopped: a signal has come, which may have caused whatever else the job raised.
+    """
+    try:
+        log.info("%s", run_job(job, network, progress))
+        report.written += 1
+    finally:
+        stopper.check()
+
+
+def run_job(job: Job, network: Network, progress: Progress) -> str:
+    """Do one job; return the line to log about it.
+
+    Whatever the job or `progress` raises passes through.
+    """
+    clock = Clock()
+    began = time.perf_counter()
+    case = job.run(network, clock, progress)
+    seconds = time.perf_counter() - began - clock.seconds[LOADING]  # the start's, not the case's
+    split = ", ".join(f"{step} {clock.seconds[step]:.2f}" for step in STEPS)
+    shape = "x".join(map(str, case.image.shape))
+    return f"{case.name}  {shape}  {len(case.boxes)} boxes  {seconds:.2f} s ({split})"

@@ -1,25 +1,21 @@
-"""The options of `python -m app`."""
+"""The options of the program: `python -m app`, or `swiftmedsam`."""
 
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from swiftmedsam import __version__
+from swiftmedsam.cpu import AUTO, PRECISIONS
 from swiftmedsam.display import DEFAULT_WINDOW, WINDOWS, parse_window
-from swiftmedsam.network import AUTO, PRECISIONS
+from swiftmedsam.network import Network
 from swiftmedsam.program.scan_options import add_memory_limit, add_scan_options, as_option, natural
-from swiftmedsam.segment import (
-    DEFAULT_MODE,
-    IMAGE_CROPS,
-    LEAST_ASKED,
-    MODES,
-    MOST_STEP,
-    VOLUME_CROPS,
-)
+from swiftmedsam.settings import BEST, MODES, Settings
 
 INPUTS = Path("/workspace/inputs")
 OUTPUTS = Path("/workspace/outputs")
+DEFAULT_MODE, OLD_MODE = "best", "exact"
 
 
 def _positive(text: str) -> int:
@@ -45,9 +41,9 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m app",
+        command,
         description="Segment every 2DBox_*.npz and 3DBox_*.npz of a folder.",
         epilog="Exit status: 0 when every case was written, 1 when one was not, 2 on wrong usage, "
         "143 or 130 when stopped by SIGTERM or SIGINT.",
@@ -61,17 +57,18 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--mode", choices=MODES, default=DEFAULT_MODE,
-        help=f"exact follows LiteMedSAM's rules (default {DEFAULT_MODE})",
+        help=f"litemedsam follows LiteMedSAM's rules; {OLD_MODE} is its old name "
+        f"(default {DEFAULT_MODE})",
     )  # fmt: skip
     parser.add_argument(
         "--crops", type=natural, metavar="N",
         help="most crops of a slice, enlarged for small boxes, in mode best (default "
-        f"{IMAGE_CROPS}, of a volume {VOLUME_CROPS})",
+        f"{BEST.image_crops}, of a volume {BEST.volume_crops})",
     )  # fmt: skip
     parser.add_argument(
         "--step", type=_positive, metavar="K",
-        help="ask every K-th slice of a box and interpolate between (default: in mode best as many "
-        f"as leave {LEAST_ASKED}, {MOST_STEP} at most; in mode exact 1)",
+        help="decode every K-th slice of a box and interpolate between (default: in mode best as "
+        f"many as leave {BEST.least_decoded}, {BEST.most_step} at most; in mode litemedsam 1)",
     )  # fmt: skip
     parser.add_argument("--threads", type=_positive, help="default: all this process may use")
     parser.add_argument(
@@ -119,10 +116,21 @@ def _with_window_joined(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """What the words after `python -m app` ask for.
+def parse(argv: Sequence[str], command: str) -> argparse.Namespace:
+    """What the words after `command` ask for.
 
     Raises:
         SystemExit: they are wrong, or ask for help; it was said.
     """
-    return _parser().parse_args(_with_window_joined(argv))
+    return _parser(command).parse_args(_with_window_joined(argv))
+
+
+def chosen_settings(options: argparse.Namespace, network: Network) -> Settings:
+    """The settings that the options ask for; mode best has those of the network's weights."""
+    if options.mode != DEFAULT_MODE:
+        settings = MODES[options.mode]
+    else:
+        settings = network.settings
+        if options.crops is not None:
+            settings = replace(settings, image_crops=options.crops, volume_crops=options.crops)
+    return settings if options.step is None else replace(settings, step=options.step)

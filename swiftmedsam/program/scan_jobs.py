@@ -7,110 +7,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from swiftmedsam.atomic import whole_file
-from swiftmedsam.case import Case, make_case, one_line, printable
-from swiftmedsam.display import Window
+from swiftmedsam.case import Case
 from swiftmedsam.memory import available_memory
-from swiftmedsam.modality import Modality
+from swiftmedsam.messages import one_line, printable
 from swiftmedsam.network import Network
 from swiftmedsam.program.jobs import LOADING, Job, attempt
+from swiftmedsam.program.options import chosen_settings
 from swiftmedsam.program.scan_plan import Plan, make_plans
+from swiftmedsam.result import Clock, Progress
 from swiftmedsam.scans.boxes.drawn import on_grid
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.infer_modality import modality_of
 from swiftmedsam.scans.label_maps import boxes_around_labels
-from swiftmedsam.scans.orientation import ACQUIRED, Walk, anatomical_axes, choose_walk
-from swiftmedsam.scans.preview import box_line, box_picture
-from swiftmedsam.scans.provenance import signed
-from swiftmedsam.scans.scan import Scan, ScanError, Segment, Voxels, grey
-from swiftmedsam.scans.stats import Row, measure, table
-from swiftmedsam.scans.write import (
-    check_encoding,
+from swiftmedsam.scans.orientation import ACQUIRED, Walk, choose_walk
+from swiftmedsam.scans.outputs import (
     check_places,
     refuse_foreign,
     refuse_foreign_outputs,
     refuse_inputs,
-    write,
 )
-from swiftmedsam.segment import Clock, Labels, PredictedIou, Progress, segment
+from swiftmedsam.scans.place import case_of, describe, to_grid
+from swiftmedsam.scans.preview import box_line, box_picture
+from swiftmedsam.scans.provenance import signed
+from swiftmedsam.scans.scan import Scan, ScanError, Segment
+from swiftmedsam.scans.stats import Row, measure, table
+from swiftmedsam.scans.write import check_encoding, write
+from swiftmedsam.segment import segment
 
 log = logging.getLogger(__name__)
-
-DIRECTIONS = ("LR", "PA", "IS")  # of world axes: towards minus and plus
-
-
-def without_nan(voxels: Voxels, name: str) -> Voxels:
-    """Voxels with the lowest value where there was none, as outside the field of view."""
-    missing = np.isnan(voxels)
-    count = int(missing.sum())
-    if count == 0 or count == missing.size:  # the latter is refused as any other
-        return voxels
-    log.warning("%s: %d voxels are NaN, and count as the lowest value", name, count)
-    return np.asarray(np.where(missing, np.nanmin(voxels), voxels))
-
-
-def boxes_in_slices(segments: Sequence[Segment], walk: Walk) -> npt.NDArray[np.int64]:
-    """Boxes (N, 6) of segments in the slices of `walk`; (N, 4) where there is one slice."""
-    boxes = np.array([walk.box(one.first, one.last) for one in segments], np.int64).reshape(-1, 6)
-    return boxes if walk.shape[0] > 1 else boxes[:, [0, 1, 3, 4]]
-
-
-def case_of(
-    scan: Scan, segments: Sequence[Segment], walk: Walk, modality: Modality, window: Window
-) -> Case:
-    """The case of a scan, its slices in the order of `walk`, label i + 1 for segment i.
-
-    A scan of one slice is an image. A volume in colour becomes grey, as the network takes slices
-    of a volume.
-
-    Raises:
-        CaseError: the values cannot be used.
-    """
-    voxels = scan.voxels
-    if voxels.dtype.kind == "f":
-        voxels = without_nan(voxels, scan.name)
-    slices = walk.to_slices(voxels)
-    is_volume = len(slices) > 1
-    if is_volume and slices.ndim == 4:
-        slices = grey(slices)
-    fractions = slices.dtype.kind == "f" and bool((slices != np.rint(slices)).any())
-    case = make_case(
-        slices if is_volume else slices[0],
-        boxes_in_slices(segments, walk),
-        is_volume=is_volume,
-        modality=modality,
-        window=window,
-        raw=fractions,
-        name=scan.name,
-    )
-    if case.image.size > 1 and case.image.min() == case.image.max():
-        log.warning("%s: nothing is seen in it, all its values are equal or nearly so", scan.name)
-    return case
-
-
-def to_grid(labels: Labels, walk: Walk) -> Labels:
-    """Labels (I, J, K) of labels (D, H, W), or of an image's (H, W)."""
-    return walk.to_grid(labels.reshape(walk.shape))
-
-
-def describe(scan: Scan, walk: Walk) -> str:
-    """Size, spacing and orientation of a scan, and how it is walked."""
-    size = "x".join(map(str, scan.grid))
-    if not scan.has_mm:
-        return f"{scan.name}: {size} pixels"
-    spacing = " x ".join(f"{mm:.4g}" for mm in scan.spacing_mm)
-    axes = "".join(
-        DIRECTIONS[world][sign > 0]
-        for world, sign in zip(*anatomical_axes(scan.affine), strict=True)
-    )
-    along = "ijk"[walk.axes[0]]
-    return (
-        f"{scan.name}: {size} voxels of {spacing} mm, axes to {axes}; "
-        f"slices along {along}, {walk.plane}"
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,18 +85,16 @@ def _run(
         network.wait()
     scan, case = placed.scan, placed.case
     progress(0, 1)
-    predicted_iou: PredictedIou = {}
     # the voxels wait beside the case, so that much less is left to be quick with
     left = max(1, (options.memory_limit or available_memory()) - scan.voxels.nbytes)
-    labels = segment(
-        case, network, mode=options.mode, max_crops=options.crops, step=options.step,
-        memory_limit=left, clock=clock, progress=progress, predicted_iou=predicted_iou,
-    )  # fmt: skip
+    settings = chosen_settings(options, network)
+    result = segment(case, network, settings, memory_limit=left, progress=progress)
+    clock.add(result.seconds)
     with clock.measure("write"):
-        on_its_grid = to_grid(labels, placed.walk)
+        on_its_grid = to_grid(result.labels, placed.walk)
         write(plan.outputs, on_its_grid, scan, placed.segments, placed.walk, case)
         if options.stats is not None:
-            rows += measure(on_its_grid, scan, placed.walk, placed.segments, predicted_iou)
+            rows += measure(on_its_grid, scan, placed.walk, placed.segments, result.predicted_iou)
             _write_table(options.stats, rows, scan.name)
     log.info("%s: written %s", scan.name, _listed(plan.outputs.all()))
     return case

@@ -2,25 +2,24 @@
 
 import argparse
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swiftmedsam.atomic import make_folder, same_place, why_tables_fail
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.boxes.drawn import Drawn, Entry, Meaning, drawn_box
 from swiftmedsam.scans.boxes.files import read_boxes
 from swiftmedsam.scans.boxes.matching import boxes_for_scan, boxes_in_folder
 from swiftmedsam.scans.dicom.reader import is_dicom
-from swiftmedsam.scans.formats.by_suffix import WRITTEN, default_suffix, stem_of, suffix_of
+from swiftmedsam.scans.outputs import (
+    Outputs,
+    outputs_of,
+    refuse_inputs,
+)
 from swiftmedsam.scans.scan import ScanError
-from swiftmedsam.scans.write import Outputs, refuse_inputs
 
 log = logging.getLogger(__name__)
-
-# Of a new folder called like "2024.11.30" or "out.v2" this is no end of a file's name.
-NUMBER = re.compile(r"\.v?[0-9]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,24 +55,6 @@ def boxes_of_words(all_words: Sequence[Sequence[str]], meaning: Meaning) -> list
             ) from None
         boxes.append(drawn_box(name, corners, meaning.units, meaning.space))
     return boxes
-
-
-def outputs_of(path: Path, asked: Path | None) -> Outputs:
-    """Where the labels of a scan go: `asked` is a file, a folder, or None for beside the scan.
-
-    Raises:
-        ScanError: it is a file of a kind that labels cannot be written as.
-    """
-    if asked is not None and not asked.is_dir():
-        if suffix_of(asked, WRITTEN):
-            return Outputs(asked, is_named=True)
-        if asked.suffix and not NUMBER.fullmatch(asked.suffix):
-            raise ScanError(
-                f"{printable(asked.name)}: cannot be written as {printable(asked.suffix)}, "
-                f"expected a folder or a name ending in {', '.join(WRITTEN)}"
-            )
-    folder = path.parent if asked is None else asked
-    return Outputs(folder / f"{stem_of(path)}_labels{default_suffix(path)}")
 
 
 def _numbered(drawn: Sequence[Drawn]) -> list[Drawn]:

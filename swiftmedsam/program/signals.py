@@ -1,5 +1,7 @@
 """SIGTERM and SIGINT: the program stops where it is, tidies up and says what was done.
 
+On Windows, where nobody sends SIGTERM, SIGBREAK does the same (`system.STOP_SIGNALS`).
+
 The handler raises, as Python's own does for SIGINT. Python calls it between two of its own
 instructions in the main thread, so never inside an inference of OpenVINO: that one ends first
 (0.1 to 0.5 s), whole and reusable. A flag alone, looked at between slices, would be simpler, but
@@ -19,7 +21,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from swiftmedsam.system import STOP_SIGNALS
 
 
 def _keep_quiet(_: object) -> None:
@@ -36,7 +38,7 @@ def end_at_once() -> None:
     The kernel drops SIGTERM for process 1 of a container that has no handler: `docker stop` would
     wait for nothing. A signal that is ignored stays so.
     """
-    for number in SIGNALS:
+    for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _leave)
 
@@ -68,7 +70,7 @@ class Stopper:
         self._former = {}
         self._former_hook = sys.unraisablehook
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in STOP_SIGNALS:
                 former = signal.getsignal(number)
                 if former is not signal.SIG_IGN:
                     self._former[number] = former

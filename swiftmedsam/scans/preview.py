@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from swiftmedsam.case import Case
+from swiftmedsam.result import Labels
 from swiftmedsam.scans.formats.pictures import png
 from swiftmedsam.scans.orientation import Walk
 from swiftmedsam.scans.scan import Scan, Segment
-from swiftmedsam.segment import Labels
 
 Bytes = npt.NDArray[np.uint8]
 

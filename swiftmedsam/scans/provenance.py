@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftmedsam import __version__
+from swiftmedsam.manifest import sha256_of
 
 PROGRAM = f"SwiftMedSAM {__version__}"
 FILES = "files"  # key of the JSON: sha256 by name
@@ -30,13 +31,13 @@ SOFTWARE = b"Software\0SwiftMedSAM "  # PNG specification, 11.3.4.2 and 11.3.4.3
 
 def digests(contents: Mapping[Path, bytes]) -> dict[str, str]:
     """The sha256 of contents by the names of their files, for the JSON of names."""
-    return {path.name: hashlib.sha256(content).hexdigest() for path, content in contents.items()}
+    return {path.name: sha256_of(content) for path, content in contents.items()}
 
 
 def sealed(nrrd: bytes) -> bytes:
     """A NRRD file with a comment that says who wrote it, and its digest."""
     magic, _, rest = nrrd.partition(b"\n")
-    digest = hashlib.sha256(nrrd).hexdigest()
+    digest = sha256_of(nrrd)
     return magic + f"\n# {PROGRAM} sha256 {digest}\n".encode() + rest
 
 
@@ -86,5 +87,5 @@ def _is_sealed(content: bytes) -> bool:
     seal = SEAL.match(rest)
     if seal is None:
         return False
-    found = hashlib.sha256(magic + b"\n" + rest[seal.end() :]).hexdigest()
+    found = sha256_of(magic + b"\n" + rest[seal.end() :])
     return found == seal[1].decode()

@@ -39,7 +39,7 @@ def complaints(found: list[bytes]) -> Iterator[None]:
             os.close(kept)
             caught.seek(0)
             for line in caught.read().splitlines(keepends=True):
-                if THEIRS.fullmatch(line.rstrip(b"\n")):
+                if THEIRS.fullmatch(line.rstrip(b"\r\n")):
                     found.append(line.strip())
                 else:  # another thread's
                     os.write(2, line)

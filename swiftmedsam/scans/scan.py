@@ -10,8 +10,9 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.case import CaseError, printable
+from swiftmedsam.case import CaseError
 from swiftmedsam.memory import estimate_scan_peak
+from swiftmedsam.messages import printable
 
 FloatArray = npt.NDArray[np.float64]
 Voxels = npt.NDArray[np.generic]

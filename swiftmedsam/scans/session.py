@@ -1,31 +1,33 @@
 """An image or volume that is opened once and asked for many boxes, as an interactive program does.
 
-What the network has been shown stays encoded, so that another box in the same slices costs the
-decoder alone. Numbers of a box are x, y(, z) of the array, last axis first: of a file its i, j, k.
+Embeddings are kept: another box in the same slices costs the decoder alone. Numbers of a box are
+x, y(, z) of the array, last axis first; of a file its i, j, k.
 """
 
 import dataclasses
-import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.case import one_line
 from swiftmedsam.display import DEFAULT_WINDOW, Window
-from swiftmedsam.frame import FloatArray
+from swiftmedsam.embeddings import Embeddings
 from swiftmedsam.memory import EMBEDDING_BYTES, available_memory, estimate_scan_peak
+from swiftmedsam.messages import one_line
 from swiftmedsam.modality import parse_modality
-from swiftmedsam.network import IntArray
-from swiftmedsam.program.scan_jobs import boxes_in_slices, case_of, to_grid
-from swiftmedsam.program.scan_plan import outputs_of
-from swiftmedsam.scans.boxes.drawn import drawn_box, on_grid
+from swiftmedsam.result import Labels, Progress, Result
+from swiftmedsam.scans.boxes.drawn import Meaning, drawn_box, on_grid
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.infer_modality import modality_of
 from swiftmedsam.scans.orientation import ACQUIRED, choose_walk
+from swiftmedsam.scans.outputs import (
+    check_places,
+    outputs_of,
+    refuse_foreign_outputs,
+    refuse_inputs,
+)
+from swiftmedsam.scans.place import boxes_in_slices, case_of, to_grid
 from swiftmedsam.scans.scan import (
     PICTURE_AFFINE,
     MemoryLimit,
@@ -35,58 +37,11 @@ from swiftmedsam.scans.scan import (
     made_scan,
     require_memory,
 )
-from swiftmedsam.scans.write import (
-    check_encoding,
-    check_places,
-    refuse_foreign_outputs,
-    refuse_inputs,
-    write,
-)
-from swiftmedsam.segment import (
-    DEFAULT_MODE,
-    EMBEDDINGS_KEPT,
-    Encoder,
-    Labels,
-    Progress,
-    segment,
-)
+from swiftmedsam.scans.write import check_encoding, write
+from swiftmedsam.segment import EMBEDDINGS_KEPT, NetworkLike, segment
+from swiftmedsam.settings import Settings
 
 COLOURS = (3, 4)  # length of the last axis of an array that is a picture in colour
-
-
-class Remembering:
-    """An `Encoder` that encodes the same pixels once; the embeddings asked for last are kept.
-
-    Pixels are told apart by their digest: so whole slices and crops are kept alike, and the walk
-    does not need to know. Several threads may share it.
-    """
-
-    def __init__(self, network: Encoder, most: int) -> None:
-        """`most` embeddings are kept, 1 or more."""
-        self._network, self._most = network, most
-        self._kept: OrderedDict[bytes, FloatArray] = OrderedDict()
-        self._lock = Lock()
-
-    def encode(self, pixels: FloatArray) -> FloatArray:
-        """Embedding of pixels."""
-        key = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
-        with self._lock:  # while it encodes, too: another thread may want the same pixels
-            if key not in self._kept:
-                if len(self._kept) >= self._most:
-                    self._kept.popitem(last=False)
-                self._kept[key] = self._network.encode(pixels)
-            self._kept.move_to_end(key)
-            return self._kept[key]
-
-    def decode(
-        self, embedding: FloatArray, prompts: FloatArray, cells: IntArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Logits of prompts in rectangles of cells, and predicted IoU."""
-        return self._network.decode(embedding, prompts, cells)
-
-    def release_encoder(self) -> None:
-        """Give memory back that the next `encode` takes again."""
-        self._network.release_encoder()
 
 
 def embeddings_within(size: int) -> int:
@@ -137,20 +92,17 @@ class OpenImage:
     """
 
     def __init__(
-        self, scan: Scan, network: Encoder, *, modality: str, window: Window, plane: str,
-        mode: str, max_crops: int | None, step: int | None, units: str, space: str | None,
-        memory_limit: int,
+        self, scan: Scan, network: NetworkLike, settings: Settings | None, meaning: Meaning, *,
+        modality: str, window: Window, plane: str, memory_limit: int,
     ) -> None:  # fmt: skip
-        """What the arguments are, `open_image` says."""
-        peak = estimate_scan_peak(scan.voxels.shape, scan.voxels.dtype, 0)
-        kept = embeddings_within(memory_limit - peak)
-        self._scan, self._network = scan, Remembering(network, kept)
-        self._left = memory_limit - scan.voxels.nbytes - kept * EMBEDDING_BYTES
-        self._mode, self._max_crops, self._step = mode, max_crops, step
-        self._units, self._space = units, space
+        """`open_image` describes the arguments."""
+        self._scan, self._network, self._settings, self._meaning = scan, network, settings, meaning
         self._walk = choose_walk(scan, plane)
         kind = modality_of(scan, parse_modality(modality) if modality else None)
         self._case = case_of(scan, [], self._walk, kind, window)
+        image = self._case.image if self._case.is_volume else self._case.image[np.newaxis]
+        peak = estimate_scan_peak(scan.voxels.shape, scan.voxels.dtype, 0)
+        self._embeddings = Embeddings(image, network, embeddings_within(memory_limit - peak))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -158,23 +110,23 @@ class OpenImage:
         i, j, k = self._scan.grid
         return (j, i) if k == 1 else (k, j, i)
 
-    def segment(self, boxes: npt.ArrayLike, progress: Progress | None = None) -> Labels:
-        """Labels, of `shape`, of boxes (N, 4) or (N, 6): i + 1 where box i is.
+    def segment(self, boxes: npt.ArrayLike, progress: Progress | None = None) -> Result:
+        """The labels, of `shape`, of boxes (N, 4) or (N, 6): i + 1 where box i is.
 
-        Where masks meet, the smaller box counts, of equal ones the later (mode "exact": the later).
-        The first answer in a slice takes the encoder and the decoder, later ones the decoder. A
-        small box is shown in a crop, too (mode "best"), which is encoded when it is new.
+        Where masks meet, the smaller box counts, of equal ones the later (settings). The first
+        answer in a slice takes the encoder and the decoder, later ones the decoder. A small box is
+        also shown in a crop, which is encoded when it is new.
 
         Raises:
             ScanError: a box that is none, or lies outside.
         """
         placed = boxes_in_slices(self._segments(boxes, ()), self._walk).astype(np.float64)
         case = dataclasses.replace(self._case, boxes=placed)
-        labels = segment(
-            case, self._network, mode=self._mode, max_crops=self._max_crops, step=self._step,
-            memory_limit=self._left, progress=progress,
-        )  # fmt: skip
-        return to_grid(labels, self._walk).T.reshape(self.shape)
+        result = segment(
+            case, self._network, self._settings, progress=progress, embeddings=self._embeddings
+        )
+        labels = to_grid(result.labels, self._walk).T.reshape(self.shape)
+        return dataclasses.replace(result, labels=labels)
 
     def write(
         self, path: Path | str, labels: Labels, boxes: npt.ArrayLike, names: Sequence[str] = ()
@@ -209,7 +161,10 @@ class OpenImage:
         known = dict(enumerate(names, start=1))
         return [
             on_grid(
-                drawn_box(known.get(value, f"box {value}"), ends, self._units, self._space, where),
+                drawn_box(
+                    known.get(value, f"box {value}"), ends, self._meaning.units,
+                    self._meaning.space, where,
+                ),
                 self._scan, value,
             )
             for value, ends in enumerate(all_ends, start=1)
@@ -218,16 +173,14 @@ class OpenImage:
 
 def open_image(
     source: Path | str | npt.ArrayLike,
-    network: Encoder,
+    network: NetworkLike,
+    settings: Settings | None = None,
     *,
     spacing_mm: Sequence[float] | None = None,
     is_volume: bool | None = None,
     modality: str = "",
     window: Window = DEFAULT_WINDOW,
     plane: str = ACQUIRED,
-    mode: str = DEFAULT_MODE,
-    max_crops: int | None = None,
-    step: int | None = None,
     units: str = "voxel",
     space: str | None = None,
     volume: int | None = None,
@@ -237,23 +190,21 @@ def open_image(
     """An image or volume to be asked for boxes.
 
     Args:
-        source: a file or a DICOM folder (docs/scans.md), or an array (H, W), (H, W, 3 or 4) or
+        source: a file or a DICOM folder (docs/formats.md), or an array (H, W), (H, W, 3 or 4) or
             (D, H, W).
         network: what `load` returned.
+        settings: how boxes become masks; None: those of the network's weights, else `BEST`.
         spacing_mm: of an array, in the order of its axes; slices are then those that are furthest
             apart, without it those along D.
         is_volume: of an array; None takes a last axis of 3 or 4 for colour.
         modality: CT, MR, ...; else what the file says or the values look like.
         window: for CT in Hounsfield units.
         plane: "axial", "coronal", "sagittal", or as it was acquired.
-        mode: of `segment`.
-        max_crops: of `segment`; 0 encodes nothing but whole slices.
-        step: of `segment`.
         units: of boxes, "voxel" or "mm".
         space: of boxes in mm, "RAS" or "LPS".
         volume: which one of a file that has several.
         series: which one of a DICOM folder, number or UID.
-        memory_limit: bytes that this process may take; None is all that it has.
+        memory_limit: bytes that this process may use; None is all that it has.
 
     Raises:
         ScanError: it cannot be read, or would take more than `memory_limit`.
@@ -266,6 +217,6 @@ def open_image(
         scan = scan_of_array(source, spacing_mm, is_volume=is_volume)
         require_memory(scan.name, scan.voxels.shape, scan.voxels.dtype, 0, MemoryLimit(limit))
     return OpenImage(
-        scan, network, modality=modality, window=window, plane=plane, mode=mode,
-        max_crops=max_crops, step=step, units=units, space=space, memory_limit=limit,
+        scan, network, settings, Meaning(units, space), modality=modality, window=window,
+        plane=plane, memory_limit=limit,
     )  # fmt: skip

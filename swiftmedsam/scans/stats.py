@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from swiftmedsam.result import PredictedIou
 from swiftmedsam.scans.orientation import Walk
 from swiftmedsam.scans.scan import FloatArray, Scan, Segment, grey
-from swiftmedsam.segment import PredictedIou
 
 MM3_PER_ML = 1000
 COLUMNS = (

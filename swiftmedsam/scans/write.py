@@ -3,103 +3,24 @@
 import io
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from swiftmedsam.atomic import same_files, why_not_writable, write_together
-from swiftmedsam.case import Case, label_dtype, printable
-from swiftmedsam.scans import provenance as own
-from swiftmedsam.scans.dicom import seg as dicom_seg
+from swiftmedsam.atomic import write_together
+from swiftmedsam.case import Case
+from swiftmedsam.messages import printable
+from swiftmedsam.result import Labels, label_dtype
+from swiftmedsam.scans import provenance
+from swiftmedsam.scans.dicom import seg
 from swiftmedsam.scans.formats import itk, nifti, pictures
-from swiftmedsam.scans.formats.by_suffix import WRITTEN, stem_of, suffix_of
+from swiftmedsam.scans.formats.by_suffix import WRITTEN, suffix_of
 from swiftmedsam.scans.orientation import Walk
+from swiftmedsam.scans.outputs import Outputs
 from swiftmedsam.scans.preview import picture_of_labels
 from swiftmedsam.scans.scan import Scan, ScanError, Segment
-from swiftmedsam.segment import Labels
 
 PICTURE_LABELS = 65535  # the most that a pixel of 16 bits can say
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where the labels of a scan go, and what lies beside them."""
-
-    labels: Path
-    is_named: bool = False  # whether somebody gave this name, and not its folder or nothing
-
-    @property
-    def names(self) -> Path | None:
-        """JSON of names; None if the label file itself has them."""
-        if self.labels.name.lower().endswith((itk.SEGMENTATION, dicom_seg.SUFFIX)):
-            return None
-        return self.labels.with_name(f"{stem_of(self.labels)}.labels.json")
-
-    @property
-    def overlay(self) -> Path | None:
-        """Picture with the labels on it; only beside labels that are a PNG."""
-        if self.labels.suffix.lower() != ".png":
-            return None
-        return self.labels.with_name(f"{stem_of(self.labels)}_overlay.png")
-
-    def picture(self, value: int) -> Path:
-        """PNG of a box as it was understood, for --dry-run."""
-        return self.labels.with_name(f"{stem_of(self.labels)}_box{value}.png")
-
-    def all(self) -> list[Path]:
-        """Every file that is written."""
-        return [path for path in (self.labels, self.names, self.overlay) if path is not None]
-
-
-def refuse_inputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """Nothing that was read may be written.
-
-    Raises:
-        ScanError: an output is one of `inputs`, by whatever name.
-    """
-    for output in same_files(outputs, inputs):
-        raise ScanError(f"{printable(output.name)}: is an input, and is not overwritten")
-
-
-def check_places(outputs: Outputs, name: str) -> None:
-    """Whether the outputs of the scan `name` can be written: their folder is tried, no content.
-
-    Raises:
-        ScanError: one cannot be written.
-    """
-    for path in outputs.all():
-        if why := why_not_writable(path):
-            raise ScanError(f"{name}: the labels cannot be written to {path} ({why})")
-
-
-def refuse_foreign_outputs(outputs: Outputs, name: str) -> None:
-    """Nothing but what this program wrote is replaced under a name that nobody gave.
-
-    Raises:
-        ScanError: one would be; `name` is that of the scan.
-    """
-    for path in outputs.all():
-        if not (outputs.is_named and path == outputs.labels):
-            refuse_foreign(path, name, outputs.names)
-
-
-def refuse_foreign(path: Path, name: str, names: Path | None = None) -> None:
-    """Whether the file at `path`, if there is one, is this program's own; see `own.is_own`.
-
-    Raises:
-        ScanError: it is somebody's own, or cannot be read; `name` is that of the scan.
-    """
-    try:
-        is_free = not path.exists() or own.is_own(path, names)
-    except OSError:
-        is_free = False
-    if not is_free:
-        raise ScanError(
-            f"{name}: {printable(str(path))} exists; name an output (this program did not write "
-            "that file, or it was changed since)"
-        )
 
 
 def _names(scan: Scan, segments: list[Segment], digests: dict[str, str]) -> bytes:
@@ -113,9 +34,9 @@ def _names(scan: Scan, segments: list[Segment], digests: dict[str, str]) -> byte
         for segment in segments
     ]
     content = {
-        "program": own.PROGRAM,
+        "program": provenance.PROGRAM,
         "scan": scan.name,
-        own.FILES: digests,
+        provenance.FILES: digests,
         "box": "first and last voxel (i, j, k) of the file's grid, both inclusive",
         "labels": entries,
     }
@@ -129,8 +50,8 @@ def _encoded(path: Path, labels: Labels, scan: Scan, segments: list[Segment]) ->
         return nifti.encoded(labels, scan, path)
     if suffix in (".png", *pictures.TIFF):
         return pictures.encoded(labels, path)
-    if suffix == dicom_seg.SUFFIX:
-        return dicom_seg.encoded(labels, scan, segments, path)
+    if suffix == seg.SUFFIX:
+        return seg.encoded(labels, scan, segments, path)
     if suffix == ".npz":
         stream = io.BytesIO()
         np.savez_compressed(stream, segs=labels.T if scan.grid[2] > 1 else labels[:, :, 0].T)
@@ -142,7 +63,7 @@ def _encoded(path: Path, labels: Labels, scan: Scan, segments: list[Segment]) ->
             f"{printable(path.name)}: could not be written by way of {tempfile.gettempdir()}, "
             "which may be full"
         ) from error
-    return own.sealed(content) if suffix == itk.SEGMENTATION else content
+    return provenance.sealed(content) if suffix == itk.SEGMENTATION else content
 
 
 def check_encoding(outputs: Outputs, scan: Scan, segments: list[Segment]) -> None:
@@ -156,8 +77,8 @@ def check_encoding(outputs: Outputs, scan: Scan, segments: list[Segment]) -> Non
     path = outputs.labels
     suffix = suffix_of(path, WRITTEN)
     most = max((one.value for one in segments), default=0)
-    if suffix == dicom_seg.SUFFIX:
-        dicom_seg.check(scan, segments, path)
+    if suffix == seg.SUFFIX:
+        seg.check(scan, segments, path)
         return
     if suffix in (".png", *pictures.TIFF):
         if suffix == ".png" and scan.grid[2] > 1:
@@ -185,5 +106,5 @@ def write(
     if outputs.overlay is not None:
         contents[outputs.overlay] = pictures.png(picture_of_labels(labels, segments, walk, case))
     if outputs.names is not None:
-        contents[outputs.names] = _names(scan, segments, own.digests(contents))
+        contents[outputs.names] = _names(scan, segments, provenance.digests(contents))
     write_together(contents)  # the labels last: where they are, there is the rest

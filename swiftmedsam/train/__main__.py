@@ -55,9 +55,7 @@ DENSE = {name for name, preset in VARIANTS.items() if preset.dense_encoder}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m swiftmedsam.train", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser("swiftmedsam train", description=__doc__.splitlines()[0])
     parser.add_argument("--variant", choices=sorted({*REPAIRS, *DENSE}), required=True)
     parser.add_argument("--init", type=Path, required=True, help="the teacher's checkpoint")
     parser.add_argument("--teacher", choices=sorted(VARIANTS), default="lite", help="its variant")

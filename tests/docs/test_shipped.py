@@ -10,7 +10,7 @@ from importlib.metadata import version
 import pytest
 
 from swiftmedsam import load
-from swiftmedsam.network import MANIFEST, default_weights
+from swiftmedsam.manifest import MANIFEST, default_weights
 from swiftmedsam.torch_model import VARIANTS, load_model
 from tests.helpers import ROOT
 

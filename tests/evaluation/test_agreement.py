@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from swiftmedsam.case import read_case
 from swiftmedsam.evaluation import agreement
 from swiftmedsam.evaluation.agreement import first_boxes, main, teachers_objects
 from swiftmedsam.evaluation.breadth import main as breadth
 from swiftmedsam.frame import EMBEDDING_SIZE, INPUT_SIZE
+from swiftmedsam.npz import read_case
 
 
 class Bright:

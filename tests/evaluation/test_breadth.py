@@ -10,7 +10,7 @@ from swiftmedsam.evaluation.breadth import NEVER, TRAINED, below, main, measure
 from swiftmedsam.evaluation.datasets import Known
 from swiftmedsam.evaluation.metrics import ObjectScore
 from swiftmedsam.evaluation.score import summarise
-from swiftmedsam.network import MANIFEST, MANIFEST_FORMAT
+from swiftmedsam.manifest import MANIFEST, MANIFEST_FORMAT
 from tests.helpers.scores import image_labels, put_output, put_truth, row
 
 # Nine cases of five data sets. DSC of the outputs and of the others, by case.

@@ -48,9 +48,9 @@ def test_every_case_is_run_as_often_as_asked_for_with_the_programs_options(
         return Run(1.5, None, 0, True, Said(seconds=1.0))
 
     monkeypatch.setattr(growth, "run", run)
-    assert main([str(small), "--repeats", "2", "--", "--mode", "exact"]) == 0
+    assert main([str(small), "--repeats", "2", "--", "--mode", "litemedsam"]) == 0
     assert len(seen) == 2 * (len(OBJECTS) + len(SLICES) - 2)
-    program = ("python", "-m", "app", "--mode", "exact", "{inputs}", "{outputs}")
+    program = ("python", "-m", "app", "--mode", "litemedsam", "{inputs}", "{outputs}")
     assert {words for _, words in seen} == {program}
     assert " 1.00 " in capsys.readouterr().out
 

@@ -1,6 +1,7 @@
-"""The table of rules: what is varied, what comes back, and that nothing stays changed."""
+"""The table of settings: what is varied, and what comes back."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,20 +9,19 @@ import pytest
 from benchmarks.ablation import modes
 from benchmarks.ablation.modes import Row, Variant
 from benchmarks.reference.true_boxes import TrueBoxes
-from swiftmedsam import make_case, read_case, views
-from swiftmedsam import prompts as follow
+from swiftmedsam import make_case, read_case
 from swiftmedsam.segment import segment
-from tests.helpers import BoxesAsMasks, make_case_file
+from swiftmedsam.settings import BEST, LITEMEDSAM
+from tests.helpers import BoxesAsMasks, labels_of, make_case_file
 
 VOLUME_BOXES = np.array([[5, 5, 0, 60, 40, 5]])
 
 
 def test_a_variant_is_parsed():
-    found = Variant.parse("a name: mode=exact step=2 views.SMALL_BOX=64 follow.TAPER=(1.0,0.5)")
+    found = Variant.parse("a name: mode=litemedsam step=2 small_box=64 taper=(1.0,0.5)")
     assert found.name == "a name"
-    assert found.arguments == {"mode": "exact", "step": 2}
-    assert found.constants == {("views", "SMALL_BOX"): 64, ("follow", "TAPER"): (1.0, 0.5)}
-    assert Variant.parse("best") == Variant("best", {}, {})
+    assert found.settings == replace(LITEMEDSAM, step=2, small_box=64, taper=(1.0, 0.5))
+    assert Variant.parse("best") == Variant("best", BEST)
     assert all(Variant.parse(text) for text in modes.VARIANTS)
 
 
@@ -29,23 +29,14 @@ def test_a_variant_is_parsed():
     ("text", "message"),
     [
         ("x: step", "'x': expected KEY=VALUE, got 'step'"),
-        ("x: views.LARGE=3", "'x': there is no views.LARGE to set"),
-        ("x: nothing.LARGE=3", "'x': there is no nothing.LARGE to set"),
-        ("x: stepp=3", "'x': there is no stepp to set"),
-        ("x: mode=exact true_boxes=True", "'x': true_boxes is for mode best only"),
+        ("x: stepp=3", "'x': there is no setting 'stepp'"),
+        ("x: mode=fast", "'x': there is no mode fast"),
+        ("x: renewal=2", "'x': renewal should be between 0 and 1, got 2"),
     ],
 )
 def test_what_is_no_variant_is_named(text, message):
     with pytest.raises(ValueError, match=message):
         Variant.parse(text)
-
-
-def test_constants_are_changed_for_the_variant_only():
-    before = views.SMALL_BOX, follow.RENEWAL
-    case, truth = make_case(np.zeros((9, 9), np.uint8), [[1, 1, 3, 3]]), np.zeros((9, 9))
-    with Variant.parse("x: views.SMALL_BOX=64 follow.RENEWAL=1.0").in_force(case, truth):
-        assert (views.SMALL_BOX, follow.RENEWAL) == (64, 1.0)
-    assert before == (views.SMALL_BOX, follow.RENEWAL)
 
 
 def test_true_boxes_are_those_of_the_truth_in_each_slice():
@@ -54,16 +45,17 @@ def test_true_boxes_are_those_of_the_truth_in_each_slice():
     for z, x in enumerate((20, 40)):  # nothing in the last slice
         truth[z, 10:20, x : x + 30] = 1
     case = make_case(np.zeros(truth.shape, np.uint8), [[10, 5, 0, 90, 40, 2]], is_volume=True)
-    with Variant.parse("x: true_boxes=True").in_force(case, truth):
-        labels = segment(case, BoxesAsMasks(), max_crops=0)
+    variant = Variant.parse("x: true_boxes=True volume_crops=0")
+    prompter = variant.prompter(case, truth)
+    labels = segment(case, BoxesAsMasks(), variant.settings, prompter=prompter).labels
     for z, x in enumerate((20, 40)):
         ys, xs = np.nonzero(labels[z])
         assert (ys.min(), ys.max(), xs.min(), xs.max()) == (9, 20, x - 1, x + 30)
     assert np.argwhere(labels[2]).min(axis=0).tolist() == [5, 10]  # the given one
-    assert not np.array_equal(segment(case, BoxesAsMasks(), max_crops=0), labels)
+    assert not np.array_equal(labels_of(case, BoxesAsMasks(), crops=0), labels)
     twice = make_case(case.image, np.concatenate([case.boxes] * 2), is_volume=True)
     with pytest.raises(ValueError, match="two of its boxes are the same"):
-        TrueBoxes(twice, truth)
+        TrueBoxes(twice, truth, BEST)
 
 
 def test_dsc_on_paper():
@@ -92,14 +84,16 @@ def test_the_command_compares_variants_on_cases(inputs, tmp_path, tiny_weights, 
     image = make_case_file(inputs, "2DBox_US_0.npz")
     volume = make_case_file(inputs, "3DBox_MR_0.npz", boxes=VOLUME_BOXES)
     for path in (image, volume):
-        labels = segment(read_case(path), modes.load(tiny_weights, threads=1), mode="exact")
+        labels = labels_of(
+            read_case(path), modes.load(tiny_weights, threads=1), settings=LITEMEDSAM
+        )
         np.savez(truths / path.name, gts=labels)
     table, picture = tmp_path / "modes.csv", tmp_path / "modes.png"
-    variants = ["exact: mode=exact", "best", "best, every 3rd slice: step=3"]
+    variants = ["litemedsam: mode=litemedsam", "best", "best, every 3rd slice: step=3"]
     words = [str(inputs), str(truths), *variants, "--weights", str(tiny_weights)]
     assert modes.main([*words, "--csv", str(table), "--picture", str(picture)]) == 0
     printed = capsys.readouterr().out
-    assert "| exact | 100.0 | 100.0 | 1.00 |" in printed  # its own answers are the truth here
+    assert "| litemedsam | 100.0 | 100.0 | 1.00 |" in printed  # its own answers are the truth here
     with table.open() as stream:
         rows = list(csv.DictReader(stream))
     names = [text.partition(":")[0] for text in variants]
@@ -108,4 +102,4 @@ def test_the_command_compares_variants_on_cases(inputs, tmp_path, tiny_weights, 
     assert [row["kind"] for row in rows] == ["2D"] * 3 + ["3D"] * 3
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit):
-        modes.main([str(inputs), str(truths), "x: views.LARGE=3"])
+        modes.main([str(inputs), str(truths), "x: large=3"])

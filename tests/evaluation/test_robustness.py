@@ -11,7 +11,7 @@ from swiftmedsam.evaluation import robustness
 from swiftmedsam.evaluation.prompts import moved_boxes, write_moved
 from swiftmedsam.evaluation.robustness import AppError, main, run_app
 from swiftmedsam.frame import Frame
-from swiftmedsam.prompts import box_pixels
+from swiftmedsam.masks import box_pixels
 from tests.helpers import make_case_file, read_labels
 
 IMAGE, CORNER = "2DBox_US_A-1.npz", "2DBox_OCT_A-1.npz"

@@ -27,9 +27,9 @@ from swiftmedsam.evaluation.timing.measure import (
     run,
 )
 from swiftmedsam.evaluation.timing.runtime import main
-from swiftmedsam.segment import segment
+from swiftmedsam.settings import LITEMEDSAM
 from swiftmedsam.torch_model import TINY
-from tests.helpers import make_case_file, read_labels
+from tests.helpers import labels_of, make_case_file, read_labels
 
 IMAGE, STAND_IN = "2DBox_US_A-1.npz", "2DBox_X-Ray_0053-made.npz"
 LINE = "{name}  48x80x3  2 boxes  1.50 s (read 0.10, encode 1.00, decode 0.20, write 0.05)"
@@ -140,7 +140,7 @@ def test_a_command_that_is_not_there_is_an_error_that_names_it():
 
 def test_an_engine_gets_the_challenges_command_and_says_its_own_peak(inputs, engine):
     path = make_case_file(inputs, IMAGE)
-    done = run(app_program("ours", str(engine), "team", ["--mode", "exact"]), path)
+    done = run(app_program("ours", str(engine), "team", ["--mode", "litemedsam"]), path)
     assert done.ok and done.peak_bytes == 5_000_000 and done.said.seconds == 1.5
     assert done.said.last_words == LINE.format(name="a.npz")
     words = Path(f"{engine}.log").read_text()
@@ -293,7 +293,7 @@ def test_the_baseline_says_the_same_and_has_the_programs_masks(
     done = run(says, inputs / IMAGE)
     assert set(done.split) == set(PARTS) and done.said.ran_as == "lite, f32, 1 threads"
     for name in names:
-        labels = segment(read_case(inputs / name), exact_network, mode="exact")
+        labels = labels_of(read_case(inputs / name), exact_network, settings=LITEMEDSAM)
         theirs = read_labels(tmp_path / "out" / name)
         assert np.count_nonzero(labels) > 50
         assert np.count_nonzero(labels != theirs) <= 1, name

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from swiftmedsam.case import read_case
 from swiftmedsam.evaluation.published import MADE, TABLE_5, published_name
 from swiftmedsam.evaluation.timing.table5 import (
     SETS,
@@ -19,6 +18,7 @@ from swiftmedsam.evaluation.timing.table5 import (
     slice_at,
     tiled_boxes,
 )
+from swiftmedsam.npz import read_case
 from tests.helpers import make_case_file
 
 

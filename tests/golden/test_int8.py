@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from swiftmedsam.network import _cpu_flags
+from swiftmedsam.cpu import cpu_flags
 from tests.helpers import ROOT, dsc
 
 # Of these cases' masks, INT8 against f32; with VNNI and without. What quantization costs on real
@@ -33,7 +33,7 @@ def wanted(tmp_path_factory):
     return labels_of(tmp_path_factory.mktemp("f32"), "f32")
 
 
-@pytest.mark.skipif("avx512bw" not in _cpu_flags(), reason="INT8 is not the default elsewhere")
+@pytest.mark.skipif("avx512bw" not in cpu_flags(), reason="INT8 is not the default elsewhere")
 @pytest.mark.parametrize("most", ["AVX512_CORE", None])
 def test_int8_gives_the_masks_of_f32_with_vnni_and_without(tmp_path, wanted, most):
     found = labels_of(tmp_path, "int8", most)

@@ -8,6 +8,7 @@ import pytest
 from openvino import opset13 as ops
 
 from benchmarks.speed.work import work
+from swiftmedsam.cpu import cpu_flags
 from swiftmedsam.network import ov
 from swiftmedsam.torch_model import SWIFT_V2
 from swiftmedsam.torch_model.architecture import EMBEDDING_SIZE
@@ -22,6 +23,12 @@ DECODER_FLOP, SIDE = 367e6, 16  # of a box of 16 x 16 cells
 @pytest.fixture(scope="module")
 def core():
     return ov.Core()
+
+
+def steps(compiled):
+    """Number of executed steps by kind."""
+    operations = compiled.get_runtime_model().get_ordered_ops()
+    return Counter(str(node.get_rt_info()["layerType"].astype(str)) for node in operations)
 
 
 def decoder(core, boxes, side):
@@ -49,6 +56,17 @@ def test_the_encoder_multiplies_what_the_paper_draws_and_norms_are_folded(core):
     assert kinds["BatchNormInference"] == 0
     assert kinds["ScaledDotProductAttention"] == ATTENTION_BLOCKS
     assert kinds["MVN"] == 2 * ATTENTION_BLOCKS + 2  # before attention and MLP; two in the neck
+
+
+@pytest.mark.skipif("avx512f" not in cpu_flags(), reason="OpenVINO fuses other steps elsewhere")
+@pytest.mark.parametrize("name", ["encoder.xml", "encoder_int8.xml"])
+def test_openvino_fuses_the_encoder_into_the_steps_it_was_tuned_to(core, name):
+    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    found = steps(core.compile_model(FOLDER / name, "CPU", config))
+    assert found["Convolution"] == 22  # each with its norm, its GELU and what it adds to
+    assert found["FullyConnected"] == 6 * ATTENTION_BLOCKS  # q, k, v, out, and two of the MLP
+    assert found["MVN"] == 2 * ATTENTION_BLOCKS + 2
+    assert not {"Eltwise", "Gelu", "BatchNormalization"} & set(found)
 
 
 def test_a_box_costs_no_more_than_the_cells_asked_for(core):

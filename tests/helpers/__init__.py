@@ -6,6 +6,7 @@ the other modules of this folder.
 
 import contextlib
 import logging
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -87,8 +88,7 @@ def pixels_of(cells: np.ndarray, logits: np.ndarray) -> np.ndarray:
 
 
 class BrightInBox:
-    """An `swiftmedsam.segment.Encoder` one can check on paper: mask = brightest pixels inside the
-    prompt.
+    """A `NetworkLike` one can check on paper: mask = brightest pixels inside the prompt.
 
     The embedding is a copy of the pixels; `encoded` counts how often each picture came by.
     """
@@ -112,7 +112,7 @@ class BrightInBox:
 
 
 class BoxesAsMasks(BrightInBox):
-    """An `swiftmedsam.segment.Encoder` whose masks are the prompts themselves."""
+    """An `swiftmedsam.segment.NetworkLike` whose masks are the prompts themselves."""
 
     def decode(
         self, embedding: np.ndarray, prompts: np.ndarray, cells: np.ndarray
@@ -161,3 +161,33 @@ IMAGE, VOLUME = "2DBox_Endoscopy_1.npz", "3DBox_MR_1.npz"
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+class Watched(BrightInBox):
+    """Counts the embeddings that are alive whenever something is decoded."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.alive = [], []
+
+    def encode(self, pixels):
+        embedding = super().encode(pixels)
+        self.made.append(weakref.ref(embedding))
+        return embedding
+
+    def decode(self, embedding, prompts, cells):
+        self.alive.append(sum(ref() is not None for ref in self.made))
+        return super().decode(embedding, prompts, cells)
+
+
+def labels_of(case, network, settings=None, *, crops=None, memory_limit=None, **changes):
+    """The labels that `segment` returns; `changes` are of the settings, `crops` of both bounds."""
+    from dataclasses import replace
+
+    from swiftmedsam.segment import segment
+    from swiftmedsam.settings import BEST
+
+    if crops is not None:
+        changes |= {"image_crops": crops, "volume_crops": crops}
+    settings = replace(settings or BEST, **changes)
+    return segment(case, network, settings, memory_limit=memory_limit).labels

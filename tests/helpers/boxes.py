@@ -8,8 +8,7 @@ import SimpleITK as sitk
 from swiftmedsam import make_case
 from swiftmedsam.scans.boxes.drawn import Meaning, on_grid
 from swiftmedsam.scans.scan import PICTURE_AFFINE, RAS_OF_LPS
-from swiftmedsam.segment import segment
-from tests.helpers import volume_case
+from tests.helpers import labels_of, volume_case
 from tests.helpers.scans import ALIGNED, itk_image, scan_of
 
 GRID = (64, 40, 6)
@@ -91,4 +90,4 @@ def box_words(boxes=BOXES):
 
 def wanted_volume(network):
     case = volume_case()
-    return segment(make_case(case["imgs"], case["boxes"], modality="MR"), network).T
+    return labels_of(make_case(case["imgs"], case["boxes"], modality="MR"), network).T

@@ -9,8 +9,7 @@ import SimpleITK as sitk
 
 from swiftmedsam import make_case
 from swiftmedsam.scans.scan import RAS_OF_LPS, made_scan
-from swiftmedsam.segment import segment
-from tests.helpers import CASE_AFFINE, BrightInBox, volume_case
+from tests.helpers import CASE_AFFINE, BrightInBox, labels_of, volume_case
 
 ALIGNED = CASE_AFFINE
 
@@ -47,7 +46,7 @@ def scan_of(voxels, affine, **more):
 def labels_by_npz():
     case = volume_case()
     checked = make_case(case["imgs"], case["boxes"], modality="MR", name="npz")
-    return segment(checked, BrightInBox())
+    return labels_of(checked, BrightInBox())
 
 
 def mm_of(box, affine):

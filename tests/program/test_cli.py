@@ -11,12 +11,21 @@ import pytest
 
 from swiftmedsam import __version__, read_case
 from swiftmedsam.program.main import main
-from swiftmedsam.segment import segment
-from tests.helpers import IMAGE, ROOT, VOLUME, fresh_logging, make_case_file, names, read_labels
+from swiftmedsam.settings import MODES
+from tests.helpers import (
+    IMAGE,
+    ROOT,
+    VOLUME,
+    fresh_logging,
+    labels_of,
+    make_case_file,
+    names,
+    read_labels,
+)
 
 
 def expected(path, network):
-    return segment(read_case(path), network)
+    return labels_of(read_case(path), network)
 
 
 def test_good_cases_are_written_with_the_labels_of_segment(program, inputs, outputs, tiny_network):
@@ -54,12 +63,13 @@ def test_one_file_can_be_the_input(program, inputs, outputs):
 def test_the_mode_is_passed_on(program, inputs, outputs, tiny_network):
     path = make_case_file(inputs, VOLUME)
     written = {}
-    for mode in ("best", "exact"):
+    for mode, settings in MODES.items():
         assert program("--mode", mode)[0] == 0
         written[mode] = read_labels(outputs / VOLUME)
-        wanted = segment(read_case(path), tiny_network, mode=mode)
+        wanted = labels_of(read_case(path), tiny_network, settings)
         np.testing.assert_array_equal(written[mode], wanted)
-    assert not np.array_equal(written["best"], written["exact"])
+    assert not np.array_equal(written["best"], written["litemedsam"])
+    np.testing.assert_array_equal(written["exact"], written["litemedsam"])  # its old name
 
 
 def test_the_number_of_crops_is_passed_on(program, inputs, outputs, tiny_network):
@@ -69,7 +79,7 @@ def test_the_number_of_crops_is_passed_on(program, inputs, outputs, tiny_network
     for crops in (0, 2):
         assert program("--crops", str(crops))[0] == 0
         written[crops] = read_labels(outputs / IMAGE)
-        wanted = segment(read_case(path), tiny_network, max_crops=crops)
+        wanted = labels_of(read_case(path), tiny_network, crops=crops)
         np.testing.assert_array_equal(written[crops], wanted)
     assert not np.array_equal(written[0], written[2])
     with pytest.raises(SystemExit):
@@ -80,7 +90,7 @@ def test_the_step_is_passed_on(program, inputs, outputs, tiny_network):
     path = make_case_file(inputs, VOLUME, boxes=np.array([[5, 5, 0, 60, 40, 5]]))
     for step in (1, 3):
         assert program("--step", str(step))[0] == 0
-        wanted = segment(read_case(path), tiny_network, step=step)
+        wanted = labels_of(read_case(path), tiny_network, step=step)
         np.testing.assert_array_equal(read_labels(outputs / VOLUME), wanted)
     with pytest.raises(SystemExit):
         program("--step", "0")

@@ -99,7 +99,7 @@ def test_a_file_that_is_swept_away_before_it_is_locked_is_made_anew(outputs, mon
             swept[0].unlink()
         real(handle, operation)
 
-    monkeypatch.setattr("swiftmedsam.atomic.fcntl.flock", flock)
+    monkeypatch.setattr("swiftmedsam.system.fcntl.flock", flock)
     with whole_file(outputs / "other") as stream:
         stream.write(b"whole")
     assert len(swept) == 1
@@ -111,7 +111,7 @@ def test_without_locks_files_are_written_and_none_is_removed(outputs, monkeypatc
     def flock(handle, operation):
         raise OSError("no locks available")
 
-    monkeypatch.setattr("swiftmedsam.atomic.fcntl.flock", flock)
+    monkeypatch.setattr("swiftmedsam.system.fcntl.flock", flock)
     (outputs / ".segs-abcdefgh.partial").touch()
     with whole_file(outputs / "other") as stream:
         stream.write(b"whole")

@@ -1,6 +1,6 @@
 """What does not fit is refused before it is allocated; what is estimated covers what is used."""
 
-import sys
+import os
 import tracemalloc
 import zipfile
 from functools import cache
@@ -11,25 +11,26 @@ import pytest
 import swiftmedsam.case
 import swiftmedsam.memory
 from benchmarks.limits.memory import Shape, peak_of, write_case
-from swiftmedsam import CaseError, make_case, read_case
-from swiftmedsam.frame import STRIP_PIXELS, Answer, Frame, mask_of, strips
+from swiftmedsam import CaseError, make_case, read_case, system
+from swiftmedsam.frame import Frame
+from swiftmedsam.masks import STRIP_PIXELS, Answer, mask_of, strips
 from swiftmedsam.memory import (
     COMFORT_BYTES,
     EMBEDDING_BYTES,
-    FOLLOWED_BYTES,
     PROGRAM_BYTES,
     PROMPT_BYTES,
+    TRACKED_BYTES,
     available_memory,
     embeddings_kept,
     estimate_peak,
     parse_size,
 )
 from swiftmedsam.program.main import main
-from swiftmedsam.segment import segment
 from tests.helpers import (
     BoxesAsMasks,
     fresh_logging,
     image_case,
+    labels_of,
     make_case_file,
     names,
     picture,
@@ -73,9 +74,9 @@ def test_the_limit_is_the_containers_or_the_machines(tmp_path, monkeypatch, v2, 
     for file, content in zip(files, (v2, v1), strict=True):
         if content is not None:
             file.write_text(content + "\n")
-    monkeypatch.setattr(swiftmedsam.memory, "CGROUP_LIMITS", [str(file) for file in files])
+    monkeypatch.setattr(system, "CGROUP_LIMITS", [str(file) for file in files])
     pages = {"SC_PHYS_PAGES": 4 << 20, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(swiftmedsam.memory.os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
     assert available_memory() == limit
 
 
@@ -148,7 +149,7 @@ def test_without_the_option_the_container_decides(
     inputs, tmp_path, tiny_weights, capsys, monkeypatch
 ):
     make_case_file(inputs, IMAGE)
-    monkeypatch.setattr("swiftmedsam.program.main.available_memory", lambda: 1 << 20)
+    monkeypatch.setattr("swiftmedsam.program.npz_jobs.available_memory", lambda: 1 << 20)
     assert run(inputs, tmp_path / "outputs", tiny_weights) == 1
     assert capsys.readouterr().err.endswith("the memory limit is 0.0 GB\n")
 
@@ -249,8 +250,8 @@ def test_an_array_is_read_in_pieces_of_any_size(tmp_path_factory, shape, dtype, 
     path = make_case_file(folder, IMAGE, imgs=values)
     with pytest.MonkeyPatch.context() as patch, zipfile.ZipFile(path) as archive:
         patch.setattr("swiftmedsam.chunks.PIECE", piece)
-        found = swiftmedsam.case._read_member(
-            archive, swiftmedsam.case._find_member(archive, IMAGE, "imgs")
+        found = swiftmedsam.npz._read_member(
+            archive, swiftmedsam.npz._find_member(archive, IMAGE, "imgs")
         )
     assert found.flags.c_contiguous
     assert found.dtype == values.dtype
@@ -264,7 +265,7 @@ def test_pixels_that_are_not_held_become_the_same_image(
     tmp_path, monkeypatch, dtype, modality, order
 ):
     random = np.random.default_rng(3)
-    read_member = swiftmedsam.case._read_member
+    read_member = swiftmedsam.npz._read_member
     cases = (
         (f"2DBox_{modality}_1.npz", (30, 40, 3), [[1, 2, 20, 21]]),
         (f"3DBox_{modality}_1.npz", (5, 30, 40), [[1, 2, 0, 20, 21, 4]]),
@@ -278,7 +279,7 @@ def test_pixels_that_are_not_held_become_the_same_image(
         with monkeypatch.context() as patch:
             patch.setattr("swiftmedsam.memory.HELD_BYTES", 0)
             patch.setattr("swiftmedsam.chunks.PIECE", 100)
-            patch.setattr("swiftmedsam.case._read_member", lambda *args: (
+            patch.setattr("swiftmedsam.npz._read_member", lambda *args: (
                 read_member(*args) if args[1].key == "boxes" else pytest.fail("pixels were held")
             ))  # fmt: skip
             streamed = read_case(tmp_path / name)
@@ -338,7 +339,7 @@ def test_the_mask_in_strips_is_the_whole_mask(height, width, seed, pixels):
     rows, columns = (slice(random.integers(0, side), side) for side in (height, width))
     whole, painted = (np.zeros((height, width), np.bool_) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("swiftmedsam.frame.STRIP_PIXELS", pixels)
+        patch.setattr("swiftmedsam.masks.STRIP_PIXELS", pixels)
         cut = strips((rows, columns))
     for target, parts in ((whole, [(rows, columns)]), (painted, cut)):
         for part in parts:
@@ -360,15 +361,15 @@ def test_strips_are_the_place_cut_into_parts_of_little_memory():
 @pytest.mark.parametrize("arrays", [image_case(), volume_case()], ids=["image", "volume"])
 def test_labels_do_not_depend_on_the_memory_there_is(tiny_network, monkeypatch, arrays):
     case = make_case(arrays["imgs"], arrays["boxes"], modality="US")
-    wanted = segment(case, tiny_network)
+    wanted = labels_of(case, tiny_network)
     assert wanted.any()
-    np.testing.assert_array_equal(segment(case, tiny_network, memory_limit=1), wanted)
+    np.testing.assert_array_equal(labels_of(case, tiny_network, memory_limit=1), wanted)
     released, real = [], tiny_network.release_encoder
     monkeypatch.setattr(tiny_network, "release_encoder", lambda: released.append(real()))
-    monkeypatch.setattr(sys.modules["swiftmedsam.segment"], "LARGE_IMAGE", 0)
-    monkeypatch.setattr(sys.modules["swiftmedsam.segment"], "FOLLOWED", 1)
-    monkeypatch.setattr("swiftmedsam.frame.STRIP_PIXELS", 100)
-    np.testing.assert_array_equal(segment(case, tiny_network), wanted)
+    monkeypatch.setattr("swiftmedsam.embeddings.LARGE_IMAGE", 0)
+    monkeypatch.setattr("swiftmedsam.schedule.TRACKED_TOGETHER", 1)
+    monkeypatch.setattr("swiftmedsam.masks.STRIP_PIXELS", 100)
+    np.testing.assert_array_equal(labels_of(case, tiny_network), wanted)
     assert released
 
 
@@ -392,7 +393,7 @@ def test_labels_have_as_many_bits_as_their_number_needs(tmp_path):
     corners = np.stack([x, np.arange(300) // 29], axis=1)
     boxes = np.concatenate([corners, corners + 1], axis=1)
     path = make_case_file(tmp_path, IMAGE, imgs=picture(25, 30), boxes=boxes)
-    labels = segment(read_case(path), Quick(), max_crops=0)
+    labels = labels_of(read_case(path), Quick(), crops=0)
     assert (labels.dtype, labels.shape) == (np.uint16, (25, 30))
     assert labels[corners[-1, 1], corners[-1, 0]] == 300
     assert labels[0, 0] == 1
@@ -408,20 +409,20 @@ def test_labels_of_32_bits_are_written_whole(tmp_path):
 
 def test_the_boxes_of_a_volume_that_wait_for_a_neighbour_are_bounded(monkeypatch):
     """Each keeps a mask and logits, 48 as much as 16."""
-    monkeypatch.setattr(sys.modules["swiftmedsam.segment"], "FOLLOWED", 8)
+    monkeypatch.setattr("swiftmedsam.schedule.TRACKED_TOGETHER", 8)
 
     def peak_of_boxes(count):
         boxes = [[0, 0, 0, 255, 255, 29]] * count
         case = make_case(np.zeros((30, 256, 256), np.uint8), boxes, is_volume=True, modality="MR")
         tracemalloc.start()
         try:
-            segment(case, Quick())
+            labels_of(case, Quick())
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
 
     least = 8 * 256 * 256 * (1 + 4)
-    assert least < peak_of_boxes(8) < 8 * FOLLOWED_BYTES + (16 << 20)
+    assert least < peak_of_boxes(8) < 8 * TRACKED_BYTES + (16 << 20)
     assert peak_of_boxes(48) < peak_of_boxes(16) + least / 2  # the second walk makes flows anew
 
 

@@ -36,7 +36,7 @@ def predict(tmp_path):
 
 
 def test_the_challenges_files_install_the_programs_own_packages(predict):
-    words = ["in", "out dir", "--only", "3D*", "--mode", "exact"]
+    words = ["in", "out dir", "--only", "3D*", "--mode", "litemedsam"]
     assert predict(*words) == ([BASE], words)
     assert predict(*words) == ([], words)  # once
 

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from swiftmedsam import WeightsError, load, make_case
-from swiftmedsam.network import MANIFEST
+from swiftmedsam.manifest import MANIFEST
 from swiftmedsam.program.main import main
-from swiftmedsam.segment import segment
 from tests.helpers import (
     HANGS,
     ROOT,
     dsc,
     fresh_logging,
     image_case,
+    labels_of,
     make_case_file,
     read_labels,
     volume_case,
@@ -61,10 +61,10 @@ def start(*arguments, env):
 @pytest.mark.parametrize("precision", ["f32", pytest.param("bf16", marks=runs_bf16)])
 def test_labels_do_not_depend_on_what_was_segmented_before(tiny_weights, precision):
     network = load(tiny_weights, precision=precision, threads=1)
-    first = {name: segment(CASES[name], network) for name in CASES}
+    first = {name: labels_of(CASES[name], network) for name in CASES}
     assert all(labels.any() for labels in first.values())
     for name in [*reversed(CASES), *reversed(CASES)]:
-        np.testing.assert_array_equal(segment(CASES[name], network), first[name])
+        np.testing.assert_array_equal(labels_of(CASES[name], network), first[name])
 
 
 @pytest.mark.parametrize("precision", ["f32", pytest.param("bf16", marks=runs_bf16)])
@@ -72,7 +72,7 @@ def test_labels_do_not_depend_on_what_was_segmented_before(tiny_weights, precisi
 def test_labels_do_not_depend_on_the_number_of_threads(tiny_weights, precision, name):
     one, two = (load(tiny_weights, precision=precision, threads=n) for n in (1, 2))
     assert two.threads == 2
-    np.testing.assert_array_equal(segment(CASES[name], two), segment(CASES[name], one))
+    np.testing.assert_array_equal(labels_of(CASES[name], two), labels_of(CASES[name], one))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -82,12 +82,12 @@ def test_labels_of_the_shipped_network_in_int8_do_not_depend_on_threads_or_kept_
     no_models = shutil.ignore_patterns("compiled")
     weights = shutil.copytree(ROOT / "weights" / "v2", tmp_path / "v2", ignore=no_models)
     one, two = (load(weights, precision="int8", threads=n) for n in (1, 2))
-    wanted = segment(CASES[name], one)
+    wanted = labels_of(CASES[name], one)
     assert wanted.any()
-    np.testing.assert_array_equal(segment(CASES[name], two), wanted)
+    np.testing.assert_array_equal(labels_of(CASES[name], two), wanted)
     two.precompile()
     kept = load(weights, precision="int8", threads=2)
-    np.testing.assert_array_equal(segment(CASES[name], kept), wanted)
+    np.testing.assert_array_equal(labels_of(CASES[name], kept), wanted)
 
 
 def test_two_runs_write_the_same_bytes(files, inputs, tmp_path, tiny_weights):

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from swiftmedsam import __version__
-from swiftmedsam.network import default_weights
+from swiftmedsam.manifest import default_weights
 from tests.helpers import ROOT
 
 SOURCES = ("swiftmedsam", "weights", "pyproject.toml", "README.md", "LICENSE", "NOTICE",

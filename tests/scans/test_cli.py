@@ -14,8 +14,7 @@ from pydicom import examples
 
 from swiftmedsam import make_case
 from swiftmedsam.display import WINDOWS
-from swiftmedsam.segment import segment
-from tests.helpers import ROOT, image_case, names, volume_case
+from tests.helpers import ROOT, image_case, labels_of, names, volume_case
 from tests.helpers.boxes import BOXES, LIVER, SPLEEN, box_words, slicer_file, wanted_volume
 from tests.helpers.scans import ALIGNED, grid_of, itk_image
 
@@ -69,7 +68,7 @@ def test_another_plane_gives_labels_on_the_same_grid(program, volume, tiny_netwo
     coronal = case["imgs"].transpose(1, 0, 2)[:, ::-1]  # H to the feet
     x_min, y_min, z_min, x_max, y_max, z_max = case["boxes"].T
     boxes = np.stack([x_min, 5 - z_max, y_min, x_max, 5 - z_min, y_max], axis=1)
-    wanted = segment(make_case(coronal, boxes, modality="MR"), tiny_network)
+    wanted = labels_of(make_case(coronal, boxes, modality="MR"), tiny_network)
     found = np.asanyarray(nibabel.load(mine / "out.nii").dataobj)
     np.testing.assert_array_equal(found, wanted[:, ::-1].transpose(2, 0, 1))
 
@@ -104,7 +103,7 @@ def test_a_picture_gets_labels_and_an_overlay(program, photo, tiny_network, mine
     assert names(mine) == [
         "photo.png", "photo_labels.labels.json", "photo_labels.png", "photo_labels_overlay.png"
     ]  # fmt: skip
-    wanted = segment(make_case(case["imgs"], case["boxes"], modality="Endoscopy"), tiny_network)
+    wanted = labels_of(make_case(case["imgs"], case["boxes"], modality="Endoscopy"), tiny_network)
     with Image.open(mine / "photo_labels.png") as labels:
         np.testing.assert_array_equal(labels, wanted)
     with Image.open(mine / "photo_labels_overlay.png") as overlay:
@@ -122,7 +121,7 @@ def test_hounsfield_units_get_the_window(program, volume, tiny_network, mine):
     assert "scan.nii.gz: taken for CT, for 5% of it is air at -1000 (--modality)" in lines
     case = make_case(hounsfield, BOXES, modality="CT", window=WINDOWS["bone"])
     found = np.asanyarray(nibabel.load(mine / "out.nii").dataobj)
-    np.testing.assert_array_equal(found.T, segment(case, tiny_network))
+    np.testing.assert_array_equal(found.T, labels_of(case, tiny_network))
 
 
 def test_small_fractions_are_spread(program, volume, tiny_network, mine):
@@ -134,7 +133,7 @@ def test_small_fractions_are_spread(program, volume, tiny_network, mine):
     case = make_case(suv, BOXES, modality="PET", raw=True)
     assert case.image.max() == 255
     found = np.asanyarray(nibabel.load(mine / "out.nii").dataobj)
-    np.testing.assert_array_equal(found.T, segment(case, tiny_network))
+    np.testing.assert_array_equal(found.T, labels_of(case, tiny_network))
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from highdicom.color import CIELabColor
 
 from swiftmedsam.scans.dicom import seg as dicom_seg
 from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.outputs import Outputs
 from swiftmedsam.scans.scan import ScanError, Segment
-from swiftmedsam.scans.write import Outputs, check_encoding
+from swiftmedsam.scans.write import check_encoding
 from tests.helpers import volume_case
 from tests.helpers.boxes import BOXES, box_words, wanted_volume
 from tests.helpers.dicom import (

@@ -10,10 +10,10 @@ import SimpleITK as sitk
 from PIL import Image, ImageOps
 
 from swiftmedsam.case import CaseError
-from swiftmedsam.program.scan_jobs import without_nan
 from swiftmedsam.scans.dicom import reader as dicom
 from swiftmedsam.scans.formats import itk, nifti, pictures
 from swiftmedsam.scans.formats.by_suffix import READERS, default_suffix, read_scan, stem_of
+from swiftmedsam.scans.place import without_nan
 from swiftmedsam.scans.scan import ScanError, Segment
 from tests.helpers.scans import AFFINES, ALIGNED, GRID, VOXELS, itk_affine, itk_image, save, scan_of
 

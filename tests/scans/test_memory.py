@@ -15,13 +15,13 @@ from PIL import Image
 from swiftmedsam.display import DEFAULT_WINDOW
 from swiftmedsam.memory import estimate_labels_peak, estimate_scan_peak
 from swiftmedsam.modality import UNKNOWN
-from swiftmedsam.program.scan_jobs import case_of
 from swiftmedsam.scans.dicom import reader as dicom
 from swiftmedsam.scans.formats import itk, nifti, pictures
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.formats.picture_headers import Page, read_pages
 from swiftmedsam.scans.label_maps import boxes_around_labels, extents
 from swiftmedsam.scans.orientation import choose_walk
+from swiftmedsam.scans.place import case_of
 from swiftmedsam.scans.scan import ScanError
 from swiftmedsam.segment import segment
 from tests.helpers import names
@@ -337,9 +337,9 @@ def test_the_program_refuses_a_scan_beyond_the_limit(program, more, volume, mine
 def test_what_the_voxels_take_is_not_spent_twice(program, volume, mine, monkeypatch):
     limits = []
 
-    def spied(case, network, *, memory_limit, **more):
+    def spied(case, network, settings, *, memory_limit, **more):
         limits.append(memory_limit)
-        return segment(case, network, memory_limit=memory_limit, **more)
+        return segment(case, network, settings, memory_limit=memory_limit, **more)
 
     monkeypatch.setattr("swiftmedsam.program.scan_jobs.segment", spied)
     options = [*box_words(), "--memory-limit", "2000000000"]

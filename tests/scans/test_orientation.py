@@ -9,12 +9,11 @@ from nibabel.orientations import apply_orientation
 
 from swiftmedsam.display import DEFAULT_WINDOW
 from swiftmedsam.modality import find_modality
-from swiftmedsam.program.scan_jobs import case_of, to_grid
 from swiftmedsam.scans.boxes.drawn import drawn_box, on_grid
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.orientation import PLANES, anatomical_axes, choose_walk
-from swiftmedsam.segment import segment
-from tests.helpers import BrightInBox, volume_case
+from swiftmedsam.scans.place import case_of, to_grid
+from tests.helpers import BrightInBox, labels_of, volume_case
 from tests.helpers.scans import (
     AFFINES,
     ALIGNED,
@@ -29,10 +28,12 @@ from tests.helpers.scans import (
 MR = find_modality("MR")
 
 
-def labels_of(scan, drawn, plane="acquired"):
+def labels_on_grid(scan, drawn, plane="acquired"):
     walk = choose_walk(scan, plane)
     segments = [on_grid(box, scan, value) for value, box in enumerate(drawn, start=1)]
-    return to_grid(segment(case_of(scan, segments, walk, MR, DEFAULT_WINDOW), BrightInBox()), walk)
+    return to_grid(
+        labels_of(case_of(scan, segments, walk, MR, DEFAULT_WINDOW), BrightInBox()), walk
+    )
 
 
 def extents(mask):
@@ -62,7 +63,7 @@ def test_all_48_orientations_give_the_mask_of_the_npz_in_world_space(placed, tmp
             painted = np.zeros(source.shape, np.uint8)
             painted[tuple(slice(box[axis], box[axis + 3] + 1) for axis in range(3))] = 1
             drawn.append(drawn_box("", extents(apply_orientation(painted, orientation))))
-        labels = labels_of(read_scan(path), drawn)
+        labels = labels_on_grid(read_scan(path), drawn)
         assert labels.shape == stored.shape
         found = nibabel.as_closest_canonical(nibabel.Nifti1Image(labels, stored.affine))
         np.testing.assert_array_equal(found.dataobj, wanted.dataobj)

@@ -14,13 +14,14 @@ import SimpleITK as sitk
 from PIL import Image
 
 import swiftmedsam
-from swiftmedsam.case import label_dtype
 from swiftmedsam.program import scan_jobs as command
+from swiftmedsam.result import label_dtype
 from swiftmedsam.scans import provenance as own
 from swiftmedsam.scans import write
 from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.outputs import Outputs
 from swiftmedsam.scans.scan import ScanError, Segment, made_scan
-from swiftmedsam.scans.write import Outputs, check_encoding
+from swiftmedsam.scans.write import check_encoding
 from tests.helpers import BrightInBox, image_case, names, volume_case
 from tests.helpers.dicom import series
 from tests.helpers.scans import grid_of, scan_of
@@ -101,7 +102,7 @@ def test_what_lies_beside_a_named_output_is_not_replaced_either(program, name, p
     assert (mine / "out.png").read_bytes() == b"named, so replaced"
     image = swiftmedsam.open_image(photo, BrightInBox())
     with pytest.raises(ScanError, match="exists; name an output"):
-        image.write(mine / "out.png", image.segment([7, 10, 43, 30]), [7, 10, 43, 30])
+        image.write(mine / "out.png", image.segment([7, 10, 43, 30]).labels, [7, 10, 43, 30])
     (mine / name).unlink()
     for _ in range(2):
         assert program(*FLAT_BOX, inputs=photo, outputs=mine / "out.png")[0] == 0

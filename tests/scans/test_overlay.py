@@ -85,7 +85,7 @@ def labels_file(folder, kind):
 
 
 def by_command(folder, path, kind, program, monkeypatch):
-    def as_bright(case, network, **more):
+    def as_bright(case, network, settings, **more):
         return swiftmedsam.segment_case(case, BrightInBox())
 
     monkeypatch.setattr(command, "segment", as_bright)
@@ -98,7 +98,7 @@ def by_command(folder, path, kind, program, monkeypatch):
 def by_opened(folder, path, kind, program, monkeypatch):
     scan = swiftmedsam.open_image(path, BrightInBox(), modality="MR")
     boxes = [box_in_file(kind)]
-    scan.write(folder / "out.png", scan.segment(boxes), boxes)
+    scan.write(folder / "out.png", scan.segment(boxes).labels, boxes)
     return folder / "out.png"
 
 

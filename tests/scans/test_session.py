@@ -1,18 +1,25 @@
 """An image that is opened once: its answers are those of `segment`, and it is encoded once."""
 
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 import swiftmedsam
+from swiftmedsam.embeddings import Embeddings
+from swiftmedsam.frame import Frame
 from swiftmedsam.memory import EMBEDDING_BYTES, estimate_scan_peak
+from swiftmedsam.result import Clock
 from swiftmedsam.scans import session as opened
 from swiftmedsam.scans.orientation import choose_walk
 from swiftmedsam.scans.scan import ScanError
-from swiftmedsam.scans.session import Remembering, scan_of_array
+from swiftmedsam.scans.session import scan_of_array
+from swiftmedsam.settings import BEST
 from tests.helpers import (
     BrightInBox,
+    Watched,
     ellipse,
     image_case,
     make_case_file,
@@ -37,24 +44,24 @@ def answers(network):
 
 
 def test_an_array_gives_the_labels_of_a_case():
-    labels = open_volume(BrightInBox()).segment(volume_case()["boxes"])
+    labels = open_volume(BrightInBox()).segment(volume_case()["boxes"]).labels
     np.testing.assert_array_equal(labels, labels_by_npz())
     case = image_case()
     image = swiftmedsam.open_image(case["imgs"], BrightInBox(), modality="Endoscopy")
     checked = swiftmedsam.make_case(case["imgs"], case["boxes"], modality="Endoscopy")
-    wanted = swiftmedsam.segment_case(checked, BrightInBox())
+    wanted = swiftmedsam.segment_case(checked, BrightInBox()).labels
     assert wanted.any()
-    np.testing.assert_array_equal(image.segment(case["boxes"]), wanted)
+    np.testing.assert_array_equal(image.segment(case["boxes"]).labels, wanted)
 
 
 def test_a_second_box_encodes_nothing():
     network = BrightInBox()
     image = open_volume(network)
     assert answers(network) == (0, 0)  # opening alone asks nothing
-    first = image.segment(SECOND)
+    first = image.segment(SECOND).labels
     encoded, decoded = answers(network)
     assert (encoded, decoded) == (4, 4)  # slices 1 to 4
-    again = image.segment(SECOND)
+    again = image.segment(SECOND).labels
     assert answers(network) == (4, 8)
     np.testing.assert_array_equal(first, again)
     image.segment([[12, 9, 1, 40, 28, 4], [3, 3, 2, 30, 30, 3]])
@@ -74,26 +81,28 @@ def test_a_second_box_of_a_picture_encodes_nothing_but_a_new_crop():
     image.segment([88, 48, 101, 59])  # small: a crop of its own, and the whole one
     image.segment([88, 48, 101, 59])
     assert answers(network) == (3, 8)
-    whole = swiftmedsam.open_image(grey, network, modality="US", max_crops=0)
+    whole = swiftmedsam.open_image(
+        grey, network, settings=replace(BEST, image_crops=0), modality="US"
+    )
     whole.segment([50, 40, 200, 180])
     whole.segment([88, 48, 101, 59])
     assert answers(network)[0] == 5
 
 
-def test_the_latest_embeddings_are_kept():
-    network = BrightInBox()
-    remembering = Remembering(network, 2)
-    a, b, c = (np.full((1, 3, 256, 256), value, np.float32) for value in (0.1, 0.2, 0.3))
-    for pixels in (a, b, a, c, a):  # b is the one asked for least lately
-        np.testing.assert_array_equal(remembering.encode(pixels), pixels)
+def test_the_embeddings_that_were_used_last_are_kept():
+    network, clock = BrightInBox(), Clock()
+    image = np.stack([picture(64, 64, ellipse(64, 64, (30, 20 + z), (9, 9))) for z in range(3)])
+    embeddings, frame = Embeddings(image, network, 2), Frame(64, 64)
+    for z in (0, 1, 0, 2, 0):  # slice 1 was used longest ago
+        embeddings.get(frame, z, clock)
     assert list(network.encoded.values()) == [1, 1, 1]
-    remembering.encode(b)
-    assert network.encoded[b.tobytes()] == 2
+    embeddings.get(frame, 1, clock)
+    assert sorted(network.encoded.values()) == [1, 1, 2]
 
 
 def test_a_file_gives_labels_in_the_order_of_its_array(volume, mine):
     image = swiftmedsam.open_image(volume, BrightInBox(), modality="MR")
-    labels = image.segment(volume_case()["boxes"])
+    labels = image.segment(volume_case()["boxes"]).labels
     assert labels.shape == image.shape == (6, 40, 64)
     np.testing.assert_array_equal(labels, labels_by_npz())
     image.write(mine / "out.nii.gz", labels, volume_case()["boxes"], ["liver"])
@@ -114,7 +123,7 @@ def test_a_flipped_file_is_asked_and_answers_on_its_own_grid(mine):
     image = swiftmedsam.open_image(
         mine / "a.nii", BrightInBox(), modality="MR", units="mm", space="RAS"
     )
-    labels = image.segment([mm_of(box, ALIGNED) for box in volume_case()["boxes"]])
+    labels = image.segment([mm_of(box, ALIGNED) for box in volume_case()["boxes"]]).labels
     np.testing.assert_array_equal(labels.T, wanted.dataobj)
 
 
@@ -125,6 +134,7 @@ def test_a_single_sagittal_slice_of_a_file_keeps_its_shape(mine):
     labels = swiftmedsam.open_image(mine / "a.nii", BrightInBox(), modality="MR").segment(
         [0, 6, 8, 0, 30, 46]
     )
+    labels = labels.labels
     assert labels.any()
     assert labels.T.shape == stored.shape
 
@@ -132,7 +142,7 @@ def test_a_single_sagittal_slice_of_a_file_keeps_its_shape(mine):
 def test_a_dicom_folder_is_opened_as_a_file_is(mine):
     folder = series(mine / "study", grid_of(volume_case()["imgs"].astype(np.int16)), Modality="MR")
     image = swiftmedsam.open_image(folder, BrightInBox())
-    labels = image.segment(volume_case()["boxes"])
+    labels = image.segment(volume_case()["boxes"]).labels
     np.testing.assert_array_equal(labels, labels_by_npz())
     image.write(mine / "out.nii", labels, volume_case()["boxes"])
     np.testing.assert_array_equal(nibabel.load(mine / "out.nii").dataobj, labels.T)
@@ -143,14 +153,13 @@ def test_a_dicom_folder_is_opened_as_a_file_is(mine):
 
 
 def test_a_folder_of_cases_is_done_in_two_lines(inputs, tmp_path):
-    """Those of docs/scans.md."""
+    """Those of docs/formats.md."""
     make_case_file(inputs, "3DBox_MR_1.npz")
     make_case_file(inputs, "2DBox_US_2.npz")
     network = BrightInBox()
     for path in sorted(inputs.glob("*.npz")):
-        swiftmedsam.write_labels(
-            tmp_path / path.name, swiftmedsam.segment_case(swiftmedsam.read_case(path), network)
-        )
+        result = swiftmedsam.segment_case(swiftmedsam.read_case(path), network)
+        swiftmedsam.write_labels(tmp_path / path.name, result.labels)
     np.testing.assert_array_equal(read_labels(tmp_path / "3DBox_MR_1.npz"), labels_by_npz())
     assert read_labels(tmp_path / "2DBox_US_2.npz").any()
 
@@ -158,7 +167,7 @@ def test_a_folder_of_cases_is_done_in_two_lines(inputs, tmp_path):
 def test_a_picture_answers_as_it_lies(photo, mine):
     case = image_case()
     image = swiftmedsam.open_image(str(photo), BrightInBox(), modality="Endoscopy")
-    labels = image.segment(case["boxes"])
+    labels = image.segment(case["boxes"]).labels
     assert labels.shape == image.shape == (48, 80)
     image.write(mine / "out.png", labels, case["boxes"])
     with Image.open(mine / "out.png") as written:
@@ -180,7 +189,7 @@ def test_slices_are_those_furthest_apart(spacing, along):
 
 def test_no_box_is_no_work():
     network = BrightInBox()
-    assert not open_volume(network).segment(np.zeros((0, 6))).any()
+    assert not open_volume(network).segment(np.zeros((0, 6))).labels.any()
     assert answers(network) == (0, 0)
 
 
@@ -219,19 +228,12 @@ def test_what_does_not_fit_is_refused_before_it_is_read(volume, monkeypatch):
 
 
 @pytest.mark.parametrize(("spare", "kept"), [(0, 1), (3 * EMBEDDING_BYTES, 3), (2 << 30, 256)])
-def test_embeddings_are_kept_within_what_is_left(spare, kept, monkeypatch):
-    limits = []
-
-    def spied(case, network, *, memory_limit, **more):
-        limits.append(memory_limit)
-        return swiftmedsam.segment_case(case, network, memory_limit=memory_limit, **more)
-
-    monkeypatch.setattr(opened, "segment", spied)
-    network = BrightInBox()
+def test_embeddings_are_kept_within_what_is_left(spare, kept):
+    network = Watched()
     image = open_volume(network, memory_limit=PEAK + spare)
-    first, again = image.segment(SECOND), image.segment(SECOND)
-    assert limits == [PEAK + spare - VOXELS - kept * EMBEDDING_BYTES] * 2
-    np.testing.assert_array_equal(first, open_volume(BrightInBox()).segment(SECOND))
+    first, again = (image.segment(SECOND).labels for _ in range(2))
+    assert max(network.alive) <= kept + 1  # and the one in use
+    np.testing.assert_array_equal(first, open_volume(BrightInBox()).segment(SECOND).labels)
     np.testing.assert_array_equal(first, again)
     assert (answers(network)[0] == 4) == (kept >= 4)  # slices 1 to 4
 

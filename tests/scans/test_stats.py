@@ -96,10 +96,8 @@ def test_the_program_writes_a_row_an_object(program, tiny_network, volume, photo
     assert [(row["scan"], row["name"]) for row in rows] == [
         ("photo.png", "disc"), ("scan.nii.gz", "liver")
     ]  # fmt: skip
-    segment(
-        make_case(volume_case()["imgs"], BOXES[:1], modality="MR"), tiny_network,
-        predicted_iou=(found := {}),
-    )  # fmt: skip
+    case = make_case(volume_case()["imgs"], BOXES[:1], modality="MR")
+    found = segment(case, tiny_network).predicted_iou
     assert len(found[0]) == 4  # slices
     assert float(rows[1]["predicted_iou_mean"]) == pytest.approx(np.mean(found[0]), rel=1e-5)
     assert float(rows[1]["volume_ml"]) == pytest.approx(int(rows[1]["voxels"]) * 6 / 1000)

@@ -33,7 +33,7 @@ from swiftmedsam.convert.verify import (
     verify,
 )
 from swiftmedsam.frame import Frame
-from swiftmedsam.network import MANIFEST
+from swiftmedsam.manifest import MANIFEST
 from swiftmedsam.torch_model import TINY, CheckpointError, SwiftMedSAM, read_state_dict, save_model
 from tests.helpers import image_case, make_case_file, volume_case
 from tests.helpers.networks import models_of
@@ -243,7 +243,7 @@ def test_a_folder_takes_the_place_of_another_and_keeps_what_is_no_model(
 ):
     old, new = old_and_new
     if not exchange:
-        monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(replacing, "exchange", lambda one, other: False)
     replacing.take_place(new, old)
     assert names(old) == sorted([*FILES, "README.md", "notes"])
     assert {(old / name).read_text() for name in FILES} == {"made"}
@@ -256,7 +256,7 @@ def test_a_kill_leaves_the_old_folder_or_the_new_one(old_and_new, monkeypatch):
     """At each call that changes a file or a name: the folder is what it was, or all new."""
     old, new = old_and_new
     before = {path.name: path.read_bytes() for path in old.iterdir() if path.is_file()}
-    for place, name in ((shutil, "copy2"), (shutil, "copymode"), (replacing, "_exchange")):
+    for place, name in ((shutil, "copy2"), (shutil, "copymode"), (replacing, "exchange")):
 
         def killed(*_, **__):
             raise KeyboardInterrupt
@@ -270,7 +270,7 @@ def test_a_kill_leaves_the_old_folder_or_the_new_one(old_and_new, monkeypatch):
 
 def test_a_folder_that_cannot_be_replaced_is_as_it_was(old_and_new, monkeypatch):
     old, new = old_and_new
-    monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(replacing, "exchange", lambda one, other: False)
     before = names(old)
     real = Path.rename
 

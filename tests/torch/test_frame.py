@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from swiftmedsam.frame import Answer, Frame, mask_of
+from swiftmedsam.frame import Frame
+from swiftmedsam.masks import Answer, mask_of
 
 # Both interpolate in float32 from positions rounded differently: a logit may change its sign only
 # where it is 0 but for rounding.

@@ -12,11 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+import swiftmedsam.cpu
+import swiftmedsam.manifest
 import swiftmedsam.network
+import swiftmedsam.system
 from swiftmedsam import WeightsError, load, open_image
 from swiftmedsam.convert.verify import everywhere
 from swiftmedsam.frame import Frame
-from swiftmedsam.network import BLOB_DIGITS, COMPILED, MANIFEST, available_threads
+from swiftmedsam.manifest import MANIFEST
+from swiftmedsam.network import BLOB_DIGITS, COMPILED
+from swiftmedsam.system import available_threads
 from tests.helpers import dsc, image_case, volume_case
 from tests.helpers.networks import runs_bf16
 
@@ -181,9 +186,11 @@ def test_threads_with_one_open_image_get_the_labels_of_their_own_boxes(tiny_netw
     image = open_image(volume["imgs"], tiny_network, modality="MR", spacing_mm=(3, 2, 1))
     image._network._most = 2  # embeddings are dropped and made again all the time
     boxes = [volume["boxes"][i % 3] + [i % 5, 0, 0, i % 5, 0, 0] for i in range(THREADS)]
-    wanted = [image.segment(box) for box in boxes]
+    wanted = [image.segment(box).labels for box in boxes]
     assert sum(labels.any() for labels in wanted) > THREADS / 2
-    for labels, own in zip(in_threads(lambda i: image.segment(boxes[i])), wanted, strict=True):
+    for labels, own in zip(
+        in_threads(lambda i: image.segment(boxes[i]).labels), wanted, strict=True
+    ):
         np.testing.assert_array_equal(labels, own)
 
 
@@ -205,7 +212,7 @@ def test_bf16_is_computed_with_whatever_weights_there_are(tiny_weights):
 
 
 def test_without_a_folder_the_default_is_used(folder, monkeypatch):
-    monkeypatch.setattr(swiftmedsam.network, "WEIGHTS", folder.parent)
+    monkeypatch.setattr(swiftmedsam.manifest, "WEIGHTS", folder.parent)
     with pytest.raises(WeightsError, match="no default weights"):
         load()
     (folder.parent / "DEFAULT").write_text(folder.name + "\n")
@@ -282,7 +289,7 @@ def test_the_fastest_precision_that_suits_the_cpu_is_chosen(
     manifest_without(folder, models=dict.fromkeys(models, parts))
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(swiftmedsam.network, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(swiftmedsam.system, "CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(
         swiftmedsam.network, "_ready", lambda *_: None
     )  # this CPU may not compute it
@@ -327,8 +334,8 @@ def test_kept_models_are_used_on_the_same_cpu_and_compute_the_same(folder, tmp_p
     assert {path.name: path.read_bytes() for path in (folder / COMPILED).iterdir()} == before
     assert compiled_models(folder, monkeypatch)[0] == []
 
-    flags = swiftmedsam.network._cpu_flags()
-    monkeypatch.setattr(swiftmedsam.network, "CPU_INFO", tmp_path / "cpuinfo")
+    flags = swiftmedsam.cpu.cpu_flags()
+    monkeypatch.setattr(swiftmedsam.system, "CPU_INFO", tmp_path / "cpuinfo")
     for other, compiled in (
         (flags | {"sse9"}, []),  # which OpenVINO does not use
         (flags ^ {"avx512_fp16"}, ["decoder.xml", "encoder.xml"]),
@@ -352,12 +359,12 @@ def test_flags_are_those_that_onednn_may_use(tmp_path, monkeypatch, most, found)
     """So that models can be kept for a lesser CPU than the one that compiles them."""
     flags = "flags : fpu avx2 avx512f avx512bw avx512_vnni amx_bf16\n"
     (tmp_path / "cpuinfo").write_text(flags)
-    monkeypatch.setattr(swiftmedsam.network, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(swiftmedsam.system, "CPU_INFO", tmp_path / "cpuinfo")
     if most is None:
         monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     else:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
-    assert swiftmedsam.network._cpu_flags() == found
+    assert swiftmedsam.cpu.cpu_flags() == found
 
 
 def test_a_kept_model_that_was_altered_or_cut_is_compiled_anew(folder, monkeypatch):
@@ -406,7 +413,7 @@ def test_kept_models_run_on_as_many_threads_as_they_are_asked_to(folder, monkeyp
 )  # fmt: skip
 def test_threads_are_cut_to_the_containers_quota(tmp_path, monkeypatch, quota, threads):
     (tmp_path / "cpu.max").write_text(quota + "\n")
-    monkeypatch.setattr(swiftmedsam.network, "CGROUP_QUOTAS", ((str(tmp_path / "cpu.max"), None),))
+    monkeypatch.setattr(swiftmedsam.system, "CGROUP_QUOTAS", ((str(tmp_path / "cpu.max"), None),))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert available_threads() == threads
 
@@ -419,6 +426,6 @@ def test_threads_are_cut_to_an_older_containers_quota(tmp_path, monkeypatch, quo
         (str(tmp_path / "missing"), None),
         (str(tmp_path / "quota"), str(tmp_path / "period")),
     )
-    monkeypatch.setattr(swiftmedsam.network, "CGROUP_QUOTAS", quotas)
+    monkeypatch.setattr(swiftmedsam.system, "CGROUP_QUOTAS", quotas)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert available_threads() == threads

@@ -7,7 +7,7 @@ import openvino as ov
 import pytest
 
 from benchmarks.ablation import layers
-from swiftmedsam.network import default_weights
+from swiftmedsam.manifest import default_weights
 
 
 @pytest.fixture(scope="module")

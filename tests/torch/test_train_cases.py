@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from swiftmedsam.case import read_case
+from swiftmedsam.npz import read_case
 from swiftmedsam.train.tools import cases
 
 

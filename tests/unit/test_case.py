@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from swiftmedsam import CaseError, make_case, read_case, write_labels
-from swiftmedsam.case import MAX_MEMBER_BYTES, is_case_name, label_dtype, printable
 from swiftmedsam.display import Window
-from swiftmedsam.segment import segment
+from swiftmedsam.messages import printable
+from swiftmedsam.npz import MAX_MEMBER_BYTES, is_case_name
+from swiftmedsam.result import label_dtype
 from tests.helpers import (
     BoxesAsMasks,
     image_case,
+    labels_of,
     make_case_file,
     picture,
     read_labels,
@@ -128,7 +130,7 @@ def test_no_boxes_are_no_objects(tmp_path, name, width):
     for boxes in (np.zeros((0, width)), np.zeros((0,)), np.zeros((0, 4), np.int32)):
         case = read_case(make_case_file(tmp_path, name, boxes=boxes))
         assert case.boxes.shape == (0, width)
-        labels = segment(case, BoxesAsMasks())
+        labels = labels_of(case, BoxesAsMasks())
         assert labels.shape == case.label_shape
         assert not labels.any()
 

@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from swiftmedsam.frame import INPUT_SIZE, PROPAGATION_MARGIN, Answer, Frame, Patch, mask_of
+from swiftmedsam.frame import INPUT_SIZE, Frame, Patch
+from swiftmedsam.masks import Answer, mask_of
+from swiftmedsam.settings import BEST
 from tests.helpers import inside
 from tests.helpers.generated import example, given, st
 
@@ -21,7 +23,7 @@ def whole_mask(frame, logits, limits=None):
 
 def prompt_around(frame, mask):
     """That of a whole mask (H, W)."""
-    return frame.prompt_around(Patch(*frame.span, mask))
+    return frame.prompt_around(Patch(*frame.span, mask), BEST.previous_margin)
 
 
 sides = st.integers(1, 400)
@@ -241,7 +243,7 @@ def test_a_frame_of_a_part_counts_pixels_as_the_slice_does():
     wanted = np.zeros((90, 120), bool)
     wanted[within] = True
     np.testing.assert_array_equal(found, wanted)
-    np.testing.assert_array_equal(part.prompt_around(patch), [40 - 3, 20 - 3, 123 + 3, 123 + 3])
+    np.testing.assert_array_equal(part.prompt_around(patch, 3), [40 - 3, 20 - 3, 123 + 3, 123 + 3])
 
 
 @given(frames_with_box())
@@ -258,7 +260,7 @@ def test_a_mirrored_frame_shows_the_mirror_image_and_says_the_same(frame_and_box
     turned = logits.copy()
     turned[:, :width] = logits[:, :width][:, ::-1]
     np.testing.assert_array_equal(whole_mask(mirrored, turned), whole_mask(frame, logits))
-    for way in (Frame.prompts, Frame.wide_prompts):
+    for way in (Frame.prompts, lambda *of: Frame.wide_prompts(*of, 1)):
         (prompt,), (there,) = way(frame, box[np.newaxis]), way(mirrored, box[np.newaxis])
         wanted = [width - 1 - prompt[2], prompt[1], width - 1 - prompt[0], prompt[3]]
         np.testing.assert_array_equal(there, np.maximum(wanted, 0))
@@ -267,9 +269,9 @@ def test_a_mirrored_frame_shows_the_mirror_image_and_says_the_same(frame_and_box
 def test_wide_prompts_hold_all_of_the_last_pixel_and_one_more():
     """64 input pixels a pixel, then a quarter of one."""
     boxes = np.array([[1.0, 0, 2, 0]])
-    np.testing.assert_array_equal(Frame(2, 4).wide_prompts(boxes), [[63, 0, 192, 64]])
+    np.testing.assert_array_equal(Frame(2, 4).wide_prompts(boxes, 1), [[63, 0, 192, 64]])
     boxes = np.array([[101.0, 203, 401, 407]])
-    np.testing.assert_array_equal(Frame(1024, 800).wide_prompts(boxes), [[24, 49, 101, 102]])
+    np.testing.assert_array_equal(Frame(1024, 800).wide_prompts(boxes, 1), [[24, 49, 101, 102]])
 
 
 def test_the_weighted_sum_of_answers_decides():
@@ -320,8 +322,8 @@ def test_the_prompt_around_a_mask_is_the_box_of_the_resized_mask(frame_and_box):
     mask = inside(box, frame.height, frame.width)
     resized = cv2.resize(mask.astype(np.float32), frame.inner[::-1], interpolation=cv2.INTER_AREA)
     ys, xs = np.nonzero(resized)
-    low = np.array([xs.min(), ys.min()]) - PROPAGATION_MARGIN
-    high = np.array([xs.max(), ys.max()]) + PROPAGATION_MARGIN
+    low = np.array([xs.min(), ys.min()]) - BEST.previous_margin
+    high = np.array([xs.max(), ys.max()]) + BEST.previous_margin
     wanted = np.concatenate([low, high]).clip(0, INPUT_SIZE)
     np.testing.assert_array_equal(prompt_around(frame, mask), wanted)
 

@@ -1,20 +1,25 @@
 """Which part of a slice is shown for which box."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from swiftmedsam import views as views_module
 from swiftmedsam.frame import Frame
-from swiftmedsam.prompts import box_pixels
-from swiftmedsam.views import (
-    CROP_WEIGHT,
-    MARGIN,
-    MIN_CROP,
-    MOST_TRIED,
-    SMALL_BOX,
-    ZOOMS,
-    choose_views,
-)
+from swiftmedsam.masks import box_pixels
+from swiftmedsam.settings import BEST
+from swiftmedsam.views import MOST_TRIED
 from tests.helpers.generated import given, st
+
+
+def choose_views(boxes, height, width, most, *, mirror=False, slices=None):
+    """Views of boxes (N, 4) with so many crops at most; of an image, if no slices are given."""
+    if slices is None:
+        slices = np.zeros((len(boxes), 2))
+    full = np.insert(boxes, [2, 4], slices, axis=1)
+    settings = replace(BEST, image_crops=most, volume_crops=most, mirror_images=mirror)
+    return views_module.choose_views(full, height, width, settings, is_volume=False)
 
 
 def crops_of(views):
@@ -30,20 +35,20 @@ def test_a_slice_of_large_boxes_is_shown_whole():
     assert choose_views(boxes, 256, 256, 16, mirror=True) == [both] * 2
 
 
-@pytest.mark.parametrize(("side", "crops"), [(SMALL_BOX - 1, 1), (SMALL_BOX, 0)])
+@pytest.mark.parametrize(("side", "crops"), [(BEST.small_box - 1, 1), (BEST.small_box, 0)])
 def test_a_box_is_small_by_its_longer_side_in_the_frame(side, crops):
     box = np.array([[100, 100, 100 + 2 * side - 1, 110]], float)  # at half a frame pixel a pixel
     (view,) = choose_views(box, 512, 512, 16)
     assert len(view) == 1 + crops
     # a small box is shown in the whole slice, too
-    assert view[-1] == (Frame(512, 512), pytest.approx(1 - CROP_WEIGHT if crops else 1))
+    assert view[-1] == (Frame(512, 512), pytest.approx(1 - BEST.crop_weight if crops else 1))
 
 
 def test_a_crop_is_four_boxes_wide_and_not_below_the_least():
     boxes = np.array([[500, 300, 519, 309], [100, 700, 101, 701]], float)
     ((large, _), _), ((small, _), _) = choose_views(boxes, 1000, 1000, 16, mirror=True)
     assert large.size == (80, 80)
-    assert small.size == (MIN_CROP, MIN_CROP)
+    assert small.size == (BEST.least_crop, BEST.least_crop)
 
 
 def test_a_grid_of_boxes_shares_crops_and_the_bound_holds():
@@ -133,7 +138,7 @@ def test_each_box_is_shown_once_and_whole_with_its_margin(drawn, most):
     for view, (x_min, y_min, x_max, y_max) in zip(views, boxes, strict=True):
         assert view[-1][0] == Frame(height, width)
         assert sum(weight for _, weight in view) == pytest.approx(1)
-        margin = MARGIN * (max(x_max - x_min, y_max - y_min) + 1)
+        margin = BEST.crop_margin * (max(x_max - x_min, y_max - y_min) + 1)
         rows, columns = view[0][0].span
         assert 0 <= rows.start < rows.stop <= height
         assert 0 <= columns.start < columns.stop <= width
@@ -163,4 +168,4 @@ def test_tens_of_thousands_of_boxes_are_not_gone_through_for_each_crop(monkeypat
     monkeypatch.setattr(np, "ndindex", lambda *shape: rounds.append(shape) or real(*shape))
     views = choose_views(np.concatenate([corners, corners + 1], axis=1), 20_000, 20_000, 2)
     assert len(crops_of(views)) == 2
-    assert len(rounds) <= 2 * MOST_TRIED + (len(ZOOMS) - 1) * 3
+    assert len(rounds) <= 2 * MOST_TRIED + (len(BEST.zooms) - 1) * 3

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from swiftmedsam.case import printable
 from swiftmedsam.evaluation.report.pictures import Shown, View
 from swiftmedsam.evaluation.score import CaseScore, by_modality
+from swiftmedsam.messages import printable
 
 STYLE, SCRIPT = (Path(__file__).with_name(f"page.{kind}") for kind in ("css", "js"))
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from swiftmedsam.case import Case, read_case
+from swiftmedsam.case import Case
 from swiftmedsam.evaluation.metrics import Labels, array_spacing_mm, slice_dscs
 from swiftmedsam.evaluation.score import MAX_LABEL, ScoreError, read_output, read_truth
+from swiftmedsam.npz import read_case
 
 PAGE_BYTES = 20_000_000  # a page of CASES_PER_PAGE is to stay below this
 CASES_PER_PAGE = 200

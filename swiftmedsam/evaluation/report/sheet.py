@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.case import CaseError, read_case
+from swiftmedsam.case import CaseError
 from swiftmedsam.evaluation.console import (
     add_shared_options,
     clear_line,
@@ -35,6 +35,7 @@ from swiftmedsam.evaluation.score import (
     read_truth,
     score,
 )
+from swiftmedsam.npz import read_case
 
 if TYPE_CHECKING:  # for development only
     from matplotlib.axes import Axes

@@ -154,9 +154,11 @@ def run(program: Program, case: Path | None) -> Run:
     """Run a program on one case, its output thrown away; without a case on an empty folder.
 
     Raises:
-        RunError: there is no such command.
+        RunError: there is no such command, or this is not Linux.
         OSError: the case cannot be copied.
     """
+    if not sys.platform.startswith("linux"):  # others count memory in other ways
+        raise RunError("time and memory of programs are measured on Linux only")
     with tempfile.TemporaryDirectory(prefix="runtime-") as folder:
         root = Path(folder)
         inputs, outputs, log = root / "inputs", root / "outputs", root / "log"

@@ -10,7 +10,6 @@ import argparse
 import csv
 import itertools
 import os
-import platform
 import shlex
 import statistics
 import sys
@@ -19,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftmedsam.case import CaseError, read_case
+from swiftmedsam.case import CaseError
 from swiftmedsam.evaluation.console import (
     clear_line,
     parse_before_dashes,
@@ -46,6 +45,8 @@ from swiftmedsam.evaluation.timing.measure import (
     python_program,
     run,
 )
+from swiftmedsam.npz import read_case
+from swiftmedsam.system import available_threads, cpu_flags, cpu_model, physical_memory
 
 OURS = "swiftmedsam"
 MARKS = ("o", "s", "^", "D", "v")
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "python -m swiftmedsam.evaluation.timing.runtime",
         usage="%(prog)s INPUTS --out FILE [options] [-- options of python -m app]",
         description="Time this program, and others beside it, on every case of a folder.",
-        epilog="What follows '--' goes to python -m app: -- --precision bf16 --mode exact. "
+        epilog="What follows '--' goes to python -m app: -- --precision bf16 --mode litemedsam. "
         "Exit status: 0, or 1 when a run failed, 2 on wrong usage.",
     )
     parser.add_argument("inputs", type=Path, metavar="INPUTS", help="folder of cases")
@@ -192,23 +193,13 @@ def record(
 
 def machine() -> str:
     """Model, instruction sets and cores of the CPU, and the memory."""
-    model, flags = platform.processor() or platform.machine(), set()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                model = value.strip()
-            elif key.strip() == "flags":
-                flags = set(value.split())
-    except OSError:  # not Linux: the model alone
-        pass
+    flags = cpu_flags()
     isa = [name for flag, name in ISA_FLAGS.items() if flag in flags]
     if bound := os.environ.get("ONEDNN_MAX_CPU_ISA"):
         isa.append(f"of them used what {bound} has")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return (
-        f"{model}; {', '.join(isa) or 'instruction sets not known'}; "
-        f"{len(os.sched_getaffinity(0))} cores for this process; {memory:.0f} GB"
+        f"{cpu_model()}; {', '.join(isa) or 'instruction sets not known'}; "
+        f"{available_threads()} cores for this process; {physical_memory() / 1e9:.0f} GB"
     )
 
 

@@ -29,9 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from swiftmedsam.atomic import whole_file
-from swiftmedsam.case import Case, CaseError, read_case
+from swiftmedsam.case import Case, CaseError
 from swiftmedsam.evaluation.published import COLUMNS, MADE, TABLE_5
 from swiftmedsam.evaluation.score import ScoreError, npz_files, parse_name
+from swiftmedsam.npz import read_case
 
 MAX_STRETCH = 1.5  # of height over width
 # Slices that boxes cross in the paper's volumes, counted box by box, are guessed from seconds: for

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.boxes.drawn import Drawn, Entry, are_fractions, to_ras
 from swiftmedsam.scans.boxes.json_values import (
     field,

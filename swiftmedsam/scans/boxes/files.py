@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from swiftmedsam.case import one_line, printable
+from swiftmedsam.messages import one_line, printable
 from swiftmedsam.scans.boxes.annotations import read_coco, read_labelme, read_slicer
 from swiftmedsam.scans.boxes.drawn import Entry, Meaning
 from swiftmedsam.scans.boxes.json_values import parsed

@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.scan import ScanError
 
 MOST = 1e12  # of a coordinate: a thousand kilometres in micrometres; float64 can square it

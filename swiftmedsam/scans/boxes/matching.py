@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.boxes.drawn import Drawn, Entry
 from swiftmedsam.scans.formats.by_suffix import READERS, stem_of, suffix_of
 from swiftmedsam.scans.scan import ScanError

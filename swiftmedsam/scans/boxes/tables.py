@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.boxes.drawn import Entry, Meaning, are_fractions, drawn_box
 from swiftmedsam.scans.boxes.json_values import (
     items,

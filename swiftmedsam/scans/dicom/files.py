@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.dicom.tags import readable, text_of
 from swiftmedsam.scans.scan import ScanError, SeveralError
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.boxes.drawn import Drawn
 from swiftmedsam.scans.dicom.decode import Stored, check_frames
 from swiftmedsam.scans.dicom.reader import is_dicom

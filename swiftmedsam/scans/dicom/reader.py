@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from swiftmedsam.case import MAX_MEMBER_BYTES, printable
+from swiftmedsam.messages import printable
+from swiftmedsam.npz import MAX_MEMBER_BYTES
 from swiftmedsam.scans.dicom.files import (
     NO_SCAN,
     SUFFIXES,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from swiftmedsam import __version__
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.dicom.tags import TagError, readable
 from swiftmedsam.scans.label_maps import MAX_LABELS
 from swiftmedsam.scans.scan import Scan, ScanError, Segment, Voxels, extra

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.dicom.slices import Slice
 from swiftmedsam.scans.scan import RAS_OF_LPS, RIGHT_ANGLE, FloatArray, ScanError
 

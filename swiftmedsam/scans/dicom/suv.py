@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from swiftmedsam.case import one_line, printable
+from swiftmedsam.messages import one_line, printable
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from swiftmedsam.case import one_line, printable
+from swiftmedsam.messages import one_line, printable
 from swiftmedsam.scans.scan import FloatArray, ScanError
 
 # What pydicom and the decoders raise for files that are damaged or of a kind they do not know;

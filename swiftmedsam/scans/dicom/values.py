@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.dicom import jpeg as dicom_jpeg
 from swiftmedsam.scans.dicom.colour import colours_of, is_colour
 from swiftmedsam.scans.dicom.decode import KEYWORDS, Sample, Stored, decoded, sample_of

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.dicom.slices import (
     CLOCKS,
     DAY,

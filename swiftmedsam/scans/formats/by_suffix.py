@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from swiftmedsam.case import one_line, printable
+from swiftmedsam.messages import one_line, printable
 from swiftmedsam.scans.dicom import reader as dicom
 from swiftmedsam.scans.formats import itk, nifti, pictures
 from swiftmedsam.scans.scan import MemoryLimit, Scan, ScanError

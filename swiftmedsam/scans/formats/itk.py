@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.formats.itk_headers import Said, read_header
 from swiftmedsam.scans.formats.slicer import Declared, declared, fields_of
 from swiftmedsam.scans.quiet import complaints

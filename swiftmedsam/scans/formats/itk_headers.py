@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.scan import ScanError
 
 MOST_BYTES = 1 << 20  # of a header

@@ -15,7 +15,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
 
-from swiftmedsam.case import MAX_MEMBER_BYTES, printable
+from swiftmedsam.messages import printable
+from swiftmedsam.npz import MAX_MEMBER_BYTES
 from swiftmedsam.scans.formats.nifti_header import Header, read_header
 from swiftmedsam.scans.scan import (
     MemoryLimit,

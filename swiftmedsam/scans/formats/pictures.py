@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.formats import picture_kinds
 from swiftmedsam.scans.formats.picture_headers import read_pages
 from swiftmedsam.scans.formats.tiff import MAGIC

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from swiftmedsam.case import printable
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.scan import Colour, ScanError, Segment
 
 FIELD = re.compile(r"Segment(\d{1,9})_(\w+)", re.ASCII)  # int() refuses thousands of digits

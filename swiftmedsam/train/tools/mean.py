@@ -7,7 +7,6 @@ statistics are averaged, too: where training froze them they are all the same.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from swiftmedsam.manifest import sha256_of
 from swiftmedsam.torch_model import (
     VARIANTS,
     CheckpointError,
@@ -48,7 +48,7 @@ def mean_of(paths: Sequence[Path]) -> SwiftMedSAM:
 
 def origin_of(path: Path) -> dict[str, str]:
     """What a file is and how it was made: its name and hash, and its metadata, if any."""
-    origin = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    origin = {"file": path.name, "sha256": sha256_of(path.read_bytes())}
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             origin |= file.metadata() or {}

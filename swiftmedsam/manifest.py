@@ -1,0 +1,101 @@
+"""A weights folder: its manifest, the files it names with their sha256, and its settings."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from swiftmedsam.settings import BEST, Settings, changed
+
+HERE = Path(__file__).resolve().parent
+# A wheel has the weights inside the package, a checkout beside it.
+INSTALLED_WEIGHTS = HERE / "weights"
+WEIGHTS = INSTALLED_WEIGHTS if INSTALLED_WEIGHTS.is_dir() else HERE.parent / "weights"
+DEFAULT_FILE = "DEFAULT"  # in WEIGHTS: the name of the folder that is used when none is named
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 2  # 1: the decoder took an embedding (1, C, 64, 64) and no cells
+PARTS = ("encoder", "decoder")
+
+
+class WeightsError(ValueError):
+    """A weights folder that cannot be used; the message names the file and what is wrong."""
+
+
+def default_weights() -> Path:
+    """The folder that `weights/DEFAULT` names."""
+    try:
+        return WEIGHTS / (WEIGHTS / DEFAULT_FILE).read_text().strip()
+    except OSError as error:
+        raise WeightsError(f"{WEIGHTS}: no default weights ({error.strerror})") from error
+
+
+def _how_to(folder: Path) -> str:
+    """How to make OpenVINO files of a checkpoint that lies in `folder`; "" where there is none."""
+    for checkpoint in sorted(folder.glob("*.safetensors")):
+        command = f"python -m convert {checkpoint} --variant {checkpoint.stem} --out {folder}"
+        return f"; make them with: {command}"
+    return ""
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a weights folder.
+
+    Raises:
+        WeightsError: it is missing, not JSON, of another format, or incomplete.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: no weights here ({error.strerror}){_how_to(folder)}"
+        ) from error
+    except ValueError as error:
+        raise WeightsError(f"{path}: not JSON ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
+        raise WeightsError(f"{path}: expected a manifest of format {MANIFEST_FORMAT}")
+    for key in ("variant", "models"):
+        if key not in manifest:
+            raise WeightsError(f"{path}: key '{key}' is missing")
+    for kind, parts in manifest["models"].items():
+        for part in PARTS:
+            if not any(name.endswith(".xml") for name in parts.get(part, ())):
+                raise WeightsError(f"{path}: 'models' has no {part} .xml for {kind}")
+    return manifest
+
+
+def sha256_of(content: bytes) -> str:
+    """The sha256 of a file's content, as manifests have it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def verified(folder: Path, name: str, sha256: str) -> Path:
+    """The path of a file of a weights folder, whose content is as the manifest says.
+
+    Raises:
+        WeightsError: it cannot be read, or was altered.
+    """
+    path = folder / name
+    try:
+        with path.open("rb") as file:
+            found = sha256_of(file.read())
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    if found != sha256:
+        raise WeightsError(f"{path}: sha256 is {found}, the manifest says {sha256}")
+    return path
+
+
+def settings_of(folder: Path, manifest: dict[str, Any]) -> Settings:
+    """The settings that suit the weights: `BEST`, with the values that the manifest has.
+
+    Raises:
+        WeightsError: 'settings' is no object, or has a value that is none.
+    """
+    values = manifest.get("settings", {})
+    if not isinstance(values, dict):
+        raise WeightsError(f"{folder / MANIFEST}: 'settings' should be an object, got {values!r}")
+    try:
+        return changed(BEST, values)
+    except ValueError as error:
+        raise WeightsError(f"{folder / MANIFEST}: 'settings': {error}") from error

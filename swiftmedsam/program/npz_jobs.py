@@ -1,0 +1,99 @@
+"""The challenge's npz files of a folder as jobs."""
+
+import argparse
+import functools
+import logging
+from pathlib import Path
+
+from swiftmedsam.atomic import make_folder, same_files, why_not_writable, why_tables_fail
+from swiftmedsam.case import Case, CaseError
+from swiftmedsam.memory import available_memory
+from swiftmedsam.messages import printable
+from swiftmedsam.network import Network
+from swiftmedsam.npz import is_case_name, read_case, write_labels
+from swiftmedsam.program.jobs import LOADING, Job
+from swiftmedsam.program.options import OUTPUTS, chosen_settings
+from swiftmedsam.result import Clock, Progress
+from swiftmedsam.segment import segment
+
+log = logging.getLogger(__name__)
+
+
+class FolderError(ValueError):
+    """Inputs or outputs that nothing can be done with; the message names the folder."""
+
+
+def find_cases(inputs: Path, only: str) -> list[Path]:
+    """Files of `inputs` to segment, by name; the others are left alone and named once.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    found = [inputs] if inputs.is_file() else inputs.iterdir()
+    files = sorted(path for path in found if not path.name.startswith("."))
+    others = [printable(path.name) for path in files if not is_case_name(path.name)]
+    if others:
+        log.warning("left alone (not [23]DBox_*.npz): %s", ", ".join(others))
+    return [path for path in files if is_case_name(path.name) and path.match(only)]
+
+
+def segment_file(
+    path: Path, options: argparse.Namespace, output: Path,
+    network: Network, clock: Clock, progress: Progress,
+) -> Case:  # fmt: skip
+    """Segment one npz as `options` say; what `Job.run` says.
+
+    Raises:
+        CaseError: the input is not a case, or no output can be written.
+        OSError: the output cannot be written after all.
+        WeightsError: the network cannot be loaded.
+    """
+    limit = options.memory_limit or available_memory()
+    if why := why_not_writable(output):
+        raise CaseError(f"{printable(path.name)}: the labels could not be written ({why})")
+    with clock.measure("read"):
+        case = read_case(path, options.window, memory_limit=limit)
+    with clock.measure(LOADING):
+        network.wait()
+    progress(0, 1)
+    settings = chosen_settings(options, network)
+    result = segment(case, network, settings, memory_limit=limit, progress=progress)
+    clock.add(result.seconds)
+    with clock.measure("write"):
+        write_labels(output, result.labels)
+    return case
+
+
+def npz_jobs(options: argparse.Namespace) -> list[Job]:
+    """A job for each npz of the inputs; the folder of the outputs is made.
+
+    Raises:
+        FolderError: there is no case, or an output is an input.
+        OSError: a folder cannot be read or made.
+    """
+    paths = find_cases(options.inputs, options.only)
+    if not paths:
+        raise FolderError(
+            f"{options.inputs}: no file named 2DBox_*.npz or 3DBox_*.npz (scans need boxes: --box, "
+            "--boxes or --boxes-from)"
+        )
+    folder = OUTPUTS if options.outputs is None else options.outputs
+    make_folder(folder)
+    if folder.samefile(paths[0].parent):
+        raise FolderError(f"{folder}: outputs would replace the inputs of the same name")
+    outputs = [folder / path.name for path in paths]
+    tables = [] if options.failures is None else [options.failures]
+    if same := same_files([*outputs, *tables], paths):
+        raise FolderError(f"{same[0]}: is an input, and is not overwritten")
+    if why := why_tables_fail(tables, outputs):
+        raise FolderError(why)
+    return [
+        # an older output of a case that fails would look as if it were of this run
+        Job(
+            path.name,
+            output,
+            functools.partial(segment_file, path, options, output),
+            removes_older=True,
+        )
+        for path, output in zip(paths, outputs, strict=True)
+    ]

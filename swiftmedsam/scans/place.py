@@ -1,0 +1,89 @@
+"""A scan with its boxes as a case, and the labels of a case on the scan's grid."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from swiftmedsam.case import Case, make_case
+from swiftmedsam.display import Window
+from swiftmedsam.modality import Modality
+from swiftmedsam.result import Labels
+from swiftmedsam.scans.orientation import Walk, anatomical_axes
+from swiftmedsam.scans.scan import Scan, Segment, Voxels, grey
+
+log = logging.getLogger(__name__)
+
+DIRECTIONS = ("LR", "PA", "IS")  # of world axes: towards minus and plus
+
+
+def without_nan(voxels: Voxels, name: str) -> Voxels:
+    """Voxels with the lowest value where there was none, as outside the field of view."""
+    missing = np.isnan(voxels)
+    count = int(missing.sum())
+    if count == 0 or count == missing.size:  # the latter is refused as any other
+        return voxels
+    log.warning("%s: %d voxels are NaN, and count as the lowest value", name, count)
+    return np.asarray(np.where(missing, np.nanmin(voxels), voxels))
+
+
+def boxes_in_slices(segments: Sequence[Segment], walk: Walk) -> npt.NDArray[np.int64]:
+    """Boxes (N, 6) of segments in the slices of `walk`; (N, 4) where there is one slice."""
+    boxes = np.array([walk.box(one.first, one.last) for one in segments], np.int64).reshape(-1, 6)
+    return boxes if walk.shape[0] > 1 else boxes[:, [0, 1, 3, 4]]
+
+
+def case_of(
+    scan: Scan, segments: Sequence[Segment], walk: Walk, modality: Modality, window: Window
+) -> Case:
+    """The case of a scan, its slices in the order of `walk`, label i + 1 for segment i.
+
+    A scan of one slice is an image. A volume in colour becomes grey, as the network takes slices
+    of a volume.
+
+    Raises:
+        CaseError: the values cannot be used.
+    """
+    voxels = scan.voxels
+    if voxels.dtype.kind == "f":
+        voxels = without_nan(voxels, scan.name)
+    slices = walk.to_slices(voxels)
+    is_volume = len(slices) > 1
+    if is_volume and slices.ndim == 4:
+        slices = grey(slices)
+    fractions = slices.dtype.kind == "f" and bool((slices != np.rint(slices)).any())
+    case = make_case(
+        slices if is_volume else slices[0],
+        boxes_in_slices(segments, walk),
+        is_volume=is_volume,
+        modality=modality,
+        window=window,
+        raw=fractions,
+        name=scan.name,
+    )
+    if case.image.size > 1 and case.image.min() == case.image.max():
+        log.warning("%s: nothing is seen in it, all its values are equal or nearly so", scan.name)
+    return case
+
+
+def to_grid(labels: Labels, walk: Walk) -> Labels:
+    """Labels (I, J, K) of labels (D, H, W), or of an image's (H, W)."""
+    return walk.to_grid(labels.reshape(walk.shape))
+
+
+def describe(scan: Scan, walk: Walk) -> str:
+    """Size, spacing and orientation of a scan, and how it is walked."""
+    size = "x".join(map(str, scan.grid))
+    if not scan.has_mm:
+        return f"{scan.name}: {size} pixels"
+    spacing = " x ".join(f"{mm:.4g}" for mm in scan.spacing_mm)
+    axes = "".join(
+        DIRECTIONS[world][sign > 0]
+        for world, sign in zip(*anatomical_axes(scan.affine), strict=True)
+    )
+    along = "ijk"[walk.axes[0]]
+    return (
+        f"{scan.name}: {size} voxels of {spacing} mm, axes to {axes}; "
+        f"slices along {along}, {walk.plane}"
+    )

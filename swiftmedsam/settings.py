@@ -1,0 +1,127 @@
+"""Every choice of the method, as one value.
+
+`BEST` is the default. `LITEMEDSAM` follows LiteMedSAM's rules as the challenge's baseline has them
+(docs/formats.md). An ablation is a copy with other values:
+
+    replace(BEST, crop_weight=1.0)            # small boxes by their crops alone
+    replace(BEST, prompts=("given",))         # every slice of a volume by the given box
+
+docs/decisions has the measurements behind the values of `BEST`. Lengths in input pixels are those
+of the network's input, whose longer side has 256.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+
+GIVEN, TAPERED, TRACKED, PREVIOUS = "given", "tapered", "tracked", "previous"
+PROMPTS = (GIVEN, TAPERED, TRACKED, PREVIOUS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How boxes become masks. `BEST` has these values.
+
+    Raises:
+        ValueError: a value is out of its range; the message names the field.
+    """
+
+    # What a box is shown in (`views`). A box is always shown in the whole slice.
+    small_box: int = 43  # input pixels; a box whose longer side is shorter gets an enlarged crop
+    image_crops: int = 4  # most crops of an image; 0: none
+    volume_crops: int = 2  # most crops of a slice of a volume; 0: none
+    zooms: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 32)  # crop sides in box sides, best first
+    crop_margin: float = 0.5  # least distance of a box from its crop's border, in box sides
+    least_crop: int = 32  # slice pixels; a smaller crop would show interpolated pixels only
+    least_gain: float = 1.5  # a crop is used if the slice is longer by this factor
+    crop_weight: float = 2 / 3  # of a crop's logits; the whole slice's have the rest
+    mirror_images: bool = True  # show large boxes of an image mirrored, too; both logits count 1/2
+
+    # Which slices of a volume are decoded (`schedule`); masks of the others are interpolated.
+    step: int | None = None  # every which slice; None: the next two choose, by the box's depth
+    least_decoded: int = 15  # slices of a box that are decoded at least, if it has as many
+    most_step: int = 3
+
+    # What a slice of a volume is asked with (`prompts`). Logits of several prompts are averaged.
+    #   given     the user's box
+    #   tapered   a box as large as objects are at this depth of their box, around the previous mask
+    #   tracked   the box around the mask that optical flow carried here from the previous slice
+    #   previous  the box around the previous slice's mask
+    # The first decoded slice of a box, and an image, have the given box only.
+    prompts: tuple[str, ...] = (GIVEN, TAPERED, TRACKED)
+    prompt_margin: int | None = 1  # input pixels around a given box; None: LiteMedSAM's rounding
+    previous_margin: int = 3  # input pixels around the previous mask; LiteMedSAM's bbox_shift
+    tapered_margin: int = 1  # input pixels around a tapered box
+    tracked_margin: int = 2  # input pixels around a tracked mask
+    renewal: float = 0.3  # tracked mask = renewal x this slice's mask + the rest x the one tracked
+    # Sides of an object in sides of its box, by its distance from the box's middle slice, in tenths
+    # of half the box's depth: a smooth curve along the means of 33 data sets of the training corpus
+    # (`python -m swiftmedsam.train.tools.taper`).
+    taper: tuple[float, ...] = (0.90, 0.89, 0.88, 0.86, 0.83, 0.79, 0.74, 0.66, 0.57, 0.45, 0.25)
+
+    # Which mask counts (`masks`).
+    cut_to_box: bool = True  # no mask outside the given box
+    smaller_box_wins: bool = True  # where masks overlap; of equal boxes, and if False, the later
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("small_box", "image_crops", "volume_crops", "previous_margin"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("least_crop", "least_decoded", "most_step"):
+            self._require(name, getattr(self, name) >= 1, "1 or more")
+        for name in ("crop_weight", "renewal"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        self._require("step", self.step is None or self.step >= 1, "1 or more, or None")
+        self._require("zooms", bool(self.zooms) and min(self.zooms) >= 1, "numbers of 1 or more")
+        self._require("taper", len(self.taper) >= 2, "2 or more numbers")
+        known = bool(self.prompts) and set(self.prompts) <= set(PROMPTS)
+        self._require("prompts", known, f"some of {', '.join(PROMPTS)}")
+
+    def _require(self, name: str, is_right: bool, wanted: str) -> None:
+        if not is_right:
+            raise ValueError(f"{name} should be {wanted}, got {getattr(self, name)!r}")
+
+    @property
+    def uses_tracking(self) -> bool:
+        """Whether a slice needs more of its neighbour than the box around its mask."""
+        return TRACKED in self.prompts
+
+
+BEST = Settings()
+LITEMEDSAM = Settings(
+    image_crops=0,
+    volume_crops=0,
+    mirror_images=False,
+    step=1,
+    prompts=(PREVIOUS,),
+    prompt_margin=None,
+    cut_to_box=False,
+    smaller_box_wins=False,
+)
+
+# Names on the command line. "exact" was LiteMedSAM's rules in 0.1; it goes in 0.3.
+MODES: Mapping[str, Settings] = MappingProxyType(
+    {"best": BEST, "litemedsam": LITEMEDSAM, "exact": LITEMEDSAM}
+)
+
+
+def changed(settings: Settings, values: Mapping[str, object]) -> Settings:
+    """`settings` with other values, as JSON has them: lists count as tuples.
+
+    Raises:
+        ValueError: there is no such field, or a value is of another type or out of range.
+    """
+    kinds = {field.name: type(getattr(settings, field.name)) for field in fields(settings)}
+    checked: dict[str, object] = {}
+    for name, value in values.items():
+        if name not in kinds:
+            raise ValueError(f"there is no setting '{name}'")
+        value = tuple(value) if isinstance(value, list) else value
+        wanted = kinds[name]
+        numbers = (int, float, type(None)) if wanted in (float, int, type(None)) else (wanted,)
+        if not isinstance(value, numbers) or isinstance(value, bool) != (wanted is bool):
+            now = getattr(settings, name)
+            example = "a number" if now is None else f"like {now!r}"
+            raise ValueError(f"{name} should be {example}, got {value!r}")
+        checked[name] = value
+    return replace(settings, **checked)  # type: ignore[arg-type]

@@ -1,0 +1,180 @@
+"""What only some operating systems have, with an answer for the others.
+
+Linux has all of it. macOS has no affinity, no /proc and no cgroups. Windows has no locks of
+`fcntl` either, sends no SIGTERM, and neither renames nor removes a file that is open. What is
+missing costs speed or a convenience, never a result. docs/platforms.md says what was run where.
+"""
+
+import contextlib
+import ctypes
+import os
+import platform
+import signal
+import stat
+import sys
+from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+OPEN_FILES_STAY = sys.platform == "win32"  # nobody can remove a file while a program has it open
+CPU_INFO = Path("/proc/cpuinfo")
+CGROUP_QUOTAS = (  # (file with the quota, file with the period or None if both are in the first)
+    ("/sys/fs/cgroup/cpu.max", None),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+CGROUP_LIMITS = (  # of this container: v2, then v1
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+ASSUMED_MEMORY = 8 << 30  # bytes, where the system does not say: those of the challenge's machine
+CURRENT_FOLDER, EXCHANGE = -100, 2  # Linux: AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+
+# What asks a program to end: by `kill` and `docker stop`, by Ctrl-C, and on Windows by Ctrl-Break.
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)
+)
+
+
+def available_threads() -> int:
+    """Threads this process may keep busy: its affinity, cut to the container's CPU quota.
+
+    All of the machine's, where there are neither.
+    """
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    for quota_file, period_file in CGROUP_QUOTAS:
+        try:
+            words = Path(quota_file).read_text().split()
+            if period_file:
+                words.append(Path(period_file).read_text().strip())
+            quota, period = float(words[0]), float(words[1])
+        except (OSError, ValueError, IndexError):  # no such cgroup, or "max": no limit
+            continue
+        if quota > 0:
+            return max(1, min(threads or 1, round(quota / period)))
+    return threads or 1
+
+
+def cpu_flags() -> set[str]:
+    """Flags of the CPU as Linux names them on x86-64, such as "avx512bw"; none elsewhere."""
+    return set(_cpu_info("flags").split())
+
+
+def cpu_model() -> str:
+    """The CPU's name; only its architecture where the system does not say it."""
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_info(key: str) -> str:
+    """What Linux says under `key` of the first core; "" where it does not."""
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        return ""
+    found = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in found if name.strip() == key), "")
+
+
+def physical_memory() -> int:
+    """Bytes of the machine's memory; `ASSUMED_MEMORY` where the system does not say."""
+    if hasattr(os, "sysconf"):
+        with contextlib.suppress(OSError, ValueError):  # a name that this system does not know
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return _windows_memory() or ASSUMED_MEMORY
+
+
+def _windows_memory() -> int | None:
+    """Bytes of memory as Windows says; None elsewhere."""
+    windows = getattr(ctypes, "windll", None)
+    if windows is None:
+        return None
+    # MEMORYSTATUSEX: its own length and a percentage in 32 bits each, then seven numbers of 64 bits
+    # of which the first is the memory.
+    status = (ctypes.c_uint64 * 8)(64)
+    return int(status[1]) if windows.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)) else None
+
+
+def container_memory_limits() -> list[int]:
+    """Bytes that the container's cgroup allows; empty without a container or a limit."""
+    limits = []
+    for file in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such cgroup, or "max": no limit
+            limits.append(int(Path(file).read_text()))
+    return limits
+
+
+def lock(stream: IO[bytes]) -> None:
+    """Mark a file as in use for `remove_unused`, until it is closed.
+
+    Does nothing where the file system has no locks; `remove_unused` removes nothing there. On
+    Windows every open file counts as in use.
+    """
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX)
+
+
+def remove_unused(path: Path) -> bool:
+    """Remove a regular file unless a running program has locked it; whether it was removed.
+
+    That program may run in another container or on another host that shares the folder and its
+    locks.
+
+    Raises:
+        OSError: the file is in use, or cannot be opened, locked or removed.
+    """
+    if fcntl is None:
+        if not OPEN_FILES_STAY or not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        path.unlink()
+        return True
+    # to write: an exclusive lock on NFS asks for it; and never wait for a fifo
+    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return False
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+        return True
+    finally:
+        os.close(handle)
+
+
+def rename_open(stream: IO[bytes], path: Path, target: Path) -> None:
+    """Give `path`, which `stream` writes to, the name `target`, whatever has that name now.
+
+    The stream stays open, so that the file stays locked, where the system allows it. Windows does
+    not: there it is closed first.
+
+    Raises:
+        OSError: the file cannot be renamed.
+    """
+    try:
+        path.replace(target)
+    except PermissionError:
+        stream.close()
+        path.replace(target)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Whether two folders have exchanged their names, in one step; if not, nothing happened.
+
+    Only Linux can, and not in every file system.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # not in every C library
+    if rename is None:
+        return False
+    paths = os.fsencode(one), os.fsencode(other)
+    return bool(rename(CURRENT_FOLDER, paths[0], CURRENT_FOLDER, paths[1], EXCHANGE) == 0)
+
+
+def new_file_mode() -> int:
+    """The permissions that a file gets which this process makes in the usual way."""
+    mask = os.umask(0)  # the only way to ask for it is to set it
+    os.umask(mask)
+    return 0o666 & ~mask
