@@ -8,6 +8,6 @@ files.
 `inputs` makes files of a fuzzer's bytes and says what has to hold for them, `make_corpus` wrote the
 seeds in `corpus`, `__main__` is the coverage-guided run. `headers` changes headers of NIfTI, NRRD,
 MetaImage, DICOM, TIFF and PNG files at random (`header_seeds`) and compares with other readers
-(`independent`). tests/test_fuzz.py does the seeds, and random changes of them, in every run of the
-tests.
+(`independent`). tests/program/test_fuzz.py does the seeds, and random changes of them, in every run
+of the tests.
 """

@@ -1,6 +1,6 @@
 """Write the seeds of the fuzzer, `fuzz/corpus`: `python -m fuzz.make_corpus`.
 
-A good case and a bad one of each kind that tests/test_bad_inputs.py knows, as small as can be.
+A good case and a bad one of each kind in tests/program/test_bad_inputs.py, as small as can be.
 """
 
 import io

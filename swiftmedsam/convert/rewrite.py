@@ -1,6 +1,6 @@
 """The network as it is exported: the same masks as `swiftmedsam`'s, for a fraction of the work.
 
-Six rewrites, exact but for the order of sums (tests/test_convert.py compares them with torch):
+Six rewrites, exact but for the order of sums (tests/torch/test_convert.py has torch beside them):
 
     attention   a projection of the 4096 cells is moved to the few tokens, (W x) . q = x . (W' q),
                 and what is the same for all cells cancels in the softmax over them

@@ -18,9 +18,6 @@ FOLDER = ROOT / "weights" / "v2"
 ENCODER_FLOP = 57.1e9
 ATTENTION_BLOCKS = sum(SWIFT_V2.encoder_depths[1:])
 DECODER_FLOP, SIDE = 367e6, 16  # of a box of 16 x 16 cells
-# Each a copy; the layout of four axes had more of both (docs/log/2026-11-24-speed.md). With AVX-512
-# alone attention is three steps instead of one, with three transposes more.
-COPIES = {"Transpose": 20 + 3 * ATTENTION_BLOCKS, "Reorder": 22}
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +66,6 @@ def test_openvino_fuses_the_encoder_into_the_steps_it_was_tuned_to(core, name):
     assert found["Convolution"] == 22  # each with its norm, its GELU and what it adds to
     assert found["FullyConnected"] == 6 * ATTENTION_BLOCKS  # q, k, v, out, and two of the MLP
     assert found["MVN"] == 2 * ATTENTION_BLOCKS + 2
-    for kind, most in COPIES.items():
-        assert found[kind] <= most, kind
     assert not {"Eltwise", "Gelu", "BatchNormalization"} & set(found)
 
 

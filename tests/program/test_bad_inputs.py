@@ -36,7 +36,7 @@ def run(inputs, outputs, weights, capsys, *options):
 
 
 def arrays(**content):
-    """A maker of the conftest's image or volume with other content."""
+    """A maker of the helpers' image or volume with other content."""
     return lambda path: make_case_file(path.parent, path.name, **content)
 
 
@@ -166,7 +166,7 @@ def test_every_bad_file_is_one_line_and_no_output_and_the_good_one_is_written(
 
 
 # By the whole name: who makes it, and the shape and dtype of its labels.
-A4 = (48, 80)  # of the conftest's image
+A4 = (48, 80)  # of the helpers' image
 A6 = (6, 40, 64)  # and volume
 
 

@@ -105,6 +105,23 @@ def said(command, folder, **env):
     return done.stdout.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("words", "passed"),
+    [
+        ([], "-m pytest"),
+        (["unit"], "-m pytest tests/unit"),
+        (["unit", "-k", "a or b", "-x"], "-m pytest tests/unit -k a or b -x"),
+        (["tests/unit"], "-m pytest tests/unit"),
+        (["-k", "unit"], "-m pytest -k unit"),
+        (["nothing"], "-m pytest nothing"),
+        ([""], "-m pytest "),
+    ],
+)
+def test_a_folder_of_tests_is_named_by_its_name(checkout, words, passed):
+    (checkout / "tests" / "unit").mkdir(parents=True)
+    assert passed in said(["sh", checkout / "test.sh", *words], checkout.parent)
+
+
 @pytest.mark.parametrize("script", ["predict.sh", "test.sh"])
 def test_cdpath_does_not_lead_the_scripts_astray(checkout, script):
     """With CDPATH, `cd` prints where it went, and may go elsewhere than the current folder."""

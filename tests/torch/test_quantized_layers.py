@@ -1,7 +1,8 @@
-"""INT8 layer group by layer group, on the tiny network."""
+"""INT8 layer group by layer group: which layers are in a group, and what the table says."""
 
 from collections import Counter
 
+import numpy as np
 import openvino as ov
 import pytest
 
@@ -35,14 +36,32 @@ def rows_of(text):
     return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
 
 
-def test_the_tables_say_what_int8_costs(tiny_weights_fp16, parity_cases, capsys):
-    arguments = [parity_cases, parity_cases, "--weights", tiny_weights_fp16, "--slices", "8"]
-    assert layers.main([*map(str, arguments), "--only", "in INT8", "symmetric", "but MLPs"]) == 0
-    rows = rows_of(capsys.readouterr().out)
-    assert rows.keys() == {
-        "encoder", "---", "f32", "all in INT8", "all, activations symmetric", "all but MLPs",
-        "decoder", "decoder in INT8",
-    }  # fmt: skip
-    error, agreed = (float(cell) for cell in rows["all in INT8"][:2])
-    assert 0 < float(rows["all but MLPs"][0]) < error < 0.1
-    assert 50 < agreed < 100  # masks of random weights are noise
+class Thresholded:
+    """A network whose masks are the embedding itself, for any prompt."""
+
+    def decode(self, embedding, prompts, cells):
+        return np.repeat(embedding, len(prompts), axis=0), np.ones(len(prompts))
+
+
+def test_the_table_says_how_far_an_encoder_is_from_f32():
+    """On pictures of four pixels: one variant loses one of two, the other one nothing."""
+    picture = np.array([[[1, 1], [-1, -1]]], np.float32)
+    lost = np.array([[[-1, 1], [-1, -1]]], np.float32)
+    variants = {"f32": lambda _: [picture], "lost": lambda _: [lost], "same": lambda _: [picture]}
+    slices = [(picture, np.zeros((1, 4), np.float32))] * 2
+    rows = rows_of(layers.compare_encoders(variants, slices, Thresholded()))
+    assert rows.keys() == {"encoder", "---", *variants}
+    assert rows["lost"][:3] == ["1.0000", "66.67", "66.7"]  # 2^2 of 4; 2 * 1 of 2 + 1 pixels
+    assert rows["same"][:3] == rows["f32"][:3] == ["0.0000", "100.00", "100.0"]
+
+
+def test_each_group_of_layers_is_left_out_once(v2_encoder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(layers, "compiled", lambda model, precision: precision)
+    monkeypatch.setattr(layers, "quantize", lambda model, slices, **how: asked.append(how))
+    groups = layers.groups_of(v2_encoder)
+    found = layers.encoders(lambda: v2_encoder, [], "f32", [])
+    assert {f"all but {group}" for group in groups} < found.keys()
+    left_out = [how["ignored_scope"].names for how in asked if "ignored_scope" in how]
+    assert left_out == list(groups.values())
+    assert list(layers.encoders(lambda: v2_encoder, [], "f32", ["MLPs"])) == ["f32", "all but MLPs"]
