@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import sys
@@ -17,6 +18,7 @@ from swiftmedsam.convert.fetch import LITE_MEDSAM, MOBILE_SAM, FetchError, fetch
 from swiftmedsam.convert.folder import take_place
 from swiftmedsam.convert.quantize import CalibrationError, calibration_slices, quantize
 from swiftmedsam.convert.verify import ParityError, verify
+from swiftmedsam.extras import how_to_install
 from swiftmedsam.network import MANIFEST, MANIFEST_FORMAT, WEIGHTS, WeightsError, load
 from swiftmedsam.torch_model import VARIANTS, CheckpointError, load_model, trained_on
 
@@ -158,6 +160,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("CHECKPOINT, --variant and --out are needed, or --fetch-lite")
         if (options.precision == "int8") != (options.calibration is not None):
             parser.error("--precision int8 and --calibration belong together")
+        if options.precision == "int8" and importlib.util.find_spec("nncf") is None:
+            install = how_to_install("convert")
+            log.error("--precision int8: needs nncf, which is not installed: %s", install)
+            return 1
         convert(
             options.checkpoint, options.variant, options.out, options.precision, options.parity,
             options.calibration,
