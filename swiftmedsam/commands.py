@@ -6,6 +6,7 @@ from importlib import import_module
 
 from swiftmedsam.extras import how_to_install
 from swiftmedsam.program import signals
+from swiftmedsam.program.invoked import COMMAND
 
 # Module of each command, and the extra that brings its packages.
 COMMANDS = {
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signals.end_at_once()  # as long as the modules below are loaded
         from swiftmedsam.program.main import main as segment_files
 
+        sys.argv[0] = COMMAND
         return segment_files(words)
     module, extra = COMMANDS[words[0]]
     try:
@@ -34,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (error.name or "swiftmedsam").startswith("swiftmedsam"):
             raise  # not a package that an extra brings
         print(
-            f"swiftmedsam {words[0]}: needs {error.name}, which is not installed: "
+            f"{COMMAND} {words[0]}: needs {error.name}, which is not installed: "
             f"{how_to_install(extra)}",
             file=sys.stderr,
         )
         return 1
-    sys.argv[0] = f"swiftmedsam {words[0]}"
+    sys.argv[0] = f"{COMMAND} {words[0]}"
     status: int = command.main(words[1:])
     return status

@@ -174,8 +174,14 @@ print(swiftmedsam.__file__, labels.shape)
     assert shape.strip() == "(3, 40, 64)"
 
 
+def test_the_installed_command_is_called_by_its_name_in_its_usage(command):
+    status, said = command("--help")
+    assert (status, said.partition(" [")[0]) == (0, "usage: swiftmedsam")
+
+
 @pytest.mark.parametrize(
-    ("name", "package"), [("convert", "torch"), ("evaluate", "scipy"), ("train", "torch")]
+    ("name", "package"),
+    [("convert", "torch"), ("evaluate", "scipy"), ("train", "lightning_fabric")],
 )
 def test_a_command_says_which_extra_it_lacks(command, name, package):
     assert command(name) == (

@@ -20,6 +20,7 @@ from swiftmedsam.convert.quantize import CalibrationError, calibration_slices, q
 from swiftmedsam.convert.verify import ParityError, verify
 from swiftmedsam.extras import how_to_install
 from swiftmedsam.network import MANIFEST, MANIFEST_FORMAT, WEIGHTS, WeightsError, load
+from swiftmedsam.program.invoked import invoked
 from swiftmedsam.torch_model import VARIANTS, CheckpointError, load_model, trained_on
 
 LITE_CHECKPOINT = WEIGHTS / "checkpoints" / "lite_medsam.pth"
@@ -113,7 +114,7 @@ def convert(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m convert", description="Checkpoint to OpenVINO IR.")
+    parser = argparse.ArgumentParser(invoked("convert"), description="Checkpoint to OpenVINO IR.")
     parser.add_argument("checkpoint", nargs="?", type=Path, help=".pth or .safetensors")
     parser.add_argument("--variant", choices=sorted(VARIANTS))
     parser.add_argument("--out", type=Path, help="weights folder to write, e.g. weights/mine")
@@ -163,6 +164,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.precision == "int8" and importlib.util.find_spec("nncf") is None:
             install = how_to_install("convert")
             log.error("--precision int8: needs nncf, which is not installed: %s", install)
+            return 1
+        if not options.parity.is_dir():  # the default one is of the repository, not installed
+            log.error("--parity: expected a folder of cases, found no %s", options.parity)
             return 1
         convert(
             options.checkpoint, options.variant, options.out, options.precision, options.parity,

@@ -19,11 +19,12 @@ from swiftmedsam.evaluation.console import (
 )
 from swiftmedsam.evaluation.metrics import INPUT_SIZE, MIN_DSC_FOR_NSD, TOLERANCE_MM
 from swiftmedsam.evaluation.score import SIZES, CaseScore, Group, ScoreError, score, summarise
+from swiftmedsam.program.invoked import invoked
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m swiftmedsam.evaluation",
+        invoked("swiftmedsam.evaluation"),
         description="Score outputs (npz, key 'segs') against truth (npz, keys 'gts', 'spacing'). "
         "A missing output counts as 0.",
         epilog="Exit status: 0, or 1 when the folders cannot be scored, 2 on wrong usage.",

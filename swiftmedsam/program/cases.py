@@ -30,6 +30,7 @@ from swiftmedsam.case import (
 from swiftmedsam.display import DEFAULT_WINDOW, parse_window
 from swiftmedsam.memory import SCAN_PROGRAM_BYTES, available_memory
 from swiftmedsam.modality import UNKNOWN, parse_modality
+from swiftmedsam.program.invoked import invoked
 from swiftmedsam.program.jobs import attempt, words_of
 from swiftmedsam.program.scan_jobs import case_of, to_grid
 from swiftmedsam.program.scan_options import ANATOMICAL, add_choices, add_memory_limit, as_option
@@ -296,7 +297,7 @@ def going_back(options: argparse.Namespace) -> dict[str, Step]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m swiftmedsam.program.cases",
+        invoked("swiftmedsam.program.cases"),
         description="Scans with label maps to cases of the challenge, and outputs back.",
         epilog="Exit status: 0 when every file was written, 1 when one was not, 2 on wrong usage.",
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from swiftmedsam import __version__
 from swiftmedsam.display import DEFAULT_WINDOW, WINDOWS, parse_window
 from swiftmedsam.network import AUTO, PRECISIONS
+from swiftmedsam.program.invoked import invoked
 from swiftmedsam.program.scan_options import add_memory_limit, add_scan_options, as_option, natural
 from swiftmedsam.segment import (
     DEFAULT_MODE,
@@ -47,7 +48,7 @@ def _seconds(text: str) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m app",
+        invoked("app"),
         description="Segment every 2DBox_*.npz and 3DBox_*.npz of a folder.",
         epilog="Exit status: 0 when every case was written, 1 when one was not, 2 on wrong usage, "
         "143 or 130 when stopped by SIGTERM or SIGINT.",

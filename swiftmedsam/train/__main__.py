@@ -19,6 +19,7 @@ from typing import get_args
 
 from lightning_fabric import Fabric
 
+from swiftmedsam.program.invoked import invoked
 from swiftmedsam.torch_model import (
     VARIANTS,
     CheckpointError,
@@ -56,7 +57,7 @@ DENSE = {name for name, preset in VARIANTS.items() if preset.dense_encoder}
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m swiftmedsam.train", description=__doc__.splitlines()[0]
+        invoked("swiftmedsam.train"), description=__doc__.splitlines()[0]
     )
     parser.add_argument("--variant", choices=sorted({*REPAIRS, *DENSE}), required=True)
     parser.add_argument("--init", type=Path, required=True, help="the teacher's checkpoint")
