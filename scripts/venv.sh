@@ -1,5 +1,5 @@
 # Sourced by predict.sh and test.sh: makes $here/.venv and installs the requirements file $1 into it,
-# once per content of that file. Sets $python.
+# once per content of that file and of those that it includes. Sets $python.
 
 find_python() {
     for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
@@ -15,7 +15,11 @@ find_python() {
 python=$here/.venv/bin/python
 requirements=$here/$1
 stamp=$here/.venv/installed-$1
-if ! cmp -s "$requirements" "$stamp"; then
+contents() {
+    cat "$requirements"
+    sed -n 's/^-r //p' "$requirements" | while read -r included; do cat "$here/$included"; done
+}
+if ! contents | cmp -s - "$stamp"; then
     if [ ! -x "$python" ]; then
         base=$(find_python)
         echo "Making a virtual environment in .venv ..." >&2
@@ -32,5 +36,5 @@ if ! cmp -s "$requirements" "$stamp"; then
         PIP_USER=0 exec "$python" -m pip install --quiet --disable-pip-version-check \
             -r "$requirements"
     )
-    cp "$requirements" "$stamp"
+    contents >"$stamp"
 fi

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from swiftmedsam.extras import how_to_install
 from swiftmedsam.program import signals
 
 # Module of each command, and the extra that brings its packages.
@@ -33,11 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (error.name or "swiftmedsam").startswith("swiftmedsam"):
             raise  # not a package that an extra brings
         print(
-            f"swiftmedsam {words[0]}: the package {error.name} is missing, "
-            f"install it with: pip install 'swiftmedsam[{extra}]'",
+            f"swiftmedsam {words[0]}: needs {error.name}, which is not installed: "
+            f"{how_to_install(extra)}",
             file=sys.stderr,
         )
         return 1
-    sys.argv[0] = f"swiftmedsam {words[0]}"
     status: int = command.main(words[1:])
     return status

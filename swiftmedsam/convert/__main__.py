@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import sys
@@ -16,6 +17,7 @@ from swiftmedsam.convert.fetch import LITE_MEDSAM, MOBILE_SAM, FetchError, fetch
 from swiftmedsam.convert.folder import take_place
 from swiftmedsam.convert.quantize import CalibrationError, calibration_slices, quantize
 from swiftmedsam.convert.verify import ParityError, verify
+from swiftmedsam.extras import how_to_install
 from swiftmedsam.manifest import MANIFEST, MANIFEST_FORMAT, WEIGHTS, WeightsError, sha256_of
 from swiftmedsam.network import load
 from swiftmedsam.torch_model import VARIANTS, CheckpointError, load_model, trained_on
@@ -107,11 +109,10 @@ def convert(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m convert", description="Checkpoint to OpenVINO IR.")
-    parser.add_argument("checkpoint", nargs="?", type=Path, help=".pth or .safetensors")
-    parser.add_argument("--variant", choices=sorted(VARIANTS))
-    parser.add_argument("--out", type=Path, help="weights folder to write, e.g. weights/mine")
-    parser.add_argument(
+    parser = argparse.ArgumentParser("swiftmedsam convert", description="Checkpoint to OpenVINO
+    IR.") parser.add_argument("checkpoint", nargs="?", type=Path, help=".pth or .safetensors")
+    parser.add_argument("--variant", choices=sorted(VARIANTS)) parser.add_argument("--out",
+    type=Path, help="weights folder to write, e.g. weights/mine") parser.add_argument(
         "--precision", choices=("fp16", "fp32", "int8"), default="fp16",
         help="as stored; int8: as fp16, and the encoder in INT8 beside it",
     )  # fmt: skip
@@ -154,6 +155,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("CHECKPOINT, --variant and --out are needed, or --fetch-lite")
         if (options.precision == "int8") != (options.calibration is not None):
             parser.error("--precision int8 and --calibration belong together")
+        if options.precision == "int8" and importlib.util.find_spec("nncf") is None:
+            install = how_to_install("convert")
+            log.error("--precision int8: needs nncf, which is not installed: %s", install)
+            return 1
+        if not options.parity.is_dir():  # the default one is of the repository, not installed
+            log.error("--parity: expected a folder of cases, found no %s", options.parity)
+            return 1
         convert(
             options.checkpoint, options.variant, options.out, options.precision, options.parity,
             options.calibration,

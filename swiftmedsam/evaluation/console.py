@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from swiftmedsam.extras import how_to_install
+
 PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
 
 
@@ -29,7 +31,7 @@ def picture(text: str) -> Path:
     """
     path = Path(text)
     if importlib.util.find_spec("matplotlib") is None:
-        raise argparse.ArgumentTypeError("needs matplotlib: pip install -r requirements-dev.txt")
+        raise argparse.ArgumentTypeError(f"needs matplotlib: {how_to_install('evaluate')}")
     if path.suffix.lower() not in PICTURES:
         raise argparse.ArgumentTypeError(f"expected one of {', '.join(PICTURES)}, got '{text}'")
     if not path.parent.is_dir():

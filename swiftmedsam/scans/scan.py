@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swiftmedsam.case import CaseError
+from swiftmedsam.extras import how_to_install
 from swiftmedsam.memory import estimate_scan_peak
 from swiftmedsam.messages import printable
 
@@ -23,7 +24,6 @@ RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # and back: ITK and DICOM count to
 # the back, so that the axial walk leaves a picture as it is.
 PICTURE_AFFINE = RAS_OF_LPS
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV has it
-REQUIREMENTS = "requirements-scans.txt"
 RIGHT_ANGLE = np.deg2rad(0.5)  # axes that are further from it are not at right angles by rounding
 GOLDEN_RATIO = 0.618034  # steps of it around the circle of hues never come close to each other
 
@@ -210,5 +210,5 @@ def extra(module: str, name: str) -> ModuleType:
         library = module.partition(".")[0]
         raise ScanError(
             f"{name}: this kind of file needs {library}, which is not installed: "
-            f"pip install -r {REQUIREMENTS}"
+            f"{how_to_install('scans')}"
         ) from None

@@ -17,6 +17,8 @@ from tests.helpers import ROOT
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+?) *(?:; *(.*?))? *\\?$", re.MULTILINE)
 LOCK = (ROOT / "requirements.lock").read_text()
 SCANS_LOCK = (ROOT / "requirements-scans.lock").read_text()
+V1_SHA256 = "7daf2e666571aeee1347a0c5e7f7f7490c6ac8ed4ca3f233f302f29063b6bfe9"
+LARGEST_CLONE = 60 << 20  # bytes
 
 
 def pins(text):
@@ -95,6 +97,27 @@ def test_manifest_and_card_name_the_same_data_sets(manifest):
         assert trained_on == re.findall(r"^\| (\S+) \|", table, re.MULTILINE)
     told = re.search(r"pictures of (\d+) data sets", card)
     assert told and len(set(trained_on)) == len(trained_on) == int(told[1])
+
+
+def test_v1_is_shipped_as_its_checkpoint_alone():
+    """Its models are made of it by `python -m convert`."""
+    folder = ROOT / "weights" / "v1"
+    checkpoint = folder / "v1.safetensors"
+    assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() == V1_SHA256
+    load_model(checkpoint, VARIANTS["v1"])
+    assert "Not a medical device" in (folder / "README.md").read_text()
+
+
+def test_a_clone_is_quick():
+    """All files of the newest commit; weights/training holds a checkpoint for as long as it is
+    trained, which is not counted."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("this is no clone")
+    names = [name for name in listed.stdout.split("\0") if name]
+    assert len(names) > 100
+    counted = [ROOT / name for name in names if not name.startswith("weights/training/")]
+    assert sum(path.stat().st_size for path in counted if path.exists()) <= LARGEST_CLONE
 
 
 def bill():

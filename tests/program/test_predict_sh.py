@@ -87,7 +87,7 @@ def checkout(tmp_path):
     """The scripts in a folder whose Python notes its words, working folder and environment."""
     root = tmp_path / "a checkout"
     root.mkdir()
-    for name in ("predict.sh", "test.sh", BASE, "requirements-dev.txt"):
+    for name in ("predict.sh", "test.sh", BASE, *(path.name for path in ROOT.glob("req*.txt"))):
         shutil.copy(ROOT / name, root)
     shutil.copytree(ROOT / "scripts", root / "scripts")
     (root / ".venv" / "bin").mkdir(parents=True)
@@ -153,6 +153,16 @@ def test_a_link_to_a_script_runs_the_program_it_points_to(checkout, script, kind
     if script == "predict.sh":
         path = lines[lines.index("-m app a.npz") + 1]
         assert path.split(":")[0] == str(checkout.resolve())
+
+
+def test_a_change_in_an_included_file_is_installed(checkout):
+    def installs():
+        return any("pip install" in line for line in said(["sh", checkout / "test.sh"], checkout))
+
+    assert (installs(), installs()) == (True, False)
+    with (checkout / "requirements-train.txt").open("a") as stream:
+        stream.write("another==1.0\n")
+    assert (installs(), installs()) == (True, False)
 
 
 def test_packages_go_into_the_venv_whatever_pip_is_set_to(checkout):

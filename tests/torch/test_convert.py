@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
 from dataclasses import asdict
@@ -371,6 +372,15 @@ def test_the_command_fails_in_one_line_and_leaves_nothing(
     assert main(change(arguments)) == 1
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert not names(tmp_path)
+
+
+def test_int8_without_its_package_names_the_extra(arguments, tmp_path, caplog, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    assert main([*arguments, "--precision", "int8", "--calibration", str(tmp_path)]) == 1
+    assert caplog.messages == [
+        "--precision int8: needs nncf, which is not installed: "
+        "pip install -r requirements-torch.txt -r requirements-convert.txt"
+    ]
 
 
 def test_the_command_fails_in_one_line_on_a_broken_case(
