@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from swiftmedsam.evaluation.prompts import moved_boxes, write_moved
 from swiftmedsam.evaluation.robustness import AppError, main, run_app
 from swiftmedsam.frame import Frame
 from swiftmedsam.masks import box_pixels
-from tests.helpers import make_case_file, read_labels
+from tests.helpers import ROOT, make_case_file, read_labels
 
 IMAGE, CORNER = "2DBox_US_A-1.npz", "2DBox_OCT_A-1.npz"
 
@@ -205,5 +204,4 @@ def test_the_program_runs_on_moved_cases(folders, tmp_path, tiny_weights, capfd)
 
 def test_matplotlib_is_loaded_for_a_picture_only():
     check = "import sys, swiftmedsam.evaluation.robustness; sys.exit('matplotlib' in sys.modules)"
-    root = Path(robustness.__file__).parent.parent
-    assert subprocess.run([sys.executable, "-c", check], cwd=root, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0

@@ -145,7 +145,7 @@ def test_an_engine_gets_the_challenges_command_and_says_its_own_peak(inputs, eng
     assert done.said.last_words == LINE.format(name="a.npz")
     words = Path(f"{engine}.log").read_text()
     assert words.startswith("container run -m 8G --rm -v /")
-    assert ":/workspace/outputs/ team /bin/bash -c sh predict.sh --mode exact;" in words
+    assert ":/workspace/outputs/ team /bin/bash -c sh predict.sh --mode litemedsam;" in words
     assert run(nothing_program(str(engine), "team"), None).status == 0
     assert Path(f"{engine}.log").read_text().splitlines()[-1].endswith("team /bin/bash -c true")
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from swiftmedsam import frame, network
+from swiftmedsam import frame, system
 from swiftmedsam.evaluation.__main__ import main
 from swiftmedsam.evaluation.compare import compare, compare_sizes
 from swiftmedsam.evaluation.console import add_shared_options
@@ -497,7 +497,7 @@ def test_the_command_says_what_is_wrong_in_one_line(folders, tmp_path, capsys, t
 
 def test_there_are_as_many_processes_as_cpus_that_may_be_used(monkeypatch):
     """Not as many as the machine has."""
-    monkeypatch.setattr(network, "CGROUP_QUOTAS", ())
+    monkeypatch.setattr(system, "CGROUP_QUOTAS", ())
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(41)))
     parser = argparse.ArgumentParser()
     add_shared_options(parser, "score")

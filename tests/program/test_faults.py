@@ -348,6 +348,8 @@ def second_a_slice(monkeypatch):
     monkeypatch.setattr(Network, "encode", encode)
     clock = types.SimpleNamespace(perf_counter=lambda: now[0])
     monkeypatch.setattr("swiftmedsam.program.main.time", clock)
+    monkeypatch.setattr("swiftmedsam.program.progress.time", clock)
+    monkeypatch.setattr("swiftmedsam.program.jobs.time", clock)
 
 
 def test_a_case_that_takes_too_long_is_one_line_and_the_next_goes_on(

@@ -15,7 +15,7 @@ from PIL import Image
 
 import swiftmedsam
 from swiftmedsam.program import scan_jobs as command
-from swiftmedsam.result import label_dtype
+from swiftmedsam.result import Result, label_dtype
 from swiftmedsam.scans import provenance as own
 from swiftmedsam.scans import write
 from swiftmedsam.scans.formats.by_suffix import read_scan
@@ -232,7 +232,8 @@ def test_what_is_not_there_is_one_line(program, no_work, mine):
 
 def test_a_full_disk_leaves_nothing_of_a_scan(program, photo, mine, monkeypatch):
     """Neither labels without their names, nor names without labels, whichever is one too many."""
-    monkeypatch.setattr(command, "segment", lambda case, *_, **__: np.ones((48, 80), np.uint8))
+    result = Result(np.ones((48, 80), np.uint8))
+    monkeypatch.setattr(command, "segment", lambda *_, **__: result)
     for last in range(1, 4):
         calls, real = [], os.fsync
 

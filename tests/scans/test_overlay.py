@@ -103,7 +103,7 @@ def by_opened(folder, path, kind, program, monkeypatch):
 
 
 def by_cases(folder, path, kind, program, monkeypatch):
-    monkeypatch.setattr("swiftmedsam.program.scan_plan.default_suffix", lambda path: ".png")
+    monkeypatch.setattr("swiftmedsam.scans.outputs.default_suffix", lambda path: ".png")
     made, segs, back = (folder / name for name in ("made", "segs", "back"))
     with fresh_logging():
         words = ["make", path, labels_file(folder, kind), made, "--modality", "MR"]

@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("no GPU: --accelerator cpu tries it without", file=sys.stderr)
         return 1
     arguments.out.mkdir(parents=True, exist_ok=True)
-    unpack(Path(__file__).parents[1], arguments.work)
+    unpack(Path(__file__).parents[3], arguments.work)
     names = [stage.name for stages in networks for stage in stages]
     workers = max(1, (os.cpu_count() or 1) // len(networks) - 1)
     extra = ["--accelerator", arguments.accelerator, *extra]
