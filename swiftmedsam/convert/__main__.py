@@ -109,10 +109,11 @@ def convert(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("swiftmedsam convert", description="Checkpoint to OpenVINO
-    IR.") parser.add_argument("checkpoint", nargs="?", type=Path, help=".pth or .safetensors")
-    parser.add_argument("--variant", choices=sorted(VARIANTS)) parser.add_argument("--out",
-    type=Path, help="weights folder to write, e.g. weights/mine") parser.add_argument(
+    parser = argparse.ArgumentParser("swiftmedsam convert", description="Checkpoint to OpenVINO.")
+    parser.add_argument("checkpoint", nargs="?", type=Path, help=".pth or .safetensors")
+    parser.add_argument("--variant", choices=sorted(VARIANTS))
+    parser.add_argument("--out", type=Path, help="weights folder to write, e.g. weights/mine")
+    parser.add_argument(
         "--precision", choices=("fp16", "fp32", "int8"), default="fp16",
         help="as stored; int8: as fp16, and the encoder in INT8 beside it",
     )  # fmt: skip
