@@ -20,3 +20,9 @@ def test_links_and_pictures_are_there(page):
     targets = re.findall(r"\]\(([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
     paths = [target for target in targets if not target.startswith(("http:", "https:"))]
     assert [path for path in paths if not (page.parent / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_test_files_that_a_page_names_are_there(page):
+    names = re.findall(r"tests/[\w/]+\.py", page.read_text())
+    assert [name for name in names if not (ROOT / name).is_file()] == []
