@@ -170,9 +170,8 @@ def test_no_import_sets_signals_loggers_hooks_or_the_search_path():
     """The process of whoever imports the library is theirs."""
     modules = library_modules()
     assert {"swiftmedsam.case", "swiftmedsam.scans.scan", "swiftmedsam.program.main"} < {*modules}
-    assert {*changed_by_import(modules)} <= {"blocked"}
-
-
-@pytest.mark.xfail(strict=True, reason="network.py blocks openvino_telemetry at its import")
-def test_no_import_blocks_a_module_of_others():
-    assert changed_by_import(library_modules()) == []
+    # "blocked": with OpenVINO, its package that reports each import to a server (network.py)
+    assert changed_by_import(modules) == ["blocked"]
+    without = [name for name in modules if name != "swiftmedsam.network"]
+    light = [name for name in without if not name.startswith("swiftmedsam.program")]
+    assert changed_by_import(light) == []
