@@ -35,7 +35,7 @@ from swiftmedsam.scans.boxes.drawn import drawn_box, on_grid
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.formats.nifti_header import FORMS_AGREE_MM
 from swiftmedsam.scans.infer_modality import modality_of
-from swiftmedsam.scans.orientation import choose_walk
+from swiftmedsam.scans.orientation import choose_orientation
 from swiftmedsam.scans.place import case_of, to_grid
 from swiftmedsam.scans.scan import Scan
 from swiftmedsam.segment import segment
@@ -92,12 +92,12 @@ def segmented(path: Path) -> Scan:
         CaseError: it is refused.
     """
     scan = read_scan(path, memory_limit=MEMORY_LIMIT)
-    walk = choose_walk(scan)
+    orientation = choose_orientation(scan)
     i, j, k = scan.grid
     box = drawn_box("all", [0, 0, 0, i - 1, j - 1, k - 1] if k > 1 else [0, 0, i - 1, j - 1])
     segments = [on_grid(box, scan, 1)]
-    case = case_of(scan, segments, walk, modality_of(scan, None), DEFAULT_WINDOW)
-    labels = to_grid(segment(case, Everywhere(), LITEMEDSAM).labels, walk)
+    case = case_of(scan, segments, orientation, modality_of(scan, None), DEFAULT_WINDOW)
+    labels = to_grid(segment(case, Everywhere(), LITEMEDSAM).labels, orientation)
     assert labels.shape == scan.grid
     return scan
 

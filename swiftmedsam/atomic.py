@@ -31,7 +31,7 @@ def _new_partial(folder: Path) -> tuple[IO[bytes], Path]:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A stream to write `path` with: under that name there is the whole file or what was before.
 
     Written under a temporary name in the same folder, flushed to disk, then renamed. What a killed
@@ -55,7 +55,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def remove_partials(folder: Path) -> int:
-    """Remove what dead runs left of `whole_file` in `folder`; return how many files that were.
+    """Remove what dead runs left of `atomic_file` in `folder`; return how many files that were.
 
     The file of a living run is locked, by whichever process, container or host that shares the
     folder and its locks. What cannot be opened, locked or removed stays, and so does what is no
@@ -78,7 +78,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     """
     with contextlib.ExitStack() as stack:
         for path, content in contents.items():
-            stream = stack.enter_context(whole_file(path))
+            stream = stack.enter_context(atomic_file(path))
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())

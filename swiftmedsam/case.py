@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.chunks import extent, pieces
+from swiftmedsam.chunks import chunks_of, extent
 from swiftmedsam.display import DEFAULT_WINDOW, Window, to_display
 from swiftmedsam.modality import UNKNOWN, Modality, find_modality
 
@@ -130,7 +130,7 @@ def make_case(
             raise CaseError(f"{name}: '{key}' should hold real numbers, got dtype {array.dtype}")
     check_shape(pixels.shape, name, is_volume=is_volume)
     if pixels.dtype.kind == "f":
-        check_ends(*extent(functools.partial(pieces, pixels)), name)
+        check_ends(*extent(functools.partial(chunks_of, pixels)), name)
     if not is_volume and pixels.ndim == 3:
         pixels = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3]  # no alpha
         pixels = np.ascontiguousarray(pixels)

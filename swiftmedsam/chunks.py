@@ -1,7 +1,7 @@
-"""Arrays gone through piece by piece: their range, and percentiles without a sorted copy.
+"""Arrays gone through chunk by chunk: their range, and percentiles without a sorted copy.
 
 Raw values take many times the bytes of what they become, and may still lie compressed in a file.
-So they are taken as a function that gives them from the beginning, in pieces, as often as asked.
+So they are taken as a function that gives them from the beginning, in chunks, as often as asked.
 """
 
 import math
@@ -10,28 +10,28 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-PIECE = 1 << 20  # elements
+CHUNK = 1 << 20  # elements
 DIGIT = 16  # bits of a value that are counted in one go through all values
 
 Array = npt.NDArray[np.generic]
 Values = Callable[[], Iterator[Array]]
 
 
-def pieces(array: Array) -> Iterator[Array]:
-    """Views of at most `PIECE` elements each, in C order, of an array of any strides."""
-    if array.size <= PIECE:
+def chunks_of(array: Array) -> Iterator[Array]:
+    """Views of at most `CHUNK` elements each, in C order, of an array of any strides."""
+    if array.size <= CHUNK:
         yield array
     elif len(array) == 1:
-        yield from pieces(array[0])
+        yield from chunks_of(array[0])
     else:
         half = len(array) // 2
-        yield from pieces(array[:half])
-        yield from pieces(array[half:])
+        yield from chunks_of(array[:half])
+        yield from chunks_of(array[half:])
 
 
 def extent(values: Values) -> tuple[float, float]:
     """The lowest and the highest of at least one value; both NaN if one is NaN."""
-    ends = [(piece.min(), piece.max()) for piece in values()]
+    ends = [(chunk.min(), chunk.max()) for chunk in values()]
     with np.errstate(over="ignore", invalid="ignore"):  # infinite, and NaN that signal
         lows, highs = np.array(ends, np.float64).T
     return float(lows.min()), float(highs.max())
@@ -53,8 +53,8 @@ def visible_percentiles(
     sought: list[tuple[int, int]] = []  # digits that are known, and rank among what begins so
     for shift in range(bits - width, -1, -width):
         counts = {known: np.zeros(1 << width, np.int64) for known, _ in sought or [(0, 0)]}
-        for piece in values():
-            keys = _keys(piece[piece != 0], native)
+        for chunk in values():
+            keys = _keys(chunk[chunk != 0], native)
             for known, count in counts.items():
                 own = keys[keys >> (shift + width) == known] if sought else keys
                 digits = own >> shift & (1 << width) - 1

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.chunks import Values, extent, pieces, visible_percentiles
+from swiftmedsam.chunks import Values, chunks_of, extent, visible_percentiles
 from swiftmedsam.modality import CT, Modality
 
 log = logging.getLogger(__name__)
@@ -61,13 +61,13 @@ def parse_window(text: str) -> Window:
 
 
 def _stretch(values: Values, out: npt.NDArray[np.uint8], low: float, high: float) -> None:
-    """Clip to low..high and spread over 0..255, piece by piece into `out`; 0 if these are equal."""
+    """Clip to low..high and spread over 0..255, chunk by chunk into `out`; 0 if these are equal."""
     span = high - low
     gain = CHALLENGE_MAX / span if span > 0 else 0.0
     is_narrow = span < LEAST_SPAN or span < LEAST_SHARE * max(abs(low), abs(high))
     dtype: np.dtype[np.floating[Any]] = np.dtype(np.float64 if is_narrow else np.float32)
-    for piece, target in zip(values(), pieces(out), strict=True):
-        scaled = (piece.astype(dtype) - np.asarray(low, dtype)) * np.asarray(gain, dtype)
+    for chunk, target in zip(values(), chunks_of(out), strict=True):
+        scaled = (chunk.astype(dtype) - np.asarray(low, dtype)) * np.asarray(gain, dtype)
         target[...] = np.round(scaled.clip(0, CHALLENGE_MAX))
 
 
@@ -88,7 +88,7 @@ def to_display(
     if image.dtype == np.uint8:
         return image.astype(np.uint8, copy=False)
     out = np.empty(image.shape, np.uint8)
-    values = functools.partial(pieces, image)
+    values = functools.partial(chunks_of, image)
     fill_display(values, image.dtype, extent(values), out, modality, window, raw=raw, name=name)
     return out
 
@@ -98,7 +98,7 @@ def fill_display(
     out: npt.NDArray[np.uint8], modality: Modality, window: Window, *,
     raw: bool = False, name: str = "image",
 ) -> None:  # fmt: skip
-    """`to_display` into `out`, of values of `dtype` whose pieces are those of `out`.
+    """`to_display` into `out`, of values of `dtype` whose chunks are those of `out`.
 
     They reach from `ends[0]` to `ends[1]`.
     """

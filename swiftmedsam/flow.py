@@ -16,7 +16,7 @@ from swiftmedsam.frame import FloatArray, Frame, Span
 LEAST_SIDE = 16  # input pixels; for less, DIS returns NaN or crashes
 FLOWS_KEPT = 16  # of 0.6 MB each: those of one slice, in all views of it
 
-Mask = npt.NDArray[np.uint8]  # (h, w), 0..255, of the input pixels under a box
+SoftMask = npt.NDArray[np.uint8]  # (h, w), 0..255, of the input pixels under a box
 
 
 class Flow:
@@ -30,14 +30,14 @@ class Flow:
         flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._places = lru_cache(FLOWS_KEPT)(partial(_places, flow, picture))
 
-    def moved(self, mask: Mask, inside: Span, frame: Frame, before: int, z: int) -> Mask:
+    def moved(self, mask: SoftMask, inside: Span, frame: Frame, before: int, z: int) -> SoftMask:
         """`mask`, of the input pixels `inside` in slice `before`, where it lies in slice `z`."""
         start = np.array([inside[1].start, inside[0].start], np.float32)  # x and y
         x, y = np.moveaxis(self._places(frame, z, before)[inside] - start, -1, 0)
         return np.asarray(cv2.remap(mask, x, y, cv2.INTER_LINEAR), np.uint8)
 
 
-def _picture(image: npt.NDArray[np.uint8], frame: Frame, z: int) -> Mask:
+def _picture(image: npt.NDArray[np.uint8], frame: Frame, z: int) -> SoftMask:
     """Slice `z` of a volume as `frame` shows it, (h, w), extended to the least size for DIS."""
     height, width = frame.inner
     shown = frame.pixels(image[z])[0, 0, :height, :width] * 255
@@ -47,7 +47,7 @@ def _picture(image: npt.NDArray[np.uint8], frame: Frame, z: int) -> Mask:
 
 
 def _places(
-    flow: cv2.DISOpticalFlow, picture: Callable[[Frame, int], Mask], frame: Frame, z: int,
+    flow: cv2.DISOpticalFlow, picture: Callable[[Frame, int], SoftMask], frame: Frame, z: int,
     before: int,
 ) -> FloatArray:  # fmt: skip
     """Where in slice `before` the content of each input pixel of slice `z` was, (h, w, 2): x, y."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from swiftmedsam.system import container_memory_limits, physical_memory
 
-PROGRAM_BYTES = 400 << 20  # Python, the libraries, encoder and decoder in f32, pieces of arrays
+PROGRAM_BYTES = 400 << 20  # Python, the libraries, encoder and decoder in f32, chunks of arrays
 PROMPT_BYTES = 32 << 20  # of each prompt with all cells in one call of the decoder
 # Prompts with all cells in one call. A constant, never less where memory is tight: which prompts
 # share a call may change the last bits of their logits on some CPUs, and so a border pixel.

@@ -18,7 +18,7 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import openvino as ov  # noqa: E402
 
-from swiftmedsam.atomic import whole_file  # noqa: E402
+from swiftmedsam.atomic import atomic_file  # noqa: E402
 from swiftmedsam.cpu import (  # noqa: E402
     AUTO,
     MATRIX_UNITS,
@@ -208,7 +208,7 @@ class Network:
             request.get_compiled_model().export_model(content)
             digest = sha256_of(content.getvalue())[:BLOB_DIGITS]
             path = compiled / f"{start}-{digest}.blob"
-            with whole_file(path) as stream:
+            with atomic_file(path) as stream:
                 stream.write(content.getvalue())
             for other in set(compiled.glob(f"{start}-*.blob")) - {path}:
                 other.unlink()

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from swiftmedsam.atomic import whole_file
+from swiftmedsam.atomic import atomic_file
 from swiftmedsam.case import Case, CaseError, check_ends, check_shape, make_case
-from swiftmedsam.chunks import extent, pieces
+from swiftmedsam.chunks import chunks_of, extent
 from swiftmedsam.display import DEFAULT_WINDOW, Window, fill_display
 from swiftmedsam.memory import estimate_peak, streamed
 from swiftmedsam.messages import one_line, printable, shortened
@@ -128,23 +128,23 @@ def _read_member(archive: zipfile.ZipFile, member: _Member) -> npt.NDArray[np.ge
     except BROKEN_HEADER as error:
         member.refuse(f"has a broken npy header ({one_line(error)})")
     for target, values in zip(
-        pieces(member.as_stored(array)), _stored_pieces(archive, member), strict=True
+        chunks_of(member.as_stored(array)), _stored_chunks(archive, member), strict=True
     ):
         target[...] = values
     return array
 
 
-def _stored_pieces(archive: zipfile.ZipFile, member: _Member) -> Iterator[npt.NDArray[np.generic]]:
-    """The array as it is stored, read piece by piece.
+def _stored_chunks(archive: zipfile.ZipFile, member: _Member) -> Iterator[npt.NDArray[np.generic]]:
+    """The array as it is stored, read chunk by chunk.
 
     Raises:
         CaseError: the archive holds less than it says.
     """
-    # of no memory: a shape to be cut into pieces
+    # of no memory: a shape to be cut into chunks
     shape = member.as_stored(np.broadcast_to(np.zeros((), member.dtype), member.shape))
     with archive.open(f"{member.key}.npy") as stream:
         stream.read(member.start)
-        for part in pieces(shape):
+        for part in chunks_of(shape):
             try:
                 content = stream.read(part.nbytes)
                 if len(content) < part.nbytes:
@@ -158,12 +158,12 @@ def _stored_pieces(archive: zipfile.ZipFile, member: _Member) -> Iterator[npt.ND
 def _read_display(
     archive: zipfile.ZipFile, member: _Member, modality: Modality, window: Window
 ) -> npt.NDArray[np.uint8]:
-    """What `to_display` makes of an array, of which no more than a piece is held at a time.
+    """What `to_display` makes of an array, of which no more than a chunk is held at a time.
 
     Raises:
         CaseError: the archive holds less than it says, or a value is out of range.
     """
-    values = functools.partial(_stored_pieces, archive, member)
+    values = functools.partial(_stored_chunks, archive, member)
     ends = extent(values)
     if member.dtype.kind == "f":
         check_ends(*ends, member.file)
@@ -247,5 +247,5 @@ def write_labels(path: Path, labels: npt.NDArray[np.unsignedinteger]) -> None:
     Raises:
         OSError: the folder cannot be written to; nothing is left behind.
     """
-    with whole_file(path) as stream:
+    with atomic_file(path) as stream:
         np.savez_compressed(stream, segs=labels)

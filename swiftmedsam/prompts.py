@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.flow import Flow, Mask
+from swiftmedsam.flow import Flow, SoftMask
 from swiftmedsam.frame import INPUT_SIZE, FloatArray, Frame, Patch, Span
 from swiftmedsam.masks import Answer
 from swiftmedsam.settings import GIVEN, PREVIOUS, TAPERED, Settings
@@ -32,7 +32,7 @@ class Track:
 
     z: int
     around: dict[Frame, FloatArray | None]  # prompt (4,) around its mask; None: the mask is empty
-    masks: dict[Frame, Mask] = field(default_factory=dict)  # tracked masks (h, w), 0..255
+    masks: dict[Frame, SoftMask] = field(default_factory=dict)  # tracked masks (h, w), 0..255
     answers: Sequence[Answer] = ()  # kept where slices between are to be interpolated
 
 
@@ -41,7 +41,7 @@ class Asked:
     """What a slice is asked about one box."""
 
     prompts: FloatArray  # (P, 4), boxes in input pixels
-    mask: Mask | None = None  # as it was tracked to this slice
+    mask: SoftMask | None = None  # as it was tracked to this slice
 
 
 class Prompter(Protocol):
@@ -162,7 +162,7 @@ def tapered_box(given: FloatArray, previous: FloatArray, share: float, margin: i
     return np.concatenate([centre - half, centre + half])
 
 
-def box_of(mask: Mask, start: FloatArray, given: FloatArray, margin: int) -> FloatArray:
+def box_of(mask: SoftMask, start: FloatArray, given: FloatArray, margin: int) -> FloatArray:
     """The box (4,) around a mask (h, w) that begins at `start` (x, y), wider by `margin`.
 
     It stays inside the given box, and is the given box where the mask is empty.

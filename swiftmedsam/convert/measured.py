@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from swiftmedsam.atomic import whole_file
+from swiftmedsam.atomic import atomic_file
 from swiftmedsam.cpu import PRECISIONS
 from swiftmedsam.manifest import MANIFEST, read_manifest
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ValueError(f"{word}: expected one of {', '.join(PRECISIONS)}, =, and a file")
             reached[precision] = scores_of(Path(path))
         manifest["measured"] = {"mode": options.mode, "precisions": reached}
-        with whole_file(options.weights / MANIFEST) as stream:
+        with atomic_file(options.weights / MANIFEST) as stream:
             stream.write(json.dumps(manifest, indent=2).encode() + b"\n")
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swiftmedsam.evaluation.bootstrap import CONFIDENCE, FloatArray
+from swiftmedsam.evaluation.bootstrap import CONFIDENCE, Float64Array
 from swiftmedsam.evaluation.console import (
     add_shared_options,
     clear_line,
@@ -127,7 +127,7 @@ def _organ_lines(runs: Sequence[Run], known: Mapping[str, Known], gts: Path) -> 
             places.setdefault(organ, {}).setdefault(name, []).append(place)
     if not places:
         return []
-    values: list[list[FloatArray]] = [
+    values: list[list[Float64Array]] = [
         [
             np.array([_object_totals(run[name], at) for name, at in cases.items()], np.float64)
             for cases in places.values()

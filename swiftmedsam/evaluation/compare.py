@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from swiftmedsam.evaluation.bootstrap import FloatArray, interval, means, resampled_means
+from swiftmedsam.evaluation.bootstrap import Float64Array, interval, means, resampled_means
 from swiftmedsam.evaluation.score import (
     CaseScore,
     Size,
@@ -43,7 +43,7 @@ class Difference:
 
 
 def _difference(
-    name: str, objects: int, mean: FloatArray, resampled: FloatArray, deltas: FloatArray
+    name: str, objects: int, mean: Float64Array, resampled: Float64Array, deltas: Float64Array
 ) -> Difference:
     """Put together `mean` (2,), `resampled` (RESAMPLES, 2) and `deltas` (cases, 3)."""
     lows, highs = interval(resampled)
@@ -59,7 +59,7 @@ def _difference(
 
 def _deltas(
     rows: Sequence[CaseScore], others: Mapping[str, CaseScore], size: Size | None = None
-) -> FloatArray:
+) -> Float64Array:
     """Totals (cases, 3) of other minus base; both count the same values."""
     base, other = totals(rows, size), totals([others[row.name] for row in rows], size)
     return np.column_stack([other[:, :2] - base[:, :2], base[:, 2]])

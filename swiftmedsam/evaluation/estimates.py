@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from swiftmedsam.evaluation.bootstrap import FloatArray, interval, means, resampled_means
+from swiftmedsam.evaluation.bootstrap import Float64Array, interval, means, resampled_means
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Estimate:
 
     parts: int  # means over cases that it averages; 1: it is one itself
     cases: int
-    mean: FloatArray  # (folders, 2): DSC and NSD
-    drawn: FloatArray  # (folders, RESAMPLES, 2)
+    mean: Float64Array  # (folders, 2): DSC and NSD
+    drawn: Float64Array  # (folders, RESAMPLES, 2)
 
 
-def estimates(totals: Sequence[Sequence[FloatArray]]) -> list[Estimate]:
+def estimates(totals: Sequence[Sequence[Float64Array]]) -> list[Estimate]:
     """One estimate for each group of cases.
 
     `totals` holds, for each folder and each group, what `bootstrap.means` wants, (cases, 3). The
@@ -79,7 +79,7 @@ def average(parts: Sequence[Estimate]) -> Estimate:
     )
 
 
-def _means(mean: FloatArray, drawn: FloatArray) -> list[Mean]:
+def _means(mean: Float64Array, drawn: Float64Array) -> list[Mean]:
     """DSC and NSD of `mean` (2,), with intervals of `drawn` (RESAMPLES, 2)."""
     low, high = interval(drawn)
     return [Mean(float(mean[i]), float(low[i]), float(high[i])) for i in range(2)]

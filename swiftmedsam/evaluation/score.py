@@ -20,7 +20,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.evaluation.bootstrap import FloatArray, interval, means, resampled_means
+from swiftmedsam.evaluation.bootstrap import Float64Array, interval, means, resampled_means
 from swiftmedsam.evaluation.metrics import (
     IMAGE_SPACING,
     INPUT_SIZE,
@@ -324,7 +324,7 @@ def count_objects(rows: Sequence[CaseScore], size: Size | None = None) -> int:
     return sum(row.objects if size is None else len(_objects(row, size)) for row in rows)
 
 
-def totals(rows: Sequence[CaseScore], size: Size | None = None) -> FloatArray:
+def totals(rows: Sequence[CaseScore], size: Size | None = None) -> Float64Array:
     """What `bootstrap.means` wants of the rows, (cases, 3): sum of DSC, sum of NSD, their number.
 
     Without a size each case counts as a whole, once; with one each of its objects of that size.
@@ -341,7 +341,7 @@ def totals(rows: Sequence[CaseScore], size: Size | None = None) -> FloatArray:
 
 
 def _group(
-    name: str, rows: Sequence[CaseScore], objects: int, mean: FloatArray, resampled: FloatArray
+    name: str, rows: Sequence[CaseScore], objects: int, mean: Float64Array, resampled: Float64Array
 ) -> Group:
     """Put together `mean` (2,) and `resampled` (RESAMPLES, 2), DSC and NSD."""
     dsc_interval, nsd_interval = interval(resampled).T.tolist()
@@ -351,7 +351,7 @@ def _group(
     )  # fmt: skip
 
 
-def _groups(members: dict[str, list[CaseScore]]) -> tuple[list[Group], FloatArray, FloatArray]:
+def _groups(members: dict[str, list[CaseScore]]) -> tuple[list[Group], Float64Array, Float64Array]:
     """Groups of whole cases; then the mean of their means (2,) and the same (RESAMPLES, 2)."""
     of_groups = [totals(rows) for rows in members.values()]
     all_means, resampled = [means(each) for each in of_groups], resampled_means(of_groups)

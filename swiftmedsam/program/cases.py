@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.atomic import make_folder, remove_partials, whole_file, why_not_writable
+from swiftmedsam.atomic import atomic_file, make_folder, remove_partials, why_not_writable
 from swiftmedsam.case import Case
 from swiftmedsam.display import DEFAULT_WINDOW, parse_window
 from swiftmedsam.memory import SCAN_PROGRAM_BYTES, available_memory
@@ -31,7 +31,7 @@ from swiftmedsam.result import label_dtype
 from swiftmedsam.scans.formats.by_suffix import READERS, read_scan, stem_of, suffix_of
 from swiftmedsam.scans.infer_modality import modality_of
 from swiftmedsam.scans.label_maps import extents, other_grid, read_labels, same_grid
-from swiftmedsam.scans.orientation import ACQUIRED, Walk, choose_walk
+from swiftmedsam.scans.orientation import ACQUIRED, Orientation, choose_orientation
 from swiftmedsam.scans.outputs import (
     check_places,
     outputs_of,
@@ -83,10 +83,14 @@ def _voxel(position: npt.NDArray[np.float64]) -> tuple[int, int, int]:
 
 
 def case_arrays(
-    case: Case, numbered: Voxels, values: npt.NDArray[np.uint16], scan: Scan, walk: Walk
+    case: Case,
+    numbered: Voxels,
+    values: npt.NDArray[np.uint16],
+    scan: Scan,
+    orientation: Orientation,
 ) -> dict[str, Any]:
     """What is in the file of a case; `numbered` (I, J, K) has the labels 1..N of `values` (N,)."""
-    gts = walk.to_slices(numbered)
+    gts = orientation.to_slices(numbered)
     image = case.image
     if not case.is_volume and image.ndim == 2:
         image = np.stack([image] * 3, axis=-1)  # the organisers' are in colour, all of them
@@ -95,11 +99,11 @@ def case_arrays(
         "boxes": case.boxes.astype(np.int64),
         "gts": gts if case.is_volume else gts[0],
         "label_values": values,
-        "grid_axes": np.array(walk.axes),
-        "grid_flips": np.array(walk.flipped),
+        "grid_axes": np.array(orientation.axes),
+        "grid_flips": np.array(orientation.flipped),
     }
     if case.is_volume:
-        arrays["spacing"] = scan.spacing_mm[list(walk.axes)][::-1]  # x, y, z
+        arrays["spacing"] = scan.spacing_mm[list(orientation.axes)][::-1]  # x, y, z
     return arrays
 
 
@@ -122,13 +126,13 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
         log.warning("%s: has no millimetres, its spacing counts as 1", scan.name)
     if scan.is_sheared:
         log.warning("%s: its axes count as if at right angles, and are not", scan.name)
-    walk = choose_walk(scan, options.plane)
+    orientation = choose_orientation(scan, options.plane)
     segments = segments_around(label_map.voxels)
     values = np.array([one.value for one in segments], np.uint16)
     numbers = np.zeros(int(values[-1]) + 1, label_dtype(len(values)))
     numbers[values] = np.arange(len(values)) + 1
     numbered = numbers[label_map.voxels]
-    case = case_of(scan, segments, walk, modality, options.window)
+    case = case_of(scan, segments, orientation, modality, options.window)
     path = options.out / f"{3 if case.is_volume else 2}DBox_{modality.name}_{stem}.npz"
     if why := why_not_writable(path):
         raise ScanError(f"{scan.name}: the case cannot be written to {path} ({why})")
@@ -136,8 +140,8 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
         raise ScanError(
             f"{scan.name}: {path} exists; name another folder (it is no case of a scan)"
         )
-    with whole_file(path) as stream:
-        np.savez_compressed(stream, **case_arrays(case, numbered, values, scan, walk))
+    with atomic_file(path) as stream:
+        np.savez_compressed(stream, **case_arrays(case, numbered, values, scan, orientation))
     log.info("%s: written %s, %d boxes", scan.name, path, len(values))
 
 
@@ -207,8 +211,8 @@ def back(
     if sorted(axes.tolist()) != [0, 1, 2] or flips.shape != (3,):
         raise ScanError(f"{name}: 'grid_axes' and 'grid_flips' should be of D, H and W")
     (d, h, w), (up, down, across) = axes.tolist(), flips.tolist()
-    walk = Walk("", (d, h, w), (up, down, across), scan.grid)
-    if gts.shape != walk.shape[-gts.ndim :]:
+    orientation = Orientation("", (d, h, w), (up, down, across), scan.grid)
+    if gts.shape != orientation.shape[-gts.ndim :]:
         raise ScanError(f"{name}: was made of another scan than {scan.name}, {scan.grid}")
     if values.dtype != np.uint16 or values.ndim != 1 or len(values) == 0:
         raise ScanError(
@@ -218,14 +222,14 @@ def back(
         if wrong := _wrong_labels(labels, gts.shape, len(values)):
             raise ScanError(f"{name}: '{key}' {wrong}")
     called = np.append(0, values).astype(label_dtype(int(values.max())))
-    segments = segments_around(to_grid(called[gts], walk))
+    segments = segments_around(to_grid(called[gts], orientation))
     outputs = outputs_of(scan_path, options.out)
     refuse_inputs(outputs.all(), [*inputs, *scan.files])
     check_places(outputs, scan.name)
     refuse_foreign_outputs(outputs, scan.name)
     check_encoding(outputs, scan, segments)
     shown = Case(scan.name, image.astype(np.uint8, copy=False), np.zeros((0, 6)), gts.ndim == 3)
-    write(outputs, to_grid(called[segs], walk), scan, segments, walk, shown)
+    write(outputs, to_grid(called[segs], orientation), scan, segments, orientation, shown)
     log.info("%s: written %s", scan.name, outputs.labels)
 
 

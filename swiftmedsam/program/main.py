@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 
 from swiftmedsam.atomic import (
+    atomic_file,
     remove_partials,
-    whole_file,
 )
 from swiftmedsam.case import CaseError
 from swiftmedsam.manifest import WeightsError
@@ -38,7 +38,7 @@ def write_failures(path: Path, failures: dict[str, str]) -> None:
         OSError: the file cannot be written.
     """
     entries = [{"file": name, "message": message} for name, message in failures.items()]
-    with whole_file(path) as stream:
+    with atomic_file(path) as stream:
         stream.write(json.dumps(entries, indent=1).encode() + b"\n")
 
 

@@ -1,4 +1,4 @@
-"""The road of a scan: read, place its boxes, walk, segment, write on its own grid."""
+"""The road of a scan: read, place its boxes, orientation, segment, write on its own grid."""
 
 import argparse
 import functools
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from swiftmedsam.atomic import whole_file
+from swiftmedsam.atomic import atomic_file
 from swiftmedsam.case import Case
 from swiftmedsam.memory import available_memory
 from swiftmedsam.messages import one_line, printable
@@ -20,7 +20,7 @@ from swiftmedsam.scans.boxes.drawn import on_grid
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.infer_modality import modality_of
 from swiftmedsam.scans.label_maps import boxes_around_labels
-from swiftmedsam.scans.orientation import ACQUIRED, Walk, choose_walk
+from swiftmedsam.scans.orientation import ACQUIRED, Orientation, choose_orientation
 from swiftmedsam.scans.outputs import (
     check_places,
     refuse_foreign,
@@ -43,7 +43,7 @@ class Placed:
     """A scan with its boxes, ready to be segmented."""
 
     scan: Scan
-    walk: Walk
+    orientation: Orientation
     segments: list[Segment]
     case: Case
 
@@ -61,8 +61,8 @@ def place(plan: Plan, options: argparse.Namespace) -> Placed:
     refuse_inputs(plan.outputs.all(), scan.files)
     if not options.overwrite:
         refuse_foreign_outputs(plan.outputs, scan.name)
-    walk = choose_walk(scan, options.plane or ACQUIRED)
-    log.info("%s", describe(scan, walk))
+    orientation = choose_orientation(scan, options.plane or ACQUIRED)
+    log.info("%s", describe(scan, orientation))
     drawn = list(plan.drawn)
     if plan.label_map is not None:
         left = limit - scan.voxels.nbytes
@@ -71,7 +71,9 @@ def place(plan: Plan, options: argparse.Namespace) -> Placed:
     segments = [on_grid(box, scan, value) for value, box in enumerate(drawn, start=1)]
     check_encoding(plan.outputs, scan, segments)
     modality = modality_of(scan, options.modality)
-    return Placed(scan, walk, segments, case_of(scan, segments, walk, modality, options.window))
+    return Placed(
+        scan, orientation, segments, case_of(scan, segments, orientation, modality, options.window)
+    )
 
 
 def _run(
@@ -91,10 +93,12 @@ def _run(
     result = segment(case, network, settings, memory_limit=left, progress=progress)
     clock.add(result.seconds)
     with clock.measure("write"):
-        on_its_grid = to_grid(result.labels, placed.walk)
-        write(plan.outputs, on_its_grid, scan, placed.segments, placed.walk, case)
+        on_its_grid = to_grid(result.labels, placed.orientation)
+        write(plan.outputs, on_its_grid, scan, placed.segments, placed.orientation, case)
         if options.stats is not None:
-            rows += measure(on_its_grid, scan, placed.walk, placed.segments, result.predicted_iou)
+            rows += measure(
+                on_its_grid, scan, placed.orientation, placed.segments, result.predicted_iou
+            )
             _write_table(options.stats, rows, scan.name)
     log.info("%s: written %s", scan.name, _listed(plan.outputs.all()))
     return case
@@ -111,7 +115,7 @@ def _write_table(path: Path, rows: list[Row], name: str) -> None:
         ScanError: it cannot be written; the labels of the scan `name` are there.
     """
     try:
-        with whole_file(path) as stream:
+        with atomic_file(path) as stream:
             stream.write(table(rows))
     except OSError as error:
         raise ScanError(
@@ -164,6 +168,6 @@ def _show(plan: Plan, options: argparse.Namespace, read: Sequence[Path]) -> None
         refuse_inputs([path], [*read, *placed.scan.files])
         if not options.overwrite:
             refuse_foreign(path, placed.scan.name)
-        with whole_file(path) as stream:
-            stream.write(signed(box_picture(one, placed.walk, placed.case)))
-        log.info("%s; shown in %s", box_line(one, placed.scan, placed.walk), _listed([path]))
+        with atomic_file(path) as stream:
+            stream.write(signed(box_picture(one, placed.orientation, placed.case)))
+        log.info("%s; shown in %s", box_line(one, placed.scan, placed.orientation), _listed([path]))

@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 
-from swiftmedsam.chunks import pieces
+from swiftmedsam.chunks import chunks_of
 from swiftmedsam.modality import CT, UNKNOWN, Modality, find_modality
 from swiftmedsam.scans.scan import Scan, Voxels
 
@@ -49,7 +49,7 @@ def share_of_air(voxels: Voxels) -> float:
     """
     if voxels.dtype.kind not in "if":
         return 0.0
-    lowest = min(float(np.fmin.reduce(piece, axis=None)) for piece in pieces(voxels))
+    lowest = min(float(np.fmin.reduce(chunk, axis=None)) for chunk in chunks_of(voxels))
     if not lowest < AIR[1]:
         return 0.0
     padding = _count(voxels, lowest, np.nextafter(lowest, np.inf)) if lowest < AIR[0] else 0
@@ -63,6 +63,6 @@ def share_of_air(voxels: Voxels) -> float:
 def _count(voxels: Voxels, low: float, high: float) -> int:
     """How many voxels are `low` or more and below `high`; NaN is neither."""
     return sum(
-        int(np.count_nonzero((piece >= np.float64(low)) & (piece < np.float64(high))))
-        for piece in pieces(voxels)
+        int(np.count_nonzero((chunk >= np.float64(low)) & (chunk < np.float64(high))))
+        for chunk in chunks_of(voxels)
     )

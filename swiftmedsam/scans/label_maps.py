@@ -15,18 +15,18 @@ from swiftmedsam.scans.dicom import labels as dicom_labels
 from swiftmedsam.scans.formats import itk
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.formats.slicer import Declared
-from swiftmedsam.scans.scan import FloatArray, MemoryLimit, Scan, ScanError, SeveralError, Voxels
+from swiftmedsam.scans.scan import Float64Array, MemoryLimit, Scan, ScanError, SeveralError, Voxels
 
 log = logging.getLogger(__name__)
 
 SAME_GRID_VOXELS = 0.01  # corners of two grids that are closer are the same
 MAX_LABELS = 65535
-PIECE_VOXELS = 1 << 15  # whose places are looked for together: 70 bytes each
+CHUNK_VOXELS = 1 << 15  # whose places are looked for together: 70 bytes each
 
 VoxelArray = npt.NDArray[np.int64]
 
 
-def _corners(scan: Scan) -> FloatArray:
+def _corners(scan: Scan) -> Float64Array:
     """Centres (8, 4) of the grid's corner voxels, homogeneous."""
     return np.array(list(product(*((0, size - 1) for size in scan.grid), [1])), np.float64)
 
@@ -152,7 +152,9 @@ def other_grid(label_map: Scan, scan: Scan) -> ScanError:
     )
 
 
-def extents(labels: Voxels, margin: int = 0) -> Iterator[tuple[int, tuple[FloatArray, FloatArray]]]:
+def extents(
+    labels: Voxels, margin: int = 0
+) -> Iterator[tuple[int, tuple[Float64Array, Float64Array]]]:
     """Each label with its first and last voxel (3,), moved apart by `margin` inside the grid.
 
     `labels` (I, J, K) are uint16 or smaller; 0 is none.
@@ -176,11 +178,11 @@ def extents(labels: Voxels, margin: int = 0) -> Iterator[tuple[int, tuple[FloatA
 
 
 def _pieces(labels: Voxels, corner: VoxelArray) -> Iterator[tuple[VoxelArray, Voxels]]:
-    """Parts of (I, J, K) of `PIECE_VOXELS` at most, each with the place (3,) of its first voxel.
+    """Parts of (I, J, K) of `CHUNK_VOXELS` at most, each with the place (3,) of its first voxel.
 
     That of `labels` is `corner`.
     """
-    if labels.size <= PIECE_VOXELS:
+    if labels.size <= CHUNK_VOXELS:
         yield corner, labels
         return
     axis = int(np.argmax(labels.shape))
@@ -190,7 +192,7 @@ def _pieces(labels: Voxels, corner: VoxelArray) -> Iterator[tuple[VoxelArray, Vo
     yield from _pieces(other, corner + half * (np.arange(3) == axis))
 
 
-def _in_world(scan: Scan, first: FloatArray, last: FloatArray) -> FloatArray:
+def _in_world(scan: Scan, first: Float64Array, last: Float64Array) -> Float64Array:
     """Corners (8, 3) in mm of the space that voxels from `first` to `last` fill."""
     sides = zip(first - 0.5, last + 0.5, strict=True)
     corners = np.array(list(product(*sides, [1])))

@@ -1,4 +1,4 @@
-"""From a scan's grid to the slices that are walked, and back: axes moved and flipped, that is all.
+"""A scan's axes as slices, and back: axes are moved and flipped, nothing is resampled.
 
 Which way a file stores its axes is an accident; what the network sees must not depend on it. So
 slices are brought into the order of their anatomy, whatever it was in the file: the nearest of
@@ -7,8 +7,7 @@ slices are brought into the order of their anatomy, whatever it was in the file:
     coronal   D to the back,  H to the feet,  W to the left
     sagittal  D to the left,  H to the feet,  W to the back
 
-as a radiologist looks at them. Nothing is resampled, so the way back is exact: an oblique grid is
-walked along its own axes.
+as a radiologist looks at them. The way back is exact. An oblique grid keeps its own axes.
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.scans.scan import FloatArray, Scan
+from swiftmedsam.scans.scan import Float64Array, Scan
 
 # World axis (0 right, 1 anterior, 2 superior) and sign of D, H, W.
 PLANES = {
@@ -34,7 +33,7 @@ Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
-class Walk:
+class Orientation:
     """Where D, H and W lie in a grid (I, J, K)."""
 
     plane: str
@@ -66,7 +65,7 @@ class Walk:
         return turned[:, ::-1].ravel()
 
 
-def anatomical_axes(affine: FloatArray) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def anatomical_axes(affine: Float64Array) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """World axis, and sign along it, that each of i, j and k comes nearest to.
 
     Each world axis is given once, so that the sum of the cosines is largest.
@@ -99,8 +98,8 @@ def acquired_axis(scan: Scan) -> int:
     return world.index(2)
 
 
-def choose_walk(scan: Scan, plane: str = ACQUIRED) -> Walk:
-    """The walk through `scan` in that plane, one of `PLANES`, or the one it was acquired in."""
+def choose_orientation(scan: Scan, plane: str = ACQUIRED) -> Orientation:
+    """The orientation of a scan's slices in a plane: one of `PLANES`, or as it was acquired."""
     world, signs = anatomical_axes(scan.affine)
     if plane == ACQUIRED:
         normal = world[acquired_axis(scan)]
@@ -110,4 +109,4 @@ def choose_walk(scan: Scan, plane: str = ACQUIRED) -> Walk:
         signs[grid_axis] != sign
         for grid_axis, (_, sign) in zip((d, h, w), PLANES[plane], strict=True)
     ]
-    return Walk(plane, (d, h, w), (flips[0], flips[1], flips[2]), scan.grid)
+    return Orientation(plane, (d, h, w), (flips[0], flips[1], flips[2]), scan.grid)

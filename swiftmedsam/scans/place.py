@@ -10,7 +10,7 @@ from swiftmedsam.case import Case, make_case
 from swiftmedsam.display import Window
 from swiftmedsam.modality import Modality
 from swiftmedsam.result import Labels
-from swiftmedsam.scans.orientation import Walk, anatomical_axes
+from swiftmedsam.scans.orientation import Orientation, anatomical_axes
 from swiftmedsam.scans.scan import Scan, Segment, Voxels, grey
 
 log = logging.getLogger(__name__)
@@ -28,16 +28,22 @@ def without_nan(voxels: Voxels, name: str) -> Voxels:
     return np.asarray(np.where(missing, np.nanmin(voxels), voxels))
 
 
-def boxes_in_slices(segments: Sequence[Segment], walk: Walk) -> npt.NDArray[np.int64]:
-    """Boxes (N, 6) of segments in the slices of `walk`; (N, 4) where there is one slice."""
-    boxes = np.array([walk.box(one.first, one.last) for one in segments], np.int64).reshape(-1, 6)
-    return boxes if walk.shape[0] > 1 else boxes[:, [0, 1, 3, 4]]
+def boxes_in_slices(segments: Sequence[Segment], orientation: Orientation) -> npt.NDArray[np.int64]:
+    """Boxes (N, 6) of segments in the slices of `orientation`; (N, 4) where there is one slice."""
+    boxes = np.array([orientation.box(one.first, one.last) for one in segments], np.int64).reshape(
+        -1, 6
+    )
+    return boxes if orientation.shape[0] > 1 else boxes[:, [0, 1, 3, 4]]
 
 
 def case_of(
-    scan: Scan, segments: Sequence[Segment], walk: Walk, modality: Modality, window: Window
+    scan: Scan,
+    segments: Sequence[Segment],
+    orientation: Orientation,
+    modality: Modality,
+    window: Window,
 ) -> Case:
-    """The case of a scan, its slices in the order of `walk`, label i + 1 for segment i.
+    """The case of a scan, its slices in the order of `orientation`, label i + 1 for segment i.
 
     A scan of one slice is an image. A volume in colour becomes grey, as the network takes slices
     of a volume.
@@ -48,14 +54,14 @@ def case_of(
     voxels = scan.voxels
     if voxels.dtype.kind == "f":
         voxels = without_nan(voxels, scan.name)
-    slices = walk.to_slices(voxels)
+    slices = orientation.to_slices(voxels)
     is_volume = len(slices) > 1
     if is_volume and slices.ndim == 4:
         slices = grey(slices)
     fractions = slices.dtype.kind == "f" and bool((slices != np.rint(slices)).any())
     case = make_case(
         slices if is_volume else slices[0],
-        boxes_in_slices(segments, walk),
+        boxes_in_slices(segments, orientation),
         is_volume=is_volume,
         modality=modality,
         window=window,
@@ -67,12 +73,12 @@ def case_of(
     return case
 
 
-def to_grid(labels: Labels, walk: Walk) -> Labels:
+def to_grid(labels: Labels, orientation: Orientation) -> Labels:
     """Labels (I, J, K) of labels (D, H, W), or of an image's (H, W)."""
-    return walk.to_grid(labels.reshape(walk.shape))
+    return orientation.to_grid(labels.reshape(orientation.shape))
 
 
-def describe(scan: Scan, walk: Walk) -> str:
+def describe(scan: Scan, orientation: Orientation) -> str:
     """Size, spacing and orientation of a scan, and how it is walked."""
     size = "x".join(map(str, scan.grid))
     if not scan.has_mm:
@@ -82,8 +88,8 @@ def describe(scan: Scan, walk: Walk) -> str:
         DIRECTIONS[world][sign > 0]
         for world, sign in zip(*anatomical_axes(scan.affine), strict=True)
     )
-    along = "ijk"[walk.axes[0]]
+    along = "ijk"[orientation.axes[0]]
     return (
         f"{scan.name}: {size} voxels of {spacing} mm, axes to {axes}; "
-        f"slices along {along}, {walk.plane}"
+        f"slices along {along}, {orientation.plane}"
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from swiftmedsam.case import Case
 from swiftmedsam.result import Labels
 from swiftmedsam.scans.formats.pictures import png
-from swiftmedsam.scans.orientation import Walk
+from swiftmedsam.scans.orientation import Orientation
 from swiftmedsam.scans.scan import Scan, Segment
 
 Bytes = npt.NDArray[np.uint8]
@@ -21,7 +21,7 @@ SMALLEST_SIDE = 512  # pixels of a picture's longer side; a smaller one is enlar
 WORLD = "RAS"
 
 
-def box_line(one: Segment, scan: Scan, walk: Walk) -> str:
+def box_line(one: Segment, scan: Scan, orientation: Orientation) -> str:
     """Name, voxels, millimetres and slices of a box."""
     first, last = np.array(one.first), np.array(one.last)
     parts = [
@@ -33,16 +33,21 @@ def box_line(one: Segment, scan: Scan, walk: Walk) -> str:
         corners = np.array(list(product(*sides, [1]))) @ scan.affine.T  # (8, 4)
         ends = zip(WORLD, corners.min(axis=0), corners.max(axis=0), strict=False)
         line += "; mm " + ", ".join(f"{axis} {low:.1f} to {high:.1f}" for axis, low, high in ends)
-    if walk.shape[0] > 1:
-        stack = walk.axes[0]
-        line += f"; {last[stack] - first[stack] + 1} slices of {walk.shape[0]}, {walk.plane}"
+    if orientation.shape[0] > 1:
+        stack = orientation.axes[0]
+        count, plane = last[stack] - first[stack] + 1, orientation.plane
+        line += f"; {count} slices of {orientation.shape[0]}, {plane}"
     return line
 
 
 def drawn(
-    page: Bytes, labels: Labels | None, segments: Sequence[Segment], walk: Walk, zoom: int = 1
+    page: Bytes,
+    labels: Labels | None,
+    segments: Sequence[Segment],
+    orientation: Orientation,
+    zoom: int = 1,
 ) -> Bytes:
-    """A slice of `walk` in colour, with labels tinted and boxes outlined, enlarged `zoom` times.
+    """A slice in colour, with labels tinted and boxes outlined, enlarged `zoom` times.
 
     Everything is in the order of the slices, whichever way the file stores its axes. The picture
     is (zoom H, zoom W, 3), red first.
@@ -51,7 +56,7 @@ def drawn(
         page: (H, W) or (H, W, 3), the slice as the network sees it.
         labels: (H, W), of the same slice; None tints nothing.
         segments: what the labels and the boxes are of; boxes lie in the file's grid.
-        walk: which says where they lie in its slices.
+        orientation: which says where they lie in its slices.
         zoom: pixels of the picture along a side of a pixel of the slice.
     """
     shown = np.stack([page] * 3, axis=-1) if page.ndim == 2 else page.copy()
@@ -64,27 +69,29 @@ def drawn(
         shown[mask] = (shown[mask] * (1 - MASK_OPACITY) + tint).astype(np.uint8)
     shown = np.ascontiguousarray(shown.repeat(zoom, axis=0).repeat(zoom, axis=1))
     for segment in segments:
-        x_min, y_min, _, x_max, y_max, _ = walk.box(segment.first, segment.last).tolist()
+        x_min, y_min, _, x_max, y_max, _ = orientation.box(segment.first, segment.last).tolist()
         corners = (x_min * zoom, y_min * zoom), ((x_max + 1) * zoom - 1, (y_max + 1) * zoom - 1)
         cv2.rectangle(shown, *corners, segment.colour, 1)
     return shown
 
 
-def box_picture(one: Segment, walk: Walk, case: Case) -> bytes:
+def box_picture(one: Segment, orientation: Orientation, case: Case) -> bytes:
     """A PNG of the box on its middle slice, as the network sees it."""
-    _, _, z_min, _, _, z_max = walk.box(one.first, one.last).tolist()
+    _, _, z_min, _, _, z_max = orientation.box(one.first, one.last).tolist()
     page = case.image[(z_min + z_max) // 2] if case.is_volume else case.image
     zoom = max(1, SMALLEST_SIDE // max(page.shape[:2]))
-    return png(drawn(page, None, [one], walk, zoom))
+    return png(drawn(page, None, [one], orientation, zoom))
 
 
-def picture_of_labels(labels: Labels, segments: Sequence[Segment], walk: Walk, case: Case) -> Bytes:
-    """Labels (I, J, 1) of a picture on it, (H, W, 3), as `drawn`; `case` is of its `walk`.
+def picture_of_labels(
+    labels: Labels, segments: Sequence[Segment], orientation: Orientation, case: Case
+) -> Bytes:
+    """Labels (I, J, 1) of a picture on it, (H, W, 3), as `drawn`; `case` is of its `orientation`.
 
     One that was walked across is shown as its file has it.
     """
     page = case.image
     if case.is_volume:
-        page = walk.to_grid(page)[:, :, 0].T
-        walk = Walk("", (2, 1, 0), (False, False, False), walk.grid)
-    return drawn(page, walk.to_slices(labels)[0], segments, walk)
+        page = orientation.to_grid(page)[:, :, 0].T
+        orientation = Orientation("", (2, 1, 0), (False, False, False), orientation.grid)
+    return drawn(page, orientation.to_slices(labels)[0], segments, orientation)

@@ -15,13 +15,13 @@ from swiftmedsam.extras import how_to_install
 from swiftmedsam.memory import estimate_scan_peak
 from swiftmedsam.messages import printable
 
-FloatArray = npt.NDArray[np.float64]
+Float64Array = npt.NDArray[np.float64]
 Voxels = npt.NDArray[np.generic]
 Colour = tuple[int, int, int]  # red, green and blue, 0..255
 
 RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # and back: ITK and DICOM count to the left and back
 # Pictures have no place in the world. With this one, columns run to the patient's left and rows to
-# the back, so that the axial walk leaves a picture as it is.
+# the back, so that axial slices show a picture as it is.
 PICTURE_AFFINE = RAS_OF_LPS
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV has it
 RIGHT_ANGLE = np.deg2rad(0.5)  # axes that are further from it are not at right angles by rounding
@@ -47,7 +47,7 @@ class Scan:
 
     path: Path
     voxels: Voxels  # (I, J, K) or (I, J, K, 3): the file's grid, fastest index first; image: K = 1
-    affine: FloatArray  # (4, 4): voxel (i, j, k, 1) to mm in RAS (right, anterior, superior)
+    affine: Float64Array  # (4, 4): voxel (i, j, k, 1) to mm in RAS (right, anterior, superior)
     modality: str = ""  # as the file says, if it does
     slice_axis: int | None = None  # along which its slices were acquired, if the file says so
     has_mm: bool = True  # whether the affine is the file's, not `PICTURE_AFFINE`
@@ -67,7 +67,7 @@ class Scan:
         return i, j, k
 
     @property
-    def spacing_mm(self) -> FloatArray:
+    def spacing_mm(self) -> Float64Array:
         """Distance (3,) of neighbours along i, j and k."""
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0), np.float64)
 

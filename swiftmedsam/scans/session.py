@@ -20,7 +20,7 @@ from swiftmedsam.result import Labels, Progress, Result
 from swiftmedsam.scans.boxes.drawn import Meaning, drawn_box, on_grid
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.infer_modality import modality_of
-from swiftmedsam.scans.orientation import ACQUIRED, choose_walk
+from swiftmedsam.scans.orientation import ACQUIRED, choose_orientation
 from swiftmedsam.scans.outputs import (
     check_places,
     outputs_of,
@@ -97,9 +97,9 @@ class OpenImage:
     ) -> None:  # fmt: skip
         """`open_image` describes the arguments."""
         self._scan, self._network, self._settings, self._meaning = scan, network, settings, meaning
-        self._walk = choose_walk(scan, plane)
+        self._orientation = choose_orientation(scan, plane)
         kind = modality_of(scan, parse_modality(modality) if modality else None)
-        self._case = case_of(scan, [], self._walk, kind, window)
+        self._case = case_of(scan, [], self._orientation, kind, window)
         image = self._case.image if self._case.is_volume else self._case.image[np.newaxis]
         peak = estimate_scan_peak(scan.voxels.shape, scan.voxels.dtype, 0)
         self._embeddings = Embeddings(image, network, embeddings_within(memory_limit - peak))
@@ -120,12 +120,12 @@ class OpenImage:
         Raises:
             ScanError: a box that is none, or lies outside.
         """
-        placed = boxes_in_slices(self._segments(boxes, ()), self._walk).astype(np.float64)
+        placed = boxes_in_slices(self._segments(boxes, ()), self._orientation).astype(np.float64)
         case = dataclasses.replace(self._case, boxes=placed)
         result = segment(
             case, self._network, self._settings, progress=progress, embeddings=self._embeddings
         )
-        labels = to_grid(result.labels, self._walk).T.reshape(self.shape)
+        labels = to_grid(result.labels, self._orientation).T.reshape(self.shape)
         return dataclasses.replace(result, labels=labels)
 
     def write(
@@ -148,7 +148,7 @@ class OpenImage:
         refuse_foreign_outputs(outputs, self._scan.name)
         check_encoding(outputs, self._scan, segments)
         on_its_grid = labels.T.reshape(self._scan.grid)
-        write(outputs, on_its_grid, self._scan, segments, self._walk, self._case)
+        write(outputs, on_its_grid, self._scan, segments, self._orientation, self._case)
 
     def _segments(self, boxes: npt.ArrayLike, names: Sequence[str]) -> list[Segment]:
         """Boxes (N, 4) or (N, 6), or a single one, on the grid; without a name, by their number."""

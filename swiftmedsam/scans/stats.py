@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from swiftmedsam.result import PredictedIou
-from swiftmedsam.scans.orientation import Walk
-from swiftmedsam.scans.scan import FloatArray, Scan, Segment, grey
+from swiftmedsam.scans.orientation import Orientation
+from swiftmedsam.scans.scan import Float64Array, Scan, Segment, grey
 
 MM3_PER_ML = 1000
 COLUMNS = (
@@ -25,7 +25,7 @@ Row = dict[str, object]
 def measure(
     labels: npt.NDArray[np.unsignedinteger],
     scan: Scan,
-    walk: Walk,
+    orientation: Orientation,
     segments: list[Segment],
     predicted_iou: PredictedIou,
 ) -> list[Row]:
@@ -36,8 +36,8 @@ def measure(
     the brightness of an object that was not found. Intensities are the scan's own values.
     """
     values = grey(scan.voxels) if scan.voxels.ndim == 4 else scan.voxels
-    slices = walk.to_slices(labels)
-    steps = scan.affine[:3, list(walk.axes)]  # columns (3,) in mm along D, H, W
+    slices = orientation.to_slices(labels)
+    steps = scan.affine[:3, list(orientation.axes)]  # columns (3,) in mm along D, H, W
     voxel_mm3 = abs(float(np.linalg.det(steps)))
     pixel_mm2 = float(np.linalg.norm(np.cross(steps[:, 1], steps[:, 2])))
     rows = []
@@ -69,7 +69,7 @@ def _rounded(number: float) -> str:
     return f"{number:.6g}"
 
 
-def longest_diameter(mask: npt.NDArray[np.bool_], steps: FloatArray) -> float:
+def longest_diameter(mask: npt.NDArray[np.bool_], steps: Float64Array) -> float:
     """The largest distance in mm between two corners of pixels of a mask (H, W); 0 of an empty one.
 
     `steps` (3, 2) are mm from a row to the next and from a column to the next.

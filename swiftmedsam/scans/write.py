@@ -15,7 +15,7 @@ from swiftmedsam.scans import provenance
 from swiftmedsam.scans.dicom import seg
 from swiftmedsam.scans.formats import itk, nifti, pictures
 from swiftmedsam.scans.formats.by_suffix import WRITTEN, suffix_of
-from swiftmedsam.scans.orientation import Walk
+from swiftmedsam.scans.orientation import Orientation
 from swiftmedsam.scans.outputs import Outputs
 from swiftmedsam.scans.preview import picture_of_labels
 from swiftmedsam.scans.scan import Scan, ScanError, Segment
@@ -92,11 +92,16 @@ def check_encoding(outputs: Outputs, scan: Scan, segments: list[Segment]) -> Non
 
 
 def write(
-    outputs: Outputs, labels: Labels, scan: Scan, segments: list[Segment], walk: Walk, case: Case
+    outputs: Outputs,
+    labels: Labels,
+    scan: Scan,
+    segments: list[Segment],
+    orientation: Orientation,
+    case: Case,
 ) -> None:
     """Write labels (I, J, K) on the grid of `scan`, and what goes with them: all or nothing.
 
-    The overlay is made of `case`, what the network saw of the scan in the slices of `walk`.
+    The overlay is made of `case`, what the network saw of the scan in the slices of `orientation`.
 
     Raises:
         OSError: the folder cannot be written to, or is full.
@@ -104,7 +109,9 @@ def write(
     """
     contents = {outputs.labels: _encoded(outputs.labels, labels, scan, segments)}
     if outputs.overlay is not None:
-        contents[outputs.overlay] = pictures.png(picture_of_labels(labels, segments, walk, case))
+        contents[outputs.overlay] = pictures.png(
+            picture_of_labels(labels, segments, orientation, case)
+        )
     if outputs.names is not None:
         contents[outputs.names] = _names(scan, segments, provenance.digests(contents))
     write_together(contents)  # the labels last: where they are, there is the rest

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from swiftmedsam import Network
-from swiftmedsam.atomic import remove_partials, whole_file
+from swiftmedsam.atomic import atomic_file, remove_partials
 from swiftmedsam.program.main import main
 from swiftmedsam.program.signals import Stopped, Stopper
 from tests.helpers import (
@@ -33,8 +33,8 @@ from tests.helpers import (
 WRITER = """
 import sys
 from pathlib import Path
-from swiftmedsam.atomic import whole_file
-with whole_file(Path(sys.argv[1])) as stream:
+from swiftmedsam.atomic import atomic_file
+with atomic_file(Path(sys.argv[1])) as stream:
     stream.write(b"half")
     stream.flush()
     print("open", flush=True)
@@ -85,7 +85,7 @@ def test_the_partial_file_of_a_living_process_is_left_and_becomes_whole(outputs,
 
 
 def test_a_partial_file_of_this_process_is_left_as_well(outputs):
-    with whole_file(outputs / "other"):
+    with atomic_file(outputs / "other"):
         assert remove_partials(outputs) == 0
     assert names(outputs) == ["other"]
 
@@ -100,7 +100,7 @@ def test_a_file_that_is_swept_away_before_it_is_locked_is_made_anew(outputs, mon
         real(handle, operation)
 
     monkeypatch.setattr("swiftmedsam.system.fcntl.flock", flock)
-    with whole_file(outputs / "other") as stream:
+    with atomic_file(outputs / "other") as stream:
         stream.write(b"whole")
     assert len(swept) == 1
     assert names(outputs) == ["other"]
@@ -113,7 +113,7 @@ def test_without_locks_files_are_written_and_none_is_removed(outputs, monkeypatc
 
     monkeypatch.setattr("swiftmedsam.system.fcntl.flock", flock)
     (outputs / ".segs-abcdefgh.partial").touch()
-    with whole_file(outputs / "other") as stream:
+    with atomic_file(outputs / "other") as stream:
         stream.write(b"whole")
     assert remove_partials(outputs) == 0
     assert names(outputs) == [".segs-abcdefgh.partial", "other"]

@@ -105,7 +105,7 @@ def test_a_scan_that_fails_in_no_way_anybody_foresaw_does_not_hold_up_the_others
 
         monkeypatch.setitem(READERS, ".png", read)
     else:
-        failing_once(monkeypatch, command, "choose_walk", error)
+        failing_once(monkeypatch, command, "choose_orientation", error)
     file = mine / "failures.json"
     words = ["--quiet", "--boxes", str(mine / "boxes.json"), "--failures", str(file), *dry]
     status, lines = program(*words, inputs=mine, outputs=mine / "out")
@@ -122,7 +122,7 @@ def test_a_case_of_a_scan_that_fails_does_not_hold_up_the_others(tmp_path, monke
     for name in ("a.png", "b.png"):
         Image.fromarray(image_case()["imgs"]).save(tmp_path / "scans" / name)
         Image.fromarray(mask).save(tmp_path / "labels" / name)
-    failing_once(monkeypatch, cases, "choose_walk", IndexError())
+    failing_once(monkeypatch, cases, "choose_orientation", IndexError())
     words = [str(tmp_path / folder) for folder in ("scans", "labels", "cases")]
     assert cases.main(["make", *words, "--modality", "US"]) == 1
     assert names(tmp_path / "cases") == ["2DBox_US_b.npz"]

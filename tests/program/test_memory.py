@@ -249,7 +249,7 @@ def test_an_array_is_read_in_pieces_of_any_size(tmp_path_factory, shape, dtype, 
     folder = tmp_path_factory.mktemp("pieces")
     path = make_case_file(folder, IMAGE, imgs=values)
     with pytest.MonkeyPatch.context() as patch, zipfile.ZipFile(path) as archive:
-        patch.setattr("swiftmedsam.chunks.PIECE", piece)
+        patch.setattr("swiftmedsam.chunks.CHUNK", piece)
         found = swiftmedsam.npz._read_member(
             archive, swiftmedsam.npz._find_member(archive, IMAGE, "imgs")
         )
@@ -278,7 +278,7 @@ def test_pixels_that_are_not_held_become_the_same_image(
         held = read_case(tmp_path / name)
         with monkeypatch.context() as patch:
             patch.setattr("swiftmedsam.memory.HELD_BYTES", 0)
-            patch.setattr("swiftmedsam.chunks.PIECE", 100)
+            patch.setattr("swiftmedsam.chunks.CHUNK", 100)
             patch.setattr("swiftmedsam.npz._read_member", lambda *args: (
                 read_member(*args) if args[1].key == "boxes" else pytest.fail("pixels were held")
             ))  # fmt: skip

@@ -150,7 +150,7 @@ def test_files_are_written_whole_where_open_ones_cannot_be_renamed(tmp_path, lik
     out = tmp_path / "out"
     out.write_bytes(b"old")
     assert atomic.why_not_writable(out) == ""
-    with atomic.whole_file(out) as stream:
+    with atomic.atomic_file(out) as stream:
         stream.write(b"new")
         assert atomic.remove_partials(tmp_path) == 0  # it is in use
         assert out.read_bytes() == b"old"
@@ -158,7 +158,7 @@ def test_files_are_written_whole_where_open_ones_cannot_be_renamed(tmp_path, lik
 
 
 def test_a_failed_write_leaves_nothing_where_open_files_cannot_be_removed(tmp_path, like_windows):
-    with pytest.raises(KeyboardInterrupt), atomic.whole_file(tmp_path / "out") as stream:
+    with pytest.raises(KeyboardInterrupt), atomic.atomic_file(tmp_path / "out") as stream:
         stream.write(b"half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []

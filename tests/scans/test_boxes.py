@@ -234,7 +234,7 @@ def test_boxes_around_labels_come_in_the_order_of_their_values(tmp_path):
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_extents_are_those_of_each_label_alone(order, monkeypatch):
     """Of maps that are larger than what is looked at together."""
-    monkeypatch.setattr("swiftmedsam.scans.label_maps.PIECE_VOXELS", 7)
+    monkeypatch.setattr("swiftmedsam.scans.label_maps.CHUNK_VOXELS", 7)
     random = np.random.default_rng(1)
     for _ in range(100):
         shape = random.integers(1, 9, 3)

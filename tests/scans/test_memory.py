@@ -20,7 +20,7 @@ from swiftmedsam.scans.formats import itk, nifti, pictures
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.formats.picture_headers import Page, read_pages
 from swiftmedsam.scans.label_maps import boxes_around_labels, extents
-from swiftmedsam.scans.orientation import choose_walk
+from swiftmedsam.scans.orientation import choose_orientation
 from swiftmedsam.scans.place import case_of
 from swiftmedsam.scans.scan import ScanError
 from swiftmedsam.segment import segment
@@ -237,7 +237,7 @@ def scans(folder):
 
 def test_what_is_estimated_covers_what_is_used(tmp_path, monkeypatch):
     scans(tmp_path)
-    monkeypatch.setattr("swiftmedsam.chunks.PIECE", 1 << 12)  # a piece counts to the program
+    monkeypatch.setattr("swiftmedsam.chunks.CHUNK", 1 << 12)  # a piece counts to the program
     estimates = []
     for module in (nifti, dicom, itk, pictures):
         monkeypatch.setattr(
@@ -250,7 +250,7 @@ def test_what_is_estimated_covers_what_is_used(tmp_path, monkeypatch):
         read_scan(path)  # so that what its library keeps does not count
         tracemalloc.start()
         scan = read_scan(path)
-        case_of(scan, [], choose_walk(scan), UNKNOWN, DEFAULT_WINDOW)
+        case_of(scan, [], choose_orientation(scan), UNKNOWN, DEFAULT_WINDOW)
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         shape, estimate = estimates[-1]
@@ -288,7 +288,7 @@ def test_a_label_map_is_charged_what_it_takes_and_no_case(
     layers, shape, dtype, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        "swiftmedsam.scans.label_maps.PIECE_VOXELS", 1 << 12
+        "swiftmedsam.scans.label_maps.CHUNK_VOXELS", 1 << 12
     )  # counts to the program
     estimates = []
 

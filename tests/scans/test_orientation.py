@@ -1,4 +1,4 @@
-"""The walk through a scan does not depend on how the file stores its axes, and leads back."""
+"""Slices of a scan do not depend on how the file stores its axes; the way back is exact."""
 
 from itertools import product
 
@@ -11,7 +11,7 @@ from swiftmedsam.display import DEFAULT_WINDOW
 from swiftmedsam.modality import find_modality
 from swiftmedsam.scans.boxes.drawn import drawn_box, on_grid
 from swiftmedsam.scans.formats.by_suffix import read_scan
-from swiftmedsam.scans.orientation import PLANES, anatomical_axes, choose_walk
+from swiftmedsam.scans.orientation import PLANES, anatomical_axes, choose_orientation
 from swiftmedsam.scans.place import case_of, to_grid
 from tests.helpers import BrightInBox, labels_of, volume_case
 from tests.helpers.scans import (
@@ -29,10 +29,11 @@ MR = find_modality("MR")
 
 
 def labels_on_grid(scan, drawn, plane="acquired"):
-    walk = choose_walk(scan, plane)
+    orientation = choose_orientation(scan, plane)
     segments = [on_grid(box, scan, value) for value, box in enumerate(drawn, start=1)]
     return to_grid(
-        labels_of(case_of(scan, segments, walk, MR, DEFAULT_WINDOW), BrightInBox()), walk
+        labels_of(case_of(scan, segments, orientation, MR, DEFAULT_WINDOW), BrightInBox()),
+        orientation,
     )
 
 
@@ -108,12 +109,12 @@ def test_the_way_back_to_the_grid_is_exact(plane):
         for orientation in ORIENTATIONS:
             stored = image.as_reoriented(orientation)
             scan = scan_of(np.asanyarray(stored.dataobj), stored.affine)
-            walk = choose_walk(scan, plane)
-            slices = walk.to_slices(scan.voxels)
-            assert slices.shape == walk.shape
-            np.testing.assert_array_equal(walk.to_grid(slices), scan.voxels)
+            orientation = choose_orientation(scan, plane)
+            slices = orientation.to_slices(scan.voxels)
+            assert slices.shape == orientation.shape
+            np.testing.assert_array_equal(orientation.to_grid(slices), scan.voxels)
             for index in np.ndindex(scan.grid):
-                x, y, z = walk.box(index, index)[:3]
+                x, y, z = orientation.box(index, index)[:3]
                 assert slices[z, y, x] == scan.voxels[index]
 
 
@@ -126,8 +127,10 @@ def test_planes_are_looked_at_as_a_radiologist_does():
         "coronal": ((0, -1, 0), (0, 0, -1), (-1, 0, 0)),
         "sagittal": ((-1, 0, 0), (0, 0, -1), (0, -1, 0)),
     }.items():
-        walk = choose_walk(scan_of(np.zeros((4, 3, 2), np.uint8), ALIGNED), plane)
-        walked = np.stack([walk.to_slices(positions[..., axis]) for axis in range(3)], axis=-1)
+        orientation = choose_orientation(scan_of(np.zeros((4, 3, 2), np.uint8), ALIGNED), plane)
+        walked = np.stack(
+            [orientation.to_slices(positions[..., axis]) for axis in range(3)], axis=-1
+        )
         for axis, direction in enumerate((down_stack, down, across)):
             step = np.diff(walked, axis=axis).reshape(-1, 3)
             assert (np.sign(step) == direction).all()
@@ -146,7 +149,7 @@ def test_planes_are_looked_at_as_a_radiologist_does():
 )  # fmt: skip
 def test_the_acquired_slices_are_found(shape, spacing, slice_axis, along):
     scan = scan_of(np.zeros(shape, np.uint8), np.diag([*spacing, 1]), slice_axis=slice_axis)
-    assert choose_walk(scan).axes[0] == along
+    assert choose_orientation(scan).axes[0] == along
 
 
 def test_each_world_axis_is_given_once():

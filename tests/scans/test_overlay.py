@@ -8,7 +8,7 @@ from PIL import Image
 import swiftmedsam
 from swiftmedsam.program import cases
 from swiftmedsam.program import scan_jobs as command
-from swiftmedsam.scans.orientation import Walk
+from swiftmedsam.scans.orientation import Orientation
 from swiftmedsam.scans.preview import drawn
 from swiftmedsam.scans.scan import Segment
 from tests.helpers import BrightInBox, dsc, ellipse, fresh_logging
@@ -160,8 +160,8 @@ def test_only_labels_are_tinted_and_only_the_box_is_outlined():
     labels = np.zeros((6, 8), np.uint8)
     labels[2:4, 3:5] = 1
     one = Segment(1, "a", (1, 1, 0), (6, 4, 0))
-    walk = Walk("", (2, 1, 0), (False, False, False), (8, 6, 1))
-    found = drawn(page, labels, [one], walk)
+    orientation = Orientation("", (2, 1, 0), (False, False, False), (8, 6, 1))
+    found = drawn(page, labels, [one], orientation)
     assert found.shape == (6, 8, 3)
     assert (found[1, 1:7] == one.colour).all()
     assert (found[1:5, 6] == one.colour).all()
@@ -169,7 +169,7 @@ def test_only_labels_are_tinted_and_only_the_box_is_outlined():
     tinted = (found != 100).any(axis=-1)
     assert tinted[2:4, 3:5].all()
     assert not tinted[2, 2]
-    mirrored = Walk("", (2, 1, 0), (False, False, True), (8, 6, 1))
+    mirrored = Orientation("", (2, 1, 0), (False, False, True), (8, 6, 1))
     np.testing.assert_array_equal(
         drawn(page[:, ::-1], labels[:, ::-1], [one], mirrored), found[:, ::-1]
     )

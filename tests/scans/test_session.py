@@ -13,7 +13,7 @@ from swiftmedsam.frame import Frame
 from swiftmedsam.memory import EMBEDDING_BYTES, estimate_scan_peak
 from swiftmedsam.result import Clock
 from swiftmedsam.scans import session as opened
-from swiftmedsam.scans.orientation import choose_walk
+from swiftmedsam.scans.orientation import choose_orientation
 from swiftmedsam.scans.scan import ScanError
 from swiftmedsam.scans.session import scan_of_array
 from swiftmedsam.settings import BEST
@@ -180,11 +180,11 @@ def test_a_picture_answers_as_it_lies(photo, mine):
 )
 def test_slices_are_those_furthest_apart(spacing, along):
     array = np.zeros((4, 5, 6), np.uint8)
-    walk = choose_walk(scan_of_array(array, spacing))
-    assert walk.axes[0] == 2 - along
+    orientation = choose_orientation(scan_of_array(array, spacing))
+    assert orientation.axes[0] == 2 - along
     if along == 0:
-        np.testing.assert_array_equal(walk.to_slices(array.T), array)
-        assert walk.flipped == (False, False, False)
+        np.testing.assert_array_equal(orientation.to_slices(array.T), array)
+        assert orientation.flipped == (False, False, False)
 
 
 def test_no_box_is_no_work():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from swiftmedsam import make_case
-from swiftmedsam.scans.orientation import choose_walk
+from swiftmedsam.scans.orientation import choose_orientation
 from swiftmedsam.scans.scan import PICTURE_AFFINE, Segment
 from swiftmedsam.scans.stats import COLUMNS, longest_diameter, measure, table
 from swiftmedsam.segment import segment
@@ -26,7 +26,9 @@ def labels():
 
 
 def rows_of(scan, labels):
-    return measure(labels, scan, choose_walk(scan), [BLOCK, NOTHING], {0: [0.5, 0.75], 1: [0.25]})
+    return measure(
+        labels, scan, choose_orientation(scan), [BLOCK, NOTHING], {0: [0.5, 0.75], 1: [0.25]}
+    )
 
 
 @pytest.mark.parametrize("placed", AFFINES)

@@ -161,7 +161,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, torc
     assert marker.exists()  # else the pickle was harmless and this test is worthless
 
 
-def whole_file(kind, path):
+def atomic_file(kind, path):
     tensors = {"a": torch.ones(3, 2), "b": torch.zeros(40)}
     if kind == "safetensors":
         save_file(tensors, path)
@@ -173,7 +173,7 @@ def whole_file(kind, path):
 @pytest.mark.parametrize("kind", ["safetensors", "torch", "torch before 1.6"])
 def test_a_truncated_file_is_named_wherever_it_ends(tmp_path, kind):
     path = tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pth")
-    content = whole_file(kind, path)
+    content = atomic_file(kind, path)
     for size in range(0, len(content), 7):
         path.write_bytes(content[:size])
         with pytest.raises(CheckpointError, match=f"^{path.name}: "):

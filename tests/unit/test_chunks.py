@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from swiftmedsam.chunks import PIECE, extent, pieces, visible_percentiles
+from swiftmedsam.chunks import CHUNK, chunks_of, extent, visible_percentiles
 from tests.helpers.generated import given, st
 
 PERCENTS = (0.5, 37, 99.5)
@@ -13,13 +13,13 @@ DTYPES = ("i1", "<u2", ">i2", "<i4", ">u4", "<i8", "<u8", "<f2", "<f4", ">f4", "
 
 
 def of(array):
-    return functools.partial(pieces, array)
+    return functools.partial(chunks_of, array)
 
 
 def test_pieces_are_views_that_cover_an_array_in_its_order(monkeypatch):
-    monkeypatch.setattr("swiftmedsam.chunks.PIECE", 7)
+    monkeypatch.setattr("swiftmedsam.chunks.CHUNK", 7)
     array = np.arange(120).reshape(4, 5, 6).transpose(2, 0, 1)[::-1]
-    parts = list(pieces(array))
+    parts = list(chunks_of(array))
     assert max(part.size for part in parts) <= 7
     assert all(np.shares_memory(part, array) for part in parts)
     np.testing.assert_array_equal(np.concatenate([part.ravel() for part in parts]), array.ravel())
@@ -27,13 +27,13 @@ def test_pieces_are_views_that_cover_an_array_in_its_order(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1, 1)])
 def test_a_small_array_is_one_piece(shape):
-    (part,) = pieces(np.zeros(shape))
+    (part,) = chunks_of(np.zeros(shape))
     assert part.shape == shape
-    assert len(list(pieces(np.zeros(PIECE + 1, np.uint8)))) == 2
+    assert len(list(chunks_of(np.zeros(CHUNK + 1, np.uint8)))) == 2
 
 
 def test_the_extent_is_that_of_all_pieces_and_nan_where_one_is(monkeypatch):
-    monkeypatch.setattr("swiftmedsam.chunks.PIECE", 2)
+    monkeypatch.setattr("swiftmedsam.chunks.CHUNK", 2)
     values = np.array([3, -7, 5, 9, 2], np.int16)
     assert extent(of(values)) == (-7, 9)
     for place in range(5):
@@ -56,7 +56,7 @@ def test_percentiles_are_numpys(dtype, seed, count, piece):
     values[random.random(count) < 0.3] = 0
     values = np.repeat(values, 2).astype(dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("swiftmedsam.chunks.PIECE", piece)
+        patch.setattr("swiftmedsam.chunks.CHUNK", piece)
         found = visible_percentiles(of(values), dtype, PERCENTS)
     visible = values[values != 0].astype(np.float64)
     if visible.size:

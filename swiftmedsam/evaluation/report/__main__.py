@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from swiftmedsam.atomic import whole_file
+from swiftmedsam.atomic import atomic_file
 from swiftmedsam.case import CaseError
 from swiftmedsam.evaluation.console import add_shared_options, clear_line, progress
 from swiftmedsam.evaluation.report.page import Entry, page
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         text = page(entries(options)).encode()
-        with whole_file(options.out) as stream:
+        with atomic_file(options.out) as stream:
             stream.write(text)
     except (CaseError, ScoreError, OSError) as error:
         print(f"{clear_line()}{error}", file=sys.stderr)

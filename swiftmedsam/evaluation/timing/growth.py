@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.atomic import whole_file
+from swiftmedsam.atomic import atomic_file
 from swiftmedsam.case import CaseError
 from swiftmedsam.evaluation.console import parse_before_dashes, positive, table
 from swiftmedsam.evaluation.score import ScoreError
@@ -65,7 +65,7 @@ def seconds_of(
     with tempfile.TemporaryDirectory(prefix="growth-") as folder:
         paths = {key: Path(folder) / f"3DBox_CT_{key[0]}x{key[1]}.npz" for key in made}
         for key, path in paths.items():
-            with whole_file(path) as stream:
+            with atomic_file(path) as stream:
                 np.savez_compressed(stream, **made[key])
         for _ in range(repeats):
             for key, path in paths.items():

@@ -2,7 +2,7 @@
 paper's Table 5.
 
 The table's own cases are the challenge's. These have their shapes and their numbers of boxes and
-are made of real ones, since the size of masks steers the walk through a volume and noise has no
+are made of real ones, since the size of masks decides how a volume is tracked and noise has no
 masks. Nothing is drawn at random: the same INPUTS make the same arrays. The recipe:
 
 1. Source: the case of INPUTS of the same kind, image or volume, that has the same modality (else
@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.atomic import whole_file
+from swiftmedsam.atomic import atomic_file
 from swiftmedsam.case import Case, CaseError
 from swiftmedsam.evaluation.published import COLUMNS, MADE, TABLE_5
 from swiftmedsam.evaluation.score import ScoreError, npz_files, parse_name
@@ -274,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         for wanted in SETS[options.set]:
             arrays = make(choose(sources, wanted), wanted)
-            with whole_file(options.out / f"{wanted.name}.npz") as stream:
+            with atomic_file(options.out / f"{wanted.name}.npz") as stream:
                 np.savez_compressed(stream, **arrays)
             boxes, shape = arrays["boxes"], "x".join(map(str, arrays["imgs"].shape))
             crossed = f", {count_box_slices(boxes)} slices of them" if boxes.shape[1] == 6 else ""

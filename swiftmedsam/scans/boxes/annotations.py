@@ -20,7 +20,7 @@ from swiftmedsam.scans.boxes.json_values import (
     size_of_picture,
     words,
 )
-from swiftmedsam.scans.scan import FloatArray, ScanError
+from swiftmedsam.scans.scan import Float64Array, ScanError
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ def read_labelme(content: dict[str, Any], path: Path) -> list[Entry]:
     return entries
 
 
-def _is_upright(points: FloatArray, low: FloatArray, high: FloatArray) -> bool:
+def _is_upright(points: Float64Array, low: Float64Array, high: Float64Array) -> bool:
     """Whether points (4, 2) are the four corners of the box from `low` to `high`, in any order."""
     at_high = np.abs(points - high) < np.abs(points - low)
     corners = np.where(at_high, high, low)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.scans.scan import RAS_OF_LPS, Colour, FloatArray, Scan, ScanError, Segment
+from swiftmedsam.scans.scan import RAS_OF_LPS, Colour, Float64Array, Scan, ScanError, Segment
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Drawn:
 
     name: str  # "" until it is numbered
     # (P, 3) points that span it: (i, j, k) of the file's grid, or mm in RAS. (P, 2) on a picture.
-    points: FloatArray
+    points: Float64Array
     in_mm: bool = False
     colour: Colour | None = None  # that it is to have, if somebody gave it one
     # (columns, rows) of the picture that it was drawn on, if its file says them
@@ -100,7 +100,7 @@ def drawn_box(
     return Drawn(name, to_ras(points, space), in_mm=True)
 
 
-def to_ras(points: FloatArray, space: str) -> FloatArray:
+def to_ras(points: Float64Array, space: str) -> Float64Array:
     """Points (P, 3) in mm of one of `SPACES`, in RAS."""
     return points if space == "RAS" else points @ RAS_OF_LPS[:3, :3]
 
@@ -152,7 +152,7 @@ def on_grid(drawn: Drawn, scan: Scan, value: int) -> Segment:
     return Segment(value, drawn.name, _voxel(cut_first), _voxel(cut_last), drawn.colour)
 
 
-def _voxel(position: FloatArray) -> tuple[int, int, int]:
+def _voxel(position: Float64Array) -> tuple[int, int, int]:
     i, j, k = (int(index) for index in position)
     return i, j, k
 
@@ -161,6 +161,6 @@ def _words(numbers: npt.NDArray[np.generic]) -> str:
     return " ".join(f"{number:g}" for number in numbers.tolist())
 
 
-def _extent(low: FloatArray, high: FloatArray) -> str:
+def _extent(low: Float64Array, high: Float64Array) -> str:
     ends = zip(AXES, low, high, strict=True)
     return ", ".join(f"{axis} {a:.4g} to {b:.4g}" for axis, a, b in ends)

@@ -34,7 +34,7 @@ from swiftmedsam.scans.dicom.values import check_pixels
 from swiftmedsam.scans.scan import (
     RAS_OF_LPS,
     Colour,
-    FloatArray,
+    Float64Array,
     MemoryLimit,
     Scan,
     ScanError,
@@ -176,7 +176,7 @@ def _segments(dataset: Any, name: str) -> dict[int, Described]:
     return found
 
 
-def _colour(lab: FloatArray, name: str) -> Colour:
+def _colour(lab: Float64Array, name: str) -> Colour:
     """Of CIELab in whole numbers of 16 bits (PS3.3 C.10.7.1.1)."""
     lightness, a, b = lab / 65535 * [100, 255, 255] - [0, 128, 128]
     colours = extra("highdicom", name).color
@@ -294,7 +294,7 @@ class _Places:
             np.int64
         )
 
-    def _by_position(self, frame: int) -> FloatArray:
+    def _by_position(self, frame: int) -> Float64Array:
         """Steps (3, 3) in voxels: to the next row, to the next column, and the first pixel."""
         measures = group_of(self._dataset, frame, "PixelMeasuresSequence")
         plane = group_of(self._dataset, frame, "PlaneOrientationSequence")
@@ -315,7 +315,7 @@ class _Places:
         steps[2] = [*position, 1]
         return np.asarray((steps @ (self._to_voxel @ RAS_OF_LPS).T)[:, :3], np.float64)
 
-    def _by_image(self, frame: int, where: str) -> FloatArray:
+    def _by_image(self, frame: int, where: str) -> Float64Array:
         """The same by the image that a frame is derived from."""
         group = group_of(self._dataset, frame, "DerivationImageSequence")
         sources = value_of(group, "SourceImageSequence") or [None]

@@ -31,7 +31,7 @@ from swiftmedsam.scans.dicom.values import check_pixels, in_hounsfield, is_turne
 from swiftmedsam.scans.dicom.volumes import choose, choose_frames
 from swiftmedsam.scans.scan import (
     PICTURE_AFFINE,
-    FloatArray,
+    Float64Array,
     MemoryLimit,
     Scan,
     ScanError,
@@ -166,7 +166,7 @@ def _check_kind(header: Any, name: str) -> None:
 
 def _placed(
     slices: Sequence[Slice], volume: int | None, name: str
-) -> tuple[list[Slice], FloatArray, bool]:
+) -> tuple[list[Slice], Float64Array, bool]:
     """Slices of the chosen volume in order, their affine, and whether it is in mm."""
     first = slices[0]
     if len(slices) == 1 and (first.position is None or first.spacing_mm is None):
@@ -182,7 +182,7 @@ def _placed(
     return chosen, _without_place(first), False
 
 
-def _without_place(one: Slice) -> FloatArray:
+def _without_place(one: Slice) -> Float64Array:
     rows_mm, columns_mm = one.spacing_mm or (1.0, 1.0)
     return np.asarray(PICTURE_AFFINE @ np.diag([columns_mm, rows_mm, 1, 1]), np.float64)
 

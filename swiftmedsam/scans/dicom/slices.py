@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftmedsam.scans.dicom.tags import TagError, frames_of, group_of, number_of, numbers_of
-from swiftmedsam.scans.scan import FloatArray
+from swiftmedsam.scans.scan import Float64Array
 
 Mark = float | str | tuple[float, ...]  # the value of a tag, so that it can be compared and sorted
 PER_FRAME, SHARED = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"
@@ -91,8 +91,8 @@ class Slice:
     frame: int  # of the file
     size: tuple[int, int]  # rows, columns
     spacing_mm: tuple[float, float] | None  # between rows, between columns
-    position: FloatArray | None  # (3,) of the first pixel, LPS
-    orientation: FloatArray | None  # (6,) cosines along a row and along a column
+    position: Float64Array | None  # (3,) of the first pixel, LPS
+    orientation: Float64Array | None  # (6,) cosines along a row and along a column
     thickness_mm: float = 1.0
     marks: dict[str, Mark] = field(default_factory=dict)  # of the tags above that it has
 

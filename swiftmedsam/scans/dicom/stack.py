@@ -16,7 +16,7 @@ import numpy as np
 
 from swiftmedsam.messages import printable
 from swiftmedsam.scans.dicom.slices import Slice
-from swiftmedsam.scans.scan import RAS_OF_LPS, RIGHT_ANGLE, FloatArray, ScanError
+from swiftmedsam.scans.scan import RAS_OF_LPS, RIGHT_ANGLE, Float64Array, ScanError
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def _rounded(spacing_mm: tuple[float, float] | None) -> tuple[float, ...]:
     return () if spacing_mm is None else tuple(np.round(spacing_mm, 4).tolist())
 
 
-def _normal(one: Slice) -> FloatArray:
+def _normal(one: Slice) -> Float64Array:
     """The direction (3,) across a slice; its length is 1."""
     assert one.orientation is not None
     normal = np.cross(one.orientation[:3], one.orientation[3:])
@@ -89,7 +89,7 @@ def levels(slices: Sequence[Slice], name: str) -> list[list[tuple[Slice, float]]
     return found
 
 
-def stack(slices: Sequence[Slice], name: str) -> tuple[list[Slice], FloatArray]:
+def stack(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Float64Array]:
     """The slices of a volume in order, and their affine (4, 4): (i, j, k) to mm in RAS.
 
     i runs along a row, j along a column, k from the lowest slice up. `slices` are of one kind and
@@ -113,8 +113,8 @@ def stack(slices: Sequence[Slice], name: str) -> tuple[list[Slice], FloatArray]:
 
 
 def _step(
-    slices: Sequence[Slice], heights: FloatArray, normal: FloatArray, name: str
-) -> FloatArray:
+    slices: Sequence[Slice], heights: Float64Array, normal: Float64Array, name: str
+) -> Float64Array:
     """From one slice (3,) to the next."""
     if len(slices) == 1:
         return normal * slices[0].thickness_mm

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from swiftmedsam.messages import one_line, printable
-from swiftmedsam.scans.scan import FloatArray, ScanError
+from swiftmedsam.scans.scan import Float64Array, ScanError
 
 # What pydicom and the decoders raise for files that are damaged or of a kind they do not know;
 # `StopIteration` where there are fewer frames than the file says.
@@ -132,7 +132,7 @@ def number_of(holder: Any, keyword: str) -> float | None:
     return None if found is None else float(found[0])
 
 
-def numbers_of(holder: Any, keyword: str, count: int) -> FloatArray | None:
+def numbers_of(holder: Any, keyword: str, count: int) -> Float64Array | None:
     """The finite numbers (count,) of a tag; None if it is missing or empty.
 
     Raises:

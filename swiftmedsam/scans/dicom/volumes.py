@@ -31,7 +31,7 @@ from swiftmedsam.scans.dicom.slices import (
     Slice,
 )
 from swiftmedsam.scans.dicom.stack import SAME_POSITION_MM, levels, require_one_kind
-from swiftmedsam.scans.scan import FloatArray, ScanError, SeveralError, choose_volume
+from swiftmedsam.scans.scan import Float64Array, ScanError, SeveralError, choose_volume
 
 log = logging.getLogger(__name__)
 
@@ -255,7 +255,7 @@ def _of_order(tag: str, groups: list[list[Slice]]) -> Parts:
     ]  # fmt: skip
 
 
-def _are_steps_of_a_cycle(ranked: FloatArray, steps: FloatArray) -> bool:
+def _are_steps_of_a_cycle(ranked: Float64Array, steps: Float64Array) -> bool:
     """Whether times (positions, slices) are evenly spaced at each position, from about one start.
 
     Heart beats differ in length, so the steps of one position may be longer than those of another.

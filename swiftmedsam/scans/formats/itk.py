@@ -15,7 +15,7 @@ from swiftmedsam.scans.formats.slicer import Declared, declared, fields_of
 from swiftmedsam.scans.quiet import complaints
 from swiftmedsam.scans.scan import (
     RAS_OF_LPS,
-    FloatArray,
+    Float64Array,
     MemoryLimit,
     Scan,
     ScanError,
@@ -38,7 +38,7 @@ COLOURS = (3, 4)  # components of bytes that are RGB or RGBA, not several volume
 T = TypeVar("T")
 
 
-def _affine(image: Any, said: Said) -> FloatArray:
+def _affine(image: Any, said: Said) -> Float64Array:
     """Voxel to mm in RAS of SimpleITK's image; a 2-D one gets a third axis, to the head."""
     flat = min(image.GetDimension(), 3)
     full = image.GetDimension()

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from swiftmedsam.scans.scan import FloatArray, ScanError, extra
+from swiftmedsam.scans.scan import Float64Array, ScanError, extra
 
 HEADER_BYTES = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}  # NIfTI-1 and 2, with voxels in the file
 PAIRS = (b"ni1\0", b"ni2\0\r\n\x1a\n")  # voxels in a file of their own
@@ -40,7 +40,7 @@ class Header:
     fields: Any  # nibabel's header
     image: Any  # nibabel's class of images with such a header
     shape: tuple[int, ...]  # 3 axes or more
-    affine: FloatArray  # (4, 4), voxels to mm
+    affine: Float64Array  # (4, 4), voxels to mm
     offset: int  # bytes before the voxels
     slope: float | None  # None: values are as they are stored
     inter: float
@@ -177,7 +177,7 @@ def _unit(fields: Any, doubts: list[str]) -> int:
     return unit
 
 
-def _affine(fields: Any, grid: tuple[int, ...], name: str, doubts: list[str]) -> FloatArray:
+def _affine(fields: Any, grid: tuple[int, ...], name: str, doubts: list[str]) -> Float64Array:
     """Voxel to world, in the file's unit: the sform, else the qform, else the size of voxels.
 
     A form without an inverse counts as none, and gets the code 0, so that labels do not have it.
@@ -189,7 +189,7 @@ def _affine(fields: Any, grid: tuple[int, ...], name: str, doubts: list[str]) ->
     if pixdim[0] == 0:
         pixdim[0] = 1  # as nifti1.h says
     damaged = extra("nibabel", name).spatialimages.HeaderDataError
-    forms: dict[str, FloatArray] = {}
+    forms: dict[str, Float64Array] = {}
     reasons: dict[str, str] = {}
     for form in ("sform", "qform"):
         code = int(fields[f"{form}_code"])
@@ -246,7 +246,7 @@ def _why_no_inverse(form: str, fields: Any) -> str:
     return f"is {rows}"
 
 
-def _has_inverse(matrix: FloatArray) -> bool:
+def _has_inverse(matrix: Float64Array) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         sides = np.linalg.norm(matrix[:3, :3], axis=0)
     if not np.isfinite([*matrix.ravel(), *sides]).all() or (sides == 0).any():
@@ -254,7 +254,7 @@ def _has_inverse(matrix: FloatArray) -> bool:
     return abs(float(np.linalg.det(matrix[:3, :3] / sides))) >= LEAST_VOLUME
 
 
-def _difference(sform: FloatArray, qform: FloatArray, grid: tuple[int, ...]) -> list[str]:
+def _difference(sform: Float64Array, qform: Float64Array, grid: tuple[int, ...]) -> list[str]:
     corners = np.array(list(product(*((0, size - 1) for size in grid), [1])), np.float64)  # (8, 4)
     apart = float(np.abs(corners @ (sform - qform).T).max())
     if apart <= FORMS_AGREE_MM:
@@ -262,7 +262,7 @@ def _difference(sform: FloatArray, qform: FloatArray, grid: tuple[int, ...]) -> 
     return [f"sform and qform are {apart:.3g} mm apart, the sform counts"]
 
 
-def _other_spacing(sform: FloatArray, pixdim: Any) -> list[str]:
+def _other_spacing(sform: Float64Array, pixdim: Any) -> list[str]:
     sides = np.linalg.norm(sform[:3, :3], axis=0)
     if np.allclose(sides, np.abs(pixdim), rtol=SPACINGS_AGREE, atol=0):
         return []

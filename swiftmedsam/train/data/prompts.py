@@ -1,4 +1,4 @@
-"""Boxes as users and the walk through a volume give them."""
+"""Boxes as users draw them, and as tracking through a volume makes them."""
 
 import numpy as np
 import torch

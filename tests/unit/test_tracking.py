@@ -1,4 +1,4 @@
-"""The walk through a volume, with networks one can check on paper."""
+"""Tracking through a volume, with networks one can check on paper."""
 
 import functools
 from dataclasses import replace
@@ -305,7 +305,7 @@ def test_embeddings_are_dropped_after_their_last_use():
     assert max(network.alive) == 1  # one object meets no slice twice
 
 
-# Against the baseline's walk
+# Against the baseline
 
 
 def baseline_volume(image, boxes):
