@@ -4,11 +4,14 @@ import argparse
 import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from swiftmedsam.atomic import atomic_file
 from swiftmedsam.case import Case
+from swiftmedsam.extend import extend_boxes
 from swiftmedsam.memory import available_memory
 from swiftmedsam.messages import one_line, printable
 from swiftmedsam.network import Network
@@ -68,7 +71,10 @@ def place(plan: Plan, options: argparse.Namespace) -> Placed:
         left = limit - scan.voxels.nbytes
         margin = options.margin or 0
         drawn += boxes_around_labels(plan.label_map, scan, margin, memory_limit=left)
-    segments = [on_grid(box, scan, value) for value, box in enumerate(drawn, start=1)]
+    thin_along = orientation.axes[0] if options.extend else None
+    segments = [
+        on_grid(box, scan, value, thin_along=thin_along) for value, box in enumerate(drawn, start=1)
+    ]
     check_encoding(plan.outputs, scan, segments)
     modality = modality_of(scan, options.modality)
     return Placed(
@@ -90,18 +96,41 @@ def _run(
     # the voxels wait beside the case, so that much less is left to be quick with
     left = max(1, (options.memory_limit or available_memory()) - scan.voxels.nbytes)
     settings = chosen_settings(options, network)
-    result = segment(case, network, settings, memory_limit=left, progress=progress)
+    segments = placed.segments
+    if options.extend:
+        segments, objects = by_name(segments)
+        result = extend_boxes(
+            case, network, settings, objects=objects, memory_limit=left, progress=progress
+        )
+    else:
+        result = segment(case, network, settings, memory_limit=left, progress=progress)
     clock.add(result.seconds)
     with clock.measure("write"):
         on_its_grid = to_grid(result.labels, placed.orientation)
-        write(plan.outputs, on_its_grid, scan, placed.segments, placed.orientation, case)
+        write(plan.outputs, on_its_grid, scan, segments, placed.orientation, case)
         if options.stats is not None:
-            rows += measure(
-                on_its_grid, scan, placed.orientation, placed.segments, result.predicted_iou
-            )
+            rows += measure(on_its_grid, scan, placed.orientation, segments, result.predicted_iou)
             _write_table(options.stats, rows, scan.name)
     log.info("%s: written %s", scan.name, _listed(plan.outputs.all()))
     return case
+
+
+def by_name(segments: Sequence[Segment]) -> tuple[list[Segment], list[int]]:
+    """The objects of segments, those of one name together, and the number of each one's object.
+
+    The box of an object is the one around its segments' boxes.
+    """
+    objects: dict[str, Segment] = {}
+    for one in segments:
+        known = objects.get(one.name)
+        if known is None:
+            objects[one.name] = replace(one, value=len(objects) + 1)
+        else:
+            first = np.minimum(known.first, one.first).tolist()
+            last = np.maximum(known.last, one.last).tolist()
+            objects[one.name] = replace(known, first=tuple(first), last=tuple(last))
+    names = list(objects)
+    return list(objects.values()), [names.index(one.name) for one in segments]
 
 
 def _listed(paths: Sequence[Path]) -> str:

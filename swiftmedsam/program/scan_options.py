@@ -73,6 +73,11 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
         "--margin", type=natural, metavar="N", help="voxels around the labels of --boxes-from"
     )
     group.add_argument(
+        "--extend", action="store_true", default=None,
+        help="follow the object of a box that is one slice thick to where it ends; boxes of the "
+        "same name are of one object",
+    )  # fmt: skip
+    group.add_argument(
         "--dry-run", action="store_true", default=None,
         help="only say how each box was understood, and show it on its middle slice",
     )  # fmt: skip
@@ -101,8 +106,8 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
 
 def about_scans(options: argparse.Namespace) -> bool:
     """Whether `options` ask for a scan, and not for a folder or file of the challenge's npz."""
-    given = (options.box, options.boxes, options.boxes_from, options.margin, options.dry_run,
-             options.units, options.space, options.plane, options.modality,
+    given = (options.box, options.boxes, options.boxes_from, options.margin, options.extend,
+             options.dry_run, options.units, options.space, options.plane, options.modality,
              options.volume, options.series, options.stats)  # fmt: skip
     path: Path = options.inputs
     return any(one is not None for one in given) or (path.is_file() and path.suffix != ".npz")

@@ -5,7 +5,7 @@ x, y(, z) of the array, last axis first; of a file its i, j, k.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from swiftmedsam.display import DEFAULT_WINDOW, Window
 from swiftmedsam.embeddings import Embeddings
+from swiftmedsam.extend import extend_boxes, extend_objects, given_by_boxes
+from swiftmedsam.follow import Given
 from swiftmedsam.memory import EMBEDDING_BYTES, available_memory, estimate_scan_peak
 from swiftmedsam.messages import one_line
 from swiftmedsam.modality import parse_modality
@@ -110,21 +112,100 @@ class OpenImage:
         i, j, k = self._scan.grid
         return (j, i) if k == 1 else (k, j, i)
 
-    def segment(self, boxes: npt.ArrayLike, progress: Progress | None = None) -> Result:
+    @property
+    def slice_axis(self) -> int:
+        """Axis of the labels along which the slices lie, 0 to 2; 0 where there is only one slice.
+
+        A box is one slice thick if its ends along this axis are the same.
+        """
+        return 2 - self._orientation.axes[0] if self._case.is_volume else 0
+
+    def segment(
+        self, boxes: npt.ArrayLike, progress: Progress | None = None, *, extend: bool = False
+    ) -> Result:
         """The labels, of `shape`, of boxes (N, 4) or (N, 6): i + 1 where box i is.
 
         Where masks meet, the smaller box counts, of equal ones the later (settings). The first
         answer in a slice takes the encoder and the decoder, later ones the decoder. A small box is
         also shown in a crop, which is encoded when it is new.
 
+        With `extend` a box that is one slice thick marks an object that goes on in other slices:
+        it is followed upwards and downwards to where it ends. Thicker boxes are bounds, as ever.
+        To give more than one box of the same object, call `extend`.
+
         Raises:
             ScanError: a box that is none, or lies outside.
         """
-        placed = boxes_in_slices(self._segments(boxes, ()), self._orientation).astype(np.float64)
+        placed = self._placed(boxes, extend=extend)
         case = dataclasses.replace(self._case, boxes=placed)
-        result = segment(
+        result = (extend_boxes if extend else segment)(
             case, self._network, self._settings, progress=progress, embeddings=self._embeddings
         )
+        return self._on_grid(result)
+
+    def extend(
+        self,
+        boxes: npt.ArrayLike,
+        masks: Mapping[int, npt.ArrayLike] | None = None,
+        progress: Progress | None = None,
+    ) -> Result:
+        """The labels, of `shape`, of one object of a volume: 1 where it is.
+
+        It is found in the slices that are given, and followed from each of them to the next given
+        one, or to where the object ends. Call it again with one more box, or a mask that was
+        corrected by hand, and the slices around that one follow it. Nothing is encoded again.
+
+        Args:
+            boxes: (N, 6) of the object, one slice thick each.
+            masks: by slice, the object's whole mask there: where the labels along `slice_axis` have
+                the index n, `masks[n]` has the shape of `labels.take(n, slice_axis)`. A mask counts
+                and a box in its slice does not. An empty one says that the object ends before it.
+            progress: called after each slice, with slices done and the most that there can be.
+
+        Raises:
+            ScanError: a box that is none, is thicker than one slice, or lies outside; a mask of
+                another shape, or of a slice that is not there; an image that is not a volume.
+        """
+        if not self._case.is_volume:
+            raise ScanError(f"{self._scan.name}: expected a volume to extend in, found one slice")
+        placed = self._placed(boxes, extend=True)
+        thick = np.flatnonzero(placed[:, 2] != placed[:, 5])
+        if thick.size:
+            raise ScanError(
+                f"{self._scan.name}: box {thick[0] + 1} should be one slice thick along "
+                f"{'kji'[self.slice_axis]}, to be extended"
+            )
+        by_mask = [self._given(index, mask) for index, mask in (masks or {}).items()]
+        slices = {one.z for one in by_mask}
+        by_box = given_by_boxes(placed, [0] * len(placed)) or [[]]
+        given = [*by_mask, *(one for one in by_box[0] if one.z not in slices)]
+        result = extend_objects(
+            self._case, self._network, self._settings, [given], progress=progress,
+            embeddings=self._embeddings,
+        )  # fmt: skip
+        return self._on_grid(result)
+
+    def _placed(self, boxes: npt.ArrayLike, *, extend: bool) -> npt.NDArray[np.float64]:
+        """Boxes in the slices of the segmentation; to be extended, they may be one slice thick."""
+        segments = self._segments(boxes, (), self._orientation.axes[0] if extend else None)
+        return boxes_in_slices(segments, self._orientation).astype(np.float64)
+
+    def _given(self, index: int, mask: npt.ArrayLike) -> Given:
+        """A mask of the labels' slice `index`, in the slices of the segmentation."""
+        axis, depth = self.slice_axis, self.shape[self.slice_axis]
+        plane = np.asarray(mask) != 0
+        wanted = tuple(np.delete(self.shape, axis).tolist())
+        where = f"{self._scan.name}: the mask of slice {index}"
+        if not 0 <= index < depth:
+            raise ScanError(f"{where} should be of one of the slices 0 to {depth - 1}")
+        if plane.shape != wanted:
+            raise ScanError(f"{where} should have the shape {wanted}, got {plane.shape}")
+        z = depth - 1 - index if self._orientation.flipped[0] else index
+        thin = np.expand_dims(plane, axis).T  # (I, J, K), one of them 1
+        return Given(z, np.zeros((0, 4)), self._orientation.to_slices(thin)[0])
+
+    def _on_grid(self, result: Result) -> Result:
+        """The result with labels of `shape`."""
         labels = to_grid(result.labels, self._orientation).T.reshape(self.shape)
         return dataclasses.replace(result, labels=labels)
 
@@ -150,7 +231,9 @@ class OpenImage:
         on_its_grid = labels.T.reshape(self._scan.grid)
         write(outputs, on_its_grid, self._scan, segments, self._orientation, self._case)
 
-    def _segments(self, boxes: npt.ArrayLike, names: Sequence[str]) -> list[Segment]:
+    def _segments(
+        self, boxes: npt.ArrayLike, names: Sequence[str], thin_along: int | None = None
+    ) -> list[Segment]:
         """Boxes (N, 4) or (N, 6), or a single one, on the grid; without a name, by their number."""
         where = self._scan.name
         try:
@@ -165,7 +248,7 @@ class OpenImage:
                     known.get(value, f"box {value}"), ends, self._meaning.units,
                     self._meaning.space, where,
                 ),
-                self._scan, value,
+                self._scan, value, thin_along=thin_along,
             )
             for value, ends in enumerate(all_ends, start=1)
         ]  # fmt: skip

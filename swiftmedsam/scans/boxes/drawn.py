@@ -105,10 +105,11 @@ def to_ras(points: Float64Array, space: str) -> Float64Array:
     return points if space == "RAS" else points @ RAS_OF_LPS[:3, :3]
 
 
-def on_grid(drawn: Drawn, scan: Scan, value: int) -> Segment:
+def on_grid(drawn: Drawn, scan: Scan, value: int, *, thin_along: int | None = None) -> Segment:
     """The voxels of `scan` whose centres lie in the box, as its first and last; cut to the grid.
 
-    A box that lies between two centres is as thick as one voxel.
+    A box that lies between two centres is as thick as one voxel. A box that is one voxel thin is
+    told, for it is seldom meant, but not along the axis `thin_along` of the grid.
 
     Raises:
         ScanError: it lies outside, was drawn on a picture of another size, has no third axis in a
@@ -146,6 +147,8 @@ def on_grid(drawn: Drawn, scan: Scan, value: int) -> Segment:
     if (cut_first != first).any() or (cut_last != last).any():
         log.warning("%s reached outside the grid and was cut to it: %s", where, _extent(low, high))
     for axis in np.flatnonzero((cut_first == cut_last) & (grid > 1)):
+        if axis == thin_along:
+            continue
         log.warning(
             "%s is one voxel thin along %s, of %d", where, AXES[axis], grid[axis]
         )  # fmt: skip

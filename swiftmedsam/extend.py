@@ -1,0 +1,322 @@
+"""A whole object from what the user marks in one slice, or in a few of them.
+
+    object = [Given(z=20, boxes=[[110, 60, 300, 250]])]
+    result = extend_objects(case, network, settings, objects=[object])
+
+From the given slices on, the object is followed upwards and downwards (`follow`) until it has
+ended (`has_ended`), another given slice is met, or a bound is reached. Between two given slices it
+is followed from both of them, and the logits of both ways are averaged: each counts the more, the
+nearer its given slice is. So one more box, or a corrected mask, changes the slices up to the next
+given ones and no other. A given mask that is empty says that the object is not in that slice: it
+is not followed into it or beyond.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from swiftmedsam.case import Case, CaseError
+from swiftmedsam.embeddings import Embeddings
+from swiftmedsam.follow import Follower, Found, Given, Signs, patch_of
+from swiftmedsam.frame import Patch, Span, hull
+from swiftmedsam.memory import embeddings_kept, estimate_peak
+from swiftmedsam.result import Clock, Progress, Result, label_dtype
+from swiftmedsam.segment import EMBEDDINGS_KEPT, NetworkLike, segment
+from swiftmedsam.settings import BEST, Settings
+
+log = logging.getLogger(__name__)
+
+IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
+
+Boxes = npt.NDArray[np.float64]
+
+
+@dataclass
+class Extent:
+    """Where an object was found: its mask, and the network's estimate of it, by slice."""
+
+    masks: dict[int, Patch] = field(default_factory=dict)
+    predicted_iou: dict[int, float] = field(default_factory=dict)
+    is_bounded: bool = False  # it went on where `Settings.extend_most` stopped it
+
+    def add(self, found: Found) -> None:
+        """Take what was found in a slice."""
+        if found.area:
+            self.masks[found.z] = found.patch
+            self.predicted_iou[found.z] = found.predicted_iou
+
+    @property
+    def size(self) -> int:
+        """Voxels of the box around it."""
+        if not self.masks:
+            return 0
+        spans = [(patch.rows, patch.columns) for patch in self.masks.values()]
+        rows, columns = spans[0]
+        for span in spans:
+            rows, columns = hull(rows, span[0]), hull(columns, span[1])
+        depth: int = max(self.masks) - min(self.masks) + 1
+        return depth * (rows.stop - rows.start) * (columns.stop - columns.start)
+
+
+def has_ended(signs: Signs, settings: Settings) -> bool:
+    """Whether a slice shows that the object is not there any more."""
+    return (
+        signs.area < settings.extend_least_area
+        or signs.area > settings.extend_most_area
+        or signs.predicted_iou < settings.extend_least_iou
+        or signs.agreement < settings.extend_least_agreement
+        or signs.drift > settings.extend_most_drift
+    )
+
+
+def extended(
+    given: Sequence[Given], follower: Follower, depth: int, settings: Settings,
+    step: "Step | None" = None,
+) -> Extent:  # fmt: skip
+    """The object that `given` marks, of a volume of `depth` slices; one `given` a slice.
+
+    `step` is called after each slice.
+    """
+    extent = Extent()
+    known = [follower.given(one) for one in sorted(given, key=lambda one: one.z)]
+    for one in known:
+        extent.add(one)
+        if step:
+            step()
+    above: list[Found | None] = [*known[1:], None]
+    for one, following in zip(known, above, strict=True):
+        if following is not None and one.area and following.area:
+            ways = (
+                [found for found, _ in follower.onward(start, last)]
+                for start, last in ((one, following.z - 1), (following, one.z + 1))
+                if abs(one.z - following.z) > 1
+            )
+            for found in _merged(one.z, following.z, *ways):
+                extent.add(found)
+                if step:
+                    step()
+    below: list[Found | None] = [None, *known[:-1]]
+    for neighbours, direction in ((above, 1), (below, -1)):
+        for one, neighbour in zip(known, neighbours, strict=True):
+            if not one.area or (neighbour is not None and neighbour.area):
+                continue
+            end = (
+                (depth - 1 if direction > 0 else 0)
+                if neighbour is None
+                else (neighbour.z - direction)
+            )
+            bound = one.z + direction * settings.extend_most
+            last = min(end, bound) if direction > 0 else max(end, bound)
+            reached = one.z
+            for found in until_end(follower, one, last, settings):
+                extent.add(found)
+                reached = found.z
+                if step:
+                    step()
+            extent.is_bounded |= reached == last != end
+    return extent
+
+
+def until_end(follower: Follower, first: Found, last: int, settings: Settings) -> Iterator[Found]:
+    """What is found from the slice beside `first` on until the object has ended, up to `last`.
+
+    Up to `Settings.extend_gap` slices in a row that look like the end are passed over. They count
+    if the object is there again behind them.
+    """
+    if first.z == last:
+        return
+    doubtful: list[Found] = []
+    for found, signs in follower.onward(first, last):
+        doubtful.append(found)
+        if not has_ended(signs, settings):
+            yield from doubtful
+            doubtful = []
+        elif len(doubtful) > settings.extend_gap:
+            return
+
+
+def _merged(
+    lower: int, upper: int, upwards: Iterable[Found] = (), downwards: Iterable[Found] = ()
+) -> Iterator[Found]:
+    """What two ways found between slices `lower` and `upper`, each weighted by its nearness."""
+    by_slice = {found.z: found for found in downwards}
+    for up in upwards:
+        down = by_slice[up.z]
+        share = (up.z - lower) / (upper - lower)
+        iou = (1 - share) * up.predicted_iou + share * down.predicted_iou
+        reached = [one.patch for one in (up, down) if one.area]
+        if not reached:
+            continue
+        # where neither finds it their mean cannot
+        span: Span = reached[0].rows, reached[0].columns
+        for patch in reached:
+            span = hull(span[0], patch.rows), hull(span[1], patch.columns)
+        mask = (1 - share) * up.logits(span) + share * down.logits(span) > 0
+        yield Found(up.z, Patch(*span, mask), iou)
+
+
+class Step:
+    """Counts slices for `progress`: how many an object has is not known before its end."""
+
+    def __init__(self, progress: Progress | None, objects: int, depth: int) -> None:
+        """`objects` have `depth` slices each, at most."""
+        self._progress, self._objects, self._depth = progress, objects, depth
+        self._object, self._slices = 0, 0
+
+    def __call__(self) -> None:
+        """A slice is done."""
+        self._slices = min(self._slices + 1, self._depth)
+        self._tell()
+
+    def next_object(self) -> None:
+        """An object is done."""
+        self._object, self._slices = self._object + 1, 0
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._progress:
+            done = self._object * self._depth + self._slices
+            self._progress(done, self._objects * self._depth)
+
+
+def given_by_boxes(boxes: Boxes, objects: Sequence[int] | None = None) -> list[list[Given]]:
+    """What boxes (N, 6), one slice thick each, say of their objects, slice by slice.
+
+    `objects` has the number of each box's object, from 0; None: each box is an object of its own.
+
+    Raises:
+        ValueError: a box is thicker than one slice.
+    """
+    if (boxes[:, 2] != boxes[:, 5]).any():
+        raise ValueError("a box that is extended should be one slice thick")
+    numbers = np.arange(len(boxes)) if objects is None else np.asarray(objects, np.int64)
+    found: list[list[Given]] = [[] for _ in range(int(numbers.max(initial=-1)) + 1)]
+    for number, own in enumerate(found):
+        of_object = boxes[numbers == number]
+        for z in np.unique(of_object[:, 2]):
+            in_slice = of_object[of_object[:, 2] == z]
+            own.append(Given(int(z), in_slice[:, IN_PLANE]))
+    return found
+
+
+def extend_boxes(
+    case: Case,
+    network: NetworkLike,
+    settings: Settings | None = None,
+    *,
+    objects: Sequence[int] | None = None,
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+    embeddings: Embeddings | None = None,
+) -> Result:
+    """Segment a case whose boxes are followed beyond their slice.
+
+    A box that is thicker than one slice says where its object ends: it is segmented as `segment`
+    does. Where objects overlap, the smaller one counts (`Settings.smaller_box_wins`).
+
+    Args:
+        case: as for `segment`; an image is segmented as it is there.
+        network: the same.
+        settings: the same.
+        objects: by box, the number of its object, from 0 on without a gap; None: each box is an
+            object of its own. Object i has the label i + 1. An object of several boxes should have
+            boxes of one slice only.
+        memory_limit: as for `segment`.
+        progress: called after each slice of an object, with slices done and the most that there
+            can be.
+        embeddings: as for `segment`.
+
+    Raises:
+        CaseError: an object has several boxes, and one of them is thicker than one slice.
+    """
+    if not case.is_volume or len(case.boxes) == 0:
+        return segment(
+            case, network, settings, memory_limit=memory_limit, progress=progress,
+            embeddings=embeddings,
+        )  # fmt: skip
+    numbers = list(range(len(case.boxes))) if objects is None else list(objects)
+    is_thick = case.boxes[:, 2] != case.boxes[:, 5]
+    for i in np.flatnonzero(is_thick):
+        if numbers.count(numbers[i]) > 1:
+            raise CaseError(
+                f"{case.name}: box {i + 1} is thicker than one slice, and not the only one of its "
+                "object"
+            )
+    thin = np.flatnonzero(~is_thick)
+    given = given_by_boxes(case.boxes[thin], [numbers[i] for i in thin])
+    given += [[] for _ in range(max(numbers) + 1 - len(given))]
+    bounded = {numbers[i]: case.boxes[i] for i in np.flatnonzero(is_thick)}
+    return extend_objects(
+        case, network, settings, given, bounded=bounded, memory_limit=memory_limit,
+        progress=progress, embeddings=embeddings,
+    )  # fmt: skip
+
+
+def extend_objects(
+    case: Case,
+    network: NetworkLike,
+    settings: Settings | None,
+    objects: Sequence[Sequence[Given]],
+    *,
+    bounded: dict[int, Boxes] | None = None,
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+    embeddings: Embeddings | None = None,
+) -> Result:
+    """Segment the objects of a volume that are marked in single slices; object i has label i + 1.
+
+    `bounded` has the box (6,) of each object that is to be segmented within it; such an object has
+    no `Given`. The other arguments are those of `extend_boxes`; the case's own boxes do not count.
+    """
+    if settings is None:
+        settings = getattr(network, "settings", BEST)
+    clock, bounded = Clock(), bounded or {}
+    depth = len(case.image)
+    if embeddings is None:
+        shape, dtype = case.image.shape, case.image.dtype
+        peak = estimate_peak(shape, dtype, len(objects), is_volume=True)
+        most = embeddings_kept(peak, memory_limit, EMBEDDINGS_KEPT)
+        embeddings = Embeddings(case.image, network, most)
+    step = Step(progress, len(objects), depth)
+    warnings = list(case.warnings)
+    extents = dict[int, Extent]()
+    if bounded:
+        inner = replace(case, boxes=np.stack(list(bounded.values())))
+        result = segment(inner, network, settings, memory_limit=memory_limit, embeddings=embeddings)
+        clock.add(result.seconds)
+        for place, number in enumerate(bounded):
+            extents[number] = _extent_of(result, place)
+            step.next_object()
+    follower = Follower(case.image, network, embeddings, settings, clock)
+    for number, given in enumerate(objects):
+        if number in bounded:
+            continue
+        extents[number] = extended(given, follower, depth, settings, step)
+        step.next_object()
+        if extents[number].is_bounded:
+            warnings.append(
+                f"{case.name}: object {number + 1} was followed no further than "
+                f"{settings.extend_most} slices"
+            )
+            log.warning("%s", warnings[-1])
+    labels = np.zeros(case.image.shape, label_dtype(len(objects)))
+    sizes = {number: extents[number].size for number in sorted(extents)}
+    order = sorted(sizes, key=lambda n: -sizes[n]) if settings.smaller_box_wins else sorted(sizes)
+    for number in order:  # what is painted later counts
+        for z, patch in extents[number].masks.items():
+            labels[z, patch.rows, patch.columns][patch.mask] = number + 1
+    ious = {number: list(extents[number].predicted_iou.values()) for number in sorted(extents)}
+    return Result(labels, ious, dict(clock.seconds), tuple(warnings))
+
+
+def _extent_of(result: Result, place: int) -> Extent:
+    """Where the label of box `place` is."""
+    extent = Extent()
+    mask = result.labels == place + 1
+    for z in np.flatnonzero(mask.any(axis=(1, 2))).tolist():
+        extent.masks[z] = patch_of(mask[z])
+    extent.predicted_iou = dict(enumerate(result.predicted_iou[place]))
+    return extent

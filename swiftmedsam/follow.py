@@ -1,0 +1,277 @@
+"""Following one object from slice to slice where no box bounds it: `extend` decides how far.
+
+A slice is asked with two boxes, and their logits are averaged: the box around the previous slice's
+mask, and the box around the mask that optical flow carried here (`Settings.prompts`). The user's
+box holds for its own slice only. What a mask may reach in the next slice is a window around both.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from swiftmedsam.decoding import Decoder, decoded
+from swiftmedsam.embeddings import Embeddings
+from swiftmedsam.flow import Flow, SoftMask
+from swiftmedsam.frame import INPUT_SIZE, BoolArray, FloatArray, Frame, Patch, Span, overlap
+from swiftmedsam.masks import Answer, limits_of, mask_of
+from swiftmedsam.memory import decode_batch
+from swiftmedsam.prompts import HALF, Prompts
+from swiftmedsam.result import Clock
+from swiftmedsam.settings import TRACKED, Settings
+from swiftmedsam.views import View, choose_views
+
+REACH_PIXELS = 4  # input pixels that a window is wider than `Settings.extend_reach` makes it
+OUTSIDE = -4.0  # logit where a slice was not asked
+WHOLLY_SURE = 1.0  # predicted IoU of a mask that the user gave
+
+Box = npt.NDArray[np.float64]
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What the user says of one object in one slice: its boxes, or its whole mask."""
+
+    z: int
+    boxes: Box  # (N, 4), x_min, y_min, x_max, y_max; not looked at where there is a mask
+    mask: BoolArray | None = None  # (H, W); empty: the object is not in this slice
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found of an object in one slice."""
+
+    z: int
+    patch: Patch
+    predicted_iou: float
+    answers: tuple[Answer, ...] = ()
+    limits: Span = (slice(0, 0), slice(0, 0))  # rows and columns that the answers hold for
+
+    @property
+    def area(self) -> int:
+        """Pixels of its mask."""
+        return int(self.patch.mask.sum())
+
+    def logits(self, pixels: Span) -> FloatArray:
+        """Logits of these pixels of the slice; `OUTSIDE` where it was not asked."""
+        logits = np.full([part.stop - part.start for part in pixels], OUTSIDE, np.float32)
+        inside = overlap(pixels[0], self.limits[0]), overlap(pixels[1], self.limits[1])
+        rows, columns = (
+            slice(part.start - all_.start, part.stop - all_.start)
+            for part, all_ in zip(inside, pixels, strict=True)
+        )
+        if logits[rows, columns].size:
+            logits[rows, columns] = sum(one.weight * one.at(inside) for one in self.answers)
+        return logits
+
+
+@dataclass(frozen=True)
+class Signs:
+    """By what a slice shows that the object has ended; `Settings` has the bounds."""
+
+    area: float  # of the mask, in areas of the first slice's
+    predicted_iou: float  # of the mask, in those of the first slice's
+    agreement: float  # IoU of the mask and the one that flow carried here
+    drift: float  # of the box's centre since the previous slice, in radii of the previous mask
+
+
+class Follower:
+    """Follows objects through one volume."""
+
+    def __init__(
+        self, image: Image, decoder: Decoder, embeddings: Embeddings, settings: Settings,
+        clock: Clock,
+    ) -> None:  # fmt: skip
+        """For `image` (D, H, W), whose slices `embeddings` encodes."""
+        self._depth, self._height, self._width = image.shape
+        self._decoder, self._embeddings = decoder, embeddings
+        self._settings, self._clock = settings, clock
+        self._batch = decode_batch(image.nbytes)
+        self._prompts, self._flow = Prompts(image, settings), Flow(image)
+
+    def given(self, given: Given) -> Found:
+        """The object in a slice where the user marked it."""
+        whole = slice(0, self._height), slice(0, self._width)
+        if given.mask is not None:
+            return Found(given.z, patch_of(given.mask), WHOLLY_SURE)
+        found = [self._in_box(given.z, box) for box in given.boxes]
+        if len(found) == 1:
+            return found[0]
+        mask = np.zeros((self._height, self._width), np.bool_)
+        for one in found:
+            mask[one.patch.rows, one.patch.columns] |= one.patch.mask
+        iou = float(np.mean([one.predicted_iou for one in found]))
+        return Found(given.z, patch_of(mask), iou, limits=whole)
+
+    def onward(self, first: Found, last: int) -> Iterator[tuple[Found, Signs]]:
+        """The slices beside `first` one after the other up to slice `last`, above or below it.
+
+        It does not ask whether the object is still there. `first` must not be empty.
+        """
+        direction = 1 if last > first.z else -1
+        before, view, masks = first, self._view(box_of(first.patch)), dict[Frame, SoftMask]()
+        for z in range(first.z + direction, last + direction, direction):
+            box = box_of(before.patch)
+            if not self._fits(view, box):
+                view = self._view(box)
+            prompts, carried = {}, {}
+            for frame, _ in view:
+                mask = masks.get(frame)
+                mask = shown(before.patch, frame) if mask is None else mask
+                everything = slice(0, frame.inner[0]), slice(0, frame.inner[1])
+                carried[frame] = self._flow.moved(mask, everything, frame, z - direction, z)
+                prompts[frame] = self._asked(frame, before.patch, carried[frame])
+            whole, _ = view[-1]
+            limits = self._window(view, hull_of(box, whole, carried[whole]))
+            found = self._decoded(z, view, prompts, limits)
+            yield found, _signs(first, before, found, whole, carried[whole])
+            masks = {
+                frame: self._renewed(frame, found.patch, own) for frame, own in carried.items()
+            }
+            if found.area:
+                before = found
+
+    def _in_box(self, z: int, box: Box) -> Found:
+        """What a given box (4,) marks in slice `z`: as `segment` finds it in the first slice."""
+        view = self._view(box)
+        in_volume = np.insert(box, [2, 4], z)[np.newaxis]
+        prompts = {
+            frame: self._prompts.ask(frame, z, in_volume, [None])[0].prompts for frame, _ in view
+        }
+        limits = limits_of(box, self._height, self._width, self._settings)
+        return self._decoded(z, view, prompts, limits)
+
+    def _decoded(self, z: int, view: View, prompts: dict[Frame, FloatArray], limits: Span) -> Found:
+        """What slice `z` answers to the prompts (P, 4) of each frame of a view."""
+        answers, iou = [], 0.0
+        for frame, weight in view:
+            embedding = self._embeddings.get(frame, z, self._clock)
+            ((answer, sure),) = decoded(
+                self._decoder, embedding, frame, [prompts[frame]], [limits], self._batch,
+                self._clock,
+            )  # fmt: skip
+            answers.append(replace(answer, weight=weight))
+            iou += weight * sure
+        return Found(z, mask_of(answers, limits), iou, tuple(answers), limits)
+
+    def _asked(self, frame: Frame, before: Patch, carried: SoftMask) -> FloatArray:
+        """The prompts (P, 4) of a slice, in input pixels."""
+        previous = frame.prompt_around(before, self._settings.previous_margin)
+        prompts = [] if previous is None else [previous]
+        if self._settings.uses_tracking or not prompts:
+            tracked = _around(carried, self._settings.tracked_margin, frame)
+            prompts += [] if tracked is None else [tracked]
+        if not prompts:  # a frame that shows neither: cannot be, for a view fits the mask
+            prompts = [np.array([0, 0, frame.inner[1], frame.inner[0]], np.float32)]
+        return np.stack(prompts)
+
+    def _renewed(self, frame: Frame, patch: Patch, carried: SoftMask) -> SoftMask:
+        """The mask that flow will carry on: in part this slice's, in part the one carried here."""
+        if not patch.mask.any():  # the object may come back where it was
+            return carried
+        share = self._settings.renewal if TRACKED in self._settings.prompts else 1.0
+        mixed = share * shown(patch, frame) + (1 - share) * carried
+        return np.rint(mixed).astype(np.uint8)
+
+    def _view(self, box: Box) -> View:
+        """What a box (4,) is shown in: a crop if it is small, and, last, the whole slice."""
+        in_volume = np.insert(box, [2, 4], 0)[np.newaxis]
+        return choose_views(
+            in_volume, self._height, self._width, self._settings, is_volume=True
+        )[0]  # fmt: skip
+
+    def _fits(self, view: View, box: Box) -> bool:
+        """Whether a view still shows a box (4,) with half the margin that it began with."""
+        margin = self._settings.crop_margin / 2 * longer_side(box)
+        limits = self._height, self._width
+        for frame, _ in view:
+            for axis, part in enumerate(frame.span):
+                low, high = box[1 - axis] - margin, box[3 - axis] + 1 + margin
+                if low < part.start > 0 or high > part.stop < limits[axis]:
+                    return False
+        return True
+
+    def _window(self, view: View, box: Box) -> Span:
+        """Rows and columns that a mask may reach, of a box (4,) around what is known of it."""
+        pixel = max(self._height, self._width) / INPUT_SIZE
+        reach = self._settings.extend_reach * longer_side(box) + REACH_PIXELS * pixel
+        low, high = np.floor(box[:2] - reach).astype(int), np.ceil(box[2:] + reach).astype(int)
+        rows, columns = slice(int(low[1]), int(high[1]) + 1), slice(int(low[0]), int(high[0]) + 1)
+        for frame, _ in view:
+            rows, columns = overlap(rows, frame.span[0]), overlap(columns, frame.span[1])
+        return rows, columns
+
+
+def patch_of(mask: BoolArray) -> Patch:
+    """The part of a mask (H, W) that is not empty."""
+    sides = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
+    if not sides[0].size:
+        return Patch(slice(0, 0), slice(0, 0), np.zeros((0, 0), np.bool_))
+    rows, columns = (slice(int(side[0]), int(side[-1]) + 1) for side in sides)
+    return Patch(rows, columns, mask[rows, columns].copy())
+
+
+def box_of(patch: Patch) -> Box:
+    """The box (4,) around a mask that is not empty, in pixels of the slice, its ends inclusive."""
+    ys, xs = (np.flatnonzero(patch.mask.any(axis=axis))[[0, -1]] for axis in (1, 0))
+    left, top = patch.columns.start, patch.rows.start
+    return np.array([left + xs[0], top + ys[0], left + xs[1], top + ys[1]], np.float64)
+
+
+def longer_side(box: Box) -> float:
+    """Pixels of the longer side of a box (4,)."""
+    return float(max(box[2] - box[0], box[3] - box[1])) + 1
+
+
+def shown(patch: Patch, frame: Frame) -> SoftMask:
+    """A mask as a frame shows it: 0..255 by input pixel, without the padding."""
+    plane = np.zeros(frame.size, np.uint8)
+    rows, columns = overlap(patch.rows, frame.span[0]), overlap(patch.columns, frame.span[1])
+    own = patch.mask[
+        rows.start - patch.rows.start : rows.stop - patch.rows.start,
+        columns.start - patch.columns.start : columns.stop - patch.columns.start,
+    ]
+    plane[
+        rows.start - frame.top : rows.stop - frame.top,
+        columns.start - frame.left : columns.stop - frame.left,
+    ] = 255 * own
+    how = cv2.INTER_AREA if frame.scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(plane, frame.inner[::-1], interpolation=how), np.uint8)
+
+
+def hull_of(box: Box, frame: Frame, carried: SoftMask) -> Box:
+    """The box (4,) around a box and around a mask that flow carried to `frame`."""
+    around = _around(carried, 0, frame)
+    if around is None:
+        return box
+    around = around / frame.scale + np.array([frame.left, frame.top] * 2)
+    return np.concatenate([np.minimum(box[:2], around[:2]), np.maximum(box[2:], around[2:])])
+
+
+def _around(mask: SoftMask, margin: int, frame: Frame) -> FloatArray | None:
+    """The box (4,) in input pixels around a mask, wider by `margin`; None if it is empty."""
+    inside = mask > HALF
+    ys, xs = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+    if not ys.size:
+        return None
+    height, width = frame.inner
+    box = [xs[0] - margin, ys[0] - margin, xs[-1] + margin, ys[-1] + margin]
+    limits = np.array([width - 1, height - 1] * 2)
+    return np.clip(np.array(box), 0, limits).astype(np.float32)
+
+
+def _signs(first: Found, before: Found, found: Found, frame: Frame, carried: SoftMask) -> Signs:
+    area, sure = found.area / first.area, found.predicted_iou / max(first.predicted_iou, 1e-6)
+    if not found.area:
+        return Signs(0.0, sure, 0.0, 0.0)
+    tracked, mask = carried > HALF, shown(found.patch, frame) > HALF
+    union = np.count_nonzero(tracked | mask)
+    agreement = np.count_nonzero(tracked & mask) / union if union else 0.0
+    here, there = (
+        box.reshape(2, 2).mean(axis=0) for box in map(box_of, (found.patch, before.patch))
+    )
+    drift = float(np.linalg.norm(here - there)) / np.sqrt(before.area / np.pi)
+    return Signs(area, sure, agreement, drift)
