@@ -5,10 +5,10 @@
 
 From the given slices on, the object is followed upwards and downwards (`follow`) until it has
 ended (`has_ended`), another given slice is met, or a bound is reached. Between two given slices it
-is followed from both of them, and the logits of both ways are averaged: each counts the more, the
-nearer its given slice is. So one more box, or a corrected mask, changes the slices up to the next
-given ones and no other. A given mask that is empty says that the object is not in that slice: it
-is not followed into it or beyond.
+is followed from both of them, and the probabilities of both ways are averaged: each counts the
+more, the nearer its given slice is. So one more box, or a corrected mask, changes the slices up to
+the next given ones and no other. A given mask that is empty says that the object is not in that
+slice: it is not followed into it or beyond.
 """
 
 import logging
@@ -57,8 +57,8 @@ class Extent:
         rows, columns = spans[0]
         for span in spans:
             rows, columns = hull(rows, span[0]), hull(columns, span[1])
-        depth: int = max(self.masks) - min(self.masks) + 1
-        return depth * (rows.stop - rows.start) * (columns.stop - columns.start)
+        depth = max(self.masks) - min(self.masks) + 1
+        return int(depth * (rows.stop - rows.start) * (columns.stop - columns.start))
 
 
 def has_ended(signs: Signs, settings: Settings) -> bool:
@@ -154,7 +154,7 @@ def _merged(
         span: Span = reached[0].rows, reached[0].columns
         for patch in reached:
             span = hull(span[0], patch.rows), hull(span[1], patch.columns)
-        mask = (1 - share) * up.logits(span) + share * down.logits(span) > 0
+        mask = (1 - share) * up.probability(span) + share * down.probability(span) > 1 / 2
         yield Found(up.z, Patch(*span, mask), iou)
 
 

@@ -24,7 +24,6 @@ from swiftmedsam.settings import TRACKED, Settings
 from swiftmedsam.views import View, choose_views
 
 REACH_PIXELS = 4  # input pixels that a window is wider than `Settings.extend_reach` makes it
-OUTSIDE = -4.0  # logit where a slice was not asked
 WHOLLY_SURE = 1.0  # predicted IoU of a mask that the user gave
 
 Box = npt.NDArray[np.float64]
@@ -55,17 +54,18 @@ class Found:
         """Pixels of its mask."""
         return int(self.patch.mask.sum())
 
-    def logits(self, pixels: Span) -> FloatArray:
-        """Logits of these pixels of the slice; `OUTSIDE` where it was not asked."""
-        logits = np.full([part.stop - part.start for part in pixels], OUTSIDE, np.float32)
+    def probability(self, pixels: Span) -> FloatArray:
+        """Probability, 0..1, that these pixels of the slice are its; 0 where it was not asked."""
+        found = np.zeros([part.stop - part.start for part in pixels], np.float32)
         inside = overlap(pixels[0], self.limits[0]), overlap(pixels[1], self.limits[1])
         rows, columns = (
             slice(part.start - all_.start, part.stop - all_.start)
             for part, all_ in zip(inside, pixels, strict=True)
         )
-        if logits[rows, columns].size:
-            logits[rows, columns] = sum(one.weight * one.at(inside) for one in self.answers)
-        return logits
+        if found[rows, columns].size:
+            logits = sum(one.weight * one.at(inside) for one in self.answers)
+            found[rows, columns] = 1 / (1 + np.exp(-logits))
+        return found
 
 
 @dataclass(frozen=True)
@@ -273,5 +273,5 @@ def _signs(first: Found, before: Found, found: Found, frame: Frame, carried: Sof
     here, there = (
         box.reshape(2, 2).mean(axis=0) for box in map(box_of, (found.patch, before.patch))
     )
-    drift = float(np.linalg.norm(here - there)) / np.sqrt(before.area / np.pi)
+    drift = float(np.linalg.norm(here - there) / np.sqrt(before.area / np.pi))
     return Signs(area, sure, agreement, drift)
