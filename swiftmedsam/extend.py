@@ -12,8 +12,9 @@ slice: it is not followed into it or beyond.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from swiftmedsam.case import Case, CaseError
 from swiftmedsam.embeddings import Embeddings
 from swiftmedsam.follow import Follower, Found, Given, Signs, patch_of
-from swiftmedsam.frame import Patch, Span, hull
+from swiftmedsam.frame import Patch, hull
 from swiftmedsam.memory import embeddings_kept, estimate_peak
 from swiftmedsam.result import Clock, Progress, Result, label_dtype
 from swiftmedsam.segment import EMBEDDINGS_KEPT, NetworkLike, segment
@@ -74,48 +75,37 @@ def has_ended(signs: Signs, settings: Settings) -> bool:
 
 def extended(
     given: Sequence[Given], follower: Follower, depth: int, settings: Settings,
-    step: "Step | None" = None,
+    step: Callable[[], None] | None = None,
 ) -> Extent:  # fmt: skip
     """The object that `given` marks, of a volume of `depth` slices; one `given` a slice.
 
-    `step` is called after each slice.
+    `step` is called after each slice that is taken.
     """
     extent = Extent()
-    known = [follower.given(one) for one in sorted(given, key=lambda one: one.z)]
-    for one in known:
-        extent.add(one)
+
+    def take(found: Found) -> None:
+        extent.add(found)
         if step:
             step()
-    above: list[Found | None] = [*known[1:], None]
-    for one, following in zip(known, above, strict=True):
-        if following is not None and one.area and following.area:
-            ways = (
-                [found for found, _ in follower.onward(start, last)]
-                for start, last in ((one, following.z - 1), (following, one.z + 1))
-                if abs(one.z - following.z) > 1
-            )
-            for found in _merged(one.z, following.z, *ways):
-                extent.add(found)
-                if step:
-                    step()
-    below: list[Found | None] = [None, *known[:-1]]
-    for neighbours, direction in ((above, 1), (below, -1)):
-        for one, neighbour in zip(known, neighbours, strict=True):
-            if not one.area or (neighbour is not None and neighbour.area):
+
+    known = [follower.given(one) for one in sorted(given, key=lambda one: one.z)]
+    for one in known:
+        take(one)
+    for lower, upper in pairwise(known):
+        if lower.area and upper.area:
+            for found in _between(follower, lower, upper):
+                take(found)
+    for place, one in enumerate(known):
+        above, below = known[place + 1 : place + 2], known[:place][-1:]
+        for direction, beside, border in ((1, above, depth), (-1, below, -1)):
+            if not one.area or any(other.area for other in beside):
                 continue
-            end = (
-                (depth - 1 if direction > 0 else 0)
-                if neighbour is None
-                else (neighbour.z - direction)
-            )
-            bound = one.z + direction * settings.extend_most
-            last = min(end, bound) if direction > 0 else max(end, bound)
+            end = (beside[0].z if beside else border) - direction  # nothing is to be found behind
+            last = one.z + direction * min(abs(end - one.z), settings.extend_most)
             reached = one.z
             for found in until_end(follower, one, last, settings):
-                extent.add(found)
+                take(found)
                 reached = found.z
-                if step:
-                    step()
             extent.is_bounded |= reached == last != end
     return extent
 
@@ -138,24 +128,20 @@ def until_end(follower: Follower, first: Found, last: int, settings: Settings) -
             return
 
 
-def _merged(
-    lower: int, upper: int, upwards: Iterable[Found] = (), downwards: Iterable[Found] = ()
-) -> Iterator[Found]:
-    """What two ways found between slices `lower` and `upper`, each weighted by its nearness."""
-    by_slice = {found.z: found for found in downwards}
-    for up in upwards:
-        down = by_slice[up.z]
-        share = (up.z - lower) / (upper - lower)
+def _between(follower: Follower, lower: Found, upper: Found) -> Iterator[Found]:
+    """What both ways found between two given slices, each weighted by its nearness."""
+    if upper.z - lower.z == 1:
+        return
+    upwards = [found for found, _ in follower.onward(lower, upper.z - 1)]
+    downwards = [found for found, _ in follower.onward(upper, lower.z + 1)]
+    for up, down in zip(upwards, reversed(downwards), strict=True):
+        share = (up.z - lower.z) / (upper.z - lower.z)
         iou = (1 - share) * up.predicted_iou + share * down.predicted_iou
-        reached = [one.patch for one in (up, down) if one.area]
-        if not reached:
-            continue
-        # where neither finds it their mean cannot
-        span: Span = reached[0].rows, reached[0].columns
-        for patch in reached:
-            span = hull(span[0], patch.rows), hull(span[1], patch.columns)
-        mask = (1 - share) * up.probability(span) + share * down.probability(span) > 1 / 2
-        yield Found(up.z, Patch(*span, mask), iou)
+        reached = [(one.patch.rows, one.patch.columns) for one in (up, down) if one.area]
+        if reached:  # where neither found it, their mean cannot
+            span = hull(reached[0][0], reached[-1][0]), hull(reached[0][1], reached[-1][1])
+            mask = (1 - share) * up.probability(span) + share * down.probability(span) > 1 / 2
+            yield Found(up.z, Patch(*span, mask), iou)
 
 
 class Step:
