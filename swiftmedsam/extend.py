@@ -65,11 +65,11 @@ class Extent:
 def has_ended(signs: Signs, settings: Settings) -> bool:
     """Whether a slice shows that the object is not there any more."""
     return (
-        signs.area < settings.extend_least_area
-        or signs.area > settings.extend_most_area
-        or signs.predicted_iou < settings.extend_least_iou
+        not settings.extend_least_area <= signs.area <= settings.extend_most_area
+        or signs.area == 0
+        or signs.brightness > settings.extend_most_brightness
         or signs.agreement < settings.extend_least_agreement
-        or signs.drift > settings.extend_most_drift
+        or signs.predicted_iou < settings.extend_least_iou
     )
 
 

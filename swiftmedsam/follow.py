@@ -24,6 +24,7 @@ from swiftmedsam.settings import TRACKED, Settings
 from swiftmedsam.views import View, choose_views
 
 REACH_PIXELS = 4  # input pixels that a window is wider than `Settings.extend_reach` makes it
+LEAST_DEVIATION = 10.0  # of an object's values, of 0..255: some objects are of one value
 WHOLLY_SURE = 1.0  # predicted IoU of a mask that the user gave
 
 Box = npt.NDArray[np.float64]
@@ -73,9 +74,9 @@ class Signs:
     """By what a slice shows that the object has ended; `Settings` has the bounds."""
 
     area: float  # of the mask, in areas of the first slice's
-    predicted_iou: float  # of the mask, in those of the first slice's
+    brightness: float  # how far its mean is from the first slice's, in deviations of that one
     agreement: float  # IoU of the mask and the one that flow carried here
-    drift: float  # of the box's centre since the previous slice, in radii of the previous mask
+    predicted_iou: float  # of the mask
 
 
 class Follower:
@@ -86,7 +87,8 @@ class Follower:
         clock: Clock,
     ) -> None:  # fmt: skip
         """For `image` (D, H, W), whose slices `embeddings` encodes."""
-        self._depth, self._height, self._width = image.shape
+        self._image = image
+        self._height, self._width = image.shape[1:]
         self._decoder, self._embeddings = decoder, embeddings
         self._settings, self._clock = settings, clock
         self._batch = decode_batch(image.nbytes)
@@ -127,7 +129,7 @@ class Follower:
             whole, _ = view[-1]
             limits = self._window(view, hull_of(box, whole, carried[whole]))
             found = self._decoded(z, view, prompts, limits)
-            yield found, _signs(first, before, found, whole, carried[whole])
+            yield found, self._signs(first, found, whole, carried[whole])
             masks = {
                 frame: self._renewed(frame, found.patch, own) for frame, own in carried.items()
             }
@@ -175,6 +177,22 @@ class Follower:
         share = self._settings.renewal if TRACKED in self._settings.prompts else 1.0
         mixed = share * shown(patch, frame) + (1 - share) * carried
         return np.rint(mixed).astype(np.uint8)
+
+    def _signs(self, first: Found, found: Found, frame: Frame, carried: SoftMask) -> Signs:
+        """What a slice shows, beside the `first` one and the mask that flow carried to `frame`."""
+        if not found.area:
+            return Signs(0.0, 0.0, 0.0, found.predicted_iou)
+        values, wanted = self._values(found), self._values(first)
+        brightness = abs(values.mean() - wanted.mean()) / max(wanted.std(), LEAST_DEVIATION)
+        tracked, mask = carried > HALF, shown(found.patch, frame) > HALF
+        either = np.count_nonzero(tracked | mask)
+        agreement = np.count_nonzero(tracked & mask) / either if either else 0.0
+        return Signs(found.area / first.area, float(brightness), agreement, found.predicted_iou)
+
+    def _values(self, found: Found) -> npt.NDArray[np.uint8]:
+        """The pixels of a mask."""
+        patch = found.patch
+        return self._image[found.z, patch.rows, patch.columns][patch.mask]
 
     def _view(self, box: Box) -> View:
         """What a box (4,) is shown in: a crop if it is small, and, last, the whole slice."""
@@ -261,17 +279,3 @@ def _around(mask: SoftMask, margin: int, frame: Frame) -> FloatArray | None:
     box = [xs[0] - margin, ys[0] - margin, xs[-1] + margin, ys[-1] + margin]
     limits = np.array([width - 1, height - 1] * 2)
     return np.clip(np.array(box), 0, limits).astype(np.float32)
-
-
-def _signs(first: Found, before: Found, found: Found, frame: Frame, carried: SoftMask) -> Signs:
-    area, sure = found.area / first.area, found.predicted_iou / max(first.predicted_iou, 1e-6)
-    if not found.area:
-        return Signs(0.0, sure, 0.0, 0.0)
-    tracked, mask = carried > HALF, shown(found.patch, frame) > HALF
-    union = np.count_nonzero(tracked | mask)
-    agreement = np.count_nonzero(tracked & mask) / union if union else 0.0
-    here, there = (
-        box.reshape(2, 2).mean(axis=0) for box in map(box_of, (found.patch, before.patch))
-    )
-    drift = float(np.linalg.norm(here - there) / np.sqrt(before.area / np.pi))
-    return Signs(area, sure, agreement, drift)

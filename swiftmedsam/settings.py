@@ -64,22 +64,23 @@ class Settings:
     smaller_box_wins: bool = True  # where masks overlap; of equal boxes, and if False, the later
 
     # How far an object is followed from boxes that are one slice thick (`extend`, `follow`). It has
-    # ended where a slice shows one of the signs below. Areas, predicted IoU and drift are relative:
-    # docs/decisions/042-extend.md says how the bounds were chosen.
+    # ended where a slice shows one of these signs (docs/decisions/042-extend.md).
+    extend_least_area: float = 0.1  # a smaller mask, in areas of the given slice's mask
+    extend_most_area: float = 4.0  # a larger one: it has leaked into something else
+    # values of the image whose mean in the mask is further from that in the given slice's mask, in
+    # standard deviations there
+    extend_most_brightness: float = 2.5
+    extend_least_agreement: float = 0.4  # a smaller IoU with the mask that flow carried there
+    extend_least_iou: float = 0.35  # a smaller predicted IoU
+    extend_gap: int = 1  # so many slices in a row with a sign are passed over
     extend_most: int = 256  # slices at most, in each direction
-    extend_gap: int = 1  # slices in a row that look like the end, and are passed over
     extend_reach: float = 0.25  # how far a mask may reach out of its neighbour's box, in its sides
-    extend_least_area: float = 0.1  # of a mask, in areas of the given slice's mask
-    extend_most_area: float = 4.0  # the same; larger: it has leaked into something else
-    extend_least_iou: float = 0.6  # predicted IoU of a mask, in that of the given slice's mask
-    extend_least_agreement: float = 0.2  # IoU of a mask with the one that flow carried there
-    extend_most_drift: float = 2.0  # of the box's centre in one slice, in radii of the mask
 
     def __post_init__(self) -> None:
         """Check the values."""
         for name in ("small_box", "image_crops", "volume_crops", "previous_margin"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("extend_most", "extend_gap", "extend_reach", "extend_most_drift"):
+        for name in ("extend_most", "extend_gap", "extend_reach", "extend_most_brightness"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("extend_least_area", "extend_least_iou", "extend_least_agreement"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")

@@ -118,14 +118,15 @@ def test_a_bound_ends_it_and_is_told():
 @pytest.mark.parametrize(
     ("signs", "settings", "ended"),
     [
-        (Signs(1, 1, 1, 0), {}, False),
-        (Signs(0, 1, 0, 0), {}, True),
-        (Signs(0.3, 1, 1, 0), {"extend_least_area": 0.2}, False),
-        (Signs(0.3, 1, 1, 0), {"extend_least_area": 0.4}, True),
-        (Signs(3, 1, 1, 0), {"extend_most_area": 2}, True),
-        (Signs(1, 0.7, 1, 0), {"extend_least_iou": 0.8}, True),
-        (Signs(1, 1, 0.3, 0), {"extend_least_agreement": 0.4}, True),
-        (Signs(1, 1, 1, 0.9), {"extend_most_drift": 0.8}, True),
+        (Signs(1, 0, 1, 1), {}, False),
+        (Signs(0, 0, 0, 1), {"extend_least_area": 0, "extend_least_agreement": 0}, True),
+        (Signs(0.3, 0, 1, 1), {"extend_least_area": 0.2}, False),
+        (Signs(0.3, 0, 1, 1), {"extend_least_area": 0.4}, True),
+        (Signs(3, 0, 1, 1), {"extend_most_area": 2}, True),
+        (Signs(1, 1.9, 1, 1), {"extend_most_brightness": 2}, False),
+        (Signs(1, 2.1, 1, 1), {"extend_most_brightness": 2}, True),
+        (Signs(1, 0, 0.3, 1), {"extend_least_agreement": 0.4}, True),
+        (Signs(1, 0, 1, 0.7), {"extend_least_iou": 0.8}, True),
     ],
 )
 def test_each_sign_has_its_bound(signs, settings, ended):
@@ -157,6 +158,17 @@ def test_an_object_ends_where_the_network_is_unsure_of_it():
     sure = replace(NO_CROPS, extend_least_iou=0.0)
     went_on = extended(image, box, network=UnsureOfShortRows(), settings=sure)
     assert slices_of(went_on.labels) == list(range(DEPTH))
+
+
+def test_an_object_ends_where_its_place_is_of_another_brightness():
+    """Of 200 in slices 0 to 8, of 160 behind; both are bright for the network."""
+    image = squares(dict.fromkeys(range(DEPTH), (20, 60)))
+    image[:9][image[:9] > 0] = 200
+    image[9:][image[9:] > 0] = 160
+    labels = extended(image, box_at(image, 6)).labels
+    assert slices_of(labels) == list(range(9))  # a deviation is 10 at least: 4 of them
+    near = np.where(image == 160, np.uint8(180), image)
+    assert slices_of(extended(near, box_at(near, 6)).labels) == list(range(DEPTH))
 
 
 def test_what_leaps_into_a_large_neighbour_ends():
