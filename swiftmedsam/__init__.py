@@ -19,6 +19,7 @@ The files of this package, in the order in which the data pass them:
     decoding    prompts of many boxes, in batches
     masks       logits to masks, masks to labels
     segment     the loop that uses all of these; `result` is what it returns
+    extend      a whole object from one slice; `follow` goes from a slice to the next
 
 `settings` holds every choice of these steps. `scans` reads and writes NIfTI, DICOM, NRRD and
 pictures; `program` is the command line. `torch_model`, `convert`, `train` and `evaluation` make and

@@ -60,6 +60,7 @@ VARIANTS = (
     f"agreement alone: {ALL_OFF} extend_least_agreement=0.4",
     f"predicted IoU alone: {ALL_OFF} extend_least_iou=0.35",
     "no gap: extend_gap=0",
+    "wider prompts: tracked_margin=4 previous_margin=4",
 )
 BOX_3D, EVERY, KNOWN = "3D box", "box in every slice", "ends known"
 HALF = f"until half its size: {ALL_OFF} extend_least_area=0.5 extend_gap=0"
