@@ -45,9 +45,9 @@ class Extent:
 
     def add(self, found: Found) -> None:
         """Take what was found in a slice."""
+        self.predicted_iou[found.z] = found.predicted_iou
         if found.area:
             self.masks[found.z] = found.patch
-            self.predicted_iou[found.z] = found.predicted_iou
 
     @property
     def size(self) -> int:
@@ -130,7 +130,7 @@ def until_end(follower: Follower, first: Found, last: int, settings: Settings) -
 
 def _between(follower: Follower, lower: Found, upper: Found) -> Iterator[Found]:
     """What both ways found between two given slices, each weighted by its nearness."""
-    if upper.z - lower.z == 1:
+    if upper.z - lower.z <= 1:
         return
     upwards = [found for found, _ in follower.onward(lower, upper.z - 1)]
     downwards = [found for found, _ in follower.onward(upper, lower.z + 1)]

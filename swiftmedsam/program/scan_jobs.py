@@ -97,7 +97,7 @@ def _run(
     left = max(1, (options.memory_limit or available_memory()) - scan.voxels.nbytes)
     settings = chosen_settings(options, network)
     segments = placed.segments
-    if options.extend:
+    if options.extend and case.is_volume:
         segments, objects = by_name(segments)
         result = extend_boxes(
             case, network, settings, objects=objects, memory_limit=left, progress=progress

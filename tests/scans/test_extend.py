@@ -178,6 +178,28 @@ def test_boxes_of_one_name_are_one_object(program, scan, tiny_network, mine):
     assert (second["value"], second["name"], second["box"]) == (2, "box 2", other)
 
 
+def test_an_object_that_is_not_there_is_a_row_of_the_table(program, mine, tiny_network):
+    """Of a black volume; its network finds nothing in it, or something: the table has a number."""
+    path = mine / "black.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((64, 40, DEPTH), np.uint8), ALIGNED), path)
+    words = [*box_words([BOX]), "--modality", "MR", "--extend", "--stats", str(mine / "s.csv")]
+    status, _ = program(*words, inputs=path, outputs=mine / "out.nii")
+    assert status == 0
+    with (mine / "s.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert np.isfinite(float(row["predicted_iou_mean"]))
+
+
+def test_a_picture_has_nothing_to_extend_into(program, photo, mine):
+    boxes = image_case()["boxes"]
+    words = ["--box", "a", *map(str, boxes[0]), "--box", "a", *map(str, boxes[1])]
+    for name, more in (("plain", []), ("extended", ["--extend"])):
+        options = [*words, *more, "--modality", "Endoscopy"]
+        assert program(*options, inputs=photo, outputs=mine / f"{name}.npz")[0] == 0
+    plain, with_extend = (np.load(mine / f"{name}.npz")["segs"] for name in ("plain", "extended"))
+    np.testing.assert_array_equal(plain, with_extend)
+
+
 def test_a_thick_box_of_an_object_of_several_is_one_line(program, scan, mine):
     words = ["--box", "a", *map(str, BOX), "--box", "a", *"1", "1", "2", "9", "9", "5"]
     status, lines = program("--quiet", "--extend", *words, inputs=scan, outputs=mine / "out.nii")

@@ -184,6 +184,7 @@ def test_a_box_without_an_object_gives_no_mask_and_no_walk():
     labels = extended(image, [10, 10, 6, 30, 30, 6], network=network).labels
     assert not labels.any()
     assert len(network.prompts) == 1
+    assert extended(image, [10, 10, 6, 30, 30, 6]).predicted_iou == {0: [1.0]}
 
 
 # Several given slices of one object
