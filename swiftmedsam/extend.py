@@ -65,8 +65,8 @@ class Extent:
 def has_ended(signs: Signs, settings: Settings) -> bool:
     """Whether a slice shows that the object is not there any more."""
     return (
-        not settings.extend_least_area <= signs.area <= settings.extend_most_area
-        or signs.area == 0
+        signs.area == 0
+        or signs.area < settings.extend_least_area
         or signs.brightness > settings.extend_most_brightness
         or signs.agreement < settings.extend_least_agreement
         or signs.predicted_iou < settings.extend_least_iou

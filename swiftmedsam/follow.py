@@ -25,6 +25,7 @@ from swiftmedsam.views import View, choose_views
 
 REACH_PIXELS = 4  # input pixels that a window is wider than `Settings.extend_reach` makes it
 LEAST_DEVIATION = 10.0  # of an object's values, of 0..255: some objects are of one value
+LEAST_IOU = 0.01  # that others are divided by
 WHOLLY_SURE = 1.0  # predicted IoU of a mask that the user gave
 
 Box = npt.NDArray[np.float64]
@@ -73,10 +74,10 @@ class Found:
 class Signs:
     """By what a slice shows that the object has ended; `Settings` has the bounds."""
 
-    area: float  # of the mask, in areas of the first slice's
+    area: float  # of the mask, in areas of the largest one on the way to it
     brightness: float  # how far its mean is from the first slice's, in deviations of that one
     agreement: float  # IoU of the mask and the one that flow carried here
-    predicted_iou: float  # of the mask
+    predicted_iou: float  # of the mask, in that of the first slice
 
 
 class Follower:
@@ -115,6 +116,7 @@ class Follower:
         """
         direction = 1 if last > first.z else -1
         before, view, masks = first, self._view(box_of(first.patch)), dict[Frame, SoftMask]()
+        largest = first.area
         for z in range(first.z + direction, last + direction, direction):
             box = box_of(before.patch)
             if not self._fits(view, box):
@@ -129,7 +131,8 @@ class Follower:
             whole, _ = view[-1]
             limits = self._window(view, hull_of(box, whole, carried[whole]))
             found = self._decoded(z, view, prompts, limits)
-            yield found, self._signs(first, found, whole, carried[whole])
+            largest = max(largest, found.area)
+            yield found, self._signs(first, largest, found, whole, carried[whole])
             masks = {
                 frame: self._renewed(frame, found.patch, own) for frame, own in carried.items()
             }
@@ -178,16 +181,19 @@ class Follower:
         mixed = share * shown(patch, frame) + (1 - share) * carried
         return np.rint(mixed).astype(np.uint8)
 
-    def _signs(self, first: Found, found: Found, frame: Frame, carried: SoftMask) -> Signs:
+    def _signs(
+        self, first: Found, largest: int, found: Found, frame: Frame, carried: SoftMask
+    ) -> Signs:
         """What a slice shows, beside the `first` one and the mask that flow carried to `frame`."""
+        sure = found.predicted_iou / max(first.predicted_iou, LEAST_IOU)
         if not found.area:
-            return Signs(0.0, 0.0, 0.0, found.predicted_iou)
+            return Signs(0.0, 0.0, 0.0, sure)
         values, wanted = self._values(found), self._values(first)
         brightness = abs(values.mean() - wanted.mean()) / max(wanted.std(), LEAST_DEVIATION)
         tracked, mask = carried > HALF, shown(found.patch, frame) > HALF
         either = np.count_nonzero(tracked | mask)
         agreement = np.count_nonzero(tracked & mask) / either if either else 0.0
-        return Signs(found.area / first.area, float(brightness), agreement, found.predicted_iou)
+        return Signs(found.area / largest, float(brightness), agreement, sure)
 
     def _values(self, found: Found) -> npt.NDArray[np.uint8]:
         """The pixels of a mask."""

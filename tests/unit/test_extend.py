@@ -122,7 +122,6 @@ def test_a_bound_ends_it_and_is_told():
         (Signs(0, 0, 0, 1), {"extend_least_area": 0, "extend_least_agreement": 0}, True),
         (Signs(0.3, 0, 1, 1), {"extend_least_area": 0.2}, False),
         (Signs(0.3, 0, 1, 1), {"extend_least_area": 0.4}, True),
-        (Signs(3, 0, 1, 1), {"extend_most_area": 2}, True),
         (Signs(1, 1.9, 1, 1), {"extend_most_brightness": 2}, False),
         (Signs(1, 2.1, 1, 1), {"extend_most_brightness": 2}, True),
         (Signs(1, 0, 0.3, 1), {"extend_least_agreement": 0.4}, True),
@@ -171,11 +170,14 @@ def test_an_object_ends_where_its_place_is_of_another_brightness():
     assert slices_of(extended(near, box_at(near, 6)).labels) == list(range(DEPTH))
 
 
-def test_what_leaps_into_a_large_neighbour_ends():
-    image = squares(dict.fromkeys(range(DEPTH), (20, 60)))
-    image[9:, :, 30:200] = 255
-    labels = extended(image, box_at(image, 6), settings=replace(NO_CROPS, extend_most_area=1.2))
-    assert slices_of(labels.labels) == list(range(9))
+def test_areas_are_measured_by_the_largest_on_the_way():
+    """The box is in a slice where the object is small: 4 x 4 of 24 x 24 behind it, then 6 x 6."""
+    image = squares({})
+    for z, side in enumerate([4, 8, 12, 16, 20, 24, 20, 16, 12, 8, 6, 6, 6, 6]):
+        image[z, 32 - side // 2 : 32 + side // 2, 80 - side // 2 : 80 + side // 2] = 255
+    settings = replace(NO_CROPS, extend_least_area=0.1, extend_least_agreement=0.0, extend_gap=0)
+    labels = extended(image, box_at(image, 0), settings=settings).labels
+    assert slices_of(labels) == list(range(10))  # 8 x 8 is more than a tenth, 6 x 6 is less
 
 
 def test_a_box_without_an_object_gives_no_mask_and_no_walk():
@@ -359,7 +361,7 @@ def test_progress_ends_with_all_done():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("extend_most", -1), ("extend_least_iou", 1.5), ("extend_most_area", 0.5), ("extend_gap", -1)],
+    [("extend_most", -1), ("extend_least_iou", 1.5), ("extend_reach", -0.5), ("extend_gap", -1)],
 )
 def test_a_bound_out_of_range_is_named(name, value):
     with pytest.raises(ValueError, match=f"^{name} should be "):
