@@ -35,7 +35,7 @@ from pydicom.pixels import apply_color_lut
 Array = npt.NDArray[np.generic]
 Spacing = tuple[float, float, float]  # x, y, z in mm
 
-FRAME = 256  # the network's side; box noise is given in its pixels
+INPUT_SIZE = 256  # the network's side; box noise is given in its pixels
 BOX_NOISE = 5
 MIN_AREA = 20  # pixels; what covers less of a slice is no target
 CT_LEVEL, CT_WIDTH = 40, 400
@@ -215,7 +215,7 @@ def boxes_of(truth: Array, name: str) -> npt.NDArray[np.int64]:
     """Boxes (N, 4) or (N, 6) of the labels of truth (H, W) or (D, H, W), in-plane sides noisy."""
     noise = np.random.default_rng(zlib.crc32(name.encode()))
     height, width = truth.shape[-2:]
-    scale = FRAME / max(height, width)
+    scale = INPUT_SIZE / max(height, width)
     boxes = []
     for label in range(1, int(truth.max()) + 1):
         where = np.nonzero(truth == label)

@@ -89,7 +89,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Row:
+class ModeRow:
     """One case by one variant."""
 
     variant: str
@@ -100,9 +100,9 @@ class Row:
     seconds: float
 
 
-def measure(
+def measure_case(
     case: Case, truth: np.ndarray, network: Network, variants: Sequence[Variant]
-) -> Iterator[Row]:
+) -> Iterator[ModeRow]:
     """Rows of a case, variant by variant."""
     kind, modality = case.name[:2], case.name.split("_")[1]
     for variant in variants:
@@ -111,10 +111,10 @@ def measure(
         labels = segment(case, network, variant.settings, prompter=prompter).labels
         seconds = time.perf_counter() - began
         dsc = case_dsc(labels, truth)
-        yield Row(variant.name, case.name, kind, modality, dsc, seconds)
+        yield ModeRow(variant.name, case.name, kind, modality, dsc, seconds)
 
 
-def of_kind(rows: Sequence[Row], kind: str) -> dict[str, tuple[dict[str, float], float]]:
+def of_kind(rows: Sequence[ModeRow], kind: str) -> dict[str, tuple[dict[str, float], float]]:
     """By variant: mean DSC by modality, and seconds, of cases of one kind."""
     found = {}
     for variant in dict.fromkeys(row.variant for row in rows):
@@ -128,7 +128,7 @@ def of_kind(rows: Sequence[Row], kind: str) -> dict[str, tuple[dict[str, float],
     return found
 
 
-def table(rows: Sequence[Row]) -> str:
+def modes_table(rows: Sequence[ModeRow]) -> str:
     """Markdown: a part for images, one for volumes."""
     lines = []
     for kind in ("2D", "3D"):
@@ -148,7 +148,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Sequence[Row], picture: Path) -> None:
+def draw_modes(rows: Sequence[ModeRow], picture: Path) -> None:
     """Time against DSC, a panel for images and one for volumes."""
     import matplotlib
 
@@ -196,23 +196,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     network = load(options.weights, precision=options.precision)
-    rows: list[Row] = []
+    rows: list[ModeRow] = []
     for turn, path in enumerate(sorted(options.inputs.glob(f"{options.only}.npz"))):
         with np.load(options.truths / path.name) as file:
             truth = file["gts"]
         first = turn % len(variants)
         in_turn = variants[first:] + variants[:first]
-        rows += measure(read_case(path), truth, network, in_turn)
+        rows += measure_case(read_case(path), truth, network, in_turn)
         print(path.name, file=sys.stderr)
     print(f"{network.variant}, {network.precision}, {network.threads} threads\n")
-    print(table(rows))
+    print(modes_table(rows))
     if options.csv:
         with options.csv.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(Row.__annotations__))
+            writer = csv.DictWriter(stream, list(ModeRow.__annotations__))
             writer.writeheader()
             writer.writerows(vars(row) for row in rows)
     if options.picture and rows:
-        draw(rows, options.picture)
+        draw_modes(rows, options.picture)
     return 0
 
 

@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 
 from swiftmedsam.memory import estimate_peak
 
-PIECE = 16 << 20  # bytes of pixels that are made at a time
+CHUNK = 16 << 20  # bytes of pixels that are made at a time
 WAVE = 251  # period of the pixels' values: prime, so that rows and columns differ
 SEED = 7
 
@@ -102,8 +102,8 @@ def write_case(shape: Shape, folder: Path) -> Path:
         with archive.open("imgs.npy", "w", force_zip64=True) as stream:
             npy.write_array_header_1_0(stream, header)
             count = int(np.prod(shape.shape))
-            for start in range(0, count, PIECE):
-                index = np.arange(start, min(start + PIECE, count))
+            for start in range(0, count, CHUNK):
+                index = np.arange(start, min(start + CHUNK, count))
                 values = index % WAVE * shape.gain + shape.low
                 stream.write(values.astype(dtype).tobytes())
         with archive.open("boxes.npy", "w") as stream:

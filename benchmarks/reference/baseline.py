@@ -31,11 +31,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from swiftmedsam.evaluation.timing.measure import STEPS
 from swiftmedsam.torch_model import LITE, SwiftMedSAM, load_model
 
-SIZE = 256
+INPUT_SIZE = 256
 BBOX_SHIFT = 3
-STEPS = ("read", "encode", "decode", "write")  # of the program's line about a case
 
 
 class Baseline:
@@ -65,7 +65,7 @@ class Baseline:
         height, width = self._new_size(image)
         x = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         x = (x - x.min()) / np.clip(x.max() - x.min(), a_min=1e-8, a_max=None)
-        x = np.pad(x, ((0, SIZE - height), (0, SIZE - width), (0, 0)))
+        x = np.pad(x, ((0, INPUT_SIZE - height), (0, INPUT_SIZE - width), (0, 0)))
         tensor = torch.tensor(x).float().permute(2, 0, 1).unsqueeze(0)
         with self.measure("encode"), torch.inference_mode():
             embedding = self._model.encode(tensor.contiguous(memory_format=self._layout))
@@ -75,7 +75,7 @@ class Baseline:
 
     @staticmethod
     def _new_size(image: np.ndarray) -> tuple[int, int]:
-        scale = SIZE / max(image.shape[:2])
+        scale = INPUT_SIZE / max(image.shape[:2])
         return tuple(int(side * scale + 0.5) for side in image.shape[:2])  # type: ignore[return-value]
 
     def _mask(self, embedding: Tensor, box_256: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ class Baseline:
             return None
         return np.array([
             max(0, xs.min() - BBOX_SHIFT), max(0, ys.min() - BBOX_SHIFT),
-            min(SIZE, xs.max() + BBOX_SHIFT), min(SIZE, ys.max() + BBOX_SHIFT),
+            min(INPUT_SIZE, xs.max() + BBOX_SHIFT), min(INPUT_SIZE, ys.max() + BBOX_SHIFT),
         ])  # fmt: skip
 
     def image(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -108,7 +108,7 @@ class Baseline:
         labels = np.zeros(image.shape[:2], np.uint16)
         embedding = self._encode(image, 0)  # the organisers encode an image once, too
         for number, box in enumerate(boxes, start=1):
-            box_256 = (box * (SIZE / max(image.shape[:2]))).astype(int)
+            box_256 = (box * (INPUT_SIZE / max(image.shape[:2]))).astype(int)
             labels[self._mask(embedding, box_256, image)] = number
         return labels
 
@@ -120,7 +120,7 @@ class Baseline:
         for number, box in enumerate(boxes, start=1):
             x_min, y_min, z_min, x_max, y_max, z_max = box
             given = (
-                np.array([x_min, y_min, x_max, y_max]) * (SIZE / max(volume.shape[1:]))
+                np.array([x_min, y_min, x_max, y_max]) * (INPUT_SIZE / max(volume.shape[1:]))
             ).astype(int)
             z_min, z_max = int(z_min), int(min(z_max, len(volume) - 1))
             z_mid = int((z_max - z_min) / 2 + z_min)
@@ -140,7 +140,7 @@ class Baseline:
         return labels
 
 
-def draw(path: Path, image: np.ndarray, labels: np.ndarray, boxes: np.ndarray) -> None:
+def draw_figure(path: Path, image: np.ndarray, labels: np.ndarray, boxes: np.ndarray) -> None:
     """The organisers' figure: `image` (H, W) or (H, W, 3) alone, and with `boxes` (N, 4), masks."""
     from matplotlib import pyplot as plt  # a part of a second, which the rules alone do not take
 
@@ -176,7 +176,7 @@ def run_case(baseline: Baseline, path: Path, options: argparse.Namespace) -> str
     if options.whole_script:
         shown = (len(images) // 2,) if is_volume else ()
         flat = boxes[:, [0, 1, 3, 4]] if is_volume else boxes
-        draw(options.whole_script / f"{path.stem}.png", images[shown], labels[shown], flat)
+        draw_figure(options.whole_script / f"{path.stem}.png", images[shown], labels[shown], flat)
     seconds = time.perf_counter() - began
     split = ", ".join(f"{step} {baseline.seconds[step]:.2f}" for step in STEPS)
     if is_volume and options.numbered:

@@ -22,8 +22,8 @@ from swiftmedsam.torch_model import LITE, SwiftMedSAM
 from swiftmedsam.torch_model.checkpoint import read_state_dict
 from swiftmedsam.torch_model.tiny_vit import ConvNorm
 
-SIZE = 1024  # pixels of the longer side
-SHRINK = 4  # SIZE to the 256 of LiteMedSAM's first stage
+LONGER_SIDE = 1024  # pixels of the longer side
+SHRINK = 4  # from LONGER_SIDE to the 256 of LiteMedSAM's first stage
 BATCH = 16  # boxes
 # SAM's normalisation (Kirillov et al., 2023, code: sam.py), RGB in 0..255.
 PIXEL_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
@@ -46,12 +46,12 @@ def load_mobile_sam(checkpoint: Path) -> SwiftMedSAM:
 
 def pixels_of(image: np.ndarray) -> tuple[Tensor, float]:
     """Input (1, 3, 1024, 1024) of an image (H, W[, 3]), and input pixels per image pixel."""
-    scale = SIZE / max(image.shape[:2])
+    scale = LONGER_SIDE / max(image.shape[:2])
     colour = image if image.ndim == 3 else np.repeat(image[:, :, np.newaxis], 3, axis=2)
     height, width = (round(side * scale) for side in image.shape[:2])
     resized = cv2.resize(colour, (width, height), interpolation=cv2.INTER_LINEAR)
     normal = (resized.astype(np.float32) - PIXEL_MEAN) / PIXEL_STD
-    padded = np.zeros((SIZE, SIZE, 3), np.float32)
+    padded = np.zeros((LONGER_SIDE, LONGER_SIDE, 3), np.float32)
     padded[:height, :width] = normal
     return torch.from_numpy(padded).permute(2, 0, 1).unsqueeze(0), scale
 
@@ -68,7 +68,7 @@ def segment_image(model: SwiftMedSAM, image: np.ndarray, boxes: np.ndarray) -> n
         for start in range(0, len(prompts), BATCH):
             logits, _ = model.decode(embedding, prompts[start : start + BATCH])
             for number, low in enumerate(logits, start=start + 1):
-                large = F.interpolate(low[None, None], (SIZE, SIZE), mode="bilinear")
+                large = F.interpolate(low[None, None], (LONGER_SIDE, LONGER_SIDE), mode="bilinear")
                 inner = large[:, :, :height, :width]
                 full = F.interpolate(inner, image.shape[:2], mode="bilinear")
                 labels[(full[0, 0] > 0).numpy()] = number

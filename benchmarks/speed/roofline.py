@@ -35,7 +35,7 @@ DEQUANTIZED = "/DequantizationMultiply"  # what OpenVINO adds to the name of a p
 
 
 @dataclass(frozen=True)
-class Step:
+class ExecutedStep:
     """One executed step; means over all rounds, the cold first one, too."""
 
     kind: str
@@ -70,7 +70,7 @@ def _moved(node: ov.Node) -> int:
     )
 
 
-def steps(model: ov.Model, executed: ov.Model) -> list[Step]:
+def executed_steps(model: ov.Model, executed: ov.Model) -> list[ExecutedStep]:
     """The executed steps of `model`; very short ones may have no time."""
     nodes = [
         node for node in executed.get_ordered_ops()
@@ -88,14 +88,16 @@ def steps(model: ov.Model, executed: ov.Model) -> list[Step]:
             if where is not None:
                 flop[where] += amounts[node.get_friendly_name()]
     return [
-        Step(_words(node, "layerType"), int(_words(node, "execTimeMcs")) / 1e6, own, _moved(node))
+        ExecutedStep(
+            _words(node, "layerType"), int(_words(node, "execTimeMcs")) / 1e6, own, _moved(node)
+        )
         for node, own in zip(nodes, flop, strict=True)
     ]
 
 
-def table(found: Sequence[Step], peak: float, bandwidth: float) -> str:
+def roofline_table(found: Sequence[ExecutedStep], peak: float, bandwidth: float) -> str:
     """Markdown: by kind of step time, work, its speed, and the part of the roof it reaches."""
-    groups: dict[str, list[Step]] = defaultdict(list)
+    groups: dict[str, list[ExecutedStep]] = defaultdict(list)
     for step in found:
         groups[step.kind].append(step)
     total = sum(step.seconds for step in found) or 1.0
@@ -119,7 +121,9 @@ def table(found: Sequence[Step], peak: float, bandwidth: float) -> str:
     return "\n".join(lines)
 
 
-def draw(found: Sequence[Step], peak: float, bandwidth: float, picture: Path) -> None:
+def draw_roofline(
+    found: Sequence[ExecutedStep], peak: float, bandwidth: float, picture: Path
+) -> None:
     """Write `picture`: the roof, and each step with work by its time."""
     from matplotlib.figure import Figure
 
@@ -182,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seconds[what].append(time.perf_counter() - began)
     medians = {what: float(np.median(values)) for what, values in seconds.items()}
     peak, bandwidth = 2 * SIDE**3 / medians["product"], 2 * COPIED / medians["copy"]
-    found = steps(model, compiled.get_runtime_model())
+    found = executed_steps(model, compiled.get_runtime_model())
     flop = sum(step.flop for step in found)
     cpu = core.get_property("CPU", "FULL_DEVICE_NAME")
     print(f"{cpu}; {threads} threads; OpenVINO {ov.__version__.split('-')[0]}")
@@ -191,9 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{flop / 1e9:.1f} GFLOP; the most is {peak / 1e9:.0f} GFLOP/s and "
         f"{bandwidth / 1e9:.0f} GB/s, {ROUNDS} rounds in turns\n"
     )
-    print(table(found, peak, bandwidth))
+    print(roofline_table(found, peak, bandwidth))
     if options.picture:
-        draw(found, peak, bandwidth, options.picture)
+        draw_roofline(found, peak, bandwidth, options.picture)
     return 0
 
 

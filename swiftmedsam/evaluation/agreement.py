@@ -33,7 +33,7 @@ from swiftmedsam.memory import DECODE_BATCH
 from swiftmedsam.network import load
 from swiftmedsam.segment import NetworkLike
 
-SIZES = (1 / 6, 1 / 3)  # of the boxes that are asked first, as parts of the picture's sides
+FIRST_SIZES = (1 / 6, 1 / 3)  # of the boxes that are asked first, as parts of the picture's sides
 ROWS = 4  # and columns, of the centres of these boxes
 LEAST_AREA = 20  # pixels of an object, as in training
 MOST_PART = 0.5  # of the picture: more is background
@@ -45,12 +45,12 @@ Boxes = npt.NDArray[np.float64]  # (N, 4): x_min, y_min, x_max, y_max in pixels
 def first_boxes(height: int, width: int) -> Boxes:
     """Boxes all over a picture, at all sizes, cut at its border."""
     places = (np.arange(ROWS) + 0.5) / ROWS
-    y, x, half = (grid.ravel() for grid in np.meshgrid(places, places, np.array(SIZES) / 2))
+    y, x, half = (grid.ravel() for grid in np.meshgrid(places, places, np.array(FIRST_SIZES) / 2))
     ends = np.stack([x - half, y - half, x + half, y + half], axis=1).clip(0, 1)
     return np.round(ends * [width - 1, height - 1, width - 1, height - 1])
 
 
-def box_of(mask: Mask) -> list[float]:
+def tight_box(mask: Mask) -> list[float]:
     """The box around a mask (H, W) that is not empty."""
     ys, xs = np.nonzero(mask)
     return [float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())]
@@ -96,7 +96,7 @@ def teachers_objects(
     first, _ = _answers(network, frame, embedding, first_boxes(height, width))
     parts = [_largest_part(mask) for mask in first]
     parts = [p for p in parts if LEAST_AREA <= np.count_nonzero(p) <= MOST_PART * p.size]
-    by_box = {tuple(box_of(part)): part for part in parts}
+    by_box = {tuple(tight_box(part)): part for part in parts}
     labels, boxes = np.zeros(frame.size, np.uint8), np.array(list(by_box), np.float64)
     chosen: list[Sequence[float]] = []
     if by_box:

@@ -45,7 +45,7 @@ ABDOMINAL_CT = (
     "CT_BTCVSABS", "CT_3Dircadb1", "CT_KiTS19Ant", "CT_LiTSAnt", "CT_PancreasNIH",
 )  # fmt: skip
 
-Run = Mapping[str, CaseScore]  # a folder's rows by the name of the file
+RowsByName = Mapping[str, CaseScore]  # a folder's rows by the name of the file
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ class Breadth:
     organs: list[Line]  # of the volumes of the abdomen, and of others whose labels have names
 
 
-def _by_name(runs: Sequence[Run], groups: Mapping[str, Sequence[CaseScore]]) -> dict[str, Estimate]:
+def _by_name(
+    runs: Sequence[RowsByName], groups: Mapping[str, Sequence[CaseScore]]
+) -> dict[str, Estimate]:
     """An estimate for each group of rows, of all `runs`."""
     found = estimates(
         [[totals([run[row.name] for row in rows]) for rows in groups.values()] for run in runs]
@@ -95,7 +97,7 @@ def _averages(
 
 
 def _pooled(
-    group: str, runs: Sequence[Run], datasets: Mapping[str, Sequence[CaseScore]]
+    group: str, runs: Sequence[RowsByName], datasets: Mapping[str, Sequence[CaseScore]]
 ) -> list[Line]:
     """A line for all cases of those data sets of a group that have few; none if that is one set."""
     few = [rows for rows in datasets.values() if len(rows) < FEW_CASES]
@@ -110,7 +112,7 @@ def _object_totals(row: CaseScore, places: Sequence[int]) -> tuple[float, float,
     return sum(each.dsc for each in members), sum(each.nsd for each in members), len(members)
 
 
-def _organ_lines(runs: Sequence[Run], known: Mapping[str, Known], gts: Path) -> list[Line]:
+def _organ_lines(runs: Sequence[RowsByName], known: Mapping[str, Known], gts: Path) -> list[Line]:
     """A line for each named object of a data set, over the cases that have it.
 
     An unnamed object has a line of its own, by its label and case.
@@ -137,7 +139,7 @@ def _organ_lines(runs: Sequence[Run], known: Mapping[str, Known], gts: Path) -> 
     return [line(organ, each) for organ, each in zip(places, estimates(values), strict=True)]
 
 
-def measure(
+def measure_breadth(
     scored: Sequence[Sequence[CaseScore]], known: Mapping[str, Known], trained_on: frozenset[str],
     gts: Path,
 ) -> Breadth:  # fmt: skip
@@ -319,7 +321,7 @@ def _report(options: argparse.Namespace) -> None:
     groups = grouping(known, options.sets, options.weights)
     sources = [options.segs, *options.against]
     scored = [_rows(source, options) for source in sources]
-    breadth = measure(scored, known, groups.trained_on, options.gts)
+    breadth = measure_breadth(scored, known, groups.trained_on, options.gts)
 
     print(f"Trained on or never seen: {groups.source}\n")
     print(scores_table("Average", {"": breadth.averages}))

@@ -1,4 +1,4 @@
-"""What the commands of this folder share: arguments, a counter, tables."""
+"""What the commands of this folder share: arguments, a counter, tables, colours of plots."""
 
 import argparse
 import importlib.util
@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from swiftmedsam.extras import how_to_install
+
+# The colours of Okabe and Ito: colour-blind people can tell them apart.
+BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
+PURPLE, ORANGE, SKY_BLUE = "#cc79a7", "#e69f00", "#56b4e9"
 
 PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
 

@@ -14,6 +14,12 @@ from pathlib import Path
 
 from swiftmedsam.case import CaseError
 from swiftmedsam.evaluation.console import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY_BLUE,
+    VERMILION,
     add_shared_options,
     clear_line,
     parse_before_dashes,
@@ -22,11 +28,17 @@ from swiftmedsam.evaluation.console import (
     table,
 )
 from swiftmedsam.evaluation.prompts import write_moved
-from swiftmedsam.evaluation.score import CaseScore, ScoreError, Summary, find_jobs, score, summarise
+from swiftmedsam.evaluation.score import (
+    CaseScore,
+    ScoreError,
+    Summary,
+    find_pairs,
+    score,
+    summarise,
+)
 
 MOVES = (-5, 0, 5, 10, 20)
-# Okabe and Ito's, which colour-blind people can tell apart; black is the average's.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY_BLUE)  # of modalities; the average is black
 STYLES = ("-", "--")  # the second round through the colours
 
 
@@ -85,14 +97,14 @@ def score_move(options: argparse.Namespace, move: int, app: Sequence[str]) -> li
         ScoreError: the outputs cannot be scored, or there is no truth for a case.
         OSError: `options.out` cannot be written to.
     """
-    jobs = find_jobs(options.inputs, options.gts, official=False, only=options.only)
+    pairs = find_pairs(options.inputs, options.gts, official=False, only=options.only)
     segs = options.out / move_name(move)
     segs.mkdir(parents=True, exist_ok=True)
     # one move at a time, and not kept: they are as large as the cases, not compressed
     with tempfile.TemporaryDirectory(prefix="inputs-", dir=options.out) as folder:
-        for job in jobs:
-            if job.found is not None:
-                write_moved(job.found, Path(folder), move)
+        for pair in pairs:
+            if pair.found is not None:
+                write_moved(pair.found, Path(folder), move)
         run_app(Path(folder), segs, app)
     return score(
         segs, options.gts, only=options.only, processes=options.processes, progress=progress()
@@ -109,7 +121,7 @@ def robustness_table(summaries: Mapping[int, Summary]) -> str:
     return table(rows)
 
 
-def draw(summaries: Mapping[int, Summary], out: Path) -> None:
+def draw_curves(summaries: Mapping[int, Summary], out: Path) -> None:
     """Write `out`: DSC over moves, a line per modality, the average with its interval.
 
     Raises:
@@ -157,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if missing:
             print(f"{missing} cases have a truth and no input, counted as 0")
         if options.plot:
-            draw(summaries, options.plot)
+            draw_curves(summaries, options.plot)
     except (AppError, CaseError, ScoreError, OSError) as error:
         print(f"{clear_line()}{error}", file=sys.stderr)
         return 1

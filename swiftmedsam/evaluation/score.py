@@ -93,7 +93,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Job:
+class Pair:
     """One case to score."""
 
     truth: Path
@@ -195,23 +195,23 @@ def read_truth(path: Path) -> Labels:
     return _read_truth(path, official=False)[0]
 
 
-def _score_case(job: Job) -> CaseScore:
-    modality, dataset = parse_name(job.truth.name)
-    truth, spacing_mm = _read_truth(job.truth, official=job.official)
-    if job.found is None:
+def _score_case(pair: Pair) -> CaseScore:
+    modality, dataset = parse_name(pair.truth.name)
+    truth, spacing_mm = _read_truth(pair.truth, official=pair.official)
+    if pair.found is None:
         nothing = score_labels(truth, np.zeros_like(truth), spacing_mm)
         # not `nothing` itself: of a truth without labels an empty output would be right
         scores = Scores(nothing.by_object, dsc=0.0, nsd=0.0)
     else:
-        found = read_output(job.found)
+        found = read_output(pair.found)
         if found.shape != truth.shape:
             raise ScoreError(
-                f"{job.found}: 'segs' should be {truth.shape} like the truth, got {found.shape}"
+                f"{pair.found}: 'segs' should be {truth.shape} like the truth, got {found.shape}"
             )
         scores = score_labels(truth, found, spacing_mm)
     return CaseScore(
-        job.truth.name, modality, dataset, len(scores.by_object), scores.dsc, scores.nsd,
-        missing=job.found is None, by_object=scores.by_object,
+        pair.truth.name, modality, dataset, len(scores.by_object), scores.dsc, scores.nsd,
+        missing=pair.found is None, by_object=scores.by_object,
     )  # fmt: skip
 
 
@@ -227,8 +227,8 @@ def npz_files(folder: Path, only: str) -> dict[str, Path]:
     return {path.name: path for path in paths if path.match(only)}
 
 
-def find_jobs(segs: Path, gts: Path, *, official: bool, only: str) -> list[Job]:
-    """One job per file of `gts`, by name. What `score` does first, before anything is opened.
+def find_pairs(segs: Path, gts: Path, *, official: bool, only: str) -> list[Pair]:
+    """One pair per file of `gts`, by name. What `score` does first, before anything is opened.
 
     Raises:
         ScoreError: a folder is none, there is no truth, a file of `segs` has none, or a name is not
@@ -242,7 +242,7 @@ def find_jobs(segs: Path, gts: Path, *, official: bool, only: str) -> list[Job]:
         raise ScoreError(f"{segs}: no truth in {gts} for {', '.join(surplus)}")
     for name in truths:
         parse_name(name)  # wrong ones are told before the work begins
-    return [Job(path, outputs.get(name), official) for name, path in truths.items()]
+    return [Pair(path, outputs.get(name), official) for name, path in truths.items()]
 
 
 def score(
@@ -268,32 +268,32 @@ def score(
     Raises:
         ScoreError: an output has no truth or another shape, or a file cannot be read.
     """
-    jobs = find_jobs(segs, gts, official=official, only=only)
-    return score_jobs(jobs, processes=processes, progress=progress)
+    pairs = find_pairs(segs, gts, official=official, only=only)
+    return score_pairs(pairs, processes=processes, progress=progress)
 
 
-def score_jobs(
-    jobs: Sequence[Job], *, processes: int = 1, progress: Progress | None = None
+def score_pairs(
+    pairs: Sequence[Pair], *, processes: int = 1, progress: Progress | None = None
 ) -> list[CaseScore]:
-    """One row per job, in their order; arguments and errors are those of `score`."""
+    """One row per pair, in their order; arguments and errors are those of `score`."""
 
     def collect(results: Iterable[CaseScore]) -> list[CaseScore]:
         rows = []
         for row in results:
             rows.append(row)
             if progress is not None:
-                progress(len(rows), len(jobs))
+                progress(len(rows), len(pairs))
         return rows
 
-    if min(processes, len(jobs)) <= 1:
-        return collect(map(_score_case, jobs))
+    if min(processes, len(pairs)) <= 1:
+        return collect(map(_score_case, pairs))
     # spawn: a fork of a process that has threads, as pytest with torch loaded, may hang
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
-            return collect(pool.map(_score_case, jobs))
+        with ProcessPoolExecutor(min(processes, len(pairs)), mp_context=context) as pool:
+            return collect(pool.map(_score_case, pairs))
     except BrokenProcessPool as error:
-        folder = jobs[0].truth.parent
+        folder = pairs[0].truth.parent
         raise ScoreError(f"{folder}: a process died; is there memory for {processes}?") from error
 
 

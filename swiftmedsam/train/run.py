@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from swiftmedsam.torch_model import SwiftMedSAM, save_model
-from swiftmedsam.train.data.prompts import boxes_of
+from swiftmedsam.train.data.prompts import pseudo_boxes
 from swiftmedsam.train.data.stream import Batch, Batches, Source
 from swiftmedsam.train.losses import teacher_loss, trust_in, truth_loss
 from swiftmedsam.train.machine.lean import make_lean
@@ -100,7 +100,7 @@ def _answers_of(teacher: SwiftMedSAM, embedding: Tensor, batch: Batch) -> Answer
     if objects := shifts.shape[1]:
         first = boxes[:, :objects]
         seen = _decode(teacher, embedding, first).flatten(0, 1)
-        moved = boxes_of(seen, shifts.flatten(0, 1), first.flatten(0, 1))
+        moved = pseudo_boxes(seen, shifts.flatten(0, 1), first.flatten(0, 1))
         boxes = torch.cat([moved.unflatten(0, (-1, objects)), boxes[:, objects:]], dim=1)
     logits = _decode(teacher, embedding, boxes)
     trust = logits.new_ones(taught)  # without a truth the teacher is all there is

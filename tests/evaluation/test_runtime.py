@@ -18,7 +18,7 @@ from swiftmedsam.evaluation.timing.measure import (
     CONTAINER_PEAK,
     PARTS,
     Program,
-    Run,
+    ProgramRun,
     RunError,
     Said,
     app_program,
@@ -191,7 +191,7 @@ def test_a_slow_program_is_not_repeated(inputs, tmp_path, ours, monkeypatch):
     make_case_file(inputs, IMAGE)
     takes = {"swiftmedsam": 1.0, "slow": 30.0, "nothing": 0.0}
     monkeypatch.setattr(
-        runtime, "run", lambda program, case: Run(takes[program.name], None, 0, True, Said())
+        runtime, "run", lambda program, case: ProgramRun(takes[program.name], None, 0, True, Said())
     )
     out = tmp_path / "timings.csv"
     words = ["--repeats", "3", "--once-above", "29.9", "--program", "slow=true"]

@@ -19,7 +19,7 @@ from swiftmedsam.case import CaseError
 from swiftmedsam.evaluation.console import add_shared_options, clear_line, progress
 from swiftmedsam.evaluation.report.page import Entry, page
 from swiftmedsam.evaluation.report.pictures import show
-from swiftmedsam.evaluation.score import Job, ScoreError, npz_files, parse_name, score_jobs
+from swiftmedsam.evaluation.score import Pair, ScoreError, npz_files, parse_name, score_pairs
 
 NAME_COLUMNS = ("file", "case")  # the second is what the container's timings.csv has
 TIMED_MODE = "organisers"  # of its modes the one that is the challenge's command, nothing else
@@ -107,8 +107,8 @@ def entries(options: argparse.Namespace) -> list[Entry]:
         raise ScoreError(f"{options.segs}: no case in {options.inputs} for {', '.join(surplus)}")
     modalities = {name: parse_name(name)[0] for name in inputs}
     timings = read_timings(options.timings) if options.timings else {}
-    jobs = [Job(truths[name], outputs.get(name), False) for name in inputs if name in truths]
-    scored = score_jobs(jobs, processes=options.processes, progress=progress())
+    pairs = [Pair(truths[name], outputs.get(name), False) for name in inputs if name in truths]
+    scored = score_pairs(pairs, processes=options.processes, progress=progress())
     scores = {row.name: row for row in scored}
     told, shown = progress(), []
     for name, source in inputs.items():

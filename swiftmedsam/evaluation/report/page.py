@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swiftmedsam.evaluation.report.pictures import Shown, View
+from swiftmedsam.evaluation.report.pictures import Panel, Shown
 from swiftmedsam.evaluation.score import CaseScore, by_modality
 from swiftmedsam.messages import printable
 
@@ -63,7 +63,7 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _lines(view: View, name: str) -> str:
+def _lines(view: Panel, name: str) -> str:
     """Boxes, truth and mask over a picture, each with a dark line below for bright pictures.
 
     `name` is the start of the ids, unique in the page.
@@ -81,7 +81,7 @@ def _lines(view: View, name: str) -> str:
     )
 
 
-def _figure(view: View, name: str, alt: str) -> str:
+def _figure(view: Panel, name: str, alt: str) -> str:
     caption = f"<figcaption>{view.name}</figcaption>" if view.name else ""
     label = html.escape(f"{alt}, {view.name}" if view.name else alt)
     # never higher than the window, whatever the shape

@@ -28,7 +28,7 @@ CASE_BYTES = 90_000  # of text, pictures in base64; the rest of the page has 10,
 IMAGE_SIDE, SLICE_SIDE, THUMBNAIL_SIDE = 640, 256, 96  # pixels of the longer side, at most
 MAX_SLICES, WORST_SLICES = 12, 3  # the second by DSC, of the first
 # What the sides of pictures are divided by, and the quality of their WebP: the first that fits.
-STEPS = ((1, 80), (1, 65), (1, 50), (1, 35), (1, 20), (2, 20), (4, 20))
+QUALITIES = ((1, 80), (1, 65), (1, 50), (1, 35), (1, 20), (2, 20), (4, 20))
 LINE_BYTES = CASE_BYTES // 2  # for contours; many cells have many
 COARSER = (1, 2, 4)  # times `TOLERANCE`, until they fit
 THUMBNAIL_QUALITY = 60
@@ -46,7 +46,7 @@ def _box(x_min: float, y_min: float, x_max: float, y_max: float) -> Box:
 
 
 @dataclass(frozen=True)
-class View:
+class Panel:
     """One picture, and the lines over it in pixels of the stored slice (height, width)."""
 
     name: str  # such as "slice 17, DSC 71.3 %"; "" for an image
@@ -67,8 +67,8 @@ class Shown:
     shape: tuple[int, ...]  # (H, W) or (D, H, W)
     thumbnail: str  # data URI
     middle: int  # the slice that the thumbnail is of
-    slices: tuple[View, ...]  # of a volume up to `MAX_SLICES`, lowest first; an image is one
-    planes: tuple[View, ...]  # of a volume the coronal and the sagittal one
+    slices: tuple[Panel, ...]  # of a volume up to `MAX_SLICES`, lowest first; an image is one
+    planes: tuple[Panel, ...]  # of a volume the coronal and the sagittal one
 
 
 def path_of(labels: Labels | None, pixel: float = 1.0) -> str:
@@ -127,7 +127,7 @@ def encode(pictures: Sequence[Picture], limit: int) -> list[str]:
     Where none does, they are made smaller, too; where that is not enough, the smallest.
     """
     uris: list[str] = []
-    for divisor, quality in STEPS:
+    for divisor, quality in QUALITIES:
         smaller = [shrink(each, max(1, max(each.shape[:2]) // divisor)) for each in pictures]
         uris = [data_uri(picture, quality) for picture in smaller]
         if sum(map(len, uris)) <= limit:
@@ -148,7 +148,7 @@ def contours(
             (path_of(found, coarser * pixel), path_of(truth, coarser * pixel))
             for (found, truth), pixel in zip(maps, pixels, strict=True)
         ]
-        if sum(len(path) for of_view in paths for path in of_view) <= LINE_BYTES:
+        if sum(len(path) for of_panel in paths for path in of_panel) <= LINE_BYTES:
             break
     return paths
 
@@ -295,11 +295,13 @@ def show(source: Path, output: Path | None, truth_file: Path | None) -> Shown:
     paths = contours([(cut.found, cut.truth) for cut in cuts], pixels)
     middle = slices // 2
     thumbnail = data_uri(shrink(pictures[middle], THUMBNAIL_SIDE), THUMBNAIL_QUALITY)
-    lines = sum(len(path) for of_view in paths for path in of_view)
+    lines = sum(len(path) for of_panel in paths for path in of_panel)
     uris = encode(pictures, CASE_BYTES - len(thumbnail) - lines)
     views = [
-        View(cut.name, cut.image.shape[0], cut.image.shape[1], cut.aspect, uri, cut.boxes, *of_view)
-        for cut, uri, of_view in zip(cuts, uris, paths, strict=True)
+        Panel(
+            cut.name, cut.image.shape[0], cut.image.shape[1], cut.aspect, uri, cut.boxes, *of_panel
+        )
+        for cut, uri, of_panel in zip(cuts, uris, paths, strict=True)
     ]
     return Shown(
         len(case.boxes), case.label_shape, thumbnail, middle,

@@ -18,6 +18,9 @@ import numpy.typing as npt
 
 from swiftmedsam.case import CaseError
 from swiftmedsam.evaluation.console import (
+    ORANGE,
+    PURPLE,
+    SKY_BLUE,
     add_shared_options,
     clear_line,
     picture,
@@ -42,12 +45,12 @@ if TYPE_CHECKING:  # for development only
 
 PANELS = 5
 AROUND = 0.4  # of the box's longer side, shown on each side of it
-# Okabe and Ito's colours, which colour-blind people can tell apart, and styles of lines
-LINES = (("#56b4e9", "-"), ("#e69f00", "-"), ("#cc79a7", "--"))  # truth, SEGS, OTHER_SEGS
+# Colour and style of the contours of truth, SEGS and OTHER_SEGS
+CONTOURS = ((SKY_BLUE, "-"), (ORANGE, "-"), (PURPLE, "--"))
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """A case of the sheet."""
 
     title: str
@@ -85,13 +88,13 @@ def _dscs(row: CaseScore) -> npt.NDArray[np.float64]:
     return np.array([each.dsc for each in row.by_object])
 
 
-def worst(rows: Sequence[CaseScore], count: int) -> Iterator[Row]:
+def worst(rows: Sequence[CaseScore], count: int) -> Iterator[SheetRow]:
     """The cases of lowest DSC, each with its worst object."""
     for row in sorted(rows, key=lambda row: row.dsc)[:count]:
-        yield Row(f"worst: DSC {_percent(row.dsc)}", row.name, int(np.argmin(_dscs(row))))
+        yield SheetRow(f"worst: DSC {_percent(row.dsc)}", row.name, int(np.argmin(_dscs(row))))
 
 
-def of_each_modality(rows: Sequence[CaseScore]) -> Iterator[Row]:
+def of_each_modality(rows: Sequence[CaseScore]) -> Iterator[SheetRow]:
     """Worst, median and best case of each modality, with its worst, median and best object."""
     for members in by_modality(rows).values():
         ordered = sorted(members, key=lambda row: row.dsc)
@@ -99,10 +102,12 @@ def of_each_modality(rows: Sequence[CaseScore]) -> Iterator[Row]:
             row = ordered[round(share * (len(ordered) - 1))]
             objects = np.argsort(_dscs(row), kind="stable")
             place = int(objects[round(share * (len(objects) - 1))])
-            yield Row(f"{word}: DSC {_percent(row.dsc)}", row.name, place)
+            yield SheetRow(f"{word}: DSC {_percent(row.dsc)}", row.name, place)
 
 
-def changes(base: Sequence[CaseScore], other: Sequence[CaseScore], count: int) -> Iterator[Row]:
+def changes(
+    base: Sequence[CaseScore], other: Sequence[CaseScore], count: int
+) -> Iterator[SheetRow]:
     """The largest gains of `other`, then its largest losses, each with its most changed object.
 
     Both are rows that `score` returned for the same truth.
@@ -115,7 +120,7 @@ def changes(base: Sequence[CaseScore], other: Sequence[CaseScore], count: int) -
             change = _dscs(after) - _dscs(before)
             place = int(np.argmax(change if word == "gain" else -change))
             title = f"{word}: {_percent(before.dsc)} to {_percent(after.dsc)}"
-            yield Row(title, before.name, place)
+            yield SheetRow(title, before.name, place)
 
 
 def close_up(box: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
@@ -133,7 +138,7 @@ def draw_panel(
     `shown` is x from and to, y from and to.
     """
     axes.imshow(image, cmap="gray")
-    for mask, (colour, style) in zip(masks, LINES, strict=False):
+    for mask, (colour, style) in zip(masks, CONTOURS, strict=False):
         if mask.any():
             axes.contour(mask, [0.5], colors=colour, linestyles=style, linewidths=1.2)
     x, y, x_max, y_max = box + np.array([-0.5, -0.5, 0.5, 0.5])  # around all of its pixels
@@ -142,7 +147,7 @@ def draw_panel(
     axes.set(xlim=(left, right), ylim=(bottom, top))
 
 
-def draw(rows: Sequence[Row], options: argparse.Namespace) -> None:
+def draw_sheet(rows: Sequence[SheetRow], options: argparse.Namespace) -> None:
     """Write the sheet.
 
     Raises:
@@ -205,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = list(worst(*scored, options.count))
         if not rows:
             raise ScoreError(f"{options.inputs}: has no case to show")
-        draw(rows, options)
+        draw_sheet(rows, options)
     except (CaseError, ScoreError, OSError) as error:
         print(f"{clear_line()}{error}", file=sys.stderr)
         return 1

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SPAWN = Path(__file__).with_name("spawn.py")
-STEPS = ("read", "encode", "decode", "write")  # of the program's line about a case
+# The steps that `python -m app` names in its line about a case, as in swiftmedsam/program/jobs.py
+STEPS = ("read", "encode", "decode", "write")
 PARTS = ("start", *STEPS, "rest")  # of a run
 # `3DBox_CT_1.npz  40x256x256  6 boxes  12.30 s (read 0.10, encode 9.00, ...)`
 CASE_LINE = re.compile(r"  (?P<seconds>\d+\.\d+) s \((?P<steps>\w+ \d+\.\d+(?:, \w+ \d+\.\d+)*)\)$")
@@ -63,7 +64,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Run:
+class ProgramRun:
     """One run on one case."""
 
     seconds: float  # wall time, from start to end of the process or container
@@ -150,7 +151,7 @@ def _read_log(text: str) -> Said:
     return said
 
 
-def run(program: Program, case: Path | None) -> Run:
+def run(program: Program, case: Path | None) -> ProgramRun:
     """Run a program on one case, its output thrown away; without a case on an empty folder.
 
     Raises:
@@ -177,7 +178,7 @@ def run(program: Program, case: Path | None) -> Run:
         seconds, peak, status = done.stdout.split()
         said = _read_log(log.read_text(errors="replace"))
         written = case is None or (outputs / case.name).exists()
-    return Run(
+    return ProgramRun(
         float(seconds), said.container_peak if program.contained else int(peak), int(status),
         written, said,
     )  # fmt: skip

@@ -38,7 +38,7 @@ from swiftmedsam.evaluation.score import ScoreError, npz_files
 from swiftmedsam.evaluation.timing.measure import (
     PARTS,
     Program,
-    Run,
+    ProgramRun,
     RunError,
     app_program,
     nothing_program,
@@ -60,7 +60,7 @@ CSV_COLUMNS = ("program", "file", "repeat", "seconds", *PARTS, "peak_bytes", "ex
 
 
 @dataclass(frozen=True)
-class Size:
+class CaseSize:
     """How large a case is."""
 
     shape: tuple[int, ...]  # (H, W) or (D, H, W)
@@ -79,7 +79,7 @@ class Timed:
     program: str
     file: str
     repeat: int
-    run: Run
+    run: ProgramRun
 
     def row(self) -> list[object]:
         """The line of the CSV; empty where nothing is known."""
@@ -151,7 +151,7 @@ def programs(options: argparse.Namespace, app: Sequence[str]) -> list[Program]:
     return found
 
 
-def measure(
+def timed_runs(
     options: argparse.Namespace, cases: dict[str, Path], compared: Sequence[Program]
 ) -> Iterator[Timed]:
     """Every run as it ends: in each repeat of a case every program once, and nothing at the end.
@@ -177,12 +177,12 @@ def measure(
 def record(
     options: argparse.Namespace, cases: dict[str, Path], compared: Sequence[Program]
 ) -> list[Timed]:
-    """All runs, each written to the CSV as it ends; for errors see `measure`."""
+    """All runs, each written to the CSV as it ends; for errors see `timed_runs`."""
     runs, show = [], progress()
     with options.out.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(CSV_COLUMNS)
-        for timed in measure(options, cases, compared):
+        for timed in timed_runs(options, cases, compared):
             runs.append(timed)
             writer.writerow(timed.row())
             file.flush()
@@ -203,7 +203,7 @@ def machine() -> str:
     )
 
 
-def _medians(runs: Sequence[Run]) -> list[str]:
+def _medians(runs: Sequence[ProgramRun]) -> list[str]:
     """Cells: seconds with their range, the parts, the peak; what no run says is a dash."""
     seconds = [run.seconds for run in runs]
     cells = [f"{statistics.median(seconds):.2f}", f"{min(seconds):.2f}-{max(seconds):.2f}"]
@@ -215,20 +215,20 @@ def _medians(runs: Sequence[Run]) -> list[str]:
     return cells
 
 
-def by_case(runs: Sequence[Timed]) -> dict[str, dict[str, list[Run]]]:
+def by_case(runs: Sequence[Timed]) -> dict[str, dict[str, list[ProgramRun]]]:
     """Runs that went well by file and program, in the order they came."""
-    found: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[str, list[ProgramRun]]] = defaultdict(lambda: defaultdict(list))
     for timed in runs:
         if timed.run.ok:
             found[timed.file][timed.program].append(timed.run)
     return found
 
 
-def _seconds(runs: Sequence[Run]) -> float:
+def _seconds(runs: Sequence[ProgramRun]) -> float:
     return statistics.median(run.seconds for run in runs)
 
 
-def runs_table(runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size]) -> str:
+def runs_table(runs: dict[str, dict[str, list[ProgramRun]]], sizes: dict[str, CaseSize]) -> str:
     """A line per case and program; the last column is how many times our seconds it takes."""
     rows = [[
         "Case", "Size", "Boxes", "Program", "Runs", "Seconds", "Range", *map(str.title, PARTS),
@@ -245,19 +245,19 @@ def runs_table(runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size]) ->
     return table(rows)
 
 
-def published_of(file: str, size: Size) -> Published | None:
+def published_of(file: str, size: CaseSize) -> Published | None:
     """The row of the paper's Table 5 that a file stands for.
 
     A file that has the name of one of its cases and another shape or other boxes is none.
     """
     case = published_name(file)
-    if case is None or size != Size(TABLE_5[case].shape, TABLE_5[case].objects):
+    if case is None or size != CaseSize(TABLE_5[case].shape, TABLE_5[case].objects):
         return None
     return TABLE_5[case]
 
 
 def published_table(
-    runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size], names: Sequence[str]
+    runs: dict[str, dict[str, list[ProgramRun]]], sizes: dict[str, CaseSize], names: Sequence[str]
 ) -> str:
     """The paper's Table 5 with our columns beside it; nothing where none of its cases was run."""
     rows = [["Case", "Size", "Objects", *COLUMNS, *(f"{name} here" for name in names)]]
@@ -272,8 +272,8 @@ def published_table(
     return f"{table(rows)}\n{OTHER_MACHINES}" if len(rows) > 1 else ""
 
 
-def draw(
-    runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size], names: Sequence[str],
+def draw_seconds(
+    runs: dict[str, dict[str, list[ProgramRun]]], sizes: dict[str, CaseSize], names: Sequence[str],
     out: Path,
 ) -> None:  # fmt: skip
     """Write `out`: medians by case, full marks; published seconds of its namesake, hollow ones.
@@ -304,13 +304,15 @@ def draw(
     figure.savefig(out, dpi=120)
 
 
-def _sizes(cases: dict[str, Path]) -> dict[str, Size]:
+def _sizes(cases: dict[str, Path]) -> dict[str, CaseSize]:
     """Sizes by file; for errors see `read_case`."""
     read = ((file, read_case(path)) for file, path in cases.items())
-    return {file: Size(case.label_shape, len(case.boxes)) for file, case in read}
+    return {file: CaseSize(case.label_shape, len(case.boxes)) for file, case in read}
 
 
-def _print_all(runs: Sequence[Timed], sizes: dict[str, Size], compared: Sequence[Program]) -> None:
+def _print_all(
+    runs: Sequence[Timed], sizes: dict[str, CaseSize], compared: Sequence[Program]
+) -> None:
     """The machine, who ran as what, the tables, and the time of nothing."""
     print(machine())
     for program in compared:
@@ -349,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_all(runs, sizes, compared)
     if options.plot:
         try:
-            draw(by_case(runs), sizes, [program.name for program in compared], options.plot)
+            draw_seconds(by_case(runs), sizes, [program.name for program in compared], options.plot)
         except OSError as error:
             print(error, file=sys.stderr)
             return 1

@@ -66,7 +66,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceCase:
     """A case that others can be made of."""
 
     path: Path
@@ -108,7 +108,7 @@ def _as_volume(case: Case) -> tuple[Pixels, Boxes]:
     return case.image[np.newaxis], np.insert(case.boxes, [2, 4], 0, axis=1)
 
 
-def find_sources(folder: Path) -> list[Source]:
+def find_sources(folder: Path) -> list[SourceCase]:
     """The cases of a folder that have boxes, by name.
 
     Raises:
@@ -120,11 +120,13 @@ def find_sources(folder: Path) -> list[Source]:
         pixels, boxes = _as_volume(read_case(path))
         if len(boxes):
             depth, height, width = pixels.shape[:3]
-            sources.append(Source(path, parse_name(name)[0], (depth, height, width), len(boxes)))
+            sources.append(
+                SourceCase(path, parse_name(name)[0], (depth, height, width), len(boxes))
+            )
     return sources
 
 
-def choose(sources: Sequence[Source], wanted: Wanted) -> Source:
+def choose(sources: Sequence[SourceCase], wanted: Wanted) -> SourceCase:
     """The source that a case is made of.
 
     Raises:
@@ -143,7 +145,7 @@ def choose(sources: Sequence[Source], wanted: Wanted) -> Source:
     )  # fmt: skip
 
 
-def choose_grid(source: Source, wanted: Wanted) -> tuple[int, int]:
+def choose_grid(source: SourceCase, wanted: Wanted) -> tuple[int, int]:
     """Rows and columns of tiles: the fewest of good proportions; those with the best of them."""
     (height, width), (wanted_height, wanted_width) = source.shape[1:], wanted.shape[-2:]
 
@@ -218,7 +220,7 @@ def _resized(
     return np.round(cv2.resize(tiled, size[::-1], interpolation=filter_)).astype(np.uint8)
 
 
-def make(source: Source, wanted: Wanted) -> dict[str, npt.NDArray[np.generic]]:
+def make(source: SourceCase, wanted: Wanted) -> dict[str, npt.NDArray[np.generic]]:
     """The arrays of a case: imgs, boxes, spacing (of a volume), and words on what it is made of.
 
     Raises:

@@ -204,7 +204,7 @@ class BalancedSampler:
         return [others[i] for i in chosen]
 
 
-def box_of(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def tight_box(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """The tight box (4,) x_min, y_min, x_max, y_max of a mask (H, W) that is not empty."""
     y, x = np.nonzero(mask)
     return np.array([x.min(), y.min(), x.max(), y.max()])

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from swiftmedsam.torch_model.architecture import INPUT_SIZE
 from swiftmedsam.train.data.augment import picture_area
-from swiftmedsam.train.data.corpus import MIN_OBJECT_AREA, box_of, objects_of, own_plane
+from swiftmedsam.train.data.corpus import MIN_OBJECT_AREA, objects_of, own_plane, tight_box
 
 # Input pixels each side of a box is moved outward at most, drawn per box: the paper's training
 # (section 4.1) and the challenge's own cases.
@@ -23,7 +23,7 @@ def _draw_shifts(random: np.random.Generator) -> np.ndarray:
 
 def boxes_around(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A box (4,) in input pixels around `mask` (256, 256), moved outward at random."""
-    low, high = box_of(mask).reshape(2, 2)
+    low, high = tight_box(mask).reshape(2, 2)
     shifts = _draw_shifts(random).reshape(2, 2)
     if random.random() < LOOSE_SHARE:
         shifts += random.uniform(0, MAX_LOOSENESS / 2, (2, 2)) * (high - low)
@@ -64,12 +64,12 @@ def draw_free_boxes(pixels: Tensor, count: int, random: np.random.Generator) -> 
 
 
 def draw_shifts(count: int, random: np.random.Generator) -> Tensor:
-    """Shifts (count, 4) for `boxes_of`."""
+    """Shifts (count, 4) for `pseudo_boxes`."""
     shifts = np.array([_draw_shifts(random) for _ in range(count)]).reshape(count, 4)
     return torch.from_numpy(shifts).float()
 
 
-def boxes_of(logits: Tensor, shifts: Tensor, otherwise: Tensor) -> Tensor:
+def pseudo_boxes(logits: Tensor, shifts: Tensor, otherwise: Tensor) -> Tensor:
     """Boxes (N, 4) around the masks `logits` > 0 (N, 256, 256), their sides moved outward.
 
     `shifts` and `otherwise` are (N, 4), in input pixels; `otherwise` is the box of a mask that is

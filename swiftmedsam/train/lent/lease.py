@@ -100,7 +100,7 @@ def unpack(folder: Path, work: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Stage:
+class TimedRecipe:
     """A recipe of the plan and the minutes that it may take."""
 
     name: str
@@ -125,7 +125,7 @@ class Stage:
         return [*(str(part) for part in command), *pairs, *extra]
 
 
-def plan_of(text: str) -> list[Stage]:
+def plan_of(text: str) -> list[TimedRecipe]:
     """Stages of one network, "v3-distil=5+v3-truth=3.5".
 
     Raises:
@@ -137,7 +137,7 @@ def plan_of(text: str) -> list[Stage]:
         if name not in RECIPES:
             raise ValueError(f"'{name}' in '{text}': expected one of {', '.join(RECIPES)}")
         try:
-            stages.append(Stage(name, float(minutes)))
+            stages.append(TimedRecipe(name, float(minutes)))
         except ValueError:
             raise ValueError(f"'{part}': expected {name}=MINUTES") from None
     if len({RECIPES[stage.name].variant for stage in stages}) > 1:
@@ -145,7 +145,9 @@ def plan_of(text: str) -> list[Stage]:
     return stages
 
 
-def train_network(stages: Sequence[Stage], work: Path, extra: Sequence[str], workers: int) -> int:
+def train_network(
+    stages: Sequence[TimedRecipe], work: Path, extra: Sequence[str], workers: int
+) -> int:
     """Train one network, its output under the name of the recipe; return the exit status."""
     start = work / "weights" / f"start_{RECIPES[stages[0].name].variant}.safetensors"
     for stage in stages:

@@ -204,7 +204,7 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def table(order: Sequence[tuple[str, Picture]], chosen: Sequence[Encoded]) -> str:
+def contents_table(order: Sequence[tuple[str, Picture]], chosen: Sequence[Encoded]) -> str:
     """Lines with the number of pictures chosen and there of each modality, and of abdominal CT."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     sets: dict[str, set[str]] = defaultdict(set)
@@ -245,7 +245,7 @@ def write_package(arguments: argparse.Namespace) -> None:
     order = order_of(labelled, unlabelled, arguments.seed)
     chosen = choose(order[: arguments.pictures], arguments.quality, limit)
     write_corpus(chosen, out / "corpus")
-    print(table(order, chosen))
+    print(contents_table(order, chosen))
     size = size_of(out)
     parts = (("code", code), ("weights", weights), ("corpus", size - code - weights))
     print(", ".join(f"{name} {part / MIB:.1f} MiB" for name, part in (*parts, ("all", size))))

@@ -13,14 +13,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.train.data.corpus import BalancedSampler, Picture, box_of, objects_of, read_corpus
+from swiftmedsam.train.data.corpus import (
+    BalancedSampler,
+    Picture,
+    objects_of,
+    read_corpus,
+    tight_box,
+)
 
 TRIES = 20  # draws per case that is wanted, until a small corpus has no new ones
 
 
-def boxes_of(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+def object_boxes(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """Boxes (N, 4) around the objects of a label map (H, W)."""
-    boxes = [box_of(labels == label) for label in objects_of(labels)]
+    boxes = [tight_box(labels == label) for label in objects_of(labels)]
     return np.array(boxes, np.int64).reshape(-1, 4)
 
 
@@ -42,7 +48,7 @@ def write_cases(data: Path, out: Path, count: int, seed: int) -> int:
     written = 0
     for (dataset, key), picture in chosen.items():
         image, labels = picture.read()
-        boxes = boxes_of(labels)
+        boxes = object_boxes(labels)
         if len(boxes):
             name = f"2DBox_{picture.modality}_{dataset}-{key}.npz".replace("/", "-")
             np.savez_compressed(out / name, imgs=image, boxes=boxes)

@@ -17,7 +17,7 @@ TERMS = {
     "teacher": "teacher: relative error of the embedding",
     "answers": "teacher: difference from its answers to free boxes",
 }
-COLOURS = ("#0072b2", "#d55e00", "#cc79a7")
+COLOURS = ("#0072b2", "#d55e00", "#cc79a7")  # of Okabe and Ito, as in `evaluation`
 
 
 def read_log(run: Path) -> dict[str, list[float]]:
@@ -33,7 +33,7 @@ def running_mean(values: Sequence[float]) -> list[float]:
     return [sum(part) / len(part) for part in parts]
 
 
-def draw(columns: dict[str, list[float]], picture: Path) -> None:
+def draw_losses(columns: dict[str, list[float]], picture: Path) -> None:
     """Write `picture`: the terms of the loss and the learning rate over the steps."""
     figure, (losses, rate) = plt.subplots(
         2, 1, figsize=(8, 6), sharex=True, height_ratios=(3, 1), layout="constrained"
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder with log.csv")
     parser.add_argument("picture", type=Path)
     options = parser.parse_args(argv)
-    draw(read_log(options.run), options.picture)
+    draw_losses(read_log(options.run), options.picture)
     return 0
 
 

@@ -28,7 +28,7 @@ from swiftmedsam.torch_model import (
     read_state_dict,
 )
 from swiftmedsam.torch_model.checkpoint import fitting_variant
-from swiftmedsam.train.data.corpus import MIN_OBJECT_AREA, box_of
+from swiftmedsam.train.data.corpus import MIN_OBJECT_AREA, tight_box
 from swiftmedsam.train.data.framed import frame_labels
 from swiftmedsam.train.losses import dice_of
 from swiftmedsam.train.machine.lean import make_lean
@@ -38,11 +38,11 @@ from swiftmedsam.train.machine.precision import cpu_autocast
 MARGIN = 2  # input pixels around an object of a slice: between none and the organisers' five
 PROMPTS = 8  # decoded together: more take memory, not less time
 # Upper ends of the classes of object size, in parts of the input's 256 x 256 pixels.
-SIZES = {"under 0.2%": 0.002, "0.2 to 1%": 0.01, "1 to 5%": 0.05, "over 5%": 1.0}
+OBJECT_SIZES = {"under 0.2%": 0.002, "0.2 to 1%": 0.01, "1 to 5%": 0.05, "over 5%": 1.0}
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedSlice:
     """A slice with the objects that are asked for in it."""
 
     case: str
@@ -51,7 +51,7 @@ class Asked:
     masks: np.ndarray  # (N, 256, 256) bool
 
 
-def asked_in(case: Path, truth: Path, slices: int) -> Iterator[Asked]:
+def asked_in(case: Path, truth: Path, slices: int) -> Iterator[AskedSlice]:
     """What is asked for in an image, or in up to `slices` slices of a volume, evenly spread."""
     with np.load(case) as file:
         images = file["imgs"]
@@ -69,13 +69,13 @@ def asked_in(case: Path, truth: Path, slices: int) -> Iterator[Asked]:
         masks = [framed == i for i in ids[areas >= MIN_OBJECT_AREA]]
         if masks:
             outward = np.array([-MARGIN, -MARGIN, MARGIN, MARGIN])
-            boxes = np.stack([box_of(mask) + outward for mask in masks]).clip(0, 256)
+            boxes = np.stack([tight_box(mask) + outward for mask in masks]).clip(0, 256)
             pixels = Frame(*labels[z].shape).pixels(images[z])
-            yield Asked(case.stem, pixels, boxes.astype(np.float32), np.stack(masks))
+            yield AskedSlice(case.stem, pixels, boxes.astype(np.float32), np.stack(masks))
 
 
 @torch.inference_mode()
-def dice_in(model: SwiftMedSAM, asked: Asked) -> np.ndarray:
+def dice_in(model: SwiftMedSAM, asked: AskedSlice) -> np.ndarray:
     """Dice (N,) of the model's masks of the objects asked for."""
     pixels = torch.from_numpy(asked.pixels).to(memory_format=torch.channels_last)
     boxes, found = torch.from_numpy(asked.boxes), []
@@ -86,7 +86,7 @@ def dice_in(model: SwiftMedSAM, asked: Asked) -> np.ndarray:
     return dice_of(torch.cat(found), torch.from_numpy(asked.masks)).numpy()
 
 
-def modality_of(case: str) -> str:
+def modality_in_name(case: str) -> str:
     """The modality in a case's name."""
     return re.sub(r"^[23]DBox_", "", case).split("_")[0]
 
@@ -100,7 +100,7 @@ def means(scores: Mapping[str, float], kind_of: Mapping[str, str]) -> dict[str, 
 
 
 @dataclass(frozen=True)
-class Scores:
+class CheckpointScores:
     """DSC of one checkpoint."""
 
     cases: dict[str, float]  # the mean over its objects
@@ -108,7 +108,7 @@ class Scores:
 
     def lines(self, sets: Mapping[str, Mapping[str, object]]) -> dict[str, tuple[float, int]]:
         """Each mean by its name, with the number that it is of."""
-        modalities = means(self.cases, {case: modality_of(case) for case in self.cases})
+        modalities = means(self.cases, {case: modality_in_name(case) for case in self.cases})
         lines = {
             "mean over modalities": (
                 float(np.mean([mean for mean, _ in modalities.values()])), len(self.cases),
@@ -125,7 +125,7 @@ class Scores:
                     groups.append(lines[name][0])
             lines["mean of both"] = float(np.mean(groups)), len(groups)
         low = 0.0
-        for name, high in SIZES.items():
+        for name, high in OBJECT_SIZES.items():
             within = [dice for area, dice in self.objects if low <= area < high]
             if within:
                 lines[f"objects {name}"] = float(np.mean(within)), len(within)
@@ -133,8 +133,8 @@ class Scores:
         return lines | modalities
 
 
-def measure(model: SwiftMedSAM, val: Path, slices: int, only: str) -> Scores:
-    """Scores of `model` on the cases below `val`, `inputs` and `gts`, whose names match `only`."""
+def measure(model: SwiftMedSAM, val: Path, slices: int, only: str) -> CheckpointScores:
+    """Score `model` on the cases of `val`/inputs and `val`/gts whose file names match `only`."""
     cases: dict[str, list[float]] = defaultdict(list)
     objects = []
     for path in sorted((val / "inputs").glob(only)):
@@ -143,7 +143,7 @@ def measure(model: SwiftMedSAM, val: Path, slices: int, only: str) -> Scores:
             areas = asked.masks.mean(axis=(1, 2))
             objects += list(zip(areas.tolist(), found.tolist(), strict=True))
             cases[asked.case] += found.tolist()
-    return Scores({case: float(np.mean(found)) for case, found in cases.items()}, objects)
+    return CheckpointScores({case: float(np.mean(found)) for case, found in cases.items()}, objects)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

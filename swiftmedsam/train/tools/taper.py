@@ -15,7 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.train.data.corpus import MIN_OBJECT_AREA, Picture, box_of, read_corpus, volume_of
+from swiftmedsam.train.data.corpus import (
+    MIN_OBJECT_AREA,
+    Picture,
+    read_corpus,
+    tight_box,
+    volume_of,
+)
 
 LEAST_SLICES = 5  # of an object in the corpus: of fewer it is not known where it ends
 BINS = 10  # of the distance, from the middle slice to the end
@@ -44,7 +50,7 @@ def volume_sides(pictures: Sequence[Picture]) -> Iterator[Sides]:
         _, labels = picture.read()
         for label in np.unique(labels[labels != 0]).tolist():
             mask = labels == label
-            boxes[label][z] = box_of(mask)
+            boxes[label][z] = tight_box(mask)
             largest[label] = max(largest[label], int(mask.sum()))
     for label, of_object in boxes.items():
         if len(of_object) >= LEAST_SLICES and largest[label] >= MIN_OBJECT_AREA:
