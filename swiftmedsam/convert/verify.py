@@ -20,14 +20,11 @@ from swiftmedsam.torch_model import SwiftMedSAM
 MIN_SLICES = 8
 SLICES_PER_VOLUME = 3  # at most; they are middle slices of its boxes
 # Torch and OpenVINO add in different orders, so they round differently: float32 has 7 digits,
-# logits go up to 40 and are sums of some hundred terms. INT8 changes logits that are far from 0, and moves
-# the border of a mask by single pixels.
+# logits go up to 40 and are sums of some hundred terms. INT8 changes logits that are far from
+# 0, and moves the border of a mask by single pixels.
 MAX_LOGIT_DIFFERENCE = {"fp32": 1e-2, "fp16": 1.0, "int8": math.inf}
-MIN_DSC = {
-    "fp32": 0.99,
-    "fp16": 0.99,
-    "int8": 0.9,
-}  # of the masks of all boxes of a slice, in every slice
+# DSC of the masks of a slice, all its boxes together; each slice must reach it.
+MIN_DSC = {"fp32": 0.99, "fp16": 0.99, "int8": 0.9}
 
 
 class ParityError(ValueError):

@@ -179,7 +179,7 @@ def test_of_three_hidden_units_the_two_that_can_say_most_are_kept():
 def test_only_litemedsam_teaches_and_only_its_reductions_learn(teacher, student):
     with torch.device("meta"):
         model = SwiftMedSAM(teacher)
-    with pytest.raises(ValueError, match="a student is v1 or v2, its teacher LiteMedSAM"):
+    with pytest.raises(ValueError, match="expected a student of variant v1 or v2"):
         student_of(model, student)
 
 

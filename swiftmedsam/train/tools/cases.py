@@ -1,8 +1,7 @@
-"""`python -m swiftmedsam.train.tools.cases --data DIR --out DIR`: some training pictures as cases
-of the program.
+"""Write some training pictures as cases: `python -m swiftmedsam.train.tools.cases --data DIR --out DIR`.
 
-What `python -m convert --calibration` reads: modality, then data set, then picture, each drawn
-evenly, none twice.
+The cases are for `python -m convert --calibration`. A modality is drawn, then a data set of it,
+then a picture. All have equal chances, and no picture is drawn twice.
 """
 
 import argparse
@@ -21,17 +20,17 @@ from swiftmedsam.train.data.corpus import (
     tight_box,
 )
 
-TRIES = 20  # draws per case that is wanted, until a small corpus has no new ones
+TRIES = 20  # draws for each wanted case; a small corpus may have no more new pictures
 
 
 def object_boxes(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """Boxes (N, 4) around the objects of a label map (H, W)."""
+    """Return boxes (N, 4) around the objects of a label map (H, W)."""
     boxes = [tight_box(labels == label) for label in objects_of(labels)]
     return np.array(boxes, np.int64).reshape(-1, 4)
 
 
 def write_cases(data: Path, out: Path, count: int, seed: int) -> int:
-    """Write up to `count` images as `out`/2DBox_MODALITY_*.npz; return how many there were.
+    """Write up to `count` images as `out`/2DBox_MODALITY_*.npz; return their number.
 
     Raises:
         ValueError: there is no picture below `data`.
