@@ -327,7 +327,7 @@ class Run:
             yield self.fabric.to_device(batches[step]["pixels"])
 
     def _means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
-        """Return means over `count` steps and all processes: all must set the same learning rate."""
+        """Return means over `count` steps of all processes: all must set the same learning rate."""
         means = {name: total / count for name, total in sums.items()}
         return {name: mean.item() for name, mean in self.fabric.all_reduce(means).items()}
 

@@ -306,7 +306,10 @@ def sets_with(**changes):
     ("content", "words"),
     [
         (["2DBox_US_A-1"], "should be a JSON object with an entry for each case"),
-        ({"2DBox_US_A-1": {"set": "US_A", "trained": True}}, "says nothing of 2 cases, first 2D"),
+        (
+            {"2DBox_US_A-1": {"set": "US_A", "trained": True}},
+            "has no entry for 2 cases, such as 2D",
+        ),
         (sets_with(trained=True), "'2DBox_US_A-2' should have 'set'"),
         (sets_with(set="US_A", trained="yes"), "'2DBox_US_A-2' should have 'set'"),
         (sets_with(set="US_A", trained=True, edition="2"), "'2DBox_US_A-2' should have 'set'"),

@@ -502,7 +502,7 @@ def test_scores_stand_in_the_manifest_beside_what_was_there(folder, tmp_path):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("int9=scores.json", "int9=scores.json: expected PRECISION=FILE, with one of f32, bf16, int8"),
+        ("int9=scores.json", "expected PRECISION=FILE, with one of f32, bf16, int8"),
         ("int8=none.json", "No such file"),
         (
             "int8=scores.json",

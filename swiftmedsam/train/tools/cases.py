@@ -1,4 +1,4 @@
-"""Write some training pictures as cases: `python -m swiftmedsam.train.tools.cases --data DIR --out DIR`.
+"""Write training pictures as cases: `python -m swiftmedsam.train.tools.cases --data DIR --out DIR`.
 
 The cases are for `python -m convert --calibration`. A modality is drawn, then a data set of it,
 then a picture. All have equal chances, and no picture is drawn twice.

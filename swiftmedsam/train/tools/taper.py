@@ -1,4 +1,4 @@
-"""Measure how large objects are in each slice: `python -m swiftmedsam.train.tools.taper --data DIR`.
+"""Measure the sizes of objects by slice: `python -m swiftmedsam.train.tools.taper --data DIR`.
 
 The taper of swiftmedsam/settings.py comes from here: the sides of an object in a slice, relative to
 the sides of its 3D box, by the distance of the slice from the middle of the box. The result is a
@@ -59,7 +59,7 @@ def volume_sides(pictures: Sequence[Picture]) -> Iterator[Sides]:
 
 
 def bin_means(sides: Sides) -> npt.NDArray[np.float64]:
-    """Return the mean sides (`BINS`,) for each bin of the distance; NaN for a bin without slices."""
+    """Return the mean sides (`BINS`,) by bin of the distance; NaN for a bin without slices."""
     distances, shares = np.array(sides).T
     bins = np.minimum((distances * BINS).astype(int), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
