@@ -1,12 +1,12 @@
-"""What each setting gives and costs: DSC and seconds, on cases with truth.
+"""Measure what settings give and cost: DSC and seconds, on cases with truth.
 
     python -m benchmarks.ablation.modes INPUTS GTS [--csv FILE] ["NAME: KEY=VALUE ..." ...]
 
-The keys of a variant are fields of `swiftmedsam.settings.Settings`; `mode` says whose other values
-it has, "best" or "litemedsam"; `true_boxes=True` asks each slice of a volume with the box of the
-truth. Without any variant those of `VARIANTS` are compared. All variants do a case before the next
-one is read, in one process, and take turns in being the first; seconds are those of `segment`, as
-ratios to the first variant.
+The keys of a variant are fields of `swiftmedsam.settings.Settings`. `mode`, "best" or "litemedsam",
+gives its other values. With `true_boxes=True` the prompt in each slice of a volume is the box of
+the truth. Without any variant, those of `VARIANTS` are compared. All run in one process. All
+variants segment a case before the next case is read, and each in turn is the first. Seconds are of
+`segment_case`, as ratios to the first variant.
 """
 
 import argparse
@@ -49,18 +49,18 @@ MARKERS = "osD^v<>Ph"
 
 @dataclass(frozen=True)
 class Variant:
-    """Settings by which cases are segmented."""
+    """A name, and the settings to segment with."""
 
     name: str
     settings: Settings
-    true_boxes: bool = False  # ask with those of the truth, which is no way to segment
+    true_boxes: bool = False  # prompts from the truth: an upper limit, not a method
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
-        """Of `NAME: KEY=VALUE ...`.
+        """Parse `NAME: KEY=VALUE ...`.
 
         Raises:
-            ValueError: a word is no `KEY=VALUE`, or there is no such setting or value.
+            ValueError: a word is not `KEY=VALUE`, or the setting or value does not exist.
         """
         name, _, words = text.partition(":")
         values: dict[str, object] = {}
@@ -82,7 +82,7 @@ class Variant:
         return cls(name.strip(), settings, true_boxes)
 
     def prompter(self, case: Case, truth: np.ndarray) -> Prompter | None:
-        """What chooses the prompts of a case; None: the settings do."""
+        """Return what chooses the prompts of a case; None: as the settings say."""
         if self.true_boxes and case.is_volume:
             return TrueBoxes(case, truth, self.settings)
         return None
@@ -90,7 +90,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class ModeRow:
-    """One case by one variant."""
+    """The result of one variant on one case."""
 
     variant: str
     case: str
@@ -103,7 +103,7 @@ class ModeRow:
 def measure_case(
     case: Case, truth: np.ndarray, network: Network, variants: Sequence[Variant]
 ) -> Iterator[ModeRow]:
-    """Rows of a case, variant by variant."""
+    """Yield the rows of a case, one for each variant."""
     kind, modality = case.name[:2], case.name.split("_")[1]
     for variant in variants:
         prompter = variant.prompter(case, truth)
@@ -115,7 +115,7 @@ def measure_case(
 
 
 def of_kind(rows: Sequence[ModeRow], kind: str) -> dict[str, tuple[dict[str, float], float]]:
-    """By variant: mean DSC by modality, and seconds, of cases of one kind."""
+    """Return mean DSC by modality, and seconds, of the cases of one kind, for each variant."""
     found = {}
     for variant in dict.fromkeys(row.variant for row in rows):
         own = [row for row in rows if row.variant == variant and row.kind == kind]
@@ -129,7 +129,7 @@ def of_kind(rows: Sequence[ModeRow], kind: str) -> dict[str, tuple[dict[str, flo
 
 
 def modes_table(rows: Sequence[ModeRow]) -> str:
-    """Markdown: a part for images, one for volumes."""
+    """Return a Markdown table with a part for images and one for volumes."""
     lines = []
     for kind in ("2D", "3D"):
         found = of_kind(rows, kind)
@@ -149,7 +149,7 @@ def modes_table(rows: Sequence[ModeRow]) -> str:
 
 
 def draw_modes(rows: Sequence[ModeRow], picture: Path) -> None:
-    """Time against DSC, a panel for images and one for volumes."""
+    """Draw DSC over time, in a panel for images and one for volumes; write `picture`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -162,7 +162,7 @@ def draw_modes(rows: Sequence[ModeRow], picture: Path) -> None:
         first = next(iter(found.values()))[1]
         for number, (variant, (by_modality, seconds)) in enumerate(found.items(), start=1):
             place = seconds / first, 100 * np.mean(list(by_modality.values()))
-            # variants lie close together: a shape and a number of its own each, names beside
+            # points are close together: each has a marker and number, and names are in the legend
             panel.plot(
                 *place, MARKERS[number % len(MARKERS)], color=plt.cm.cividis(number / len(found)),
                 label=f"{number}  {variant}", markersize=8, alpha=0.8,

@@ -167,9 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"boxes moved by {move_name(move)}", file=sys.stderr)
             summaries[move] = summarise(score_move(options, move, app))
         print(robustness_table(summaries))
-        print(
-            "DSC in %, by the distance that the sides of the boxes were moved outward, in input pixels"
-        )
+        print("DSC in %, by how far the sides of the boxes were moved outward, in input pixels")
         missing = next(iter(summaries.values())).average.missing
         if missing:
             print(f"{missing} cases have a truth and no input, counted as 0")

@@ -352,13 +352,13 @@ def saved_scores(**changes):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"average": {}}, "no scores of python -m swiftmedsam.evaluation --json"),
+        ({"average": {}}, "is not a JSON of python -m swiftmedsam.evaluation --json"),
         (
             saved_scores(cases=[{"name": "2DBox_US_A-1.npz"}]),
-            "no scores of python -m swiftmedsam.evaluation",
+            "is not a JSON of python -m swiftmedsam.evaluation",
         ),
         (saved_scores(rules={"spacing": "official"}), "scored with spacing in 'official'"),
-        (saved_scores(), "lacks 2 of 3 cases, first 2DBox_US_A-2.npz"),
+        (saved_scores(), "lacks 2 of 3 cases, such as 2DBox_US_A-2.npz"),
     ],
 )
 def test_scores_that_do_not_fit_are_refused_in_one_line(

@@ -1,9 +1,11 @@
-"""`python -m swiftmedsam.evaluation.report.sheet INPUTS GTS SEGS [OTHER_SEGS] --out FILE`: a
-contact sheet to look at.
+"""Draw cases to look at, as one picture.
 
-With one folder of outputs the worst cases, or of each modality the worst, the median and the best
-(`--by-modality`); with two the cases that OTHER_SEGS gains most in, and those it loses most in. A
-row is a case: its most telling object, close up; of a volume five of the object's slices.
+    python -m swiftmedsam.evaluation.report.sheet INPUTS GTS SEGS [OTHER_SEGS] --out FILE
+
+With one folder of outputs, the sheet shows the worst cases, or the worst, median and best case of
+each modality (`--by-modality`). With two, it shows the cases with the largest gains and losses of
+OTHER_SEGS. A row is a case. It shows one object close up: its worst, or its most changed one. Of a
+volume it shows five slices of the object.
 """
 
 import argparse
@@ -40,7 +42,7 @@ from swiftmedsam.evaluation.score import (
 )
 from swiftmedsam.npz import read_case
 
-if TYPE_CHECKING:  # for development only
+if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANELS = 5
@@ -54,14 +56,14 @@ class SheetRow:
     """A case of the sheet."""
 
     title: str
-    name: str  # of its files
-    place: int  # of the object that is shown, among the truth's labels
+    name: str  # name of its files
+    place: int  # position of the shown object among the labels of the truth
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m swiftmedsam.evaluation.report.sheet",
-        description="Draw the cases one should look at: worst ones, or gains and losses.",
+        description="Draw cases to look at: the worst, or the largest gains and losses.",
         epilog="Blue: truth; orange: SEGS; violet, dashed: OTHER_SEGS; white: the given box. "
         "Exit status: 0, or 1 when a case cannot be read or scored, 2 on wrong usage.",
     )
@@ -71,7 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("other", type=Path, metavar="OTHER_SEGS", nargs="?", help="another one")
     parser.add_argument("--out", type=picture, required=True, metavar="FILE", help="png or jpg")
     parser.add_argument(
-        "--count", type=positive, default=10, help="rows, of gains and of losses each (default 10)"
+        "--count",
+        type=positive,
+        default=10,
+        help="number of rows; of gains and of losses each (default 10)",
     )
     parser.add_argument(
         "--by-modality", action="store_true", help="worst, median and best of each modality"
@@ -89,13 +94,13 @@ def _dscs(row: CaseScore) -> npt.NDArray[np.float64]:
 
 
 def worst(rows: Sequence[CaseScore], count: int) -> Iterator[SheetRow]:
-    """The cases of lowest DSC, each with its worst object."""
+    """Yield the cases with the lowest DSC, each with its worst object."""
     for row in sorted(rows, key=lambda row: row.dsc)[:count]:
         yield SheetRow(f"worst: DSC {_percent(row.dsc)}", row.name, int(np.argmin(_dscs(row))))
 
 
 def of_each_modality(rows: Sequence[CaseScore]) -> Iterator[SheetRow]:
-    """Worst, median and best case of each modality, with its worst, median and best object."""
+    """Yield worst, median and best case of each modality, with worst, median and best object."""
     for members in by_modality(rows).values():
         ordered = sorted(members, key=lambda row: row.dsc)
         for word, share in (("worst", 0.0), ("median", 0.5), ("best", 1.0)):
@@ -108,9 +113,9 @@ def of_each_modality(rows: Sequence[CaseScore]) -> Iterator[SheetRow]:
 def changes(
     base: Sequence[CaseScore], other: Sequence[CaseScore], count: int
 ) -> Iterator[SheetRow]:
-    """The largest gains of `other`, then its largest losses, each with its most changed object.
+    """Yield the largest gains of `other`, then its largest losses, with the most changed object.
 
-    Both are rows that `score` returned for the same truth.
+    `base` and `other` are rows that `score` returned for the same truth.
     """
     pairs = sorted(zip(base, other, strict=True), key=lambda pair: pair[0].dsc - pair[1].dsc)
     gains = [pair for pair in pairs[:count] if pair[1].dsc > pair[0].dsc]
@@ -124,7 +129,7 @@ def changes(
 
 
 def close_up(box: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """x from and to, y from and to, around a box (4,)."""
+    """Return the shown part around a box (4,): x from, x to, y from, y to."""
     margin = AROUND * max(box[2] - box[0], box[3] - box[1], 8)
     return box[0] - margin, box[2] + margin, box[1] - margin, box[3] + margin
 
@@ -133,15 +138,15 @@ def draw_panel(
     axes: "Axes", image: npt.NDArray[np.uint8], masks: Sequence[npt.NDArray[np.bool_]],
     box: npt.NDArray[np.float64], shown: tuple[float, float, float, float],
 ) -> None:  # fmt: skip
-    """A slice (H, W) or (H, W, 3), the contours of the masks (H, W), and a box (4,).
+    """Draw a slice (H, W[, 3]), the contours of masks (H, W), and a box (4,).
 
-    `shown` is x from and to, y from and to.
+    `shown` is the part to show: x from, x to, y from, y to.
     """
     axes.imshow(image, cmap="gray")
     for mask, (colour, style) in zip(masks, CONTOURS, strict=False):
         if mask.any():
             axes.contour(mask, [0.5], colors=colour, linestyles=style, linewidths=1.2)
-    x, y, x_max, y_max = box + np.array([-0.5, -0.5, 0.5, 0.5])  # around all of its pixels
+    x, y, x_max, y_max = box + np.array([-0.5, -0.5, 0.5, 0.5])  # around all pixels of the box
     axes.plot([x, x_max, x_max, x, x], [y, y, y_max, y_max, y], color="w", lw=0.6)
     left, right, top, bottom = shown
     axes.set(xlim=(left, right), ylim=(bottom, top))
@@ -165,7 +170,7 @@ def draw_sheet(rows: Sequence[SheetRow], options: argparse.Namespace) -> None:
         case = read_case(options.inputs / row.name)
         maps: list[Labels] = [read_truth(options.gts / row.name)]
         for folder in (options.segs, options.other):
-            if folder is not None:  # a missing output has no mask
+            if folder is not None:  # there is an output
                 there = (folder / row.name).exists()
                 maps.append(read_output(folder / row.name) if there else np.zeros_like(maps[0]))
         label = int(np.unique(maps[0][maps[0] > 0])[row.place])
