@@ -1,4 +1,4 @@
-"""Measure how soon a stopped run ends: `python -m benchmarks.limits.stopping INPUTS [--instants N]`.
+"""How soon does a stopped run end? `python -m benchmarks.limits.stopping INPUTS [--instants N]`.
 
 One run is not stopped. N others are each stopped at another instant, evenly spaced from the start
 of a run to its end. For each the command prints when it was stopped, how long it took to end, its
@@ -53,7 +53,7 @@ def is_whole(path: Path) -> bool:
 
 
 def stop_after(after: float, command: str, stop: str, inputs: Path) -> Stop:
-    """Run `command` and stop it `after` seconds, by the command `stop` or by SIGTERM."""
+    """Run `command`; stop it after `after` seconds with the command `stop`, or with SIGTERM."""
     with tempfile.TemporaryDirectory() as folder:
         outputs = Path(folder, "outputs")
         process = start(command, inputs, outputs)

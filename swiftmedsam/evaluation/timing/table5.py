@@ -39,8 +39,8 @@ MAX_STRETCH = 1.5  # of height over width
 # How many slices the boxes of the paper's volumes cross is not published; it is estimated from the
 # published seconds. For one box in an image, Swift v2 takes 0.2 s less than LiteMedSAM (1.6 and 1.8
 # s). For the CTs and MRs with 1 and 6 objects and the usual ratio (0888, 0860, 0179, 0121) it takes
-# 20.0, 3.5, 4.4 and 28.7 s less. That would be 100, 18, 22 and 144 slices; v2 would take 0.94, 0.81,
-# 0.60 and 0.63 s for each.
+# 20.0, 3.5, 4.4 and 28.7 s less. That would be 100, 18, 22 and 144 slices, with 0.94,
+# 0.81, 0.60 and 0.63 s each for v2.
 V2_SECONDS_A_SLICE = 0.75
 
 Boxes = npt.NDArray[np.float64]
