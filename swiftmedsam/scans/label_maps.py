@@ -15,12 +15,19 @@ from swiftmedsam.scans.dicom import labels as dicom_labels
 from swiftmedsam.scans.formats import itk
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.formats.slicer import Declared
-from swiftmedsam.scans.scan import Float64Array, MemoryLimit, Scan, ScanError, SeveralError, Voxels
+from swiftmedsam.scans.scan import (
+    MAX_LABELS,
+    Float64Array,
+    MemoryLimit,
+    Scan,
+    ScanError,
+    SeveralError,
+    Voxels,
+)
 
 log = logging.getLogger(__name__)
 
 SAME_GRID_VOXELS = 0.01  # corners of two grids that are closer are the same
-MAX_LABELS = 65535
 CHUNK_VOXELS = 1 << 15  # whose places are looked for together: 70 bytes each
 
 VoxelArray = npt.NDArray[np.int64]

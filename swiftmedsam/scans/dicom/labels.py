@@ -32,6 +32,7 @@ from swiftmedsam.scans.dicom.tags import (
 )
 from swiftmedsam.scans.dicom.values import check_pixels
 from swiftmedsam.scans.scan import (
+    MAX_LABELS,
     RAS_OF_LPS,
     Colour,
     Float64Array,
@@ -51,7 +52,6 @@ TYPES = ("BINARY", "FRACTIONAL", "LABELMAP")
 # By which a pixel may lie beside a voxel: slices that are evenly spaced differ by 0.02.
 SAME_PLACE_VOXELS = 0.05
 PIXEL_BYTES = 64  # of a frame, while its voxels are looked for
-MOST_LABELS = 65535
 
 VoxelArray = npt.NDArray[np.int64]
 
@@ -163,9 +163,9 @@ def _segments(dataset: Any, name: str) -> dict[int, Described]:
     found: dict[int, Described] = {}
     for item in value_of(dataset, "SegmentSequence") or []:
         number = whole_of(item, "SegmentNumber")
-        if number in found or not 0 <= number <= MOST_LABELS:
+        if number in found or not 0 <= number <= MAX_LABELS:
             raise TagError(
-                f"SegmentNumber should be one of 1..{MOST_LABELS}, each once, found {number}"
+                f"SegmentNumber should be one of 1..{MAX_LABELS}, each once, found {number}"
             )
         called = printable(text_of(item, "SegmentLabel")) or f"segment {number}"
         lab = numbers_of(item, "RecommendedDisplayCIELabValue", 3)

@@ -1,6 +1,7 @@
-"""Which kind of file is what: by the end of its name."""
+"""File formats by the suffix of a file: who reads it, and what its labels are written as."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from swiftmedsam.messages import one_line, printable
@@ -9,13 +10,30 @@ from swiftmedsam.scans.formats import itk, nifti, pictures
 from swiftmedsam.scans.scan import MemoryLimit, Scan, ScanError
 
 Reader = Callable[[Path, int | None, MemoryLimit | None], Scan]  # of a file, and which volume
-KINDS: tuple[tuple[tuple[str, ...], Reader], ...] = (
-    (nifti.SUFFIXES, nifti.read),
-    (itk.SUFFIXES, itk.read),
-    (pictures.SUFFIXES, pictures.read),
-    (dicom.SUFFIXES, dicom.read),
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format that scans may have."""
+
+    read: Reader
+    labels: Mapping[str, str]  # by suffix of the scan: the suffix of its labels, by default
+
+
+FORMATS = (
+    Format(nifti.read, {suffix: suffix for suffix in nifti.SUFFIXES}),
+    Format(
+        itk.read,
+        {suffix: itk.SEGMENTATION if suffix in itk.NRRD else ".mha" for suffix in itk.SUFFIXES},
+    ),
+    Format(
+        pictures.read,
+        {suffix: suffix if suffix in pictures.TIFF else ".png" for suffix in pictures.SUFFIXES},
+    ),
+    Format(dicom.read, {suffix: ".dcm" for suffix in dicom.SUFFIXES}),
 )
-READERS = {suffix: read for suffixes, read in KINDS for suffix in suffixes}
+READERS = {suffix: one.read for one in FORMATS for suffix in one.labels}
+LABELS = {suffix: labels for one in FORMATS for suffix, labels in one.labels.items()}
 # Ends of names that labels can be written as. Longer ones first: the end of a.seg.nrrd is no .nrrd.
 WRITTEN = (
     itk.SEGMENTATION, ".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".png", ".tif", ".tiff", ".npz"
@@ -72,10 +90,5 @@ def read_scan(
 
 
 def default_suffix(path: Path) -> str:
-    """The end of the name of a scan's labels, if nobody says another: of the kind that came in."""
-    suffix = suffix_of(path, tuple(READERS))
-    if suffix in (*nifti.SUFFIXES, *pictures.TIFF):
-        return suffix
-    if suffix in itk.SUFFIXES:
-        return itk.SEGMENTATION if suffix in itk.NRRD else ".mha"
-    return ".png" if suffix in pictures.SUFFIXES else ".dcm"
+    """The suffix of a scan's labels by default: of the format of the scan."""
+    return LABELS.get(suffix_of(path, tuple(READERS)), ".dcm")  # a folder, or no suffix: DICOM
