@@ -13,7 +13,7 @@ The files of this package, in the order in which the data pass them:
     views       what a box is shown in: the whole slice, a mirrored slice, an enlarged crop
     schedule    which slices are decoded for which boxes, and in which order
     embeddings  each slice is encoded once; what is needed again is kept
-    prompts     the boxes that a slice is asked with; `flow` carries a mask to the next slice
+    prompts     the boxes that the decoder gets; `flow` moves a mask to the next slice
     network     encoder and decoder in OpenVINO; `manifest` checks the weights, `cpu` the precision
     decoding    prompts of many boxes, in batches
     masks       logits to masks, masks to labels
@@ -23,7 +23,7 @@ The files of this package, in the order in which the data pass them:
 pictures; `program` is the command line. `torch_model`, `convert`, `train` and `evaluation` make and
 measure the weights; they need more packages and nothing else imports them.
 
-To import this package loads none of its modules: each export is loaded when it is first used.
+Importing this package loads none of its modules: each export is loaded when it is first used.
 """
 
 from importlib import import_module
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from swiftmedsam.scans.session import OpenImage, open_image
     from swiftmedsam.segment import segment as segment_case
 else:
-    _HOMES = {  # module and name there, of each export
+    _HOMES = {  # for each export: its module, and its name there
         "Case": ("case", "Case"),
         "CaseError": ("case", "CaseError"),
         "Network": ("network", "Network"),

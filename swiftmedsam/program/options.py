@@ -25,7 +25,7 @@ def _positive(text: str) -> int:
 
 
 def _glob(text: str) -> str:
-    if Path(text) == Path():  # "" or ".", which pathlib refuses
+    if Path(text) == Path():  # "" and ".": pathlib does not accept them as patterns
         found = f"'{text}'" if text else "nothing"
         raise argparse.ArgumentTypeError(f"expected a pattern like '3D*', got {found}")
     return text
@@ -97,7 +97,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     words = parser.add_mutually_exclusive_group()
     words.add_argument(
         "--verbose", action="store_true",
-        help="also say what each file holds, and where an error that was not foreseen arose",
+        help="also show what each file holds, and where an unforeseen error arose",
     )  # fmt: skip
     words.add_argument("--quiet", action="store_true", help="only warnings and errors")
     add_scan_options(parser)
@@ -106,7 +106,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 
 def _with_window_joined(argv: Sequence[str]) -> list[str]:
-    """`--window -600,1500` as one word: argparse would take the level for an option."""
+    """Join `--window -600,1500` to one word: argparse would take a negative level for an option."""
     joined: list[str] = []
     for word in argv:
         if joined and joined[-1] == "--window":
@@ -117,16 +117,16 @@ def _with_window_joined(argv: Sequence[str]) -> list[str]:
 
 
 def parse(argv: Sequence[str], command: str) -> argparse.Namespace:
-    """What the words after `command` ask for.
+    """Parse the arguments `argv` of `command`.
 
     Raises:
-        SystemExit: they are wrong, or ask for help; it was said.
+        SystemExit: they are wrong, or ask for help; the message was printed.
     """
     return _parser(command).parse_args(_with_window_joined(argv))
 
 
 def chosen_settings(options: argparse.Namespace, network: Network) -> Settings:
-    """The settings that the options ask for; mode best has those of the network's weights."""
+    """The settings that the options choose; mode best uses those of the network's weights."""
     if options.mode != DEFAULT_MODE:
         settings = MODES[options.mode]
     else:
