@@ -5,7 +5,7 @@ A case is one npz that the program, `evaluation` and `train` all read. Its keys:
     imgs, boxes               the image, and the extent of each label
     gts                       the labels, numbered 1..N
     spacing                   of a volume, x, y, z
-    grid_axes, grid_flips     for D, H and W, the axis of the scan's grid, and whether it is reversed
+    grid_axes, grid_flips     for D, H and W: the axis of the scan's grid; whether it is reversed
     label_values              the values (N,) that the labels had in the label map
 
 `back` writes the labels on the scan's grid; nothing is resampled.

@@ -1,4 +1,4 @@
-"""Tables of boxes, a row a box: CSV of any delimiter, and lists of rows in JSON."""
+"""Reads tables of boxes, one box per row: CSV of any delimiter, and lists of rows in JSON."""
 
 import csv
 import io
@@ -25,8 +25,8 @@ from swiftmedsam.scans.scan import ScanError
 
 log = logging.getLogger(__name__)
 
-# What a column can mean, and its names, without case, spaces and underscores. Of a meaning with
-# several groups of names, those of a later group count where there are none of an earlier one.
+# The meanings of columns, with their names in lower case, letters and digits only. If a meaning has
+# several groups of names, a later group counts only if no column has a name of an earlier one.
 COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
     "file": (
         ("file", "filename", "filepath", "path", "image", "imagename", "imagefile", "imagepath",
@@ -61,7 +61,7 @@ def _plain(column: str) -> str:
 
 
 def columns_of(header: Iterable[str], where: str) -> dict[str, str]:
-    """The column of each meaning that a header has.
+    """The columns of a header by meaning, a key of `COLUMNS`; other columns are left out.
 
     Raises:
         ScanError: two columns have the same meaning.
@@ -85,12 +85,12 @@ def _needed(columns: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_csv(text: str, name: str, meaning: Meaning) -> list[Entry]:
-    """The boxes of a table with a header; `name` is the file's, for messages.
+    """Read the boxes of a CSV table with a header; `name` is that of the file, for messages.
 
-    Excel's line `sep=;`, rows without a value and rows that begin with # are no boxes.
+    Excel's line `sep=;`, empty rows and rows that begin with # are skipped.
 
     Raises:
-        ScanError: it is no such table, or a row is no box.
+        ScanError: the text is no such table, or a row is no box.
     """
     header: list[str] | None = None
     columns: dict[str, str] = {}
@@ -128,12 +128,12 @@ def read_csv(text: str, name: str, meaning: Meaning) -> list[Entry]:
 
 
 def read_rows(content: Any, name: str, meaning: Meaning) -> list[Entry]:
-    """The boxes of a list of rows of JSON, or of such a list under `boxes`.
+    """Read the boxes of a JSON list of rows, or of an object with such a list under `boxes`.
 
-    What stands beside `boxes` counts for each of them.
+    The other keys of that object count for each row.
 
     Raises:
-        ScanError: it is no such list, or a row is no box.
+        ScanError: the content is no such list, or a row is no box.
     """
     if isinstance(content, list):
         content = {"boxes": content}
@@ -160,7 +160,7 @@ def read_rows(content: Any, name: str, meaning: Meaning) -> list[Entry]:
 
 
 def _delimiter(text: str) -> str:
-    """What parts the cells of the header: the most frequent of three."""
+    """The delimiter of the header's cells: the most frequent of comma, semicolon and tab."""
     lines = (line for line in text.splitlines() if line.strip() and not line.startswith("#"))
     return max(",;\t", key=next(lines, "").count)
 
@@ -168,7 +168,7 @@ def _delimiter(text: str) -> str:
 def _cells(
     text: str, delimiter: str, first_line: int, name: str
 ) -> Iterator[tuple[int, list[str]]]:
-    """Lines that are not empty, by their number, and their cells without spaces around them."""
+    """For each line that is not empty, its number and its cells, stripped of spaces."""
     stream = io.StringIO(text, newline="")
     rows = csv.reader(stream, delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
@@ -184,7 +184,7 @@ def _cells(
 
 
 def _with_points(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """A row whose numbers have points for the commas that some countries write."""
+    """A row with decimal points in place of decimal commas."""
     plain = dict(row)
     for key in (*CORNERS, "width", "height"):
         cell = plain.get(key, "")
@@ -197,7 +197,7 @@ def _with_points(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def _entries(rows: Iterable[tuple[str, Mapping[str, Any]]], meaning: Meaning) -> list[Entry]:
-    """Boxes of rows by the meaning of their columns; each row says where it is."""
+    """The boxes of rows; a row is its place, for messages, and its values by meaning."""
     entries: list[Entry] = []
     nameless = ""
     for where, row in rows:
@@ -210,7 +210,7 @@ def _entries(rows: Iterable[tuple[str, Mapping[str, Any]]], meaning: Meaning) ->
 
 
 def _entry(row: Mapping[str, Any], where: str, meaning: Meaning) -> Entry:
-    """A box of values by the meaning of their columns; None and a text of spaces are no values."""
+    """The box of a row, given as values by meaning; None and blank text count as no value."""
     cells = {key: value for key, value in row.items() if value is not None and str(value).strip()}
     units = UNITS.get(str(cells.get("units", meaning.units)).lower())
     space = cells.get("space", meaning.space)
