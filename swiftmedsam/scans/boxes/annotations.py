@@ -90,7 +90,7 @@ def _refuse_fractions(found: Sequence[float], where: str) -> None:
 
 
 def _on_picture(name: str, ends: Sequence[float], size: tuple[int, int] | None) -> Drawn:
-    """A box of x_min, y_min, x_max, y_max, counted from the picture's corner, not a pixel centre."""
+    """A box of x_min, y_min, x_max, y_max, where 0 is the picture's corner, no pixel centre."""
     return Drawn(name, np.array(ends).reshape(2, 2) - 0.5, drawn_on=size)
 
 

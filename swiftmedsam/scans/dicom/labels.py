@@ -296,7 +296,7 @@ class _Places:
         )
 
     def _by_position(self, frame: int) -> Float64Array:
-        """Three vectors (3, 3) in voxels: to the next row, to the next column, to the first pixel."""
+        """Vectors (3, 3) in voxels: to the next row, to the next column, to the first pixel."""
         measures = group_of(self._dataset, frame, "PixelMeasuresSequence")
         plane = group_of(self._dataset, frame, "PlaneOrientationSequence")
         place = group_of(self._dataset, frame, "PlanePositionSequence")

@@ -33,8 +33,8 @@ OF_A_VOLUME: dict[str, tuple[str, ...]] = {
     "ImageType": ("FrameType", "ImageType"),
     "EchoTime": ("EffectiveEchoTime", "EchoTime"),
 }  # fmt: skip
-# Tags that may also vary within a volume. If several slices lie at one position, such a tag can tell
-# volumes apart when it has the same values at every position. The first such tag is used.
+# Tags that may also vary within a volume. If several slices lie at one position, such a tag can
+# tell volumes apart when it has the same values at every position. The first such tag is used.
 OF_A_TIME: dict[str, tuple[str, ...]] = {
     "TemporalPosition": ("TemporalPositionIndex", "TemporalPositionIdentifier"),
     **{keyword: (keyword,) for keyword in (

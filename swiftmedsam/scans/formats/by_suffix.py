@@ -1,4 +1,4 @@
-"""Which kind of file is what: by the end of its name."""
+"""Chooses the reader of a scan by the suffix of its file name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ from swiftmedsam.scans.dicom import reader as dicom
 from swiftmedsam.scans.formats import itk, nifti, pictures
 from swiftmedsam.scans.scan import MemoryLimit, Scan, ScanError
 
-Reader = Callable[[Path, int | None, MemoryLimit | None], Scan]  # of a file, and which volume
+Reader = Callable[[Path, int | None, MemoryLimit | None], Scan]  # path, volume number, limit
 KINDS: tuple[tuple[tuple[str, ...], Reader], ...] = (
     (nifti.SUFFIXES, nifti.read),
     (itk.SUFFIXES, itk.read),
@@ -16,20 +16,20 @@ KINDS: tuple[tuple[tuple[str, ...], Reader], ...] = (
     (dicom.SUFFIXES, dicom.read),
 )
 READERS = {suffix: read for suffixes, read in KINDS for suffix in suffixes}
-# Ends of names that labels can be written as. Longer ones first: the end of a.seg.nrrd is no .nrrd.
+# Suffixes that labels can be written with; a longer one comes before a shorter one that it ends in.
 WRITTEN = (
     itk.SEGMENTATION, ".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".png", ".tif", ".tiff", ".npz"
 )  # fmt: skip
 
 
 def suffix_of(path: Path, known: tuple[str, ...]) -> str:
-    """The longest of `known` that the file's name ends in, however it is written; "" for none."""
+    """The longest of the `known` suffixes that a file's name has, in any case; "" for none."""
     name = path.name.lower()
     return max((suffix for suffix in known if name.endswith(suffix)), key=len, default="")
 
 
 def stem_of(path: Path) -> str:
-    """The file's name without the end that says its kind."""
+    """The file's name without its suffix."""
     suffix = suffix_of(path, (*READERS, *WRITTEN))
     return path.name[: len(path.name) - len(suffix)]
 
@@ -42,14 +42,18 @@ def read_scan(
     memory_limit: int | MemoryLimit | None = None,
     as_labels: bool = False,
 ) -> Scan:
-    """The scan of a file, or of a folder of DICOM files.
+    """Read the scan of a file, or of a folder of DICOM files.
 
-    `volume` is which one of a file that has several, `series` which one of a DICOM folder.
-    `as_labels`, a picture is a label map, whose values may be the indices of a palette.
+    Args:
+        path: the file or folder.
+        volume: which volume, counted from 0, if the file has several.
+        series: number or UID of the series, if a DICOM folder has several.
+        memory_limit: in bytes; None is no limit.
+        as_labels: a picture is a label map, whose values may be the indices of a palette.
 
     Raises:
-        ScanError: the file cannot be read, is broken, of no known kind, has several volumes and
-            none is chosen, or would take more than `memory_limit` bytes, as its header says.
+        ScanError: the file cannot be read, is broken or of an unknown kind, has several volumes and
+            none is chosen, or would need more than `memory_limit` bytes by its header.
     """
     limit = MemoryLimit(memory_limit) if isinstance(memory_limit, int) else memory_limit
     suffix = suffix_of(path, tuple(READERS))
@@ -66,13 +70,13 @@ def read_scan(
         if as_labels and suffix in pictures.SUFFIXES:
             return pictures.read_labels(path, limit)
         return READERS[suffix](path, volume, limit)
-    except OSError as error:  # it knows which file of a folder
+    except OSError as error:  # it names the file, if `path` is a folder
         found = printable(Path(error.filename or path).name)
         raise ScanError(f"{found}: cannot be read ({one_line(error)})") from error
 
 
 def default_suffix(path: Path) -> str:
-    """The end of the name of a scan's labels, if nobody says another: of the kind that came in."""
+    """The default suffix of a scan's labels: that of the scan's own format, if possible."""
     suffix = suffix_of(path, tuple(READERS))
     if suffix in (*nifti.SUFFIXES, *pictures.TIFF):
         return suffix
