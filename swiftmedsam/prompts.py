@@ -34,54 +34,61 @@ class Track:
     """The state of one box after a decoded slice, for the next decoded slice."""
 
     z: int
-    around: dict[Frame, FloatArray | None]  # prompt (4,) around its mask; None: the mask is empty
+    around: dict[Frame, FloatArray | None]  # prompt (4,) around the mask; None: the mask is empty
     masks: dict[Frame, SoftMask] = field(default_factory=dict)  # tracked masks (h, w), 0..255
     answers: Sequence[Answer] = ()  # kept if the slices between are interpolated
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a slice is asked about one box."""
+class BoxPrompts:
+    """The prompts of one box in one frame of a slice."""
 
-    prompts: FloatArray  # (P, 4), boxes in input pixels
-    mask: SoftMask | None = None  # as it was tracked to this slice
+    prompts: FloatArray  # (P, 4) x_min, y_min, x_max, y_max in input pixels
+    mask: SoftMask | None = None  # the mask tracked into this slice
 
 
 class Prompter(Protocol):
-    """Chooses the prompts of each slice. `Prompts` does it by settings."""
+    """Chooses the prompts of each slice, and tracks boxes. `Prompts` does this by settings."""
 
-    def ask(
+    def choose(
         self, frame: Frame, z: int, boxes: Boxes, tracks: Sequence[Track | None]
-    ) -> list[Asked]:
-        """What slice `z`, as `frame` shows it, is asked about each of `boxes` (N, 6).
+    ) -> list[BoxPrompts]:
+        """The prompts of each of `boxes` (N, 6) in slice `z`, for `frame`.
 
-        A track is what the previous decoded slice handed on; None: it is the first one.
+        `tracks` are those of the boxes in the previous decoded slice; None: this is the first one.
         """
 
     def track(
-        self, z: int, box: Boxes, answers: Sequence[Answer], patch: Patch, asked: Sequence[Asked]
+        self,
+        z: int,
+        box: Boxes,
+        answers: Sequence[Answer],
+        patch: Patch,
+        chosen: Sequence[BoxPrompts],
     ) -> Track:
-        """What slice `z` hands on of a box (6,).
+        """The track of a box (6,) after slice `z`.
 
-        `answers` and `asked` have one of each frame; `patch` is the box's mask.
+        `answers` and `chosen` have one entry per frame of the box; `patch` is its mask.
         """
 
 
 class Prompts:
-    """Prompts by `Settings.prompts`."""
+    """Chooses prompts by `Settings.prompts`."""
 
     def __init__(self, image: npt.NDArray[np.uint8], settings: Settings) -> None:
         """Choose prompts for a volume (D, H, W), or an image (1, H, W) or (1, H, W, 3)."""
         self._settings, self._depth = settings, len(image)
         self._flow = Flow(image)
 
-    def ask(
+    def choose(
         self, frame: Frame, z: int, boxes: Boxes, tracks: Sequence[Track | None]
-    ) -> list[Asked]:
+    ) -> list[BoxPrompts]:
         """The given box if there is no track yet, otherwise a prompt of each kind."""
         given = self._given(frame, boxes)
         return [
-            Asked(one[np.newaxis]) if track is None else self._asked(frame, z, box, one, track)
+            BoxPrompts(one[np.newaxis])
+            if track is None
+            else self._choose_one(frame, z, box, one, track)
             for box, one, track in zip(boxes, given, tracks, strict=True)
         ]
 
@@ -90,11 +97,13 @@ class Prompts:
         in_plane = boxes[:, IN_PLANE]
         return frame.prompts(in_plane) if margin is None else frame.wide_prompts(in_plane, margin)
 
-    def _asked(self, frame: Frame, z: int, box: Boxes, given: FloatArray, track: Track) -> Asked:
+    def _choose_one(
+        self, frame: Frame, z: int, box: Boxes, given: FloatArray, track: Track
+    ) -> BoxPrompts:
         """The prompts (P, 4) of a box (6,), and its mask, which flow moved to slice `z`."""
         settings = self._settings
-        around = track.around[frame]
-        previous = given if around is None else around
+        around_mask = track.around[frame]
+        previous = given if around_mask is None else around_mask
         mask, tracked = None, given
         if settings.uses_tracking:
             inside = input_pixels(given, frame)
@@ -112,10 +121,15 @@ class Prompts:
                 prompts.append(tapered_box(given, previous, share, settings.tapered_margin))
             else:
                 prompts.append(tracked)
-        return Asked(np.stack(prompts), mask)
+        return BoxPrompts(np.stack(prompts), mask)
 
     def track(
-        self, z: int, box: Boxes, answers: Sequence[Answer], patch: Patch, asked: Sequence[Asked]
+        self,
+        z: int,
+        box: Boxes,
+        answers: Sequence[Answer],
+        patch: Patch,
+        chosen: Sequence[BoxPrompts],
     ) -> Track:
         """The box around the mask; with tracking also the tracked mask.
 
@@ -127,18 +141,18 @@ class Prompts:
         if not self._settings.uses_tracking:
             return Track(z, around)
         masks = {}
-        for answer, its in zip(answers, asked, strict=True):
+        for answer, own in zip(answers, chosen, strict=True):
             frame = answer.frame
             inside = input_pixels(self._given(frame, box[np.newaxis])[0], frame)
             row, column = answer.corner
             height, width = answer.logits.shape
             shown = np.zeros((INPUT_SIZE, INPUT_SIZE), np.uint8)
             shown[row : row + height, column : column + width][answer.logits > 0] = 255
-            if its.mask is None:
+            if own.mask is None:
                 masks[frame] = shown[inside].copy()  # a view would keep the whole of `shown`
             else:
                 renewal = self._settings.renewal
-                mixed = renewal * shown[inside] + (1 - renewal) * its.mask
+                mixed = renewal * shown[inside] + (1 - renewal) * own.mask
                 masks[frame] = np.rint(mixed).astype(np.uint8)
         return Track(z, around, masks)
 

@@ -1,4 +1,4 @@
-"""What tracking could reach at best: each slice is asked with the box of the truth in it."""
+"""What tracking could reach at best: each slice is chosen with the box of the truth in it."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 from swiftmedsam import Case
 from swiftmedsam.frame import Frame, Patch
 from swiftmedsam.masks import Answer
-from swiftmedsam.prompts import IN_PLANE, Asked, Boxes, Track
+from swiftmedsam.prompts import IN_PLANE, Boxes, BoxPrompts, Track
 from swiftmedsam.settings import Settings
 
 
@@ -26,19 +26,25 @@ class TrueBoxes:
             raise ValueError(f"{case.name}: two of its boxes are the same")
         self._truth, self._margin = truth, settings.prompt_margin or 0
 
-    def ask(
+    def choose(
         self, frame: Frame, z: int, boxes: Boxes, tracks: Sequence[Track | None]
-    ) -> list[Asked]:
+    ) -> list[BoxPrompts]:
         """The box around each object in slice `z`; the given one where the slice has none of it."""
-        asked: list[Asked] = []
+        chosen: list[BoxPrompts] = []
         for box in boxes:
             ys, xs = np.nonzero(self._truth[z] == self._labels[box.tobytes()])
             tight = np.array([xs.min(), ys.min(), xs.max(), ys.max()]) if xs.size else box[IN_PLANE]
-            asked.append(Asked(frame.wide_prompts(tight[np.newaxis].astype(float), self._margin)))
-        return asked
+            prompts = frame.wide_prompts(tight[np.newaxis].astype(float), self._margin)
+            chosen.append(BoxPrompts(prompts))
+        return chosen
 
     def track(
-        self, z: int, box: Boxes, answers: Sequence[Answer], patch: Patch, asked: Sequence[Asked]
+        self,
+        z: int,
+        box: Boxes,
+        answers: Sequence[Answer],
+        patch: Patch,
+        chosen: Sequence[BoxPrompts],
     ) -> Track:
         """Nothing: the next slice has its own box."""
         return Track(z, {})

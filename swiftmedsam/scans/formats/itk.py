@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 def _affine(image: Any, facts: HeaderFacts) -> Float64Array:
-    """The affine (4, 4), voxel to mm in RAS, of SimpleITK's image; an image in 2-D gets a z axis."""
+    """The affine (4, 4), voxel to mm in RAS, of SimpleITK's image; a 2-D image gets a z axis."""
     flat = min(image.GetDimension(), 3)
     full = image.GetDimension()
     direction = np.array(image.GetDirection()).reshape(full, full)[:flat, :flat]
