@@ -1,8 +1,9 @@
-"""`python -m fuzz [OPTIONS OF LIBFUZZER] [FOLDERS]`: coverage-guided fuzzing of
-`swiftmedsam.read_case`.
+"""Coverage-guided fuzzing of `swiftmedsam.read_case`.
 
-The first folder takes what was found, the others are read only. An input that crashes, hangs for
-more than 10 s or takes more than 2 GB ends the run and is kept as a file.
+    python -m fuzz [OPTIONS OF LIBFUZZER] [FOLDERS]
+
+New inputs are written to the first folder; the other folders are only read. An input that crashes,
+runs for more than 10 s or needs more than 2 GB ends the run, and is kept as a file.
 """
 
 import logging

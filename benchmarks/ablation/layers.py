@@ -1,7 +1,7 @@
 """What INT8 costs and gains, layer group by layer group.
 
-    python -m benchmarks.ablation.layers CALIBRATION CASES [--weights DIR] [--slices N] [--only TEXT
-    ...]
+    python -m benchmarks.ablation.layers CALIBRATION CASES [--weights DIR] [--slices N]
+        [--only TEXT ...]
 
 The encoder is quantized as the conversion does it (`swiftmedsam.convert.quantize`), then with other
 settings, then with each group of its layers left in floats; and the decoder, too. The tables say,

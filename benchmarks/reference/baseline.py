@@ -1,7 +1,7 @@
 """LiteMedSAM's inference rules, transcribed to torch: slow, direct, and nothing shared with `app`.
 
-`python -m benchmarks.reference.baseline INPUTS OUTPUTS [--checkpoint lite_medsam.pth]
-[--share-encodings] [--whole-script FIGURES]`
+    python -m benchmarks.reference.baseline INPUTS OUTPUTS [--checkpoint lite_medsam.pth]
+        [--share-encodings] [--whole-script FIGURES]
 
 The oracle of the parity test and the yardstick of speed. Rules: docs/formats.md, from the
 organisers' `CVPR24_LiteMedSAM_infer.py`, with two faults mended, since with them the rules are no

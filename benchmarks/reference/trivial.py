@@ -1,5 +1,6 @@
-"""Answers that need no network: `python -m benchmarks.reference.trivial box|ellipse|grabcut INPUTS
-OUTPUTS`.
+"""Answers that need no network.
+
+    python -m benchmarks.reference.trivial box|ellipse|grabcut INPUTS OUTPUTS
 
 The filled box, the ellipse inscribed in it, and GrabCut (Rother et al., SIGGRAPH 2004) started from
 it. What a network does not beat it has not earned. Volumes get the same answer slice by slice.

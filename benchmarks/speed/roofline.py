@@ -1,5 +1,4 @@
-"""How near each step of the encoder comes to what the CPU can do: `python -m
-benchmarks.speed.roofline`.
+"""How near each step of the encoder comes to what the CPU can do.
 
     python -m benchmarks.speed.roofline [--weights DIR] [--precision NAME] [--picture FILE]
 

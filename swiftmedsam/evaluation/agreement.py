@@ -1,5 +1,6 @@
-"""`python -m swiftmedsam.evaluation.agreement SHARDS OUT --weights TEACHER`: cases whose truth is a
-teacher's.
+"""Makes cases whose truth is a teacher's.
+
+    python -m swiftmedsam.evaluation.agreement SHARDS OUT --weights TEACHER
 
 Pictures without labels can still tell where a network differs from the one that taught it. Of each
 shard `<Modality>_<Source>.tar` some pictures (WebP) become cases: boxes around objects that the

@@ -1,5 +1,6 @@
-"""`python -m swiftmedsam.evaluation.breadth SEGS GTS --sets FILE`: known data sets apart from new
-ones.
+"""Scores known data sets apart from new ones.
+
+    python -m swiftmedsam.evaluation.breadth SEGS GTS --sets FILE
 
 Weights that know a data set do better on it than on others like it, so that one average over all of
 them rewards learning by heart. Here the data sets that the weights were trained on and those that

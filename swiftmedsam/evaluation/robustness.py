@@ -1,5 +1,6 @@
-"""`python -m swiftmedsam.evaluation.robustness INPUTS GTS --out DIR`: DSC when the boxes are drawn
-worse.
+"""Measures DSC when boxes are drawn less exactly.
+
+    python -m swiftmedsam.evaluation.robustness INPUTS GTS --out DIR
 
 The sides of all boxes are moved, `python -m app` runs on the moved cases, its outputs are scored,
 and that for each move. Moves are in pixels of the network's input, whose longer side is 256.

@@ -1,6 +1,4 @@
-"""Scores that `python -m swiftmedsam.evaluation --json` has written, read again: scoring takes
-minutes.
-"""
+"""Reads the scores that `python -m swiftmedsam.evaluation --json` wrote; scoring takes minutes."""
 
 import json
 from collections.abc import Iterable

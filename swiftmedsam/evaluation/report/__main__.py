@@ -1,5 +1,6 @@
-"""`python -m swiftmedsam.evaluation.report INPUTS SEGS --out FILE`: a page to look at cases and
-their masks.
+"""Makes a page to look at cases and their masks.
+
+    python -m swiftmedsam.evaluation.report INPUTS SEGS --out FILE
 
 One HTML file with all in it (`page`): pictures and contours (`pictures`), scores where there is
 truth, and times where they are given.

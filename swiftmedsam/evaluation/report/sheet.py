@@ -1,5 +1,6 @@
-"""`python -m swiftmedsam.evaluation.report.sheet INPUTS GTS SEGS [OTHER_SEGS] --out FILE`: a
-contact sheet to look at.
+"""Makes a contact sheet of cases and their masks.
+
+    python -m swiftmedsam.evaluation.report.sheet INPUTS GTS SEGS [OTHER_SEGS] --out FILE
 
 With one folder of outputs the worst cases, or of each modality the worst, the median and the best
 (`--by-modality`); with two the cases that OTHER_SEGS gains most in, and those it loses most in. A

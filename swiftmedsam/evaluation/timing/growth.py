@@ -1,5 +1,6 @@
-"""`python -m swiftmedsam.evaluation.timing.growth INPUTS [-- options of python -m app]`: time by
-slices and objects.
+"""Measures time by the number of slices and objects.
+
+    python -m swiftmedsam.evaluation.timing.growth INPUTS [-- options of python -m app]
 
 Made like `swiftmedsam.evaluation.timing.table5`'s cases: a volume of INPUTS that has one box, tiled
 to 60 x 512 x 512 so that six boxes cross the same 56 slices. It is asked for 1, 2, 3 and 6 of them,

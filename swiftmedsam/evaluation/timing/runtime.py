@@ -1,5 +1,6 @@
-"""`python -m swiftmedsam.evaluation.timing.runtime INPUTS --out FILE`: seconds and memory, a fresh
-process per case.
+"""Measures seconds and memory, with a fresh process per case.
+
+    python -m swiftmedsam.evaluation.timing.runtime INPUTS --out FILE
 
 The challenge times a fresh container per case, from its start to its end. So does this with
 `--engine docker`; without an engine a process takes the container's place. Programs to compare run

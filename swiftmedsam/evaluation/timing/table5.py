@@ -1,5 +1,6 @@
-"""`python -m swiftmedsam.evaluation.timing.table5 INPUTS OUT`: stand-ins for the 14 cases of the
-paper's Table 5.
+"""Makes stand-ins for the 14 cases of the paper's Table 5.
+
+    python -m swiftmedsam.evaluation.timing.table5 INPUTS OUT
 
 The table's own cases are the challenge's. These have their shapes and their numbers of boxes and
 are made of real ones, since the size of masks decides how a volume is tracked and noise has no
