@@ -12,7 +12,7 @@ The files of this package, in the order in which the data pass them:
     frame       the letterbox between a slice and the network's input of 256 x 256
     views       what a box is shown in: the whole slice, a mirrored slice, an enlarged crop
     schedule    which slices are decoded for which boxes, and in which order
-    embeddings  each slice is encoded once; what is needed again is kept
+    embeddings  encodes each slice once, and keeps embeddings that are needed again
     prompts     the boxes that the decoder gets; `flow` moves a mask to the next slice
     network     encoder and decoder in OpenVINO; `manifest` checks the weights, `cpu` the precision
     decoding    prompts of many boxes, in batches

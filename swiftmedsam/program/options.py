@@ -62,13 +62,14 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--crops", type=natural, metavar="N",
-        help="most crops of a slice, enlarged for small boxes, in mode best (default "
+        help="show small boxes in at most N enlarged crops of a slice, in mode best (default "
         f"{BEST.image_crops}, of a volume {BEST.volume_crops})",
     )  # fmt: skip
     parser.add_argument(
         "--step", type=_positive, metavar="K",
-        help="decode every K-th slice of a box and interpolate between (default: in mode best as "
-        f"many as leave {BEST.least_decoded}, {BEST.most_step} at most; in mode litemedsam 1)",
+        help="decode every K-th slice of a box and interpolate the others (default in mode best: "
+        f"1 to {BEST.most_step}, as large as leaves {BEST.least_decoded} decoded slices; in mode "
+        "litemedsam: 1)",
     )  # fmt: skip
     parser.add_argument("--threads", type=_positive, help="default: all this process may use")
     parser.add_argument(
@@ -90,10 +91,10 @@ def _parser(command: str) -> argparse.ArgumentParser:
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         "--overwrite", action="store_true",
-        help="replace outputs (default; labels of scans that have names nobody typed only with it, "
-        "unless this program wrote them)",
+        help="replace outputs (default, except a file that this program did not write and that "
+        "OUTPUTS does not name)",
     )  # fmt: skip
-    existing.add_argument("--skip-existing", action="store_true", help="keep those that are there")
+    existing.add_argument("--skip-existing", action="store_true", help="keep existing outputs")
     words = parser.add_mutually_exclusive_group()
     words.add_argument(
         "--verbose", action="store_true",

@@ -36,16 +36,19 @@ def add_memory_limit(parser: argparse.ArgumentParser) -> None:
     """Add --memory-limit; its value is in bytes, or None if it is not given."""
     parser.add_argument(
         "--memory-limit", type=as_option(parse_size), metavar="SIZE",
-        help="refuse a case that would take more, like 8G (default: the container's, or all)",
+        help="refuse a case that needs more memory, like 8G (default: the container's limit, or "
+        "all)",
     )  # fmt: skip
 
 
 def add_choices(parser: argparse._ActionsContainer) -> None:
     """Add the options that choose one of several scans in a file or folder; default None."""
     parser.add_argument(
-        "--volume", type=natural, metavar="K", help="of a file that has several, from 0"
+        "--volume", type=natural, metavar="K", help="which volume, from 0, of a file with several"
     )
-    parser.add_argument("--series", metavar="NUMBER|UID", help="of a DICOM folder that has several")
+    parser.add_argument(
+        "--series", metavar="NUMBER|UID", help="which series of a DICOM folder with several"
+    )
 
 
 def add_scan_options(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +66,8 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--boxes", action="append", metavar="FILE",
-        help="of boxes: a CSV or JSON table, ROIs of 3D Slicer (.mrk.json), COCO or LabelMe; as "
-        "often as you like; with a folder of scans as INPUTS its rows name them",
+        help="a file of boxes: a CSV or JSON table, ROIs of 3D Slicer (.mrk.json), COCO or LabelMe; "
+        "may be repeated; if INPUTS is a folder of scans, each box names its scan",
     )  # fmt: skip
     group.add_argument(
         "--boxes-from", type=Path, metavar="FILE", help="a label map: a box around each label"
@@ -79,20 +82,20 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--units", choices=("voxel", "mm"),
-        help="of boxes: voxels of the file's own grid, from 0, both ends inclusive (default), "
-        "or mm, then x y z",
+        help="units of boxes: voxels of the file's own grid, from 0, both ends inclusive "
+        "(default), or mm, then x y z",
     )  # fmt: skip
     group.add_argument(
         "--space", choices=("RAS", "LPS"),
-        help="of boxes in mm: RAS (NIfTI, 3D Slicer) or LPS (DICOM, ITK)",
+        help="space of boxes in mm: RAS (NIfTI, 3D Slicer) or LPS (DICOM, ITK)",
     )  # fmt: skip
     group.add_argument(
         "--plane", choices=("acquired", *ANATOMICAL),
-        help="of the slices that are segmented (default acquired)",
+        help="plane of the slices (default acquired)",
     )  # fmt: skip
     group.add_argument(
         "--modality", type=as_option(parse_modality), metavar="NAME",
-        help="CT, MR, ...; else what the file says, else what its values look like",
+        help="CT, MR, ... (default: from the file, else guessed from the values)",
     )  # fmt: skip
     add_choices(group)
     group.add_argument(

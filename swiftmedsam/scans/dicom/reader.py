@@ -224,7 +224,7 @@ def _warn_of_fewer(headers: Sequence[tuple[Path, Any]], count: int, name: str) -
 def _factor_and_unit(headers: Sequence[Any], name: str) -> tuple[float, str]:
     """The factor for rescaled values, and the unit that they have then; "" if it is unknown."""
     header = headers[0]
-    if is_inverted(header, {}):  # inverted values are no longer what was measured
+    if is_inverted(header, {}):  # inverted values have no unit
         if text_of(header, "Modality") == "PT":
             log.warning("%s: PET of which low values show bright: turned, and in no unit", name)
         return 1.0, ""

@@ -47,7 +47,7 @@ def encoded(
     """The content of `path`: a binary SEG of labels (I, J, K) on the slices of `scan`.
 
     The code of each segment is "tissue", since a name can be any text. DICOM counts segments from
-    1: segment i + 1 is `segments[i]`, whatever its value.
+    1: segment i + 1 is `segments[i]`; its value does not matter.
 
     Args:
         labels: (I, J, K), on the grid of `scan`.
