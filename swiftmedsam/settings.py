@@ -39,8 +39,8 @@ class Settings:
 
     # Which slices of a volume are decoded (`schedule`); masks of the others are interpolated.
     step: int | None = None  # 1: every slice, 2: every second, ...; None: by the next two
-    least_decoded: int = 15  # the step is as large as leaves so many decoded slices of the box,
-    most_step: int = 3  # and at most this
+    least_decoded: int = 15  # the step is the largest that leaves so many slices of the box,
+    most_step: int = 3  # but at most this one
 
     # The prompts of a slice of a volume (`prompts`). Logits of several prompts are averaged.
     #   given     the user's box

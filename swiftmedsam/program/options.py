@@ -68,7 +68,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--step", type=_positive, metavar="K",
         help="decode every K-th slice of a box and interpolate the others (default in mode best: "
-        f"1 to {BEST.most_step}, as large as leaves {BEST.least_decoded} decoded slices; in mode "
+        f"the largest of 1 to {BEST.most_step} that leaves {BEST.least_decoded} slices; in mode "
         "litemedsam: 1)",
     )  # fmt: skip
     parser.add_argument("--threads", type=_positive, help="default: all this process may use")

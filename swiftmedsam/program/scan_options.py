@@ -66,8 +66,8 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--boxes", action="append", metavar="FILE",
-        help="a file of boxes: a CSV or JSON table, ROIs of 3D Slicer (.mrk.json), COCO or LabelMe; "
-        "may be repeated; if INPUTS is a folder of scans, each box names its scan",
+        help="a file of boxes: a CSV or JSON table, ROIs of 3D Slicer (.mrk.json), COCO or "
+        "LabelMe; may be repeated; if INPUTS is a folder of scans, each box names its scan",
     )  # fmt: skip
     group.add_argument(
         "--boxes-from", type=Path, metavar="FILE", help="a label map: a box around each label"
