@@ -2,7 +2,8 @@
 
     network = swiftmedsam.load()
     image = swiftmedsam.open_image("scan.nii.gz", network)
-    labels = image.segment([[x_min, y_min, z_min, x_max, y_max, z_max]])
+    result = image.segment([[x_min, y_min, z_min, x_max, y_max, z_max]])
+    result.labels  # 1 in the object, 0 elsewhere
 
 The files of this package, in the order in which the data pass them:
 
@@ -32,10 +33,14 @@ from typing import TYPE_CHECKING
 __version__ = "0.2.0"
 
 __all__ = [
+    "BEST",
+    "LITEMEDSAM",
     "Case",
     "CaseError",
     "Network",
     "OpenImage",
+    "Result",
+    "Settings",
     "WeightsError",
     "load",
     "make_case",
@@ -50,10 +55,16 @@ if TYPE_CHECKING:
     from swiftmedsam.manifest import WeightsError
     from swiftmedsam.network import Network, load
     from swiftmedsam.npz import read_case, write_labels
+    from swiftmedsam.result import Result
     from swiftmedsam.scans.session import OpenImage, open_image
     from swiftmedsam.segment import segment as segment_case
+    from swiftmedsam.settings import BEST, LITEMEDSAM, Settings
 else:
     _HOMES = {  # for each export: its module, and its name there
+        "BEST": ("settings", "BEST"),
+        "LITEMEDSAM": ("settings", "LITEMEDSAM"),
+        "Result": ("result", "Result"),
+        "Settings": ("settings", "Settings"),
         "Case": ("case", "Case"),
         "CaseError": ("case", "CaseError"),
         "Network": ("network", "Network"),

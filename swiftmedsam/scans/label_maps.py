@@ -15,12 +15,19 @@ from swiftmedsam.scans.dicom import labels as dicom_labels
 from swiftmedsam.scans.formats import itk
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.formats.slicer import Declared
-from swiftmedsam.scans.scan import Float64Array, MemoryLimit, Scan, ScanError, SeveralError, Voxels
+from swiftmedsam.scans.scan import (
+    MAX_LABELS,
+    Float64Array,
+    MemoryLimit,
+    Scan,
+    ScanError,
+    SeveralError,
+    Voxels,
+)
 
 log = logging.getLogger(__name__)
 
 SAME_GRID_VOXELS = 0.01  # two grids are the same if all their corners are closer
-MAX_LABELS = 65535
 CHUNK_VOXELS = 1 << 15  # searched at a time; each needs 70 bytes
 
 VoxelArray = npt.NDArray[np.int64]

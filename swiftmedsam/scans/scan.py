@@ -17,6 +17,7 @@ from swiftmedsam.messages import printable
 
 Float64Array = npt.NDArray[np.float64]
 Voxels = npt.NDArray[np.generic]
+MAX_LABELS = 65535  # of a label map: 16 bits
 Colour = tuple[int, int, int]  # red, green and blue, 0..255
 
 RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # converts LPS (ITK, DICOM) to RAS, and RAS to LPS

@@ -18,9 +18,7 @@ from swiftmedsam.scans.formats.by_suffix import WRITTEN, suffix_of
 from swiftmedsam.scans.orientation import Orientation
 from swiftmedsam.scans.outputs import Outputs
 from swiftmedsam.scans.preview import picture_of_labels
-from swiftmedsam.scans.scan import Scan, ScanError, Segment
-
-PICTURE_LABELS = 65535  # the largest value of a pixel of 16 bits
+from swiftmedsam.scans.scan import MAX_LABELS, Scan, ScanError, Segment
 
 
 def _names(scan: Scan, segments: list[Segment], digests: dict[str, str]) -> bytes:
@@ -83,7 +81,7 @@ def check_encoding(outputs: Outputs, scan: Scan, segments: list[Segment]) -> Non
     if suffix in (".png", *pictures.TIFF):
         if suffix == ".png" and scan.grid[2] > 1:
             raise pictures.too_many_slices(scan.grid[2], path)
-        if most > PICTURE_LABELS:
+        if most > MAX_LABELS:
             raise ScanError(
                 f"{printable(path.name)}: label {most} does not fit into a picture of 16 bits, "
                 "expected an output ending in .nii.gz, .seg.nrrd or .mha"

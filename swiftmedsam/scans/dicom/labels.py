@@ -33,6 +33,7 @@ from swiftmedsam.scans.dicom.tags import (
 )
 from swiftmedsam.scans.dicom.values import check_pixels
 from swiftmedsam.scans.scan import (
+    MAX_LABELS,
     RAS_OF_LPS,
     Colour,
     Float64Array,
@@ -52,7 +53,6 @@ TYPES = ("BINARY", "FRACTIONAL", "LABELMAP")
 # Tolerance of positions. Evenly spaced slices may differ by 0.02 (`stack.EVEN`).
 SAME_PLACE_VOXELS = 0.05
 PIXEL_BYTES = 64  # of memory for each pixel of a frame, while its voxels are computed
-MOST_LABELS = 65535
 
 VoxelArray = npt.NDArray[np.int64]
 
@@ -164,9 +164,9 @@ def _segments(dataset: Any, name: str) -> dict[int, Described]:
     found: dict[int, Described] = {}
     for item in value_of(dataset, "SegmentSequence") or []:
         number = whole_of(item, "SegmentNumber")
-        if number in found or not 0 <= number <= MOST_LABELS:
+        if number in found or not 0 <= number <= MAX_LABELS:
             raise TagError(
-                f"SegmentNumber should be one of 1..{MOST_LABELS}, each once, found {number}"
+                f"SegmentNumber should be one of 1..{MAX_LABELS}, each once, found {number}"
             )
         segment_name = printable(text_of(item, "SegmentLabel")) or f"segment {number}"
         lab = numbers_of(item, "RecommendedDisplayCIELabValue", 3)

@@ -12,8 +12,7 @@ import numpy as np
 from swiftmedsam import __version__
 from swiftmedsam.messages import printable
 from swiftmedsam.scans.dicom.tags import TagError, readable
-from swiftmedsam.scans.label_maps import MAX_LABELS
-from swiftmedsam.scans.scan import Scan, ScanError, Segment, Voxels, extra
+from swiftmedsam.scans.scan import MAX_LABELS, Scan, ScanError, Segment, Voxels, extra
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
-"""Chooses the reader of a scan by the suffix of its file name."""
+"""Chooses the format of a file by its suffix: its reader, and the suffix of its labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from swiftmedsam.messages import one_line, printable
@@ -9,13 +10,30 @@ from swiftmedsam.scans.formats import itk, nifti, pictures
 from swiftmedsam.scans.scan import MemoryLimit, Scan, ScanError
 
 Reader = Callable[[Path, int | None, MemoryLimit | None], Scan]  # path, volume number, limit
-KINDS: tuple[tuple[tuple[str, ...], Reader], ...] = (
-    (nifti.SUFFIXES, nifti.read),
-    (itk.SUFFIXES, itk.read),
-    (pictures.SUFFIXES, pictures.read),
-    (dicom.SUFFIXES, dicom.read),
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format of scans."""
+
+    read: Reader
+    labels: Mapping[str, str]  # by suffix of the scan: the default suffix of its labels
+
+
+FORMATS = (
+    Format(nifti.read, {suffix: suffix for suffix in nifti.SUFFIXES}),
+    Format(
+        itk.read,
+        {suffix: itk.SEGMENTATION if suffix in itk.NRRD else ".mha" for suffix in itk.SUFFIXES},
+    ),
+    Format(
+        pictures.read,
+        {suffix: suffix if suffix in pictures.TIFF else ".png" for suffix in pictures.SUFFIXES},
+    ),
+    Format(dicom.read, {suffix: ".dcm" for suffix in dicom.SUFFIXES}),
 )
-READERS = {suffix: read for suffixes, read in KINDS for suffix in suffixes}
+READERS = {suffix: one.read for one in FORMATS for suffix in one.labels}
+LABELS = {suffix: labels for one in FORMATS for suffix, labels in one.labels.items()}
 # Suffixes that labels can be written with; a longer one comes before a shorter one that it ends in.
 WRITTEN = (
     itk.SEGMENTATION, ".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".png", ".tif", ".tiff", ".npz"
@@ -76,10 +94,5 @@ def read_scan(
 
 
 def default_suffix(path: Path) -> str:
-    """The default suffix of a scan's labels: that of the scan's own format, if possible."""
-    suffix = suffix_of(path, tuple(READERS))
-    if suffix in (*nifti.SUFFIXES, *pictures.TIFF):
-        return suffix
-    if suffix in itk.SUFFIXES:
-        return itk.SEGMENTATION if suffix in itk.NRRD else ".mha"
-    return ".png" if suffix in pictures.SUFFIXES else ".dcm"
+    """The default suffix of a scan's labels, by the format of the scan."""
+    return LABELS.get(suffix_of(path, tuple(READERS)), ".dcm")  # a folder, or no suffix: DICOM
