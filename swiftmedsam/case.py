@@ -138,7 +138,7 @@ def make_case(
     if pixels.dtype.kind == "f":
         check_ends(*extent(functools.partial(chunks_of, pixels)), name)
     if not is_volume and pixels.ndim == 3:
-        pixels = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3]  # no alpha
+        pixels = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3]  # without alpha
         pixels = np.ascontiguousarray(pixels)
     shape = pixels.shape if is_volume else pixels.shape[:2]
     checked, warnings = _check_boxes(raw_boxes, name, shape, is_volume=is_volume)

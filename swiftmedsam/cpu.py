@@ -1,4 +1,4 @@
-"""Which precision suits this CPU."""
+"""Chooses the precision that suits this CPU."""
 
 import os
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 PERCENTILES = (0.5, 99.5)  # of a case's non-zero pixels; the organisers' rule, except for CT
 CHALLENGE_MAX = 255
 LEAST_SPAN = 1e-30  # of values that are scaled in float32; for less, the gain overflows it
-LEAST_SHARE = 1e-4  # of span to largest value; for less, float32 has fewer than 255 steps in it
+LEAST_SHARE = 1e-4  # of the span in the largest value; for less, float32 has under 255 steps
 MIN_HOUNSFIELD_SPAN = 100  # a signed CT of a smaller span was normalised, and is not in HU
 
 

@@ -16,14 +16,14 @@ from swiftmedsam.frame import FloatArray, Frame, Span
 LEAST_SIDE = 16  # input pixels; for less, DIS returns NaN or crashes
 FLOWS_KEPT = 16  # of 0.6 MB each: the flows of one slice, in all its views
 
-SoftMask = npt.NDArray[np.uint8]  # (h, w), 0..255: how surely each input pixel under a box is in it
+SoftMask = npt.NDArray[np.uint8]  # (h, w), 0..255, of the input pixels in a box
 
 
 class Flow:
     """Optical flow between slices of a volume (D, H, W), by frame; flows are kept for reuse."""
 
     def __init__(self, image: npt.NDArray[np.uint8]) -> None:
-        """For `image` (D, H, W)."""
+        """Compute flows of `image` (D, H, W)."""
         # Cached functions instead of methods: a method's cache would refer back to this object,
         # and this cycle would keep the volume in memory until the garbage collector runs.
         picture = lru_cache(FLOWS_KEPT)(partial(_picture, image))

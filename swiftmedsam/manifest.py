@@ -45,7 +45,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a weights folder.
 
     Raises:
-        WeightsError: it is missing, not JSON, of another format, or incomplete.
+        WeightsError: the manifest is missing, not JSON, of another format, or incomplete.
     """
     path = folder / MANIFEST
     try:

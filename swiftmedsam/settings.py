@@ -30,11 +30,11 @@ class Settings:
     small_box: int = 43  # input pixels; a box whose longer side is shorter gets an enlarged crop
     image_crops: int = 4  # most crops of an image; 0: none
     volume_crops: int = 2  # most crops of a slice of a volume; 0: none
-    zooms: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 32)  # crop sides in box sides, best first
+    zooms: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 32)  # crop sides in box sides, preferred first
     crop_margin: float = 0.5  # least distance of a box from its crop's border, in box sides
     least_crop: int = 32  # slice pixels; a smaller crop would show interpolated pixels only
     least_gain: float = 1.5  # a crop is used if the slice is longer by this factor
-    crop_weight: float = 2 / 3  # of a crop's logits; the whole slice's have the rest
+    crop_weight: float = 2 / 3  # weight of a crop's logits; those of the whole slice have the rest
     mirror_images: bool = True  # show large boxes of an image mirrored, too; both logits count 1/2
 
     # Which slices of a volume are decoded (`schedule`); masks of the others are interpolated.

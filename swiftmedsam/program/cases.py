@@ -132,7 +132,7 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
     if not scan.has_mm and scan.grid[2] > 1:
         log.warning("%s: has no millimetres, its spacing counts as 1", scan.name)
     if scan.is_sheared:
-        log.warning("%s: its axes count as if at right angles, and are not", scan.name)
+        log.warning("%s: its axes are not at right angles, but count as if they were", scan.name)
     orientation = choose_orientation(scan, options.plane)
     segments = segments_around(label_map.voxels)
     values = np.array([one.value for one in segments], np.uint16)

@@ -30,13 +30,13 @@ def modality_of(scan: Scan, chosen: Modality | None) -> Modality:
         return UNKNOWN
     air = share_of_air(scan.voxels)
     if air >= LEAST_AIR:
-        log.info("%s: taken for CT, for %.0f%% of it is air at -1000 (--modality)",
+        log.info("%s: taken for CT, since %.0f%% of it is air at -1000 (--modality)",
                  scan.name, 100 * air)  # fmt: skip
         return CT
     is_odd = scan.voxels.dtype.kind in "if" and bool(np.less(scan.voxels, LOWEST_ELSE).any())
     log.log(
         logging.WARNING if is_odd else logging.INFO,
-        "%s: no CT by its values, taken as they are spread (--modality)", scan.name,
+        "%s: no CT by its values, percentiles are used (--modality)", scan.name,
     )  # fmt: skip
     return UNKNOWN
 

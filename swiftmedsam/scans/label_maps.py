@@ -99,8 +99,8 @@ def read_labels(path: Path, scan: Scan | None = None, *, memory_limit: int | Non
     layers, _ = _read_layers(path, limit)
     if len(layers) > 1:
         raise ScanError(
-            f"{layers[0].name}: expected one label a voxel, found a segmentation of {len(layers)} "
-            "layers, which may overlap"
+            f"{layers[0].name}: expected one label per voxel, found a segmentation of "
+            f"{len(layers)} layers, which may overlap"
         )
     return layers[0]
 
@@ -131,7 +131,7 @@ def boxes_around_labels(
     if in_mm and not (label_map.has_mm and scan.has_mm):
         raise other_grid(label_map, scan)
     if in_mm:
-        log.info("%s: on another grid than %s, laid over it by mm", name, scan.name)
+        log.info("%s: on another grid than %s, placed on it by mm", name, scan.name)
     found = {
         (number, value): ends
         for number, layer in enumerate(layers)

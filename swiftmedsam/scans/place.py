@@ -69,7 +69,7 @@ def case_of(
         name=scan.name,
     )
     if case.image.size > 1 and case.image.min() == case.image.max():
-        log.warning("%s: nothing is seen in it, all its values are equal or nearly so", scan.name)
+        log.warning("%s: nothing is visible, all its values are equal or nearly equal", scan.name)
     return case
 
 

@@ -1,4 +1,4 @@
-"""Recognises unchanged files of this program: only these may be replaced without --overwrite.
+"""Recognises unchanged files of this program: only these may be replaced without being named.
 
 labels with a JSON of names    by their sha256 in the JSON
 .seg.nrrd                      by a comment with the sha256 of the rest

@@ -108,7 +108,7 @@ class OpenImage:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the labels: (D, H, W) of an array, (K, J, I) of a file; (J, I) if K is 1."""
+        """Shape of the labels: (D, H, W) of an array, (K, J, I) of a file; two axes of an image."""
         i, j, k = self._scan.grid
         return (j, i) if k == 1 else (k, j, i)
 

@@ -234,7 +234,7 @@ def test_frames_of_a_film_are_images_of_which_one_is_chosen(tmp_path):
     with pytest.raises(ScanError) as raised:
         read_scan(tmp_path / "a.dcm")
     assert str(raised.value) == (
-        "a.dcm: 4 frames say no position, so they are images and no slices of a volume, "
+        "a.dcm: 4 frames have no position, so they are images, not slices of a volume, "
         "--volume should name one of 0..3"
     )
     for k in range(4):

@@ -37,7 +37,9 @@ def parsed(text: str, name: str) -> Any:
     except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         if isinstance(error, ScanError):
             raise
-        raise ScanError(f"{name}: expected JSON, found numbers or lists beyond reason") from error
+        raise ScanError(
+            f"{name}: expected JSON, found numbers or lists that are too large"
+        ) from error
 
 
 def shown(value: Any) -> str:

@@ -203,7 +203,7 @@ def _say_left_out(entries: Sequence[Entry]) -> None:
         boxes = "1 box" if len(files) == 1 else f"{len(files)} boxes"
         names = _listed(list(dict.fromkeys(files)))
         log.warning(
-            "%s: not used, since of other files: %s (%s)", printable(table.name), boxes, names
+            "%s: boxes of other files are not used: %s (%s)", printable(table.name), boxes, names
         )
 
 

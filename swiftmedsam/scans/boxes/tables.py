@@ -178,8 +178,8 @@ def _cells(
                 yield rows.line_num + first_line - 1, cells
     except csv.Error as error:
         raise ScanError(
-            f"{name}: line {rows.line_num + first_line - 1} cannot be parted into cells, as where "
-            "a quote is not closed"
+            f"{name}: line {rows.line_num + first_line - 1} cannot be split into cells, a "
+            "quote may not be closed"
         ) from error
 
 

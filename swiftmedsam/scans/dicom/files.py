@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".dcm", ".ima")
 MAGIC_AT, MAGIC = 128, b"DICM"
 APPLE_DOUBLE = b"\x00\x05\x16\x07"  # start of the file ._NAME that macOS writes beside a file NAME
-# Modalities of objects that have no image of their own, or no scan.
+# Modalities of objects that are made from images, or describe them.
 NO_SCAN = ("SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO")
 NAMES_SHOWN = 5  # of files in a message
 

@@ -127,7 +127,7 @@ def label_map_of(path: Path, scan: Scan, memory_limit: MemoryLimit | None = None
         others = labels[where]
         if (both := others[(others != 0) & (others != number)]).size:
             raise ScanError(
-                f"{name}: expected one label a voxel, found '{segments[int(both[0])].name}' and "
+                f"{name}: expected one label per voxel, found '{segments[int(both[0])].name}' and "
                 f"'{segments[number].name}', which overlap"
             )
         labels[where] = number

@@ -226,7 +226,7 @@ def _factor_and_unit(headers: Sequence[Any], name: str) -> tuple[float, str]:
     header = headers[0]
     if is_inverted(header, {}):  # inverted values have no unit
         if text_of(header, "Modality") == "PT":
-            log.warning("%s: PET of which low values show bright: turned, and in no unit", name)
+            log.warning("%s: PET whose low values are shown bright: inverted, without a unit", name)
         return 1.0, ""
     if text_of(header, "Modality") == "PT":
         return uptake(headers, name)
@@ -239,11 +239,11 @@ def _modality(header: Any, name: str) -> str:
     """DICOM's code of the modality; "" for a CT that is inverted or not in Hounsfield units."""
     modality = text_of(header, "Modality")
     if modality == "CT" and not in_hounsfield(header)[1]:
-        log.warning("%s: CT, but by its RescaleType in no Hounsfield units", name)
+        log.warning("%s: CT, but by its RescaleType not in Hounsfield units", name)
         return ""
     if modality == "CT" and is_inverted(header, {}):
         log.warning(
-            "%s: CT of which low values show bright: turned, and in no Hounsfield units", name
+            "%s: CT whose low values are shown bright: inverted, not in Hounsfield units", name
         )
         return ""
     return modality

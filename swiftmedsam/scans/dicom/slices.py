@@ -56,7 +56,7 @@ CLOCKS = {
     "AcquisitionTime": (("FrameAcquisitionDateTime", "AcquisitionDateTime"), "AcquisitionDate"),
     "ContentTime": ((), "ContentDate"),
 }
-# Private tags of vendors that have no public tag: group, element, creator.
+# Private tags of facts that other vendors write to public tags: group, element, creator.
 PRIVATE = (
     (0x0019, 0x0C, "SIEMENS MR HEADER"),  # b-value
     (0x0019, 0x0E, "SIEMENS MR HEADER"),  # direction of the gradient

@@ -135,12 +135,12 @@ def _step(
     if tilt > MOST_TILT:
         raise ScanError(
             f"{name}: the stack is tilted by {np.rad2deg(tilt):.1f} degrees against its slices, "
-            f"no gantry by more than {np.rad2deg(MOST_TILT):.0f}"
+            f"expected at most {np.rad2deg(MOST_TILT):.0f}"
         )
     if tilt > RIGHT_ANGLE:
         log.warning(
-            "%s: the stack is tilted by %.1f degrees against its slices (gantry tilt); they are "
-            "taken as they are, each where it lies", name, np.rad2deg(tilt),
+            "%s: the stack is tilted by %.1f degrees against its slices (gantry tilt); each "
+            "stays where it was acquired", name, np.rad2deg(tilt),
         )  # fmt: skip
     straight = positions[0] + np.arange(len(slices))[:, np.newaxis] * step
     if np.abs(positions - straight).max() > max(EVEN * usual, 10 * SAME_POSITION_MM):

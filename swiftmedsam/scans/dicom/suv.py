@@ -58,7 +58,7 @@ def _factor(headers: Sequence[Any]) -> float:
     """SUV by body weight per Bq/ml.
 
     Raises:
-        _NoSuvError: a tag is missing or does not allow it.
+        _NoSuvError: a tag is missing or wrong.
     """
     header = headers[0]
     tracer: Any = next(iter(header.get("RadiopharmaceuticalInformationSequence") or []), {})

@@ -260,7 +260,7 @@ def _invert_alike(
     ends = [end for end in inverted_from if end is not None]
     if 0 < len(ends) < len(inverted_from):
         raise ScanError(
-            f"{name}: slices should be of one kind, found low values that show bright in "
+            f"{name}: slices should be of one kind, found low values shown bright in "
             f"{len(ends)} of {len(inverted_from)} slices "
             "(PhotometricInterpretation, PresentationLUTShape)"
         )

@@ -307,7 +307,7 @@ def choose_frames(slices: Sequence[Slice], volume: int | None, name: str) -> lis
     if any(SLICE_VECTOR not in one.marks for one in slices):
         if volume is None and len(slices) > 1:
             found = (
-                f"{name}: {len(slices)} frames say no position, so they are images and no slices "
+                f"{name}: {len(slices)} frames have no position, so they are images, not slices "
                 "of a volume"
             )
             message = f"{found}, --volume should name one of 0..{len(slices) - 1}"

@@ -305,10 +305,10 @@ def _layout_refusal(page: Directory) -> str | None:
     if page[Tag.FILL_ORDER] != 1 and (page[Tag.FILL_ORDER] != 2 or bits != 1):
         return f"FillOrder {page[Tag.FILL_ORDER]} is not read for samples of {bits} bits"
     if page[Tag.IMAGE_DEPTH] != 1:
-        return f"ImageDepth {page[Tag.IMAGE_DEPTH]} is not read, expected a page a slice"
+        return f"ImageDepth {page[Tag.IMAGE_DEPTH]} is not read, expected one page per slice"
     for tag, program in ((Tag.METAMORPH, "MetaMorph"), (Tag.LSM, "Zeiss LSM")):
         if tag in page.values:
-            return f"stacks of {program} are not read, expected a page a slice"
+            return f"stacks of {program} are not read, expected one page per slice"
     if page.largest_below > page[Tag.WIDTH] * page[Tag.LENGTH]:
         return "a larger picture is in its sub-directories (SubIFDs), which are not read"
     return None

@@ -127,7 +127,7 @@ def _as_shown(samples: Voxels, page: Directory, name: str, as_labels: bool) -> V
     photometric, bits = page[Tag.PHOTOMETRIC], page[Tag.BITS]
     declared = np.dtype(page.sample)
     if samples.shape[:2] != (page[Tag.LENGTH], page[Tag.WIDTH]) or samples.dtype != declared:
-        raise ScanError(f"{name}: not a readable picture, decoded otherwise than it declares")
+        raise ScanError(f"{name}: not a readable picture, its pixels differ from its header")
     if samples.ndim == 3:
         samples = samples[:, :, :3] if photometric not in (0, 1) else samples[:, :, 0]
     if bits == 1 and as_labels:
