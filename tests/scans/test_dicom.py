@@ -133,8 +133,8 @@ def test_slices_of_a_tilted_gantry_lie_where_each_of_them_says(tmp_path, caplog)
     np.testing.assert_array_equal(scan.voxels, VOXELS)
     np.testing.assert_allclose(scan.affine, TILTED, atol=ROUNDED)
     assert caplog.messages == [
-        "ct: the stack is tilted by 20.0 degrees against its slices (gantry tilt); they are taken "
-        "as they are, each where it lies"
+        "ct: the stack is tilted by 20.0 degrees against its slices (gantry tilt); each stays "
+        "where it was acquired"
     ]
     for file, _ in scan.sources:
         header = pydicom.dcmread(file)

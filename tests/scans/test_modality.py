@@ -71,7 +71,7 @@ def test_a_scan_with_air_is_taken_for_ct_and_that_is_said(kind, caplog):
     scan = scan_of(CTS[kind], np.eye(4))
     assert modality_of(scan, None) is find_modality("CT")
     (message,) = caplog.messages
-    assert message.startswith("scan.nii: taken for CT, for ")
+    assert message.startswith("scan.nii: taken for CT, since ")
     assert message.endswith("% of it is air at -1000 (--modality)")
 
 
