@@ -94,7 +94,7 @@ def _on_picture(name: str, ends: Sequence[float], size: tuple[int, int] | None) 
     return Drawn(name, np.array(ends).reshape(2, 2) - 0.5, drawn_on=size)
 
 
-def _say_left_out(name: str, what: str, left_out: Sequence[str]) -> None:
+def _warn_of_left_out(name: str, what: str, left_out: Sequence[str]) -> None:
     if left_out:
         more = len(left_out) - MOST_SHOWN
         shown_ones = ", ".join(left_out[:MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
@@ -137,7 +137,7 @@ def read_coco(content: dict[str, Any], path: Path) -> list[Entry]:
         _refuse_fractions([x, y, width, height], where)
         path_of_image, size = images[image]
         entries.append(Entry(_on_picture(name, [x, y, x + width, y + height], size), path_of_image))
-    _say_left_out(file, "crowds of objects", crowds)
+    _warn_of_left_out(file, "crowds of objects", crowds)
     return entries
 
 
@@ -206,7 +206,7 @@ def read_labelme(content: dict[str, Any], path: Path) -> list[Entry]:
         entries.append(Entry(_on_picture(own, ends, size), file))
     if others and not entries:
         raise ScanError(f"{name}: expected rectangles, found {', '.join(others[:MOST_SHOWN])}")
-    _say_left_out(name, "no rectangles", others)
+    _warn_of_left_out(name, "no rectangles", others)
     return entries
 
 

@@ -194,7 +194,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _say_left_out(entries: Sequence[Entry]) -> None:
+def _warn_of_left_out(entries: Sequence[Entry]) -> None:
     """Log a warning about boxes that belong to none of the scans."""
     by_table: dict[Path, list[str]] = {}
     for table, file in (one.reference for one in entries if one.reference is not None):
@@ -225,7 +225,7 @@ def boxes_for_scan(scan: Path, entries: Sequence[Entry]) -> list[Drawn]:
     if others and not own:
         files = _listed(list(dict.fromkeys(f"'{printable(one.file or '')}'" for one in others)))
         raise ScanError(f"{printable(scan.name)}: expected boxes for it, found those for {files}")
-    _say_left_out(others)
+    _warn_of_left_out(others)
     return [one.box for one in own]
 
 
@@ -269,7 +269,7 @@ def boxes_in_folder(folder: Path, entries: Sequence[Entry]) -> dict[str, list[Dr
             where = _of_folder(folder, one)
             file = printable(one.file or "")
             raise ScanError(f"{where} is for {file}, which is not in that folder")
-    _say_left_out(others)
+    _warn_of_left_out(others)
     alone = [
         printable(path.name)
         for path in sorted(folder.iterdir())

@@ -123,7 +123,7 @@ def read_csv(text: str, name: str, meaning: Meaning) -> list[Entry]:
     entries = _entries(rows, meaning)
     if comments:
         log.warning("%s: left out, since they begin with #: lines %s", name, _few(comments))
-    _say_unused(name, header or [], columns.values())
+    _warn_of_unused(name, header or [], columns.values())
     return entries
 
 
@@ -155,7 +155,7 @@ def read_rows(content: Any, name: str, meaning: Meaning) -> list[Entry]:
         used |= set(columns.values())
         rows.append((where, {key: row[column] for key, column in columns.items()}))
     entries = _entries(rows, meaning)
-    _say_unused(name, keys, used)
+    _warn_of_unused(name, keys, used)
     return entries
 
 
@@ -242,7 +242,7 @@ def _entry(row: Mapping[str, Any], where: str, meaning: Meaning) -> Entry:
     return Entry(replace(drawn, drawn_on=size), file)
 
 
-def _say_unused(name: str, header: Iterable[str], used: Iterable[str]) -> None:
+def _warn_of_unused(name: str, header: Iterable[str], used: Iterable[str]) -> None:
     unused = [f"'{printable(key)}'" for key in header if key and key not in set(used)]
     if unused:
         log.warning("%s: columns that are not used: %s", name, ", ".join(unused))

@@ -134,7 +134,7 @@ def check_pixels(header: Any) -> None:
 
 
 @dataclass
-class Found:
+class Facts:
     """Facts about the files of a scan, collected while they are read."""
 
     padded: int = 0  # voxels of padding
@@ -157,26 +157,26 @@ def read_values(runs: Iterable[Sequence[Slice]], name: str, pydicom: Any) -> Vox
             different units, or only some are inverted.
     """
     pieces: list[Voxels] = []
-    found = Found()
+    facts = Facts()
     for run in runs:
         file = printable(run[0].path.name)
         with readable(file, pydicom):
             dataset = pydicom.dcmread(run[0].path)
-            pieces.append(_of_one_file(run, dataset, file, pydicom, found))
-    if len(found.slopes) == 1 and len(found.real_world) > 1:
-        found.notes["RealWorldValueSlope differs between slices, and is not applied"] = None
-    _require_one_unit(found, name)
-    for note in found.notes:
+            pieces.append(_of_one_file(run, dataset, file, pydicom, facts))
+    if len(facts.slopes) == 1 and len(facts.real_world) > 1:
+        facts.notes["RealWorldValueSlope differs between slices, and is not applied"] = None
+    _require_one_unit(facts, name)
+    for note in facts.notes:
         log.warning("%s: %s", name, note)
-    _invert_alike(pieces, found.inverted_from, name)
-    if found.padded:
+    _invert_alike(pieces, facts.inverted_from, name)
+    if facts.padded:
         _fill_padding(pieces, name)
-        log.info("%s: %d voxels are padding, and count as the lowest value", name, found.padded)
+        log.info("%s: %d voxels are padding, and count as the lowest value", name, facts.padded)
     return np.concatenate(pieces)
 
 
 def _of_one_file(
-    slices: Sequence[Slice], dataset: Any, file: str, pydicom: Any, found: Found
+    slices: Sequence[Slice], dataset: Any, file: str, pydicom: Any, facts: Facts
 ) -> Voxels:
     """Values (K, rows, columns[, 3]) of frames of one file.
 
@@ -196,9 +196,9 @@ def _of_one_file(
     else:
         sample, words = decoded(dataset, pydicom)
     padding = padding_of(dataset, sample)
-    inverted = is_inverted(dataset, found.notes)
+    inverted = is_inverted(dataset, facts.notes)
     if text_of(dataset, "PixelPresentation") in ("COLOR", "MIXED"):
-        found.notes["PixelPresentation has colours, which are left out; grey values are taken"] = (
+        facts.notes["PixelPresentation has colours, which are left out; grey values are taken"] = (
             None
         )
     out = np.empty((len(frames), *words.shape[1:]), np.float32)
@@ -213,37 +213,37 @@ def _of_one_file(
         target[...], inverted_from = _modality_values(
             stored, dataset, slopes, sample, inverted=inverted
         )
-        found.inverted_from.append(inverted_from)
-        found.slopes.add(slopes)
-        found.rescaled.add(
+        facts.inverted_from.append(inverted_from)
+        facts.slopes.add(slopes)
+        facts.rescaled.add(
             any(value_of(at, tag) is not None for at, tag in (
                 (holder, "RescaleSlope"), (holder, "RescaleIntercept"),
                 (dataset, "ModalityLUTSequence"),
             ))
         )  # fmt: skip
-        found.units |= {text_of(holder, "RescaleType")} - {""}
-        found.real_world |= _real_world(dataset, frame)
+        facts.units |= {text_of(holder, "RescaleType")} - {""}
+        facts.real_world |= _real_world(dataset, frame)
         if mask is not None:
             # padding of value 0 stays 0 if no value is lower, since percentiles ignore 0
             target[mask] = np.where(target[mask] == 0, np.inf, np.nan)
-            found.padded += int(mask.sum())
+            facts.padded += int(mask.sum())
     if unused and not sample.overlays:
-        found.notes[
+        facts.notes[
             f"bits outside of BitsStored {sample.bits} and HighBit {sample.high} are set, and left "
             "out"
         ] = None
     return out
 
 
-def _require_one_unit(found: Found, name: str) -> None:
+def _require_one_unit(facts: Facts, name: str) -> None:
     """Raise ScanError if slices of a volume have different units."""
-    if len(found.rescaled) > 1 and len(found.slopes) > 1:
+    if len(facts.rescaled) > 1 and len(facts.slopes) > 1:
         raise ScanError(
             f"{name}: slices should all be rescaled, found some with RescaleSlope and "
             "RescaleIntercept, and some without"
         )
-    if len(found.units) > 1:
-        units = " and ".join(printable(unit[:MOST_SHOWN]) for unit in sorted(found.units))
+    if len(facts.units) > 1:
+        units = " and ".join(printable(unit[:MOST_SHOWN]) for unit in sorted(facts.units))
         raise ScanError(f"{name}: slices should be of one unit, found RescaleType {units}")
 
 
