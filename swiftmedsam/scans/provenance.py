@@ -1,9 +1,11 @@
 """Recognises unchanged files of this program: only these may be replaced without being named.
 
-labels with a JSON of names    by their sha256 in the JSON
-.seg.nrrd                      by a comment with the sha256 of the rest
-DICOM segmentation             by ManufacturerModelName, which other programs replace
-picture of a box               by its text "Software"
+Each kind of file is recognised in its own way:
+
+    labels with a JSON of names    by their sha256 in the JSON
+    .seg.nrrd                      by a comment with the sha256 of the rest
+    DICOM segmentation             by ManufacturerModelName, which other programs replace
+    picture of a box               by its text "Software"
 """
 
 import hashlib
