@@ -91,8 +91,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         "--overwrite", action="store_true",
-        help="replace outputs (default, except a file that this program did not write and that "
-        "OUTPUTS does not name)",
+        help="replace outputs (default; for scans, except files that this program did not write "
+        "and that OUTPUTS does not name)",
     )  # fmt: skip
     existing.add_argument("--skip-existing", action="store_true", help="keep existing outputs")
     words = parser.add_mutually_exclusive_group()
