@@ -8,7 +8,7 @@ import numpy.typing as npt
 from swiftmedsam import Case
 from swiftmedsam.frame import Frame, Patch
 from swiftmedsam.masks import Answer
-from swiftmedsam.prompts import IN_PLANE, Asked, Boxes, Track
+from swiftmedsam.prompts import IN_PLANE, Boxes, BoxPrompts, Track
 from swiftmedsam.settings import Settings
 
 
@@ -26,7 +26,7 @@ class TrueBoxes:
             raise ValueError(f"{case.name}: two of its boxes are the same")
         self._truth, self._margin = truth, settings.prompt_margin or 0
 
-    def ask(
+    def choose(
         self, frame: Frame, z: int, boxes: Boxes, tracks: Sequence[Track | None]
     ) -> list[Asked]:
         """Return the box around each object in slice `z`; without the object, the given box."""
@@ -34,11 +34,17 @@ class TrueBoxes:
         for box in boxes:
             ys, xs = np.nonzero(self._truth[z] == self._labels[box.tobytes()])
             tight = np.array([xs.min(), ys.min(), xs.max(), ys.max()]) if xs.size else box[IN_PLANE]
-            asked.append(Asked(frame.wide_prompts(tight[np.newaxis].astype(float), self._margin)))
-        return asked
+            prompts = frame.wide_prompts(tight[np.newaxis].astype(float), self._margin)
+            chosen.append(BoxPrompts(prompts))
+        return chosen
 
     def track(
-        self, z: int, box: Boxes, answers: Sequence[Answer], patch: Patch, asked: Sequence[Asked]
+        self,
+        z: int,
+        box: Boxes,
+        answers: Sequence[Answer],
+        patch: Patch,
+        chosen: Sequence[BoxPrompts],
     ) -> Track:
         """Do nothing: the next slice has its own box."""
         return Track(z, {})
