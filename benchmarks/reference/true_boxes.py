@@ -28,9 +28,9 @@ class TrueBoxes:
 
     def choose(
         self, frame: Frame, z: int, boxes: Boxes, tracks: Sequence[Track | None]
-    ) -> list[Asked]:
+    ) -> list[BoxPrompts]:
         """Return the box around each object in slice `z`; without the object, the given box."""
-        asked: list[Asked] = []
+        chosen: list[BoxPrompts] = []
         for box in boxes:
             ys, xs = np.nonzero(self._truth[z] == self._labels[box.tobytes()])
             tight = np.array([xs.min(), ys.min(), xs.max(), ys.max()]) if xs.size else box[IN_PLANE]
