@@ -144,7 +144,7 @@ class Follower:
         view = self._view(box)
         in_volume = np.insert(box, [2, 4], z)[np.newaxis]
         prompts = {
-            frame: self._prompts.ask(frame, z, in_volume, [None])[0].prompts for frame, _ in view
+            frame: self._prompts.choose(frame, z, in_volume, [None])[0].prompts for frame, _ in view
         }
         limits = limits_of(box, self._height, self._width, self._settings)
         return self._decoded(z, view, prompts, limits)

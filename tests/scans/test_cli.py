@@ -18,7 +18,7 @@ from tests.helpers import ROOT, image_case, labels_of, names, volume_case
 from tests.helpers.boxes import BOXES, LIVER, SPLEEN, box_words, slicer_file, wanted_volume
 from tests.helpers.scans import ALIGNED, grid_of, itk_image
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "formats.md"
 
 
 def test_a_nifti_is_done_in_one_command(program, volume, tiny_network, mine):
@@ -118,7 +118,7 @@ def test_hounsfield_units_get_the_window(program, volume, tiny_network, mine):
         *box_words(), "--window", "bone", inputs=volume, outputs=mine / "out.nii"
     )
     assert status == 0
-    assert "scan.nii.gz: taken for CT, for 5% of it is air at -1000 (--modality)" in lines
+    assert "scan.nii.gz: taken for CT, since 5% of it is air at -1000 (--modality)" in lines
     case = make_case(hounsfield, BOXES, modality="CT", window=WINDOWS["bone"])
     found = np.asanyarray(nibabel.load(mine / "out.nii").dataobj)
     np.testing.assert_array_equal(found.T, labels_of(case, tiny_network))
@@ -446,7 +446,7 @@ def test_a_scan_in_which_nothing_is_seen_is_told(offset, program, volume, mine):
     nibabel.save(nibabel.Nifti1Image(voxels, ALIGNED, dtype=np.int64), volume)
     status, lines = program("--quiet", *box_words(), inputs=volume, outputs=mine / "out.nii")
     assert (status, len(lines)) == (0, 1)
-    assert lines[0] == "scan.nii.gz: nothing is seen in it, all its values are equal or nearly so"
+    assert lines[0] == "scan.nii.gz: nothing is visible, all its values are equal or nearly equal"
 
 
 def test_a_dry_run_fails_where_the_run_would(program, photo, volume, mine):
@@ -464,11 +464,11 @@ def test_a_dry_run_fails_where_the_run_would(program, photo, volume, mine):
     assert json.loads(file.read_text()) == []
 
 
-def test_the_example_of_the_readme_does_what_it_says(program, mine):
-    (line,) = (line for line in README.read_text().splitlines() if 'predict.sh "$mr"' in line)
+def test_the_example_of_the_page_does_what_it_says(program, mine):
+    (line,) = (line for line in PAGE.read_text().splitlines() if 'predict.sh "$mr"' in line)
     _, _, _, out, *options = shlex.split(line)
     scan = Path(examples.get_path("overlay"))
-    assert scan.name in README.read_text()
+    assert scan.name in PAGE.read_text()
     assert program(*options, inputs=scan, outputs=mine / out)[0] == 0
     assert names(mine) == ["abdomen.labels.json", "abdomen.png", "abdomen_overlay.png"]
     assert program("--dry-run", *options, inputs=scan, outputs=mine / out)[0] == 0
