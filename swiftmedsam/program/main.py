@@ -23,6 +23,7 @@ from swiftmedsam.program.jobs import Job, Report, run_jobs, words_of
 from swiftmedsam.program.npz_jobs import FolderError, npz_jobs
 from swiftmedsam.program.options import OLD_MODE, parse
 from swiftmedsam.program.progress import CLEAR_LINE, ProgressBar
+from swiftmedsam.program.run_log import RunLog
 from swiftmedsam.program.scan_options import about_scans
 from swiftmedsam.program.signals import Stopped, Stopper
 
@@ -42,8 +43,10 @@ def write_failures(path: Path, failures: dict[str, str]) -> None:
         stream.write(json.dumps(entries, indent=1).encode() + b"\n")
 
 
-def begin(options: argparse.Namespace) -> tuple[list[Job], Network]:
+def begin(options: argparse.Namespace, report: Report) -> tuple[list[Job], Network]:
     """What is there to do, and what it is done with; outputs are made and tidied up.
+
+    `report` gets the file of --log.
 
     Raises:
         CaseError: scans are asked for in a way that cannot be done.
@@ -57,7 +60,13 @@ def begin(options: argparse.Namespace) -> tuple[list[Job], Network]:
         jobs = scan_jobs(options)
     else:
         jobs = npz_jobs(options)
-    if removed := remove_all_partials(jobs):
+    names = [job.file for job in jobs]
+    if options.part is not None:
+        jobs = options.part.take(jobs, lambda job: job.file)
+    if options.log is not None:
+        outputs = {job.file: job.output for job in jobs}
+        report.log = RunLog(options.log, options.part, names, outputs)
+    if removed := remove_all_partials(jobs, options):
         log.info("removed %d partial files of a run that was killed", removed)
     if options.threads is not None:
         cv2.setNumThreads(options.threads)  # which flows and resizes with its own
@@ -68,8 +77,14 @@ def begin(options: argparse.Namespace) -> tuple[list[Job], Network]:
     return jobs, network
 
 
-def remove_all_partials(jobs: list[Job]) -> int:
-    """Remove what dead runs left in the folders that `jobs` write to; return how many files."""
+def remove_all_partials(jobs: list[Job], options: argparse.Namespace) -> int:
+    """Remove what dead runs left in the folders that `jobs` write to; return how many files.
+
+    A part removes nothing: other parts write to the same folder, and where the file system has
+    locks inside one host only, their files would seem to be those of dead runs. `merge` does it.
+    """
+    if options.part is not None:
+        return 0
     return sum(remove_partials(folder) for folder in {job.output.parent for job in jobs})
 
 
@@ -89,13 +104,14 @@ def main(argv: Sequence[str] | None = None, command: str = "python -m app") -> i
     if options.mode == OLD_MODE:
         log.warning("--mode %s is called litemedsam now; the old name goes in 0.3", OLD_MODE)
     with Stopper() as stopper:
-        return _run(options, stopper, show_bar=on_terminal and not options.quiet)
+        report = Report()
+        status = _run(options, stopper, report, show_bar=on_terminal and not options.quiet)
+        return status if report.log is None else report.log.close(status)
 
 
-def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> int:
+def _run(options: argparse.Namespace, stopper: Stopper, report: Report, *, show_bar: bool) -> int:
     """Everything after the options; the exit status."""
     began = time.perf_counter()
-    report = Report()
     jobs: list[Job] = []
     try:
         with stopper.raising():
@@ -105,7 +121,7 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
 
                 dry_run(options, report.failures)
                 return _ended(options, report.failures)
-            jobs, network = begin(options)
+            jobs, network = begin(options, report)
             bar = ProgressBar(len(jobs), enabled=show_bar)
             run_jobs(
                 jobs, network, report, stopper, bar,
@@ -127,7 +143,7 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
     else:
         # Only here, where what was raised no longer holds the file open and with it the lock. It is
         # not there at all, unless the signal came in the instant between its creation and its `try`
-        remove_all_partials(jobs)
+        remove_all_partials(jobs, options)
         left = len(jobs) - report.written - report.skipped - len(report.failures)
         not_done = f", {left} not done" if jobs else ""  # none was begun: nobody has counted yet
         log.warning("stopped by %s: %s%s", stopper.received.name, summary, not_done)

@@ -96,7 +96,8 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
         folder = inputs
     else:
         by_file, folder = {inputs.name: boxes_for_scan(inputs, entries)}, inputs.parent
-    tables_out = [path for path in (options.stats, options.failures) if path is not None]
+    asked = (options.stats, options.failures, options.log)
+    tables_out = [path for path in asked if path is not None]
     # which images a DICOM folder has is known when it is read; no table belongs over any of them
     read = [*tables, *([] if label_map is None else [label_map]), *filter(is_dicom, tables_out)]
     plans: list[Plan] = []
