@@ -26,7 +26,7 @@ from swiftmedsam.messages import one_line, printable
 from swiftmedsam.modality import UNKNOWN, parse_modality
 from swiftmedsam.npz import UNREADABLE, is_case_name
 from swiftmedsam.program.jobs import attempt, words_of
-from swiftmedsam.program.parts import add_part
+from swiftmedsam.program.parts import add_part, set_part
 from swiftmedsam.program.scan_options import ANATOMICAL, add_choices, add_memory_limit, as_option
 from swiftmedsam.result import label_dtype
 from swiftmedsam.scans.formats.by_suffix import READERS, read_scan, stem_of, suffix_of
@@ -333,7 +333,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    set_part(parser, options)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("swiftmedsam.program.jobs").setLevel(
         logging.DEBUG if options.verbose else logging.INFO

@@ -100,10 +100,10 @@ def read_failures(path: Path) -> dict[str, str]:
         ValueError: it is something else.
     """
     try:
-        return {
-            str(entry["file"]): str(entry["message"])
-            for entry in json.loads(path.read_text(encoding="utf-8"))
-        }
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, list):
+            raise TypeError
+        return {str(entry["file"]): str(entry["message"]) for entry in entries}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: is no file of --failures") from error
 

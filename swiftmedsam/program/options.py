@@ -10,7 +10,7 @@ from swiftmedsam import __version__
 from swiftmedsam.cpu import AUTO, PRECISIONS
 from swiftmedsam.display import DEFAULT_WINDOW, WINDOWS, parse_window
 from swiftmedsam.network import Network
-from swiftmedsam.program.parts import add_part
+from swiftmedsam.program.parts import add_part, set_part
 from swiftmedsam.program.scan_options import add_memory_limit, add_scan_options, as_option, natural
 from swiftmedsam.settings import BEST, MODES, Settings
 
@@ -128,7 +128,9 @@ def parse(argv: Sequence[str], command: str) -> argparse.Namespace:
     Raises:
         SystemExit: they are wrong, or ask for help; it was said.
     """
-    options = _parser(command).parse_args(_with_window_joined(argv))
+    parser = _parser(command)
+    options = parser.parse_args(_with_window_joined(argv))
+    set_part(parser, options)
     if options.part is not None:
         for name in ("failures", "stats", "log"):  # each part has its own
             if (path := getattr(options, name)) is not None:

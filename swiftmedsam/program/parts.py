@@ -127,16 +127,25 @@ def _number(name: str, environment: Mapping[str, str]) -> int:
 
 
 def add_part(parser: argparse.ArgumentParser) -> None:
-    """Add --part; None if it is not given."""
-
-    def part(text: str) -> Part:
-        try:
-            return parse_part(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
+    """Add --part; `set_part` makes a Part of it."""
     parser.add_argument(
-        "--part", type=part, metavar="I/N",
+        "--part", metavar="I/N",
         help="take every N-th case, I from 0 to N - 1; auto: as the SLURM array says; auto/N: I as "
         f"SLURM or Kubernetes says ({SLURM_TASK}, {KUBERNETES_INDEX})",
     )  # fmt: skip
+
+
+def set_part(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Replace the text of `options.part` by the part that it means, if there is one.
+
+    This is no type of the option, since of `--part auto --part 2/8` only the last one counts: a
+    script may have the first, and its user add the second.
+
+    Raises:
+        SystemExit: it means none; it was said.
+    """
+    if options.part is not None:
+        try:
+            options.part = parse_part(options.part)
+        except ValueError as error:
+            parser.error(f"argument --part: {error}")

@@ -104,10 +104,9 @@ def read_log(path: Path) -> PartLog:
         OSError: it cannot be read.
         ValueError: it is something else.
     """
-    *lines, _ = path.read_text(encoding="utf-8").split(
-        "\n"
-    )  # after the last line break: cut, or ""
     try:
+        # what follows the last line break was cut, or is ""
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
         head, *entries = [dict(json.loads(line)) for line in lines]
         keys = ("part", "parts", "cases", "cases_of_all_parts")
         if not all(type(head[key]) is int for key in keys) or not isinstance(
