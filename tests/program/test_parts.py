@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from swiftmedsam.commands import main as swiftmedsam
+from swiftmedsam.program.options import parse
 from swiftmedsam.program.parts import Part, parse_part
 from swiftmedsam.program.run_log import read_log
 from tests.helpers import HANGS, ROOT, fresh_logging, image_case, make_case_file, names
@@ -487,6 +489,34 @@ def test_nothing_to_merge_is_one_line(merge, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         merge("--log", file, "--parts", "0")
     assert stopped.value.code == 2
+
+
+def test_the_examples_give_options_that_there_are(monkeypatch):
+    """That of SLURM is run by test_slurm.py."""
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "7")
+    job = (ROOT / "examples" / "kubernetes_job.yaml").read_text()
+    command, more = (re.search(rf"{key}: \[(.*)\]", job)[1] for key in ("command", "args"))
+    shell, program, *words = f"{command}, {more}".split(", ")
+    assert (shell, program) == ("sh", "predict.sh")
+    options = parse(words, "x")
+    assert str(options.part) == "7/8"
+    assert "completions: 8 " in job
+    assert options.failures.name == "failures.part-7-of-8.json"
+
+    rules = (ROOT / "examples" / "Snakefile").read_text()
+    (files,) = re.findall('FILES = "(.*)"', rules)
+    start, *rest = re.findall('"(swiftmedsam .*|--threads .*)"', rules)
+    merge, run = start, "".join(rest)
+    assert merge == "swiftmedsam merge {FILES}"
+    for name, value in {"{config[inputs]}": "in", "{config[outputs]}": "out", "{FILES}": files,
+                        "{wildcards.i}/{PARTS}": "7/8", "{threads}": "4"}.items():  # fmt: skip
+        assert name in run
+        run = run.replace(name, value)
+    options = parse(run.split()[1:], "x")
+    assert options.log.name == "run.part-7-of-8.jsonl"
+    for path in (options.log, options.failures):  # as Snakemake is told
+        said = path.name.replace("-7-of-8", "-{{i}}-of-{PARTS}")
+        assert f'f"{said}"' in rules
 
 
 def test_a_merged_file_replaces_no_output(done, merge, outputs, tmp_path):
