@@ -164,7 +164,7 @@ import numpy, swiftmedsam
 volume = numpy.random.default_rng(1).integers(0, 256, (3, 40, 64), numpy.uint8)
 network = swiftmedsam.load(threads=1)
 image = swiftmedsam.open_image(volume, network, spacing_mm=(3, 2, 1), modality="MR")
-labels = image.segment([[8, 6, 0, 46, 30, 2]])
+labels = image.segment([[8, 6, 0, 46, 30, 2]]).labels
 print(swiftmedsam.__file__, labels.shape)
 """
     status, said = command("-W", "error", "-c", code, program="python")

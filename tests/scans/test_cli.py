@@ -18,7 +18,7 @@ from tests.helpers import ROOT, image_case, labels_of, names, volume_case
 from tests.helpers.boxes import BOXES, LIVER, SPLEEN, box_words, slicer_file, wanted_volume
 from tests.helpers.scans import ALIGNED, grid_of, itk_image
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "formats.md"
 
 
 def test_a_nifti_is_done_in_one_command(program, volume, tiny_network, mine):
@@ -464,11 +464,11 @@ def test_a_dry_run_fails_where_the_run_would(program, photo, volume, mine):
     assert json.loads(file.read_text()) == []
 
 
-def test_the_example_of_the_readme_does_what_it_says(program, mine):
-    (line,) = (line for line in README.read_text().splitlines() if 'predict.sh "$mr"' in line)
+def test_the_example_of_the_page_does_what_it_says(program, mine):
+    (line,) = (line for line in PAGE.read_text().splitlines() if 'predict.sh "$mr"' in line)
     _, _, _, out, *options = shlex.split(line)
     scan = Path(examples.get_path("overlay"))
-    assert scan.name in README.read_text()
+    assert scan.name in PAGE.read_text()
     assert program(*options, inputs=scan, outputs=mine / out)[0] == 0
     assert names(mine) == ["abdomen.labels.json", "abdomen.png", "abdomen_overlay.png"]
     assert program("--dry-run", *options, inputs=scan, outputs=mine / out)[0] == 0
