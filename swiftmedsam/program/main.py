@@ -63,9 +63,6 @@ def begin(options: argparse.Namespace, report: Report) -> tuple[list[Job], Netwo
     names = [job.file for job in jobs]
     if options.part is not None:
         jobs = options.part.take(jobs, lambda job: job.file)
-    if options.log is not None:
-        outputs = {job.file: job.output for job in jobs}
-        report.log = RunLog(options.log, options.part, names, outputs)
     if removed := remove_all_partials(jobs, options):
         log.info("removed %d partial files of a run that was killed", removed)
     if options.threads is not None:
@@ -74,6 +71,10 @@ def begin(options: argparse.Namespace, report: Report) -> tuple[list[Job], Netwo
         options.weights, precision=options.precision, threads=options.threads,
         wait=options.timeout is not None,  # which is for cases, not for the network
     )  # fmt: skip
+    if options.log is not None:
+        outputs = {job.file: job.output for job in jobs}
+        used = f"{network.variant}, {network.precision}"
+        report.log = RunLog(options.log, options.part, used, names, outputs)
     return jobs, network
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -181,6 +181,17 @@ def check_logs(found: Found, outputs: Path | None) -> None:
             found.wrong.append(f"part {one.part}: {len(lost)} outputs missing: {_listed(lost)}")
 
 
+def networks_used(logs: Mapping[int, PartLog]) -> str:
+    """The line that says which parts used which network, if it was not the same; else ""."""
+    parts_by_network: dict[str, list[str]] = {}
+    for index, one in sorted(logs.items()):
+        parts_by_network.setdefault(one.head["network"], []).append(str(index))
+    if len(parts_by_network) < 2:
+        return ""
+    found = "; ".join(f"{used}: {_listed(parts)}" for used, parts in parts_by_network.items())
+    return f"the parts did not use one network and precision, so labels may differ ({found})"
+
+
 def _output(one: PartLog, name: str, outputs: Path | None) -> Path:
     path = Path(one.cases[name]["output"])
     return path if outputs is None else outputs / path.name
@@ -194,7 +205,7 @@ def check_rows(found: Found) -> None:
         found.wrong.append(f"{len(lacking)} scans have no row in the table: {_listed(lacking)}")
 
 
-def write_log(path: Path, logs: Iterable[PartLog], status: int) -> None:
+def write_log(path: Path, logs: Sequence[PartLog], status: int) -> None:
     """Write one file of --log of those of all parts: the last state of each case, by name.
 
     Raises:
@@ -202,7 +213,8 @@ def write_log(path: Path, logs: Iterable[PartLog], status: int) -> None:
     """
     cases = {name: case for one in logs for name, case in one.cases.items()}
     head = {"part": 0, "parts": 1, "cases": len(cases), "cases_of_all_parts": len(cases),
-            "names_sha256": digest_of(list(cases))}  # fmt: skip
+            "names_sha256": digest_of(list(cases)),
+            "network": " or ".join(sorted({one.head["network"] for one in logs}))}  # fmt: skip
     entries = [head, *(cases[name] for name in sorted(cases)), {"status": status}]
     with atomic_file(path) as stream:
         stream.writelines(json.dumps(entry).encode() + b"\n" for entry in entries)
@@ -233,6 +245,8 @@ def merge(options: argparse.Namespace) -> int:
     }  # fmt: skip
     for message in [*failed.values(), *found.wrong]:
         log.error("%s", printable(message))
+    if warning := networks_used(found.logs):
+        log.warning("%s", printable(warning))
     status = 1 if failed or found.wrong else 0
     if options.log is not None:
         write_log(options.log, logs, status)

@@ -5,6 +5,7 @@ case is begun, skipped, written or has failed. The last line says how the run en
 if the run was killed. So `swiftmedsam merge` can tell what is missing of a run in parts.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -32,13 +33,15 @@ class RunLog:
     """Writes the file while the run goes on. If a line cannot be written, no more are tried."""
 
     def __init__(
-        self, path: Path, part: Part | None, names: Sequence[str], outputs: dict[str, Path]
-    ) -> None:
+        self, path: Path, part: Part | None, network: str, names: Sequence[str],
+        outputs: dict[str, Path],
+    ) -> None:  # fmt: skip
         """Begin the file; one that is there is replaced.
 
         Args:
             path: of the file.
             part: that the run is of all cases; None if it does all.
+            network: its variant and precision.
             names: of all cases.
             outputs: of the labels, by the name of each case of this run.
 
@@ -52,7 +55,7 @@ class RunLog:
         index, count = (0, 1) if part is None else (part.index, part.count)
         self._write({
             "part": index, "parts": count, "cases": len(outputs), "cases_of_all_parts": len(names),
-            "names_sha256": digest_of(names),
+            "names_sha256": digest_of(names), "network": network,
         })  # fmt: skip
         for name, output in outputs.items():
             self._write({"file": name, "state": PLANNED, "output": str(output)})
@@ -64,7 +67,8 @@ class RunLog:
     def close(self, status: int) -> int:
         """Write the last line, with the exit status of the run; return the one to end with."""
         self._write({"status": status})
-        self._stream.close()
+        with contextlib.suppress(OSError):  # said when it was written
+            self._stream.close()
         return status if self._is_whole else status or 1
 
     def _write(self, entry: dict[str, Any]) -> None:
@@ -109,8 +113,9 @@ def read_log(path: Path) -> PartLog:
         *lines, _ = path.read_text(encoding="utf-8").split("\n")
         head, *entries = [dict(json.loads(line)) for line in lines]
         keys = ("part", "parts", "cases", "cases_of_all_parts")
-        if not all(type(head[key]) is int for key in keys) or not isinstance(
-            head["names_sha256"], str
+        texts = ("names_sha256", "network")
+        if not all(type(head[key]) is int for key in keys) or not all(
+            isinstance(head[key], str) for key in texts
         ):
             raise ValueError
         found = PartLog(head)

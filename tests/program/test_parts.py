@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from swiftmedsam.commands import main as swiftmedsam
 from swiftmedsam.program.options import parse
 from swiftmedsam.program.parts import Part, parse_part
-from swiftmedsam.program.run_log import read_log
+from swiftmedsam.program.run_log import RunLog, read_log
 from tests.helpers import HANGS, ROOT, fresh_logging, image_case, make_case_file, names
 
 FIVE = [f"2DBox_US_{i}.npz" for i in range(5)]
@@ -274,6 +275,14 @@ def test_a_log_on_a_full_disk_is_told_once_and_the_cases_are_written(
     assert lines == [f"{file}: the log could not be written (No space left on device)"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_log_that_cannot_be_written_ends_no_run_but_its_status(caplog):
+    log = RunLog(Path("/dev/full"), None, "tiny, f32", ["a"], {"a": Path("b")})
+    log.case("a", "written")
+    assert (log.close(0), log.close(143)) == (1, 143)
+    assert caplog.messages == ["/dev/full: the log could not be written (No space left on device)"]
+
+
 def test_a_part_removes_no_partial_file_and_merge_does_when_all_have_ended(
     program, cases, outputs, tmp_path, merge
 ):
@@ -442,6 +451,25 @@ def test_parts_that_saw_other_cases_are_found(done, merge, program, cases):
     assert (
         "the parts did not see the same cases, run all of them again (cases seen by part: 0: 5, "
         "1: 5, 2: 6)" in lines
+    )
+
+
+def test_parts_with_another_precision_are_named_and_no_failure(
+    program, cases, merge, tmp_path, tiny_network
+):
+    """As on hosts whose CPUs differ: then masks may differ a little."""
+    log = tmp_path / "run.jsonl"
+    assert program("--part", "0/2", "--log", str(log))[0] == 0
+    assert program("--part", "1/2", "--log", str(log), "--precision", "f32")[0] == 0
+    own = tmp_path / "run.part-0-of-2.jsonl"
+    used = f'"network": "tiny, {tiny_network.precision}"'
+    assert used in own.read_text()
+    own.write_text(own.read_text().replace(used, '"network": "tiny, bf16"'))
+    status, lines = merge("--log", log)
+    assert status == 0
+    assert lines[0] == (
+        "the parts did not use one network and precision, so labels may differ "
+        "(tiny, bf16: 0; tiny, f32: 1)"
     )
 
 
