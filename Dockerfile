@@ -1,4 +1,5 @@
-# The challenge's image: sh predict.sh in /workspace, no network, any user, read-only root.
+# The image for the challenge: runs sh predict.sh in /workspace, without network, as any user, with a
+# read-only root.
 FROM debian:bookworm-slim AS build
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev python3 python3-pip \
@@ -11,13 +12,13 @@ COPY app /workspace/app
 COPY swiftmedsam /workspace/swiftmedsam
 COPY weights /workspace/weights
 COPY predict.sh /workspace/
-# Compiled for CPUs like the one that builds, and for the challenge's (Xeon W-2133: AVX-512 alone), if
-# the one that builds has AVX-512; on others the models are compiled at each start, as without.
+# Compile the models for the CPU of this build, and, if it has AVX-512, for the CPU of the challenge
+# (Xeon W-2133: AVX-512 without VNNI and bf16). On other CPUs the models are compiled at each start.
 RUN cd /workspace && for isa in ALL AVX512_CORE; do \
         ONEDNN_MAX_CPU_ISA=$isa PYTHONPATH=/site python3 -c "from swiftmedsam import load; load().precompile()" \
         || exit 1; \
     done
-# unchecked-hash: the image never changes, so no source file needs to be looked at again
+# unchecked-hash: the image does not change, so Python need not check the source files
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /site /workspace/app /workspace/swiftmedsam \
     && mkdir /workspace/inputs /workspace/outputs \
     && chmod 777 /workspace/outputs

@@ -1,23 +1,24 @@
 #!/bin/sh
-# Segment every case of a folder:  sh predict.sh [INPUTS OUTPUTS] [options of python -m app]
-# or one scan of yours:            sh predict.sh SCAN [OUTPUT] --box ...
-# In the container it just runs. On a fresh machine it first makes .venv with the pinned packages,
-# and adds those for scans when it meets one that needs them.
-# Without arguments: /workspace/inputs to /workspace/outputs where that is there, else the demo cases.
+# Segment all cases of a folder:  sh predict.sh [INPUTS OUTPUTS] [options of python -m app]
+# or one scan:                    sh predict.sh SCAN [OUTPUT] --box ...
+# On a new machine this first makes .venv with the pinned packages; if a scan needs more packages, it
+# adds them. In the container all packages are there.
+# Without arguments: /workspace/inputs to /workspace/outputs if they exist, else the demo cases.
 set -eu
 script=$0
-while [ -L "$script" ]; do # a link to this file: the program lies beside what it points to
+while [ -L "$script" ]; do # this file may be a link: the program is beside its target
     target=$(readlink "$script")
     case $target in
     /*) script=$target ;;
     *) script=$(dirname -- "$script")/$target ;;
     esac
 done
-# with CDPATH set, cd prints the folder that it found there
+# if CDPATH is set, cd prints the folder
 here=$(CDPATH= cd -- "$(dirname -- "$script")" && pwd -P)
 
-# Whether a word asks for more than npz and pictures: by how it ends, as an output may; as a file by
-# the DICM that DICOM has at byte 128; as a folder, where there are boxes, by any file of another kind.
+# Whether an argument needs the packages for scans. A name of an input or output needs them by its
+# suffix, a file by the DICM at byte 128 (DICOM), a folder (if there are --box options) if it holds
+# any file that is not npz, a picture or a table.
 needs_scans() {
     case $1 in
     *.[nN][iI][iI] | *.[nN][iI][iI].[gG][zZ] | *.[nN][rR][rR][dD] | *.[nN][hH][dD][rR] | *.[mM][hH][aAdD] | \
@@ -33,12 +34,12 @@ needs_scans() {
     fi
 }
 
-if [ -n "${SWIFTMEDSAM_PYTHON:-}" ]; then # an interpreter that has the packages; set in the image
+if [ -n "${SWIFTMEDSAM_PYTHON:-}" ]; then # an interpreter with all packages; the image sets it
     python=$SWIFTMEDSAM_PYTHON
 else
-    unset PYTHONPATH PYTHONHOME # of other programs: their packages would come before those of .venv
+    unset PYTHONPATH PYTHONHOME # else packages of other programs would come before those of .venv
     needed=requirements.lock
-    case " $*" in *" --box"*) boxes=yes ;; *) boxes= ;; esac # cases of the challenge have their own
+    case " $*" in *" --box"*) boxes=yes ;; *) boxes= ;; esac # cases of the challenge contain their boxes
     for word in "$@"; do
         case $word in --*=*) word=${word#*=} ;; esac
         if needs_scans "$word"; then
@@ -56,5 +57,5 @@ fi
 if [ $# -eq 0 ] && [ ! -d /workspace/inputs ]; then
     set -- "$here/examples/inputs" "$here/outputs"
 fi
-# PYTHONSAFEPATH: else a numpy.py or a folder "app" where the user stands would be run instead
+# PYTHONSAFEPATH: else Python would prefer a numpy.py or a folder "app" in the current folder
 PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1 exec "$python" -m app "$@"

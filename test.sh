@@ -1,22 +1,22 @@
 #!/bin/sh
-# Run the tests:  sh test.sh [folder of tests/] [options of pytest].  Sets up .venv on a fresh machine.
+# Run the tests:  sh test.sh [folder of tests/] [options of pytest].  Makes .venv on a new machine.
 set -eu
 script=$0
-while [ -L "$script" ]; do # a link to this file: the program lies beside what it points to
+while [ -L "$script" ]; do # this file may be a link: the program is beside its target
     target=$(readlink "$script")
     case $target in
     /*) script=$target ;;
     *) script=$(dirname -- "$script")/$target ;;
     esac
 done
-# with CDPATH set, cd prints the folder that it found there
+# if CDPATH is set, cd prints the folder
 here=$(CDPATH= cd -- "$(dirname -- "$script")" && pwd -P)
 set -- requirements-dev.txt "$@"
 . "$here/scripts/venv.sh"
 shift
 cd "$here"
 case ${1-} in
-'' | -* | */*) ;; # pytest's own words
+'' | -* | */*) ;; # arguments for pytest
 *) if [ -d "tests/$1" ]; then
     folder=tests/$1
     shift

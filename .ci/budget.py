@@ -1,15 +1,16 @@
-"""Run the demo cases in the container and fail where they take more than they should.
+"""Run the demo cases in the container; fail if a case takes more work than it did.
 
     python .ci/budget.py container.sh -c . -i examples/inputs -o OUT -w WORK
 
-Two things are judged of each case, both such that other programs on the machine do not matter:
+Two limits are checked for each case. Other programs on the machine hardly change them:
 
-- the CPU seconds of its container, which is a cgroup, in encodings of one slice as this machine
-  does them now, against `FACTOR` times what they were when the table below was written;
-- the seconds in which no thread of it could run, though it had not ended: a program that waits.
+- The CPU seconds of its container (a cgroup), measured in encodings of one slice on this machine
+  now. The limit is `FACTOR` times the number in the table below.
+- The seconds in which no thread of the container could run, although it had not ended: the program
+  waited for something.
 
-A case runs twice (the organisers' command, then the same under tighter rules); the better of the
-two counts. Seconds, and peak memory beside the organisers' 8 GB, are printed.
+A case runs twice (with the organisers' command, then under tighter rules), and the better run
+counts. Seconds, and peak memory as a part of the organisers' 8 GB, are printed only.
 """
 
 import re
@@ -23,10 +24,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# What the demo cases take, in CPU seconds: START imports of the libraries, and so many encodings.
-# Imports stand for what does not get faster with the network (Python, reading weights). Measured
-# with int8+bf16 on two cores, models compiled when the image was built; with f32 (AVX2) and INT8
-# without bf16 the encodings agree within a tenth, so that other CPUs need no other table.
+# The work of the demo cases, in CPU seconds: START imports of the libraries, and some encodings.
+# Imports stand for work that does not depend on the network (Python, reading weights). Measured
+# with int8+bf16 on two cores, with models compiled when the image was built. With f32 (AVX2) and
+# INT8 without bf16 the numbers agree within a tenth, so one table is enough for all CPUs.
 START = 2.0
 ENCODINGS = {
     "2DBox_Fundus_disc.npz": 2.5,
@@ -38,17 +39,17 @@ ENCODINGS = {
     "3DBox_MR_abdomen.npz": 25.0,
 }
 FACTOR = 1.5
-MOST_WAITING = 0.25  # seconds; today 0.0
-MEMORY = 8 * 2**30  # of the organisers' container
+MOST_WAITING = 0.25  # seconds
+MEMORY = 8 * 2**30  # bytes of the organisers' container
 
-LOOK_EVERY = 0.02  # seconds, at the states of the container's threads
+LOOK_EVERY = 0.02  # seconds between two looks at the states of threads
 CGROUPS = Path("/sys/fs/cgroup")
 RECORD = re.compile(
     r"(organisers|hardened),(?P<case>[^,]+),\d+,(?P<seconds>[\d.]+),(?P<peak>\w+),0"
 )
 IMPORTS = "import numpy, cv2, openvino"
 REPEATS = 5
-# Of the encoder alone, without the program's own way to call it: that may be what takes too much.
+# The encoder without the program around it, since the program may be what takes too much.
 ENCODING = f"""
 import statistics, time
 import numpy as np
@@ -75,7 +76,7 @@ print(statistics.median(seconds), network.precision)
 
 @dataclass(frozen=True)
 class Units:
-    """CPU seconds of one encoding and of the imports, on this machine as it is now."""
+    """CPU seconds of one encoding and of the imports, on this machine now."""
 
     encoding: float
     imports: float
@@ -83,29 +84,29 @@ class Units:
 
 @dataclass(frozen=True)
 class Run:
-    """What one container took."""
+    """The measurements of one container."""
 
-    case: str  # its file
-    cpu: float  # seconds, of all its threads
-    waiting: float  # seconds in which none of them could run
-    seconds: float  # wall clock, with what the engine itself takes
+    case: str  # name of its file
+    cpu: float  # seconds of all its threads
+    waiting: float  # seconds in which no thread could run
+    seconds: float  # wall clock, with the time of the engine
     peak: int | None  # bytes
 
 
 def children_cpu() -> float:
-    """CPU seconds of the processes that were started here and have ended."""
+    """Return the CPU seconds of all ended child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def python(code: str) -> str:
-    """What `code` prints, run by this interpreter."""
+    """Run `code` with this interpreter; return what it prints."""
     command = [sys.executable, "-c", code]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def measure_units() -> Units:
-    """The units, measured now."""
+    """Measure the units."""
     encoding = float(python(ENCODING).split()[0])
     imports = []
     for _ in range(REPEATS):
@@ -119,14 +120,14 @@ class Cgroup:
     """The parent cgroup of the containers: CPU time, and seconds in which no thread could run."""
 
     def __init__(self, name: str) -> None:
-        """`name` of the group, in cgroup v2 or in v1's cpuacct."""
+        """Find the group `name`, in cgroup v2 or in cpuacct of v1."""
         v1 = CGROUPS / "cpuacct"
         self._v1 = v1.is_dir()
         self._folder = (v1 if self._v1 else CGROUPS) / name
         self.waiting = 0.0
 
     def cpu(self) -> float:
-        """CPU seconds of all containers so far, ended ones too; 0 before the first."""
+        """Return the CPU seconds of all containers so far, also ended ones; 0 before the first."""
         try:
             if self._v1:
                 return int((self._folder / "cpuacct.usage").read_text()) / 1e9
@@ -136,11 +137,11 @@ class Cgroup:
             return 0.0
 
     def _states(self) -> Iterator[str]:
-        """States of the threads of all containers, as /proc says: R runs or waits for a core."""
+        """Yield the states of all threads in containers, as in /proc; R: runs or could run."""
         for tasks in self._folder.glob(f"*/{'tasks' if self._v1 else 'cgroup.threads'}"):
             for thread in tasks.read_text().split():
                 name, state = Path("/proc", thread, "stat").read_text().rpartition(")")[::2]
-                # the engine's own, which waits in a container until it is to begin
+                # a process of the engine, which waits in the container for the start
                 yield "R" if "(runc" in name else state.split()[0]
 
     def watch(self, ended: threading.Event) -> None:
@@ -153,7 +154,9 @@ class Cgroup:
             except OSError:  # a thread, or the container, has just ended
                 states = set()
             if states == {"S"}:  # all sleep
-                self.waiting += min(now - last, 2 * LOOK_EVERY)  # not what was not looked at
+                self.waiting += min(
+                    now - last, 2 * LOOK_EVERY
+                )  # if this loop was delayed, count two intervals at most
             last = now
 
 
@@ -162,11 +165,16 @@ def run_container(command: list[str]) -> tuple[int, list[Run]]:
     runs = []
     with subprocess.Popen(["bash", *command], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        group, ended = Cgroup(f"bar-{process.pid}"), threading.Event()  # as it calls its cgroup
+        group, ended = (
+            Cgroup(f"bar-{process.pid}"),
+            threading.Event(),
+        )  # container.sh uses this name
         watcher = threading.Thread(target=group.watch, args=[ended])
         watcher.start()
         cpu, waiting = 0.0, 0.0
-        for line in process.stdout:  # one at least before the first case, one after each
+        for (
+            line
+        ) in process.stdout:  # at least one line before the first case, and one after each case
             print(line, end="", flush=True)
             before, cpu = (cpu, waiting), group.cpu()
             waiting = group.waiting
@@ -180,7 +188,7 @@ def run_container(command: list[str]) -> tuple[int, list[Run]]:
 
 
 def judge(runs: list[Run], units: Units) -> tuple[list[str], list[str]]:
-    """A line about each case, and about each that takes more than it should or was not measured."""
+    """Return a line about each case, and a line about each fault."""
     lines, wrong = [], []
     for case, encodings in ENCODINGS.items():
         own = [run for run in runs if run.case == case]

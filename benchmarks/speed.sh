@@ -1,9 +1,10 @@
 #!/bin/sh
-# sh benchmarks/speed.sh VAL/inputs OUT: the tables of speed that need no container, on a quiet
-# machine; half an hour. Of the container: python -m swiftmedsam.evaluation.timing.runtime --engine docker.
-# Beside this program runs LiteMedSAM's algorithm in torch (python -m convert --fetch-lite gets its
-# checkpoint), its script with all it does, and this program's other modes and precisions. Models
-# are kept compiled, as the image has them.
+# sh benchmarks/speed.sh VAL/inputs OUT: make all tables of speed that need no container. It takes
+# half an hour on a quiet machine. To time the container, use
+# python -m swiftmedsam.evaluation.timing.runtime --engine docker.
+# It compares this program, in several modes and precisions, with LiteMedSAM's algorithm in torch
+# (python -m convert --fetch-lite gets the checkpoint), and with all that LiteMedSAM's script does.
+# The compiled models are kept, as in the image.
 set -eu
 inputs=$1 out=$2
 mkdir -p "$out"
@@ -15,13 +16,13 @@ keep_compiled() {
         python -c "import app, sys; app.load(precision=sys.argv[1]).precompile()" "$precision"
     done
 }
-trap 'rm -rf weights/*/compiled' EXIT # where nobody who times a start expects them
+trap 'rm -rf weights/*/compiled' EXIT # else they would make later starts faster
 
 echo "== Encoder and decoder by precision, beside a matrix product"
 python -m benchmarks.speed.latency
 python -m benchmarks.speed.roofline --picture "$out/roofline.png"
 
-echo "== Four works, whole processes"
+echo "== Four cases, whole processes"
 keep_compiled f32 int8
 if has avx512_bf16; then keep_compiled bf16; fi
 python -m swiftmedsam.evaluation.timing.table5 "$inputs" "$out/figures" --set figures
@@ -29,7 +30,7 @@ python -m swiftmedsam.evaluation.timing.runtime "$out/figures" --out "$out/figur
     --program "LiteMedSAM=python -m benchmarks.reference.baseline" \
     --program "best=python -m app" \
     --program "step 3=python -m app --mode litemedsam --step 3" -- --mode litemedsam
-# of 241 boxes the script would draw a figure of 38 GB
+# some cases only: with 241 boxes the script would draw a figure of 38 GB
 python -m swiftmedsam.evaluation.timing.runtime "$out/figures" --out "$out/script.csv" --once-above 30 --only '[23]DBox_[UC]*' \
     --program "script=python -m benchmarks.reference.baseline --whole-script $out/drawn" -- --mode litemedsam
 

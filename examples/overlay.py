@@ -1,6 +1,6 @@
-"""A sheet of pictures, boxes and masks: `python -m examples.overlay INPUTS OUTPUTS SHEET.png`.
+"""Draw cases with boxes and masks: `python -m examples.overlay INPUTS OUTPUTS SHEET.png`.
 
-Volumes are shown on the slice with the most labelled pixels.
+docs/demo.png is such a picture. Of a volume it shows the slice with the most labelled pixels.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import numpy as np
 
 TILE = 320  # pixels per side
 COLUMNS = 4
-# Okabe and Ito's palette, which colour-blind people can tell apart; RGB.
+# The colours of Okabe and Ito, which colour-blind people can tell apart; RGB.
 COLOURS = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
     (204, 121, 167),
@@ -21,7 +21,7 @@ COLOURS = (
 
 
 def tile(path: Path, labels: np.ndarray) -> np.ndarray:
-    """Picture (TILE, TILE, 3), RGB, of a case with its boxes and the contours of `labels`."""
+    """Draw a case with its boxes and the contours of `labels`: RGB (TILE, TILE, 3)."""
     with np.load(path) as case:
         image, boxes = case["imgs"], case["boxes"]
     numbers = range(1, len(boxes) + 1)

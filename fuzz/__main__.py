@@ -1,8 +1,9 @@
-"""`python -m fuzz [OPTIONS OF LIBFUZZER] [FOLDERS]`: coverage-guided fuzzing of
-`swiftmedsam.read_case`.
+"""Coverage-guided fuzzing of `swiftmedsam.read_case`.
 
-The first folder takes what was found, the others are read only. An input that crashes, hangs for
-more than 10 s or takes more than 2 GB ends the run and is kept as a file.
+    python -m fuzz [OPTIONS OF LIBFUZZER] [FOLDERS]
+
+New inputs are written to the first folder; the others are only read. An input that crashes, takes
+more than 10 s or more than 2 GB ends the run and is saved as a file.
 """
 
 import logging
@@ -17,11 +18,11 @@ LIMITS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=8192")
 
 
 def main() -> None:
-    """Fuzz until libFuzzer's options say so; it ends the process itself."""
-    with atheris.instrument_imports():  # branches are counted in what is imported here
+    """Fuzz as long as the options say; libFuzzer ends the process itself."""
+    with atheris.instrument_imports():  # branches of the modules imported here are counted
         from fuzz.inputs import check
-    warnings.simplefilter("error")  # users would see them
-    logging.disable(logging.CRITICAL)  # every unknown modality and cut box would be a line
+    warnings.simplefilter("error")  # because users would see them
+    logging.disable(logging.CRITICAL)  # unknown modalities and cut boxes would be logged each time
     with tempfile.TemporaryDirectory() as folder:
         atheris.Setup([sys.argv[0], *LIMITS, *sys.argv[1:]], lambda data: check(data, Path(folder)))
         atheris.Fuzz()

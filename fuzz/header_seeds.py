@@ -1,7 +1,8 @@
-"""Valid small files of each kind, and how their headers are changed at random.
+"""Small valid files of each kind, and random changes of their headers.
 
-A change sets one field of the header to an odd value, drops or doubles it, or flips bytes of the
-header. Fields are known by the kind of file, so that the change gets past the reader's first look.
+A change sets one field of the header to an odd value, removes or doubles it, or changes bytes of
+the header. The fields of each kind of file are known, so that readers do not reject the file at
+once.
 """
 
 import gzip
@@ -23,9 +24,11 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-Change = Callable[[bytes, random.Random], tuple[bytes, str]]  # new content, and what was done
+Change = Callable[
+    [bytes, random.Random], tuple[bytes, str]
+]  # new content, and a text on the change
 
-GRID = (7, 6, 4)  # voxels along i, j, k: no two alike
+GRID = (7, 6, 4)  # voxels along i, j, k: all different
 AFFINE = np.array([[-1.5, 0, 0, 20], [0, -2, 0, 30], [0, 0, 3, -40], [0, 0, 0, 1]])
 ODD_WHOLE = (0, 1, -1, 2, 3, 127, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**63 - 1)
 ODD_REAL = (0.0, 1.0, -1.0, 0.5, 1e-30, -1e30, 3.4e38, float("nan"), float("inf"), -float("inf"))
@@ -36,28 +39,28 @@ UID = "1.2.826.0.1.3680043.8.498."
 
 @dataclass(frozen=True)
 class Seed:
-    """A valid scan: its files by name, how one of them is changed, and what the reader is given."""
+    """A valid scan: its files by name, the change of one of them, and the path to read."""
 
     kind: str
     files: dict[str, bytes]
     change: Change
-    scan: str  # name of the file that is read; "" is the folder
+    scan: str  # name of the file to read; "" is the folder
 
     def changed(self, chance: random.Random) -> tuple[dict[str, bytes], str]:
-        """The files with a changed header, and what was changed."""
+        """Return the files with a changed header, and a text on the change."""
         name = chance.choice(sorted(self.files))
         content, what = self.change(self.files[name], chance)
         return {**self.files, name: content}, f"{name}: {what}"
 
 
 def voxels(dtype: str) -> np.ndarray:
-    """Voxels (I, J, K) of a gradient, none like another, within the range of `dtype`."""
+    """Return voxels (I, J, K) of a gradient in the range of `dtype`, all different."""
     count = int(np.prod(GRID))
     return np.arange(count).reshape(GRID[::-1]).T.astype(dtype)
 
 
 def flipped(content: bytes, chance: random.Random, most: int) -> tuple[bytes, str]:
-    """`content` with one to four of its first `most` bytes set to something else."""
+    """Change one to four of the first `most` bytes of `content`."""
     found, where = bytearray(content), []
     for _ in range(chance.choice((1, 1, 2, 4))):
         at = chance.randrange(min(most, len(found)))
@@ -76,7 +79,7 @@ def _odd(dtype: np.dtype[Any], chance: random.Random) -> Any:
 
 
 def change_nifti(content: bytes, chance: random.Random) -> tuple[bytes, str]:
-    """A field of a NIfTI header, or of one inside gzip, or bytes of it."""
+    """Change a field or bytes of a NIfTI header, also inside gzip."""
     if content[:2] == b"\x1f\x8b":
         changed, what = change_nifti(gzip.decompress(content), chance)
         return gzip.compress(changed, mtime=0), what
@@ -102,7 +105,7 @@ def change_nifti(content: bytes, chance: random.Random) -> tuple[bytes, str]:
 
 
 def change_text(separator: str, end: bytes) -> Change:
-    """Changes of a header of lines `key<separator>value`, which ends with `end`."""
+    """Return changes of a text header with lines `key<separator>value`, which ends with `end`."""
 
     def change(content: bytes, chance: random.Random) -> tuple[bytes, str]:
         at = content.index(end) + len(end)
@@ -136,7 +139,7 @@ def _elements(dataset: Dataset) -> list[tuple[Dataset, Any]]:
     found = []
     for element in dataset:
         if element.tag.group == 0x7FE0:
-            continue  # pixels are no header
+            continue  # pixels are not header
         found.append((dataset, element.tag))
         if element.VR == "SQ":
             for item in element.value:
@@ -151,7 +154,7 @@ def _saved(dataset: Dataset) -> bytes:
 
 
 def change_dicom(content: bytes, chance: random.Random) -> tuple[bytes, str]:
-    """A tag of a DICOM file set, dropped or of another VR, or bytes of its header."""
+    """Change a tag of a DICOM file: set it, remove it, change its VR; or change header bytes."""
     end = content.index(b"\xe0\x7f\x10\x00")
     if chance.random() < 0.3:
         head, what = flipped(content[128:], chance, end - 128)
@@ -175,7 +178,7 @@ def change_dicom(content: bytes, chance: random.Random) -> tuple[bytes, str]:
             value = chance.choice((b"", b"\0\0", b"12345678", b"x" * 300))
         else:
             value = chance.choice(ODD_TEXT)
-            if element.VM > 1 and chance.random() < 0.7:  # one of several numbers
+            if element.VM > 1 and chance.random() < 0.7:  # change one of several numbers
                 parts = [str(part) for part in element.value]
                 parts[chance.randrange(len(parts))] = value.partition("\\")[0]
                 value = "\\".join(parts)
@@ -183,11 +186,11 @@ def change_dicom(content: bytes, chance: random.Random) -> tuple[bytes, str]:
         try:
             ignored = pydicom.config.IGNORE
             holder[tag] = pydicom.DataElement(tag, "LO" if vr in TEXT_VRS else vr, value, ignored)
-        except Exception:  # it does not even go into an element: bytes instead
+        except Exception:  # pydicom does not accept the value: change bytes instead
             return flipped(content, chance, end)
     try:
         return _revised(_saved(dataset), tag, vr if "=" in what else ""), what
-    except Exception:  # nor into a file
+    except Exception:  # pydicom cannot write it: change bytes instead
         return flipped(content, chance, end)
 
 
@@ -195,7 +198,7 @@ TEXT_VRS = ("DS", "IS", "UI", "CS", "LO", "SH", "PN", "DA", "TM", "DT", "AS", "L
 
 
 def _revised(content: bytes, tag: Any, vr: str) -> bytes:
-    """`content` with the VR of text set to what it was: pydicom would not write such a value."""
+    """Restore the VR of a value that was written as text; pydicom would not write it otherwise."""
     if vr not in TEXT_VRS or vr in ("UT", "LO"):
         return content
     key = struct.pack("<HH", tag.group, tag.element)
@@ -207,7 +210,7 @@ def _elements_of_meta(dataset: Dataset) -> list[tuple[Dataset, Any]]:
 
 
 def change_tiff(content: bytes, chance: random.Random) -> tuple[bytes, str]:
-    """Type, count or value of a tag of a little-endian TIFF, or bytes of its directory."""
+    """Change type, count or value of a tag of a little-endian TIFF, or bytes of its directory."""
     (offset,) = struct.unpack_from("<I", content, 4)
     (count,) = struct.unpack_from("<H", content, offset)
     found = bytearray(content)
@@ -224,7 +227,7 @@ def change_tiff(content: bytes, chance: random.Random) -> tuple[bytes, str]:
 
 
 def change_png(content: bytes, chance: random.Random) -> tuple[bytes, str]:
-    """The header of a PNG, with its checksum made right."""
+    """Change the header of a PNG, and correct its checksum."""
     found = bytearray(content)
     at = chance.randrange(16, 29)
     found[at] = chance.choice((0, 1, 2, 3, 4, 6, 8, 16, 0x7F, 0xFF))
@@ -322,7 +325,7 @@ def _enhanced() -> bytes:
 
 
 def _tiff(dtype: str, pages: int) -> bytes:
-    """An uncompressed TIFF, little-endian, whose directory comes first."""
+    """Return an uncompressed little-endian TIFF with its directory first."""
     width, height = GRID[:2]
     planes = [np.ascontiguousarray(voxels(dtype)[:, :, k].T).tobytes() for k in range(pages)]
     size, bits = len(planes[0]), 8 * np.dtype(dtype).itemsize
@@ -356,7 +359,7 @@ def _png() -> bytes:
 
 
 def seeds() -> list[Seed]:
-    """All seeds; the same on every call."""
+    """Return all seeds; they are the same in each call."""
     nrrd, mha = change_text(":", b"\n\n"), change_text(" = ", b"ElementDataFile = LOCAL\n")
     one, two = nibabel.Nifti1Image, nibabel.Nifti2Image
     series = {f"{k}.dcm": _classic(k) for k in range(GRID[2])}

@@ -1,11 +1,15 @@
-"""`python -m fuzz.headers --runs N --seed S`: files of your own whose headers are damaged.
+"""Segment scan files with damaged headers: `python -m fuzz.headers --runs N --seed S`.
 
-Each run changes the header of a small valid NIfTI, NRRD, MetaImage, DICOM, TIFF or PNG file and
-takes it the program's whole way, with a network that costs nothing. It has to be refused in one
-line, or segmented with a warning; without one only if another reader (`fuzz.independent`) reads the
-same voxels at the same place, or if they are those of the file before the change. Nothing else may
-be said on stderr. What is not so is printed with its number, which `--only NUMBER` does again and
-`--keep` leaves as files.
+Each run changes the header of a small valid NIfTI, NRRD, MetaImage, DICOM, TIFF or PNG file, and
+segments the file with a stub in place of the network. There are three good results:
+
+- The file is refused with a message of one line.
+- It is segmented with a warning.
+- It is segmented without a warning, and another reader (`fuzz.independent`) reads the same voxels
+  at the same place, or the scan is that of the file before the change.
+
+Nothing else may be written to stderr. Everything else is a finding, and is printed with the number
+of its run. `--only NUMBER` repeats this run, and `--keep` keeps its files.
 """
 
 import argparse
@@ -52,33 +56,33 @@ class Everywhere:
     """A network whose masks fill each box."""
 
     def encode(self, pixels):
-        """An embedding, of nothing."""
+        """Return an embedding without content."""
         return np.zeros((1, 4096, 1), np.float32)
 
     def decode(self, embedding, prompts, cells):
-        """Logits (N, 4 h, 4 w) of ones, and a predicted IoU (N,) of 1."""
+        """Return logits (N, 4 h, 4 w) of 1, and a predicted IoU (N,) of 1."""
         count, height, width = cells.shape
         return np.ones((count, 4 * height, 4 * width), np.float32), np.ones(count, np.float32)
 
     def release_encoder(self):
-        """Nothing is held."""
+        """Do nothing: there is no encoder."""
 
 
 class Words(logging.Handler):
-    """The warnings that users would see."""
+    """Collects the warnings that users would see."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep it."""
+        """Keep the message."""
         self.lines.append(record.getMessage())
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What should not be."""
+    """A run with a bad result."""
 
     number: int
     change: str
@@ -86,10 +90,10 @@ class Finding:
 
 
 def segmented(path: Path) -> Scan:
-    """Take a file the whole way; return its scan.
+    """Read and segment a file; return its scan.
 
     Raises:
-        CaseError: it is refused.
+        CaseError: the file is refused.
     """
     scan = read_scan(path, memory_limit=MEMORY_LIMIT)
     orientation = choose_orientation(scan)
@@ -103,7 +107,7 @@ def segmented(path: Path) -> Scan:
 
 
 def differs(scan: Scan, other: Reading) -> str:
-    """How a scan differs from another reading of its file; "" if it does not."""
+    """Return how a scan differs from another reading of its file; "" if they are equal."""
     if scan.voxels.shape != other.voxels.shape:
         return f"grid {scan.voxels.shape}, the other reader's {other.voxels.shape}"
     mine, theirs = (np.asarray(one, np.float64) for one in (scan.voxels, other.voxels))
@@ -117,7 +121,7 @@ def differs(scan: Scan, other: Reading) -> str:
             apart = np.abs(scan.affine - other.affine)
         scale = max(1.0, float(np.abs(other.affine).max()))
         if scan.grid[2] == 1:
-            apart[:, 2] = 0  # how thick a single slice is does not matter
+            apart[:, 2] = 0  # the thickness of a single slice does not matter
         limit = np.full(apart.shape, 1e-4 * scale)
         # SimpleITK takes the qform of NIfTI, the program the sform, which may differ by rounding
         limit[:, 3] = np.maximum(limit[:, 3], FORMS_AGREE_MM)
@@ -129,7 +133,7 @@ def differs(scan: Scan, other: Reading) -> str:
 
 @contextlib.contextmanager
 def stderr_kept() -> Iterator[list[str]]:
-    """The lines that go to stderr inside, of libraries in C++ too; Python's warnings are raised."""
+    """Collect lines on stderr, also those of C++ libraries; Python's warnings become errors."""
     lines: list[str] = []
     before = os.dup(2)
     with tempfile.TemporaryFile() as kept:
@@ -146,7 +150,7 @@ def stderr_kept() -> Iterator[list[str]]:
 
 
 def check(kind: str, path: Path, words: Words, before: Scan) -> tuple[str, str]:
-    """What becomes of a file, one of the four first above, and what is wrong with that, or "".
+    """Return the outcome of a file (`REFUSED` to `ENDED`), and what is wrong with it, or "".
 
     `before` is the scan of the file before the change.
     """
@@ -170,7 +174,7 @@ def check(kind: str, path: Path, words: Words, before: Scan) -> tuple[str, str]:
 
 
 def _too_large(other: Reading) -> bool:
-    """Whether there are values at which SimpleITK cuts those of DICOM, which may be larger."""
+    """Whether there are values at SimpleITK's limit for DICOM; the true ones may be larger."""
     return bool((np.abs(np.asarray(other.voxels, np.float64)) >= 2**31 - 1).any())
 
 
@@ -191,7 +195,7 @@ def _outcome(path: Path, words: Words) -> tuple[str, str, Scan | None]:
 
 
 def unchanged(seed: Seed) -> Scan:
-    """The scan of a seed as it is."""
+    """Return the scan of a seed without changes."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in seed.files.items():
             (Path(folder) / name).write_bytes(content)
@@ -199,11 +203,11 @@ def unchanged(seed: Seed) -> Scan:
 
 
 def written(seed: Seed, number: int, root_seed: int, folder: Path) -> tuple[Path, str]:
-    """Write the files of a run into an empty `folder`; return what is read, and the change."""
+    """Write the files of a run into `folder`; return the path to read, and the change."""
     for old in folder.iterdir():
         old.unlink()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pydicom, which writes what it should not
+        warnings.simplefilter("ignore")  # pydicom warns of the wrong values that it writes
         files, change = seed.changed(random.Random(f"{root_seed} {number}"))
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -213,12 +217,12 @@ def written(seed: Seed, number: int, root_seed: int, folder: Path) -> tuple[Path
 def work(
     numbers: Sequence[int], root_seed: int, kinds: Sequence[str], folder: Path, tell: Connection
 ) -> None:
-    """Do the runs of these numbers, in a process of its own.
+    """Do the runs `numbers`; this function runs in a process of its own.
 
-    Of each it tells (number, kind, change) before, and (outcome, what is wrong) afterwards.
+    It sends (number, kind, change) before each run, and (outcome, what is wrong) after it.
     """
     chosen = [seed for seed in seeds() if not kinds or seed.kind in kinds]
-    logging.getLogger().addHandler(logging.NullHandler())  # or warnings would be on stderr
+    logging.getLogger().addHandler(logging.NullHandler())  # without it, warnings go to stderr
     scans = [unchanged(seed) for seed in chosen]
     words = Words()
     logging.getLogger("swiftmedsam").addHandler(words)
@@ -233,9 +237,9 @@ def work(
 def run(
     numbers: Sequence[int], root_seed: int, folder: Path, kinds: Sequence[str] = ()
 ) -> tuple[Counter[str], list[Finding]]:
-    """Do the runs of these numbers; how many ended how, and what is wrong.
+    """Do the runs `numbers`; return the number of each outcome, and the findings.
 
-    A file that ends the process itself, as a fault in a library in C does, is a finding.
+    A file that ends the process, through a fault in a C library, is a finding.
     """
     outcomes: Counter[str] = Counter()
     findings: list[Finding] = []
@@ -267,13 +271,17 @@ def run(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 1 when there is a finding."""
+    """Run the command; return its exit status, 1 if there is a finding."""
     parser = argparse.ArgumentParser("python -m fuzz.headers", description=__doc__)
     parser.add_argument("--runs", type=int, default=1000, help="(default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the changes (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="seed of the changes (default %(default)s)"
+    )
     parser.add_argument("--kind", action="append", default=[], help="nifti, dicom, ...")
-    parser.add_argument("--only", type=int, metavar="NUMBER", help="one run alone")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="an empty folder for its files")
+    parser.add_argument("--only", type=int, metavar="NUMBER", help="do one run only")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="an empty folder for the files of the run"
+    )
     options = parser.parse_args(argv)
     numbers = range(options.runs) if options.only is None else [options.only]
     with tempfile.TemporaryDirectory() as made:

@@ -1,7 +1,7 @@
-"""What readers that the program does not use, or uses for other things, make of a file.
+"""Read scan files with readers that the program does not use for them.
 
-NIfTI and DICOM by SimpleITK (niftilib, GDCM), pictures by Pillow, NRRD and MetaImage, which the
-program reads with SimpleITK, by their own few lines here.
+NIfTI and DICOM are read with SimpleITK (niftilib, GDCM), pictures with Pillow. The program reads
+NRRD and MetaImage with SimpleITK, so there are simple readers for them here.
 """
 
 import gzip
@@ -24,27 +24,27 @@ META_TYPES = {"MET_SHORT": "i2", "MET_FLOAT": "f4", "MET_UCHAR": "u1", "MET_USHO
 
 
 class Refused(ValueError):
-    """A reader does not take the file; the message says why."""
+    """A reader refuses the file; the message says why."""
 
 
 class NoOpinion(Exception):
-    """Nothing here reads such a file."""
+    """There is no other reader for such a file."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Voxels (I, J, K[, 3]) and the affine to mm in RAS; None where the file has none."""
+    """Voxels (I, J, K[, 3]), and the affine to mm in RAS; None if the file has no affine."""
 
     voxels: npt.NDArray[np.generic]
     affine: npt.NDArray[np.float64] | None
 
 
 def read(kind: str, path: Path) -> Reading:
-    """The reading of a file, or of a folder of DICOM files.
+    """Read a file, or a folder of DICOM files.
 
     Raises:
-        NoOpinion: there is no other reader for this.
-        Refused: there is, and it does not take the file.
+        NoOpinion: there is no other reader for this file.
+        Refused: the other reader refuses it.
     """
     readers = {"nifti": _nifti, "dicom": _dicom, "nrrd": _nrrd, "metaimage": _metaimage}
     with warnings.catch_warnings():
@@ -79,7 +79,7 @@ def _by_sitk(path: Path | str | list[str]) -> Reading:
 def _nifti(path: Path) -> Reading:
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:  # noqa: PTH123
         if stream.read(12)[4:] in (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n"):
-            raise NoOpinion  # of NIfTI-2 SimpleITK reads nothing
+            raise NoOpinion  # SimpleITK does not read NIfTI-2
     return _by_sitk(path)
 
 
@@ -87,7 +87,7 @@ def _dicom(path: Path) -> Reading:
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     headers = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
     if any(one.get("PhotometricInterpretation") == "MONOCHROME1" for one in headers):
-        raise NoOpinion  # which the program turns, and SimpleITK does not
+        raise NoOpinion  # the program turns them, SimpleITK does not
     if len(files) == 1:
         return _placed(_by_sitk(files[0] if path.is_dir() else path), headers)
     try:
@@ -98,7 +98,7 @@ def _dicom(path: Path) -> Reading:
         raise NoOpinion
     names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), series[0])
     whole = _by_sitk(list(names))
-    # of a series SimpleITK cuts values to the type of its first file, so each is read alone
+    # SimpleITK cuts the values of a series to the type of its first file, so each is read alone
     each = [_by_sitk(one).voxels for one in names]
     if whole.voxels.shape[2] != len(each) or any(one.shape[2] != 1 for one in each):
         return _placed(whole, headers)
@@ -106,7 +106,7 @@ def _dicom(path: Path) -> Reading:
 
 
 def _placed(found: Reading, headers: list[pydicom.Dataset]) -> Reading:
-    """Without a place where GDCM does not look for one: it goes by the SOP class."""
+    """Remove the affine where GDCM does not read it; this depends on the SOP class."""
     known = all(one.file_meta.get("MediaStorageSOPClassUID") in SOP_CLASSES for one in headers)
     return found if known else Reading(found.voxels, None)
 
@@ -129,12 +129,12 @@ def _nrrd(path: Path) -> Reading:
         key, colon, value = line.partition(":")
         if colon and not value.startswith("=") and not line.startswith("#"):
             if key in fields:
-                raise NoOpinion  # twice: no rule says which counts
+                raise NoOpinion  # a key is there twice, and no rule says which one counts
             fields[key.strip()] = value.strip()
     known = {"type", "dimension", "space", "sizes", "space directions", "kinds", "endian",
              "encoding", "space origin"}  # fmt: skip
     if not {"space directions", "space origin"} <= set(fields):
-        raise NoOpinion  # without them a place is assumed
+        raise NoOpinion  # without them SimpleITK assumes a place
     if set(fields) - known or fields.get("encoding") != "raw" or fields.get("dimension") != "3":
         raise NoOpinion
     try:
@@ -171,7 +171,7 @@ def _metaimage(path: Path) -> Reading:
     known = {*usual, "BinaryDataByteOrderMSB", "TransformMatrix", "Offset", "CenterOfRotation",
              "ElementSpacing", "DimSize", "ElementType", "AnatomicalOrientation"}  # fmt: skip
     if set(fields) - known or not {"Offset", "ElementSpacing"} <= set(fields):
-        raise NoOpinion  # without a place or spacing another is assumed
+        raise NoOpinion  # without place or spacing SimpleITK assumes one
     try:
         size = [int(word) for word in fields["DimSize"].split()]
         dtype = META_TYPES[fields["ElementType"]]
@@ -196,11 +196,11 @@ def _picture(path: Path) -> Reading:
                 if image.mode not in ("L", "I;16", "I;16B", "RGB"):
                     raise NoOpinion
                 if image.mode != "L" and getattr(image, "tag_v2", {}).get(262) == 0:
-                    raise NoOpinion  # white is zero, which Pillow turns in bytes alone
+                    raise NoOpinion  # 0 is white: Pillow inverts this for 8-bit values only
                 pages.append(np.asarray(image))
     except NoOpinion:
         raise
-    except Exception as error:  # any of a library's own
+    except Exception as error:  # Pillow raises many kinds
         raise Refused(f"{type(error).__name__} {error}"[:200]) from None
     if len({page.shape for page in pages}) > 1:
         raise Refused("pages of several sizes")

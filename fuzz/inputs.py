@@ -1,12 +1,11 @@
-"""Bytes of a fuzzer as a file, and what must hold for any file.
+"""Make a file of the bytes of a fuzzer, and check what must hold for any file.
 
-A fuzzer that only had the file's bytes would never get past the checksums of a zip archive. So the
-first byte says what the rest is: the file itself, or the two arrays, which then go into an archive
-without a fault.
+A fuzzer that changes the bytes of a zip archive would break its checksums in every file. So the
+first byte says what follows: the file itself, or two arrays that are packed into a valid archive.
 
-    0..3    the file; the number is the name's, in NAMES
-    4..7    a byte of how it is packed (METHODS), two with the length of the first array's file,
-            little-endian, imgs.npy, boxes.npy
+    0..3    the file; its name is NAMES[byte]
+    4..7    one byte for the method of packing (METHODS), two bytes with the length of imgs.npy
+            (little-endian), imgs.npy, boxes.npy; the name is NAMES[byte - 4]
 """
 
 import io
@@ -21,24 +20,24 @@ from swiftmedsam import Case, CaseError, read_case
 
 NAMES = ("2DBox_US_1.npz", "3DBox_MR_1.npz", "2DBox_CT_1.npz", "3DBox_CT_1.npz")
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-PACKED = len(NAMES)  # from this number on
+PACKED = len(NAMES)  # first bytes from this number mean two arrays
 HEAD = struct.Struct("<BBH")
 MEMORY_LIMIT = 1 << 30
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def pack(name: str, method: int, imgs: bytes, boxes: bytes) -> bytes:
-    """A fuzzer's bytes of two npy files."""
+    """Return the bytes of a fuzzer for two npy files."""
     return HEAD.pack(NAMES.index(name) + PACKED, METHODS.index(method), len(imgs)) + imgs + boxes
 
 
 def whole(name: str, file: bytes) -> bytes:
-    """A fuzzer's bytes of a file."""
+    """Return the bytes of a fuzzer for a file."""
     return bytes([NAMES.index(name)]) + file
 
 
 def archive(method: int, imgs: bytes, boxes: bytes) -> bytes:
-    """A zip archive of two npy files."""
+    """Return a zip archive of two npy files."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", method) as file:
         for key, content in (("imgs", imgs), ("boxes", boxes)):
@@ -47,7 +46,7 @@ def archive(method: int, imgs: bytes, boxes: bytes) -> bytes:
 
 
 def write(data: bytes, folder: Path) -> Path:
-    """Write the file of a fuzzer's bytes into `folder`."""
+    """Write the file for the bytes of a fuzzer into `folder`; return its path."""
     kind = data[0] % (2 * PACKED) if data else 0
     path = folder / NAMES[kind % PACKED]
     if kind >= PACKED and len(data) >= HEAD.size:
@@ -61,7 +60,7 @@ def write(data: bytes, folder: Path) -> Path:
 
 
 def _read(path: Path) -> Case | None:
-    """The case of a file; None if it is refused, in one line."""
+    """Read the case of a file; None if it is refused with a message of one line."""
     try:
         return read_case(path, memory_limit=MEMORY_LIMIT)
     except CaseError as error:
@@ -72,16 +71,16 @@ def _read(path: Path) -> Case | None:
 
 
 def check(data: bytes, folder: Path) -> bool:
-    """Whether the file of `data` is a case; it is one as documented, or refused as documented.
+    """Check that the file of `data` is a valid case or is refused, as documented.
 
-    Whether its pixels are held or read in pieces changes nothing.
+    The result must be the same if the pixels are read in chunks. Returns whether it is a case.
 
     Raises:
-        AssertionError: neither; so does anything else that `read_case` raises.
+        AssertionError: it is neither; other errors of `read_case` are raised, too.
     """
     path = write(data, folder)
     case = _read(path)
-    with mock.patch("swiftmedsam.memory.HELD_BYTES", 0):  # in pieces, as the largest files are
+    with mock.patch("swiftmedsam.memory.HELD_BYTES", 0):  # in chunks, like the largest files
         in_pieces = _read(path)
     assert (case is None) == (in_pieces is None)
     if case is None or in_pieces is None:

@@ -1,6 +1,7 @@
 """Write the seeds of the fuzzer, `fuzz/corpus`: `python -m fuzz.make_corpus`.
 
-A good case and a bad one of each kind in tests/program/test_bad_inputs.py, as small as can be.
+They are valid cases, and a bad case of each kind in tests/program/test_bad_inputs.py, all as small
+as possible.
 """
 
 import io
@@ -22,20 +23,20 @@ STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
 
 def npy(array: np.ndarray) -> bytes:
-    """An array as the bytes of an npy file; objects are pickled."""
+    """Return an array as the bytes of an npy file; objects are pickled."""
     stream = io.BytesIO()
     np.save(stream, array)
     return stream.getvalue()
 
 
 def headed(text: str, version: tuple[int, int] = (1, 0)) -> bytes:
-    """An npy file with any text as its header, and a little data."""
+    """Return an npy file with any text as header, and a little data."""
     size = struct.pack("<H" if version == (1, 0) else "<I", len(text))
     return b"\x93NUMPY" + bytes(version) + size + text.encode("latin1") + bytes(16)
 
 
 def arrays() -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Seeds of two arrays: their name, the file's, pixels, boxes."""
+    """Yield the seeds of two arrays: name of the seed, name of the file, pixels, boxes."""
     colour = np.arange(90, dtype=np.uint8).reshape(5, 6, 3)
     volume = np.arange(60, dtype=np.uint8).reshape(2, 5, 6)
     yield "image", IMAGE, GREY, BOX
@@ -47,7 +48,9 @@ def arrays() -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
     yield "fortran", IMAGE, np.asfortranarray(GREY.astype(">i2") * 99), BOX
     yield "half", IMAGE, (GREY / 7).astype(np.float16), BOX.astype(np.float32)
     yield "double", VOLUME, volume.astype(">f8") * 1e6, BOX_3D.astype(np.uint64)
-    wide = np.zeros((5, 6), np.longdouble)  # zeros alone: the padding of others is any memory
+    wide = np.zeros(
+        (5, 6), np.longdouble
+    )  # zeros only: padding bytes of other values are not defined
     yield "long_double", IMAGE, wide, wide[:1, :4]
     yield "bool", IMAGE, GREY > 7, BOX
     yield "no_boxes", IMAGE, GREY, np.zeros((0, 4))
@@ -56,7 +59,7 @@ def arrays() -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
     yield "inverted", IMAGE, GREY, BOX[:, ::-1]
     yield "nan", IMAGE, np.full((5, 6), np.nan), BOX
     yield "nan_box", IMAGE, GREY, BOX * np.nan
-    signalling = np.array([0x7FA00000], np.uint32).view(np.float32)  # a warning where it is copied
+    signalling = np.array([0x7FA00000], np.uint32).view(np.float32)  # copying it gives a warning
     yield "signalling", IMAGE, np.repeat(signalling, 30).reshape(5, 6), BOX
     yield "signalling_box", IMAGE, GREY, np.repeat(signalling, 4).reshape(1, 4)
     yield "astronomic", IMAGE, np.full((5, 6), 1e300), BOX
@@ -68,7 +71,7 @@ def arrays() -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
 
 
 def seeds() -> dict[str, bytes]:
-    """All seeds by their name."""
+    """Return all seeds by name."""
     found = {name: pack(file, STORED, npy(a), npy(b)) for name, file, a, b in arrays()}
     for method in (DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         found[f"method_{method}"] = pack(IMAGE, method, npy(GREY), npy(BOX))
@@ -96,7 +99,7 @@ def seeds() -> dict[str, bytes]:
 
 
 def main() -> int:
-    """Write them, and remove those that are no longer made."""
+    """Write the seeds, and remove old ones."""
     CORPUS.mkdir(exist_ok=True)
     made = seeds()
     for path in CORPUS.iterdir():

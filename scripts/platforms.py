@@ -1,8 +1,10 @@
-"""`python scripts/platforms.py`: for which systems the packages of the lock files have wheels.
+"""List the systems for which the packages of the lock files have wheels.
 
-Asks the package index that pip asks for the files of each version; only those count whose sha256
-is in the lock file. Prints a table for each lock file. Exit status 1 if other wheels are missing
-than `MISSING` says.
+    python scripts/platforms.py
+
+It asks the package index of pip for the files of each version. Only files whose sha256 is in the
+lock file count. It prints a table for each lock file. The exit status is 1 if the missing wheels
+are not those of `MISSING`.
 """
 
 import json
@@ -21,7 +23,7 @@ from pip._internal.models.index import PyPI
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ("requirements.lock", "requirements-scans.lock")
 PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13), (3, 14))
-SYSTEMS = {  # name: wheels' tags, and what the markers of a lock file may ask for
+SYSTEMS = {  # name: platform tags of wheels, and values for the markers of a lock file
     "Linux x86-64": (r"manylinux.*_x86_64", "linux", "x86_64"),
     "Linux aarch64": (r"manylinux.*_aarch64", "linux", "aarch64"),
     "macOS x86-64": (r"macosx_\d+_\d+_(x86_64|universal2)", "darwin", "x86_64"),
@@ -30,7 +32,7 @@ SYSTEMS = {  # name: wheels' tags, and what the markers of a lock file may ask f
     "Windows aarch64": (r"win_arm64", "win32", "ARM64"),
 }
 ALL = "3.10 to 3.14"
-# Known: a package, a system, and the versions of Python for which it has no wheel there.
+# Known missing wheels: package, system, versions of Python.
 MISSING = {
     ("openvino", "macOS x86-64", ALL),
     *(("pyjpegls", system, "3.14") for system in SYSTEMS if system != "Windows aarch64"),
@@ -46,14 +48,14 @@ JSON = "application/vnd.pypi.simple.v1+json"
 
 
 def entries(lock: Path) -> Iterator[tuple[Requirement, set[str]]]:
-    """Each requirement of a lock file, and the hashes of its files."""
+    """Yield each requirement of a lock file, with the hashes of its files."""
     for entry in re.split(r"^(?=[a-z])", lock.read_text(), flags=re.MULTILINE)[1:]:
         requirement = entry.partition("\\\n")[0]
         yield Requirement(requirement), set(re.findall(r"sha256:([0-9a-f]{64})", entry))
 
 
 def tags_of(package: str, hashes: set[str]) -> list[frozenset[Tag]]:
-    """The tags of the wheels of a package that have one of `hashes`."""
+    """Return the tags of the wheels of a package whose hash is one of `hashes`."""
     index = os.environ.get("PIP_INDEX_URL", PyPI.simple_url).rstrip("/")
     request = urllib.request.Request(f"{index}/{package}/", headers={"Accept": JSON})
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -66,7 +68,7 @@ def tags_of(package: str, hashes: set[str]) -> list[frozenset[Tag]]:
 
 
 def runs(tag: Tag, python: tuple[int, int], platform: str) -> bool:
-    """Whether a wheel with this tag can be installed there."""
+    """Whether a wheel with this tag can be installed on this Python and platform."""
     if tag.platform != "any" and not re.fullmatch(platform, tag.platform):
         return False
     if tag.interpreter == "py3":
@@ -80,7 +82,7 @@ def runs(tag: Tag, python: tuple[int, int], platform: str) -> bool:
 
 
 def asked(requirement: Requirement, python: tuple[int, int], system: str) -> bool:
-    """Whether the lock file asks for this version there."""
+    """Whether the lock file requires this version on this Python and system."""
     _, platform, machine = SYSTEMS[system]
     version = "{}.{}".format(*python)
     surroundings = {
@@ -91,7 +93,7 @@ def asked(requirement: Requirement, python: tuple[int, int], system: str) -> boo
 
 
 def words(pythons: list[tuple[int, int]]) -> str:
-    """Versions of Python, as a range where they are one."""
+    """Return versions of Python as text, as a range if they are one."""
     if not pythons:
         return "none"
     first, last = pythons[0], pythons[-1]
@@ -124,7 +126,9 @@ def main() -> int:
             print(f"| {requirement.name} {requirement.specifier} | {' | '.join(cells)} |")
         print(f"| all of them | {' | '.join(words(whole[system]) for system in SYSTEMS)} |")
     for one in sorted(missing ^ MISSING):
-        found = "no wheel, and not known so" if one in missing else "known as missing, and is not"
+        found = (
+            "no wheel, and not in MISSING" if one in missing else "has a wheel, but is in MISSING"
+        )
         print(f"{', '.join(one)}: {found}", file=sys.stderr)
     return int(missing != MISSING)
 

@@ -1,9 +1,12 @@
-"""Cut installed packages to what this program uses of them: `prune_site.py SITE` (needs gcc, nm).
+"""Remove the parts of installed packages that the program does not use.
 
-OpenVINO's wheel carries compilers for other devices, readers of other model formats, tools and
-headers. OpenCV's extension is linked to a video stack, AVIF and OpenBLAS, 80 MB that resizing an
-image never calls; they are replaced by libraries of the same name whose functions say so and abort.
-What is kept is a list, so that whatever a new version brings goes too.
+    prune_site.py SITE    (needs gcc and nm)
+
+OpenVINO's wheel contains compilers for other devices, readers of other model formats, tools and
+headers. OpenCV's extension is linked to libraries for video and AVIF and to OpenBLAS. These have 80
+MB, and resizing an image never calls them. They are replaced by libraries of the same name whose
+functions print a message and abort. The lists name what is kept, so that new files of a later
+version are removed, too.
 """
 
 import re
@@ -25,7 +28,7 @@ DROPPED = (
     "bin", "openvino/tools", "openvino/torch", "openvino/include", "openvino/cmake",
     "cv2/data", "numpy/f2py", "numpy/distutils", "openvino_telemetry*",
 )  # fmt: skip
-FUNCTION_TYPES = "TWi"  # of nm: code, weak code, chosen at load time
+FUNCTION_TYPES = "TWi"  # types of nm: code, weak code, code chosen at load time
 
 STUB = """#include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +39,7 @@ STUB = """#include <stdio.h>
 
 
 def symbols(library: Path, which: str) -> Iterator[tuple[str, str, str]]:
-    """Type, name and version of the dynamic symbols of `library`: "defined" or "undefined"."""
+    """Yield type, name and version of the `which` symbols ("defined", "undefined") of `library`."""
     command = ["nm", "-D", "--with-symbol-versions", f"--{which}-only", str(library)]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     for line in lines:
@@ -46,7 +49,7 @@ def symbols(library: Path, which: str) -> Iterator[tuple[str, str, str]]:
 
 
 def write_stub(library: Path, users_symbols: set[str]) -> None:
-    """Replace `library` by one of its name that has only its functions in `users_symbols`."""
+    """Replace `library` by a stub of the same name with its functions in `users_symbols`."""
     by_version = defaultdict(list)
     for kind, name, version in symbols(library, "defined"):
         if name in users_symbols:
@@ -68,7 +71,7 @@ def write_stub(library: Path, users_symbols: set[str]) -> None:
 
 
 def prune(site: Path) -> None:
-    """Remove from `site`, a folder of installed packages, all that inference does not touch."""
+    """Remove from `site`, a folder of installed packages, all that inference does not use."""
     for path in (site / "openvino" / "libs").iterdir():
         if not KEPT_OPENVINO_LIBRARIES.fullmatch(path.name):
             path.unlink()

@@ -1,9 +1,9 @@
-"""What is shipped, as CycloneDX 1.6 JSON on stdout: `python3 scripts/sbom.py [FOLDER]`.
+"""Print a bill of materials as CycloneDX 1.6 JSON: `python3 scripts/sbom.py [FOLDER]`.
 
-Python packages that this interpreter finds, Debian packages where there are some, and the weights
-of the program in FOLDER (default: this repository), each with its version, licence and, where one
-is known, hash. The same surroundings give the same bytes. Standard library only, so that it also
-runs inside the image, which it is not part of (docs/shipped.md).
+It lists the Python packages of this interpreter, the Debian packages if there are any, and the
+weights of the program in FOLDER (default: this repository). Each has its version, its licence and,
+if known, its hash. The same packages and weights give the same bytes. Only the standard library is
+used, so that the script also runs in the image, which does not contain it (docs/shipped.md).
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from typing import Any
 
 DPKG_STATUS = Path("/var/lib/dpkg/status")
 COPYRIGHT = "/usr/share/doc/{}/copyright"
-CARD_LICENCE = re.compile(r"^license_name: (.*)$", re.MULTILINE)  # of the weights
-LONGEST = 60  # characters of a licence's name; some packages put the whole text there
-NAMES = {  # of licences, where a package only says so in words
+CARD_LICENCE = re.compile(r"^license_name: (.*)$", re.MULTILINE)  # in the card of the weights
+LONGEST = 60  # characters of the name of a licence; some packages put the whole text there
+NAMES = {  # SPDX names of licences that some packages describe in words
     "BSD License": "BSD-3-Clause",
     "Apache Software License": "Apache-2.0",
     "Apache 2.0": "Apache-2.0",
@@ -28,7 +28,7 @@ Component = dict[str, Any]
 
 
 def licence_of(package: Distribution) -> str:
-    """Licence of an installed Python package, as its metadata say."""
+    """Return the licence of an installed Python package, from its metadata."""
     metadata = package.metadata
     classifiers = [c for c in metadata.get_all("Classifier", []) if c.startswith("License ::")]
     stated = metadata.get("License", "")
@@ -39,7 +39,7 @@ def licence_of(package: Distribution) -> str:
 
 
 def python_packages() -> list[Component]:
-    """Every distribution on this interpreter's path."""
+    """Return all distributions on the path of this interpreter."""
     return [
         {
             "type": "library",
@@ -53,7 +53,7 @@ def python_packages() -> list[Component]:
 
 
 def debian_packages() -> list[Component]:
-    """Every installed Debian package; licences are those its copyright file names."""
+    """Return all installed Debian packages; licences are from their copyright files."""
     found: list[Component] = []
     if not DPKG_STATUS.exists():
         return found
@@ -71,14 +71,16 @@ def debian_packages() -> list[Component]:
             if copyright_file.exists():
                 text = copyright_file.read_text(encoding="utf-8", errors="replace")
                 names = sorted(set(re.findall(r"^License: *(\S.*)$", text, re.MULTILINE)))
-                names = names or [f"see {copyright_file}"]  # not in the machine-readable format
+                names = names or [
+                    f"see {copyright_file}"
+                ]  # the copyright file is not machine-readable
                 component["licenses"] = [{"license": {"name": name}} for name in names]
             found.append(component)
     return found
 
 
 def program_and_weights(folder: Path) -> tuple[Component, list[Component]]:
-    """The program itself, and the models of its weights: those of the manifests, and kept ones."""
+    """Return the program, and the weights: files named in the manifests, and checkpoints."""
     source = (folder / "swiftmedsam" / "__init__.py").read_text()
     version = re.search(r'__version__ = "(.*)"', source)
     assert version is not None
@@ -93,7 +95,7 @@ def program_and_weights(folder: Path) -> tuple[Component, list[Component]]:
         card = (manifest.parent / "README.md").read_text(encoding="utf-8")
         stated = CARD_LICENCE.search(card)
         licence = stated[1] if stated else "not stated"
-        files: dict[str, str] = {}  # some are in several precisions
+        files: dict[str, str] = {}  # a file may be part of several precisions
         for parts in json.loads(manifest.read_text())["models"].values():
             for of_part in parts.values():
                 files |= of_part

@@ -1,5 +1,5 @@
-# Sourced by predict.sh and test.sh: makes $here/.venv and installs the requirements file $1 into it,
-# once per content of that file and of those that it includes. Sets $python.
+# Sourced by predict.sh and test.sh: makes $here/.venv and installs the requirements file $1 into it.
+# It installs again if this file, or a file that it includes, has changed. Sets $python.
 
 find_python() {
     for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
@@ -8,7 +8,7 @@ find_python() {
             return
         fi
     done
-    echo "SwiftMedSAM needs Python 3.10 or newer, and found none on the PATH." >&2
+    echo "SwiftMedSAM needs Python 3.10 or newer, but found none on the PATH." >&2
     exit 1
 }
 
@@ -25,14 +25,14 @@ if ! contents | cmp -s - "$stamp"; then
         echo "Making a virtual environment in .venv ..." >&2
         (cd "$here" && exec "$base" -m venv .venv) || {
             echo "Could not make it; on Debian and Ubuntu: apt install python3-venv" >&2
-            rm -f "$python" # which may be there without pip: the next run makes it anew
+            rm -f "$python" # it may exist without pip; the next run makes it again
             exit 1
         }
     fi
     echo "Installing the packages of $1 into .venv (once, some minutes) ..." >&2
-    ( # into .venv, whatever pip is told by the environment or by `user = true` in its pip.conf
+    ( # into .venv, also if the environment or pip.conf tells pip another place
         unset PIP_TARGET PIP_PREFIX PIP_ROOT
-        cd "$here" # where the user stands may be a pip.py, or nothing any more
+        cd "$here" # the current folder may hold a pip.py, or may be deleted
         PIP_USER=0 exec "$python" -m pip install --quiet --disable-pip-version-check \
             -r "$requirements"
     )

@@ -13,8 +13,8 @@ The files of this package, in the order in which the data pass them:
     frame       the letterbox between a slice and the network's input of 256 x 256
     views       what a box is shown in: the whole slice, a mirrored slice, an enlarged crop
     schedule    which slices are decoded for which boxes, and in which order
-    embeddings  each slice is encoded once; what is needed again is kept
-    prompts     the boxes that a slice is asked with; `flow` carries a mask to the next slice
+    embeddings  encodes each slice once, and keeps embeddings that are needed again
+    prompts     the boxes that the decoder gets; `flow` moves a mask to the next slice
     network     encoder and decoder in OpenVINO; `manifest` checks the weights, `cpu` the precision
     decoding    prompts of many boxes, in batches
     masks       logits to masks, masks to labels
@@ -24,7 +24,7 @@ The files of this package, in the order in which the data pass them:
 pictures; `program` is the command line. `torch_model`, `convert`, `train` and `evaluation` make and
 measure the weights; they need more packages and nothing else imports them.
 
-To import this package loads none of its modules: each export is loaded when it is first used.
+Importing this package loads none of its modules: each export is loaded when it is first used.
 """
 
 from importlib import import_module
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from swiftmedsam.segment import segment as segment_case
     from swiftmedsam.settings import BEST, LITEMEDSAM, Settings
 else:
-    _HOMES = {  # module and name there, of each export
+    _HOMES = {  # for each export: its module, and its name there
         "BEST": ("settings", "BEST"),
         "LITEMEDSAM": ("settings", "LITEMEDSAM"),
         "Result": ("result", "Result"),

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever the program is killed."""
+"""Atomic writes: a file is there as a whole or not at all, whenever the program is killed."""
 
 import contextlib
 import errno
@@ -11,42 +11,42 @@ from typing import IO
 
 from swiftmedsam import system
 
-PARTIAL_PREFIX, PARTIAL_SUFFIX = ".segs-", ".partial"  # of files that are not whole yet
+PARTIAL_PREFIX, PARTIAL_SUFFIX = ".segs-", ".partial"  # names of unfinished files
 
 
 def _new_partial(folder: Path) -> tuple[IO[bytes], Path]:
-    """A new file in `folder` to write to, and its temporary name; locked as long as it is open.
+    """A new file in `folder`, open for writing, and its temporary path; locked while it is open.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     while True:
         handle, name = tempfile.mkstemp(PARTIAL_SUFFIX, PARTIAL_PREFIX, folder)
-        # From here the stream owns the file: whatever is raised closes it, and so frees the lock.
+        # From here the stream owns the file: any exception closes it, and so frees the lock.
         stream, path = os.fdopen(handle, "wb"), Path(name)
         system.lock(stream)
         if path.exists():
             return stream, path
-        stream.close()  # another run swept it away in the instant before it was locked
+        stream.close()  # another run removed it before it was locked
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A stream to write `path` with: under that name there is the whole file or what was before.
+    """A stream that writes `path` atomically: until the end, `path` keeps its former content.
 
-    Written under a temporary name in the same folder, flushed to disk, then renamed. What a killed
-    process leaves under the temporary name, `remove_partials` finds.
+    The file is written under a temporary name in the same folder, flushed to disk, then renamed.
+    If the process is killed, the temporary file stays; `remove_partials` removes it.
 
     Raises:
         OSError: the folder cannot be written to; nothing is left behind.
     """
     stream, partial = _new_partial(path.parent)
     try:
-        with stream:  # open, and so locked, until it has its name
+        with stream:  # it stays open, and so locked, until it is renamed
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-            partial.chmod(system.new_file_mode())  # mkstemp's 0600 would lock the organisers out
+            partial.chmod(system.new_file_mode())  # mkstemp's 0600: only the owner could read it
             system.rename_open(stream, partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -55,11 +55,11 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def remove_partials(folder: Path) -> int:
-    """Remove what dead runs left of `atomic_file` in `folder`; return how many files that were.
+    """Remove the temporary files that killed runs left in `folder`; return their number.
 
-    The file of a living run is locked, by whichever process, container or host that shares the
-    folder and its locks. What cannot be opened, locked or removed stays, and so does what is no
-    regular file.
+    A running process, in any container or on any host that shares the folder and its locks, keeps
+    its temporary files locked. Files that cannot be opened, locked or removed stay, and so do
+    entries that are not regular files.
     """
     removed = 0
     for path in folder.glob(f"{PARTIAL_PREFIX}*{PARTIAL_SUFFIX}"):
@@ -69,9 +69,9 @@ def remove_partials(folder: Path) -> int:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write files that belong together: all are on the disk before the first one gets its name.
+    """Write files that belong together: all are on disk before the first is renamed into place.
 
-    They get their names from the last one to the first.
+    They are renamed in reverse order: the last of `contents` first.
 
     Raises:
         OSError: a folder cannot be written to, or is full; nothing is left behind.
@@ -85,10 +85,10 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
 
 def why_not_writable(path: Path) -> str:
-    """Why no file can be written at `path`, in a few words; "" if one can.
+    """The reason why `path` cannot be written, in a few words; "" if it can.
 
-    This is tried with an empty file under a temporary name beside it, which is then removed. A
-    file that nobody may write to counts as protected, also where only its folder would be asked.
+    An empty temporary file is made beside it and removed again. A read-only file counts as
+    protected, although the system would let it be replaced in a writable folder.
     """
     try:
         mode = path.stat().st_mode
@@ -105,17 +105,17 @@ def why_not_writable(path: Path) -> str:
         return error.strerror or "no reason given"
     try:
         stream, partial = _new_partial(path.parent)
-        stream.close()  # Windows removes no file that is open
-        partial.unlink(missing_ok=True)  # another run may have swept it away in this instant
+        stream.close()  # Windows does not remove an open file
+        partial.unlink(missing_ok=True)  # another run may have removed it meanwhile
     except OSError as error:
         return error.strerror or "no reason given"
     return ""
 
 
 def why_tables_fail(tables: Sequence[Path], outputs: Iterable[Path]) -> str:
-    """The line that says which of `tables` cannot be written; "" if all can.
+    """A message about the first of `tables` that cannot be written; "" if all can.
 
-    Their names must differ from each other's and from those of the other `outputs`.
+    The tables must differ from each other and from all `outputs`.
     """
     taken = {same_place(path) for path in outputs}
     for table in tables:
@@ -128,33 +128,33 @@ def why_tables_fail(tables: Sequence[Path], outputs: Iterable[Path]) -> str:
 
 
 def same_place(path: Path) -> Path:
-    """The same for every name under which a file would be written to the same place."""
+    """A path that is equal for all names of one place: the folder's links are resolved."""
     return Path(os.path.realpath(path.parent)) / path.name
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those that it lies in, unless it is there.
+    """Make a folder and its parents, unless they exist.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        words = "expected a folder, found a file or a link to nothing"
-        raise NotADirectoryError(errno.ENOTDIR, words, str(folder)) from error
+        reason = "expected a folder, found a file or a link to nothing"
+        raise NotADirectoryError(errno.ENOTDIR, reason, str(folder)) from error
 
 
 def same_files(outputs: Iterable[Path], inputs: Iterable[Path]) -> list[Path]:
-    """Those of `outputs` that are there and are one of `inputs`, by whatever name."""
-    read = {_identity(path) for path in inputs} - {None}
-    return [path for path in outputs if _identity(path) in read]
+    """The existing `outputs` that are the same file as one of `inputs`, also by another name."""
+    identities = {_identity(path) for path in inputs} - {None}
+    return [path for path in outputs if _identity(path) in identities]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """The same for every name of a file; None where there is none."""
+    """Device and inode: equal for all names of one file; None if there is no file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

@@ -13,22 +13,26 @@ from swiftmedsam.modality import UNKNOWN, Modality, find_modality
 
 log = logging.getLogger(__name__)
 
-MAX_VALUE = 1e30  # of a pixel; sums and products of larger ones leave float32
+MAX_VALUE = 1e30  # of a pixel; sums and products of larger values overflow float32
 
 
 class CaseError(ValueError):
-    """A case that cannot be segmented; the message names file, key, expected and found."""
+    """A case cannot be segmented; the message names file, key, expected and found values."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One image or volume with its boxes; made by `read_case` or `make_case`, already checked."""
+    """One image or volume with its boxes, made and checked by `read_case` or `make_case`.
+
+    Box i gets label i + 1. Box coordinates are pixels, the first and the last both inclusive.
+    """
 
     name: str
     image: npt.NDArray[np.uint8]  # (H, W) or (H, W, 3); a volume is (D, H, W)
-    boxes: npt.NDArray[np.float64]  # (N, 4) x_min, y_min, x_max, y_max; volume: (N, 6) with z
+    # (N, 4) x_min, y_min, x_max, y_max; volume: (N, 6) x_min, y_min, z_min, x_max, y_max, z_max
+    boxes: npt.NDArray[np.float64]
     is_volume: bool
-    warnings: tuple[str, ...] = ()  # what was noticed and mended, a line each
+    warnings: tuple[str, ...] = ()  # faults that were corrected, one line each
 
     @property
     def label_shape(self) -> tuple[int, ...]:
@@ -37,7 +41,7 @@ class Case:
 
 
 def check_shape(shape: tuple[int, ...], name: str, *, is_volume: bool) -> None:
-    """Raise CaseError if pixels of this shape are no image or no volume."""
+    """Raise CaseError if an image, or a volume, cannot have this shape."""
     wanted = "(D, H, W)" if is_volume else "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
     right_rank = len(shape) == 3 if is_volume else len(shape) in (2, 3)
     if not is_volume and len(shape) == 3 and shape[2] not in (1, 3, 4):
@@ -47,9 +51,9 @@ def check_shape(shape: tuple[int, ...], name: str, *, is_volume: bool) -> None:
 
 
 def check_ends(low: float, high: float, name: str) -> None:
-    """Raise CaseError if floating-point pixels from `low` to `high` cannot be used.
+    """Raise CaseError if floating-point pixels of the range `low`..`high` cannot be used.
 
-    Both are NaN if one pixel is.
+    `low` and `high` are NaN if any pixel is NaN.
     """
     if not np.isfinite([low, high]).all():
         raise CaseError(f"{name}: 'imgs' should be finite, found NaN or infinity")
@@ -62,9 +66,9 @@ def check_ends(low: float, high: float, name: str) -> None:
 def _check_boxes(
     boxes: npt.NDArray[np.generic], name: str, shape: tuple[int, ...], *, is_volume: bool
 ) -> tuple[npt.NDArray[np.float64], list[str]]:
-    """Boxes (N, 4) or (N, 6) as float64, cut to the case where they overlap it; and warnings.
+    """Boxes (N, 4) or (N, 6) as float64, cut to the image; and warnings.
 
-    `shape` is (H, W) or (D, H, W).
+    `shape` is (H, W) or (D, H, W). A box without a common pixel with the image is an error.
     """
     corners = 6 if is_volume else 4
     if boxes.size == 0:
@@ -72,7 +76,7 @@ def _check_boxes(
     if boxes.ndim != 2 or boxes.shape[1] != corners:
         kind = "a volume" if is_volume else "an image"
         raise CaseError(f"{name}: 'boxes' should be (N, {corners}) for {kind}, got {boxes.shape}")
-    with np.errstate(over="ignore", invalid="ignore"):  # what no double can say is refused below
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow gives infinity, refused below
         checked = boxes.astype(np.float64)
     if not np.isfinite(checked).all():
         raise CaseError(f"{name}: 'boxes' should be finite, found NaN or infinity")
@@ -85,7 +89,8 @@ def _check_boxes(
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise CaseError(f"{name}: 'boxes' row {row} {problem}: {boxes[row].tolist()}")
-    # The organisers clip moved boxes to 0..W, so a maximum of W is theirs; along z a slice must be.
+    # The challenge's own boxes are clipped to 0..W, so x_max = W is allowed. In z the last slice
+    # is the limit.
     last = sizes.copy()
     if is_volume:
         checked[:, 2::3] = np.trunc(checked[:, 2::3])
@@ -107,20 +112,21 @@ def make_case(
     raw: bool = False,
     name: str = "array",
 ) -> Case:
-    """A checked case of arrays.
+    """Make a checked case from arrays.
 
     Args:
         image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); a volume is (D, H, W). Any real dtype.
         boxes: (N, 4) x_min, y_min, x_max, y_max, or (N, 6) x_min, y_min, z_min, x_max, y_max,
             z_max; inclusive, in pixels.
-        is_volume: None takes it from the width of `boxes`.
-        modality: as in the challenge's file names; raw values are displayed by its rule.
-        window: for CT in Hounsfield units.
-        raw: values are a scanner's, also where they lie in 0..255 by chance.
-        name: for messages.
+        is_volume: None: a volume if `boxes` has 6 columns.
+        modality: as in the challenge's file names, "CT" or "MR"; it selects the rule by which raw
+            values become 0..255 (`display`).
+        window: the range of Hounsfield units that is shown of a CT.
+        raw: the values come from a scanner, even if they happen to lie in 0..255.
+        name: of the case, for messages.
 
     Raises:
-        CaseError: something does not fit; the message names the key.
+        CaseError: shape, dtype, values or boxes are wrong; the message names the key.
     """
     pixels, raw_boxes = np.asarray(image), np.asarray(boxes)
     if is_volume is None:
@@ -132,7 +138,7 @@ def make_case(
     if pixels.dtype.kind == "f":
         check_ends(*extent(functools.partial(chunks_of, pixels)), name)
     if not is_volume and pixels.ndim == 3:
-        pixels = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3]  # no alpha
+        pixels = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, :3]  # without alpha
         pixels = np.ascontiguousarray(pixels)
     shape = pixels.shape if is_volume else pixels.shape[:2]
     checked, warnings = _check_boxes(raw_boxes, name, shape, is_volume=is_volume)

@@ -1,7 +1,8 @@
-"""Arrays gone through chunk by chunk: their range, and percentiles without a sorted copy.
+"""Large arrays, read in chunks: their range, and percentiles without a sorted copy.
 
-Raw values take many times the bytes of what they become, and may still lie compressed in a file.
-So they are taken as a function that gives them from the beginning, in chunks, as often as asked.
+Raw values take many times the bytes of the uint8 values that they become, and may still be
+compressed in a file. So functions here take `Values`: each call returns a new iterator over all
+chunks, from the first.
 """
 
 import math
@@ -11,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 CHUNK = 1 << 20  # elements
-DIGIT = 16  # bits of a value that are counted in one go through all values
+DIGIT = 16  # bits of a value that one pass over all values resolves
 
 Array = npt.NDArray[np.generic]
 Values = Callable[[], Iterator[Array]]
 
 
 def chunks_of(array: Array) -> Iterator[Array]:
-    """Views of at most `CHUNK` elements each, in C order, of an array of any strides."""
+    """Views of an array of any strides, at most `CHUNK` elements each, in C order."""
     if array.size <= CHUNK:
         yield array
     elif len(array) == 1:
@@ -30,9 +31,9 @@ def chunks_of(array: Array) -> Iterator[Array]:
 
 
 def extent(values: Values) -> tuple[float, float]:
-    """The lowest and the highest of at least one value; both NaN if one is NaN."""
+    """The lowest and the highest value of a non-empty array; both are NaN if any value is."""
     ends = [(chunk.min(), chunk.max()) for chunk in values()]
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite, and NaN that signal
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities and signalling NaN
         lows, highs = np.array(ends, np.float64).T
     return float(lows.min()), float(highs.max())
 
@@ -40,17 +41,19 @@ def extent(values: Values) -> tuple[float, float]:
 def visible_percentiles(
     values: Values, dtype: np.dtype[np.generic], percents: Sequence[float]
 ) -> list[float] | None:
-    """Percentiles of the values that are not 0; None if all are.
+    """Percentiles of the values that are not 0; None if all values are 0.
 
-    Linear between the two nearest values, as numpy's. `dtype` is that of the values: real, no bool.
-    They are found digit by digit: the first ones of all values are counted, then the next ones of
-    those that begin as the ones sought. So values of 2 bytes are gone through once, of 4 twice.
+    They are interpolated linearly, as `np.percentile` does. `dtype` is that of the values: a real
+    type, not bool. The method is a radix selection with digits of `DIGIT` bits: each pass counts
+    the next digit of the values whose first digits are those of a wanted value. Values of 2 bytes
+    take one pass, values of 4 bytes take two.
     """
     native = np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")
     bits = 8 * native.itemsize
     width = min(DIGIT, bits)
     places: list[float] = []
-    sought: list[tuple[int, int]] = []  # digits that are known, and rank among what begins so
+    # For each wanted value: its known first digits, and its rank among the values that have them.
+    sought: list[tuple[int, int]] = []
     for shift in range(bits - width, -1, -width):
         counts = {known: np.zeros(1 << width, np.int64) for known, _ in sought or [(0, 0)]}
         for chunk in values():
@@ -71,35 +74,36 @@ def visible_percentiles(
             (known << width | digit, rank - int(up_to[known][digit] - counts[known][digit]))
             for (known, rank), digit in zip(sought, digit_of, strict=True)
         ]
-    near = [_value(key, native) for key, _ in sought]
+    neighbours = [_value(key, native) for key, _ in sought]
     return [
         low + (high - low) * (place % 1)
-        for place, low, high in zip(places, near[::2], near[1::2], strict=True)
+        for place, low, high in zip(places, neighbours[::2], neighbours[1::2], strict=True)
     ]
 
 
 def _sign(native: np.dtype[np.generic]) -> tuple[np.dtype[np.unsignedinteger], np.unsignedinteger]:
+    """The unsigned type of the same size, and its highest bit."""
     unsigned: np.dtype[np.unsignedinteger] = np.dtype(f"u{native.itemsize}")
     return unsigned, unsigned.type(1 << 8 * native.itemsize - 1)
 
 
 def _keys(values: Array, native: np.dtype[np.generic]) -> npt.NDArray[np.unsignedinteger]:
-    """Unsigned integers in the order of the values (N,), which have no NaN."""
+    """Unsigned integers (N,) that sort as the values (N,) do; no value is NaN."""
     unsigned, sign = _sign(native)
     keys = values.astype(native, copy=False).view(unsigned)
     if native.kind == "i":
         keys = keys ^ sign
-    elif native.kind == "f":  # sign and magnitude: of negative ones the order is reversed
+    elif native.kind == "f":  # sign and magnitude: the bits of negative values sort in reverse
         keys = np.where(keys & sign, ~keys, keys | sign)
     return keys
 
 
 def _value(key: int, native: np.dtype[np.generic]) -> float:
-    """The value of which `_keys` made `key`."""
+    """The value that `_keys` maps to `key`."""
     unsigned, sign = _sign(native)
-    found = np.array([key], unsigned)
+    bits = np.array([key], unsigned)
     if native.kind == "i":
-        found = found ^ sign
+        bits = bits ^ sign
     elif native.kind == "f":
-        found = np.where(found & sign, found ^ sign, ~found)
-    return float(found.view(native)[0])
+        bits = np.where(bits & sign, bits ^ sign, ~bits)
+    return float(bits.view(native)[0])

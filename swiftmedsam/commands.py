@@ -1,4 +1,4 @@
-"""The command `swiftmedsam`: segment files, or one of the commands below by its name."""
+"""The command `swiftmedsam`: it segments files, or runs one of the subcommands below."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from importlib import import_module
 from swiftmedsam.extras import how_to_install
 from swiftmedsam.program import signals
 
-# Module of each command, and the extra that brings its packages.
+# For each subcommand: its module, and the extra that installs its packages.
 COMMANDS = {
     "cases": ("swiftmedsam.program.cases", "scans"),
     "convert": ("swiftmedsam.convert.__main__", "convert"),
@@ -18,13 +18,13 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `swiftmedsam`: a command of `COMMANDS`, else the program; return the exit status.
+    """Run a subcommand of `COMMANDS`, or else segment files; return the exit status.
 
-    A file or folder that is called like a command is named with its folder: `./train`.
+    A folder that has the name of a subcommand can be given as `./train`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in COMMANDS:
-        signals.end_at_once()  # as long as the modules below are loaded
+        signals.end_at_once()  # while the modules below are loaded
         from swiftmedsam.program.main import main as segment_files
 
         return segment_files(words, "swiftmedsam")
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "swiftmedsam").startswith("swiftmedsam"):
-            raise  # not a package that an extra brings
+            raise  # a module of our own is missing: no extra would install it
         print(
             f"swiftmedsam {words[0]}: needs {error.name}, which is not installed: "
             f"{how_to_install(extra)}",

@@ -1,21 +1,21 @@
-"""Which precision suits this CPU."""
+"""Chooses the precision that suits this CPU."""
 
 import os
 
 from swiftmedsam import system
 
-# --precision: the IR it needs, the first one that the manifest has.
+# For each --precision: the stored types it can run from, the preferred one first.
 PRECISIONS = {"f32": ("fp32", "fp16"), "bf16": ("fp16", "fp32"), "int8": ("int8",)}
 AUTO = "auto"  # the fastest that suits this CPU
-# Flags of which a CPU has one, if the precision suits it: in AVX-512 without VNNI, INT8 takes two
-# steps, and is faster than f32 and as good all the same (docs/decisions).
+# A precision suits a CPU that has one of these flags. AVX-512 without VNNI needs two instructions
+# for INT8; it is still faster than f32, and as accurate (docs/decisions).
 SUITED = {
     "int8": {"avx512bw", "avx512_vnni", "avx_vnni"},
     "bf16": {"avx512_bf16", "amx_bf16"},
 }
 MATRIX_UNITS = "amx_bf16"  # with them bf16 is faster than INT8 (docs/decisions)
-# What oneDNN, and so OpenVINO, may use of a CPU, by the names that bound it (ONEDNN_MAX_CPU_ISA);
-# each with what /proc/cpuinfo says of it beyond those before.
+# The values of ONEDNN_MAX_CPU_ISA, which limits the instructions that oneDNN, and so OpenVINO, may
+# use. Each has the flags in /proc/cpuinfo that it adds to the values before it.
 INSTRUCTION_SETS: dict[str, set[str]] = {
     "SSE41": set(),
     "AVX": set(),
@@ -30,19 +30,19 @@ INSTRUCTION_SETS: dict[str, set[str]] = {
 
 
 def cpu_flags() -> set[str]:
-    """Flags of `INSTRUCTION_SETS` that OpenVINO may use here; none where the system names none."""
+    """Flags of `INSTRUCTION_SETS` that OpenVINO may use here; empty if the system names none."""
     names = list(INSTRUCTION_SETS)
-    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    sets = names[: names.index(most) + 1] if most in names else names
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    sets = names[: names.index(limit) + 1] if limit in names else names
     return system.cpu_flags() & set().union(*(INSTRUCTION_SETS[name] for name in sets))
 
 
 def suited_precisions(flags: set[str]) -> set[str]:
-    """Those of `PRECISIONS` that suit a CPU of these flags; only "f32" where there are none."""
+    """The `PRECISIONS` that suit a CPU with these flags; only "f32" if there are no flags."""
     return {"f32", *(name for name, any_of in SUITED.items() if any_of & flags)}
 
 
 def floating_precision(flags: set[str] | None = None) -> str:
-    """The faster type for what is not quantized, "bf16" or "f32", of this CPU or one of `flags`."""
+    """The faster type of unquantized layers, "bf16" or "f32", on this CPU or one with `flags`."""
     flags = cpu_flags() if flags is None else flags
     return "bf16" if "bf16" in suited_precisions(flags) else "f32"

@@ -1,8 +1,8 @@
 """Raw scanner values to 0..255, by modality.
 
-Challenge files hold 0..255 already and pass unchanged; the network's own min-max (`frame`) does the
-rest. Everything else is recognised here and not crushed: a CT in Hounsfield units squeezed from
--1024..3071 into 0..255 would leave the abdomen with a dozen grey levels.
+Challenge files have values of 0..255 already; they stay unchanged, and `frame` spreads each slice
+over 0..1. Other values are recognised here. They are not simply scaled to 0..255: a CT of
+-1024..3071 Hounsfield units would leave the abdomen with a dozen grey levels.
 """
 
 import functools
@@ -18,16 +18,16 @@ from swiftmedsam.modality import CT, Modality
 
 log = logging.getLogger(__name__)
 
-PERCENTILES = (0.5, 99.5)  # of a case's non-zero pixels; the organisers' rule for all but CT
+PERCENTILES = (0.5, 99.5)  # of a case's non-zero pixels; the organisers' rule, except for CT
 CHALLENGE_MAX = 255
-LEAST_SPAN = 1e-30  # of values that are spread in float32; below, their gain leaves it
-LEAST_SHARE = 1e-4  # of the largest value: below, float32 has fewer than 255 steps in the span
-MIN_HOUNSFIELD_SPAN = 100  # a signed CT of a smaller span was normalised, not left in HU
+LEAST_SPAN = 1e-30  # of values that are scaled in float32; for less, the gain overflows it
+LEAST_SHARE = 1e-4  # of the span in the largest value; for less, float32 has under 255 steps
+MIN_HOUNSFIELD_SPAN = 100  # a signed CT of a smaller span was normalised, and is not in HU
 
 
 @dataclass(frozen=True)
 class Window:
-    """A range of Hounsfield units, by its middle and its width."""
+    """A range of Hounsfield units: its middle (level) and its width."""
 
     level: float
     width: float
@@ -44,10 +44,10 @@ DEFAULT_WINDOW = WINDOWS["soft"]
 
 
 def parse_window(text: str) -> Window:
-    """The window named `text`, or 'LEVEL,WIDTH' in Hounsfield units.
+    """The window that `text` names, or that it gives as 'LEVEL,WIDTH' in Hounsfield units.
 
     Raises:
-        ValueError: neither a known name nor two numbers, the second above 0.
+        ValueError: it is no known name, and not two numbers with a width above 0.
     """
     if text in WINDOWS:
         return WINDOWS[text]
@@ -61,7 +61,10 @@ def parse_window(text: str) -> Window:
 
 
 def _stretch(values: Values, out: npt.NDArray[np.uint8], low: float, high: float) -> None:
-    """Clip to low..high and spread over 0..255, chunk by chunk into `out`; 0 if these are equal."""
+    """Clip values to low..high, scale them to 0..255 and write them to `out`, chunk by chunk.
+
+    If `low` equals `high`, all become 0.
+    """
     span = high - low
     gain = CHALLENGE_MAX / span if span > 0 else 0.0
     is_narrow = span < LEAST_SPAN or span < LEAST_SHARE * max(abs(low), abs(high))
@@ -79,11 +82,18 @@ def to_display(
     raw: bool = False,
     name: str = "image",
 ) -> npt.NDArray[np.uint8]:
-    """Image of the same shape in uint8; what is already 0..255 keeps its values.
+    """The image in uint8, of the same shape; values of 0..255 are only rounded.
 
-    `image` is any real array without NaN or infinities, of at least one pixel; `name` is for the
-    log. Fractions between 0 and 1, values outside 0..255, and with `raw` whatever is no byte follow
-    the modality's rule: CT in Hounsfield units its window, everything else `PERCENTILES`.
+    The modality's rule is used for fractions between 0 and 1, for values outside 0..255, and with
+    `raw` for every dtype but uint8: the window for a CT in Hounsfield units, `PERCENTILES` for
+    all else.
+
+    Args:
+        image: any real array without NaN or infinities, of at least one pixel.
+        modality: selects the rule.
+        window: for CT.
+        raw: the values come from a scanner, even if they lie in 0..255.
+        name: for the log.
     """
     if image.dtype == np.uint8:
         return image.astype(np.uint8, copy=False)
@@ -98,9 +108,10 @@ def fill_display(
     out: npt.NDArray[np.uint8], modality: Modality, window: Window, *,
     raw: bool = False, name: str = "image",
 ) -> None:  # fmt: skip
-    """`to_display` into `out`, of values of `dtype` whose chunks are those of `out`.
+    """Do as `to_display` does, but read `values` in chunks and write to `out`.
 
-    They reach from `ends[0]` to `ends[1]`.
+    `values` are of `dtype`, in the chunks that `chunks_of(out)` has; `ends` are their lowest and
+    highest.
     """
     low, high = ends
     if dtype == np.bool_:
@@ -119,6 +130,6 @@ def fill_display(
         )  # fmt: skip
     visible = visible_percentiles(values, dtype, PERCENTILES)
     if visible is not None and visible[0] < visible[1]:
-        low, high = visible  # else: one value and background, or a constant
+        low, high = visible  # otherwise there is one value besides the background, or only one
     log.info("%s: raw values, percentiles %g..%g", name, low, high)
     return _stretch(values, out, low, high)

@@ -11,17 +11,17 @@ from swiftmedsam.frame import FloatArray, Frame
 from swiftmedsam.memory import LARGE_IMAGE
 from swiftmedsam.result import Clock
 
-Key = tuple[Frame, int]  # what is shown, and of which slice
+Key = tuple[Frame, int]  # the frame, and the slice that it shows
 
 
 class Encoder(Protocol):
     """The part of `network.Network` that makes embeddings."""
 
     def encode(self, pixels: FloatArray) -> FloatArray:
-        """Embedding of pixels (1, 3, 256, 256)."""
+        """Embedding (1, 4096, C) of pixels (1, 3, 256, 256)."""
 
     def release_encoder(self) -> None:
-        """Give memory back that the next `encode` takes again."""
+        """Free memory that the next `encode` will take again."""
 
 
 class Embeddings:
@@ -31,10 +31,11 @@ class Embeddings:
         self, image: npt.NDArray[np.uint8], encoder: Encoder, most: int,
         upcoming: Counter[Key] | None = None,
     ) -> None:  # fmt: skip
-        """For slices of `image` (D, H, W) or (D, H, W, 3); `most` embeddings are kept, 1 or more.
+        """Make an empty cache for slices of `image` (D, H, W) or (D, H, W, 3).
 
-        `upcoming` counts how often `get` will still be called for each key: an embedding is kept
-        while it is needed again. None: nobody knows, and the ones used last are kept.
+        It keeps at most `most` embeddings, 1 or more. `upcoming` counts how often `get` will be
+        called for each key: an embedding is kept while more calls will come. None: the number is
+        unknown, and the most recently used embeddings are kept.
         """
         self._image, self._encoder, self._most = image, encoder, most
         self._upcoming = None if upcoming is None else upcoming.copy()
@@ -44,14 +45,14 @@ class Embeddings:
     def get(self, frame: Frame, z: int, clock: Clock) -> FloatArray:
         """The embedding (1, 4096, C) of slice `z` as `frame` shows it."""
         key = frame, z
-        with self._lock:  # while it encodes, too: another thread may want the same slice
+        with self._lock:  # held while it encodes: another thread may want the same slice
             embedding = self._kept.pop(key, None)
             if embedding is None:
                 embedding = self._encoded(key, clock)
             if self._is_needed_again(key):
                 if len(self._kept) >= self._most:
-                    # With `upcoming`, the way down meets the latest slices first: the one kept
-                    # first is needed last. Without, it is the one that was used longest ago.
+                    # Remove the first one kept. With `upcoming` it is needed last: tracking
+                    # downwards begins with the latest slices. Otherwise it was used longest ago.
                     self._kept.popitem(last=False)
                 self._kept[key] = embedding
         return embedding
@@ -60,7 +61,7 @@ class Embeddings:
         frame, z = key
         with clock.measure("encode"):
             embedding = self._encoder.encode(frame.pixels(self._image[z]))
-            if self._image.nbytes > LARGE_IMAGE:  # little else fits beside it
+            if self._image.nbytes > LARGE_IMAGE:  # little memory is left beside it
                 self._encoder.release_encoder()
         return embedding
 

@@ -1,9 +1,9 @@
-"""Packages that only parts of the library need, and how to install them."""
+"""Extras: packages that only parts of the library need, and the command that installs them."""
 
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-# Of each extra, the files that list its packages; pyproject.toml names the same.
+# For each extra, the files that list its packages; pyproject.toml names the same files.
 EXTRAS = {
     "convert": ("requirements-torch.txt", "requirements-convert.txt"),
     "evaluate": ("requirements-evaluate.txt",),
@@ -13,7 +13,7 @@ EXTRAS = {
 
 
 def how_to_install(extra: str) -> str:
-    """The command that installs an extra: by its name, or in a checkout by its files."""
+    """The command that installs an extra: from its files in a checkout, otherwise by its name."""
     files = EXTRAS[extra]
     if all((CHECKOUT / file).is_file() for file in files):
         return " ".join(["pip install", *(f"-r {file}" for file in files)])

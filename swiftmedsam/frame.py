@@ -1,8 +1,8 @@
-"""The letterbox between a slice, or a part of it, and the square the network sees.
+"""The geometry between (a part of) a slice and the network's input of 256 x 256 pixels.
 
-What is shown (H, W) is shrunk or enlarged so that its longer side is 256, and padded with zeros at
-the bottom and the right. Everything that crosses this border goes through `Frame`: pixels and boxes
-on the way in, logits on the way out (`masks`). The rules are LiteMedSAM's (docs/architecture.md).
+The shown part (H, W) is resized so that its longer side is 256, and padded with zeros at the bottom
+and the right (a letterbox). Pixels and boxes reach the network through `Frame`, and logits come
+back through it (`masks`). The rules are LiteMedSAM's (docs/architecture.md).
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Span = tuple[slice, slice]  # rows and columns, of pixels or of cells
 
 @dataclass(frozen=True)
 class Patch:
-    """A rectangle of a slice and the mask in it; outside there is none."""
+    """A mask, as a rectangle of a slice; outside the rectangle nothing belongs to the mask."""
 
     rows: slice
     columns: slice
@@ -31,22 +31,22 @@ class Patch:
 
 
 def overlap(a: slice, b: slice) -> slice:
-    """What both have in common."""
+    """The range that both have in common; it may be empty."""
     start = max(a.start, b.start)
     return slice(start, max(start, min(a.stop, b.stop)))
 
 
 def hull(a: slice, b: slice) -> slice:
-    """The least that holds both."""
+    """The smallest range that holds both."""
     return slice(min(a.start, b.start), max(a.stop, b.stop))
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Geometry of what is shown: `height` x `width` pixels of a slice from (`top`, `left`) on.
+    """Shows the network `height` x `width` pixels of a slice, from row `top` and column `left` on.
 
-    Pixels, rows, columns and boxes are always those of the slice. It may be shown `mirrored`, left
-    to right: another look at the same.
+    Pixels, rows, columns and boxes are always those of the whole slice; input pixels are those of
+    the network's input. `mirrored` exchanges left and right.
     """
 
     height: int
@@ -57,17 +57,17 @@ class Frame:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of what is shown."""
+        """Height and width of the shown part, in slice pixels."""
         return self.height, self.width
 
     @property
     def start(self) -> tuple[int, int]:
-        """Row and column of its first pixel."""
+        """Row and column of the first shown pixel."""
         return self.top, self.left
 
     @property
     def span(self) -> Span:
-        """Its rows and columns."""
+        """The shown rows and columns."""
         rows = slice(self.top, self.top + self.height)
         return rows, slice(self.left, self.left + self.width)
 
@@ -78,14 +78,17 @@ class Frame:
 
     @property
     def inner(self) -> tuple[int, int]:
-        """Its height and width inside the input; the rest is padding."""
+        """Height and width of the shown part in input pixels; the rest of the input is padding."""
         return (
             max(1, int(self.height * self.scale + 0.5)),
             max(1, int(self.width * self.scale + 0.5)),
         )
 
     def pixels(self, image: npt.NDArray[np.uint8]) -> FloatArray:
-        """Network input (1, 3, 256, 256) of a slice (H, W) or (H, W, 3), its range made 0..1."""
+        """Network input (1, 3, 256, 256), 0..1, of a slice (H, W) or (H, W, 3).
+
+        The minimum and maximum of the shown part become 0 and 1.
+        """
         height, width = self.inner
         shown = image[self.span]
         small = cv2.resize(shown, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -96,27 +99,31 @@ class Frame:
         if self.mirrored:
             small = small[:, ::-1]
         pixels = np.zeros((1, 3, INPUT_SIZE, INPUT_SIZE), np.float32)
-        pixels[0, :, :height, :width] = small.transpose(2, 0, 1)  # a grey slice fills all three
+        pixels[0, :, :height, :width] = small.transpose(2, 0, 1)  # grey fills all three channels
         return pixels
 
     def prompts(self, boxes: npt.NDArray[np.float64]) -> FloatArray:
-        """Prompts (N, 4) in input pixels of `boxes` (N, 4) in slice pixels; truncated to whole."""
+        """Prompts (N, 4) in input pixels, truncated to integers, of `boxes` (N, 4) in slice pixels.
+
+        Both are x_min, y_min, x_max, y_max.
+        """
         start = np.array([self.left, self.top] * 2)
-        return self._turned(np.trunc((boxes - start) * self.scale).astype(np.float32))
+        return self._mirrored(np.trunc((boxes - start) * self.scale).astype(np.float32))
 
     def wide_prompts(self, boxes: npt.NDArray[np.float64], margin: int) -> FloatArray:
         """Prompts (N, 4) around all pixels in `boxes` (N, 4), wider by `margin` input pixels.
 
-        `prompts` ends where the last pixel begins, which matters where pixels are enlarged.
+        They include the whole last pixel of a box. `prompts` ends where the last pixel begins; this
+        matters where pixels are enlarged.
         """
         start, limits = np.array([self.left, self.top]), np.array(self.inner[::-1])
         low = np.trunc((np.floor(boxes[:, :2]) - start) * self.scale) - margin
         high = (np.ceil(boxes[:, 2:]) - start) * self.scale + max(0.0, self.scale - 1)
-        around = [low.clip(0), np.minimum(np.trunc(high) + margin, limits)]
-        return self._turned(np.concatenate(around, axis=1).astype(np.float32))
+        corners = [low.clip(0), np.minimum(np.trunc(high) + margin, limits)]
+        return self._mirrored(np.concatenate(corners, axis=1).astype(np.float32))
 
     def cells(self, within: Span) -> Span:
-        """Rows and columns of the embedding whose logits decide on these pixels of a slice."""
+        """Rows and columns of the cells whose logits cover the slice pixels `within`."""
         spans = []
         for axis in (0, 1):
             low, high, _ = self.samples(axis, within[axis])
@@ -125,10 +132,11 @@ class Frame:
         return spans[0], spans[1]
 
     def prompt_around(self, patch: Patch, margin: int) -> FloatArray | None:
-        """Prompt (4,) in input pixels around a mask, or None if it is empty.
+        """Prompt (4,) in input pixels around a mask, or None if the mask is empty.
 
-        It holds the input pixels that are not 0 in the resized mask, and is wider by `margin`. Area
-        resizing treats one axis after the other: so the mask's rows and columns are resized alone.
+        It is the box around the non-zero input pixels of the resized mask, wider by `margin`. Area
+        resizing treats each axis by itself, so it is enough to resize which rows and which columns
+        the mask has.
         """
         if not patch.mask.any():
             return None
@@ -142,22 +150,23 @@ class Frame:
         (x_min, x_max), (y_min, y_max) = sides
         box = np.array([x_min, y_min, x_max, y_max], np.float32)
         box += np.array([-1, -1, 1, 1], np.float32) * margin
-        return self._turned(box.clip(0, INPUT_SIZE))
+        return self._mirrored(box.clip(0, INPUT_SIZE))
 
-    def _turned(self, prompts: FloatArray) -> FloatArray:
-        """Prompts (..., 4) of what is not mirrored as they are here."""
+    def _mirrored(self, prompts: FloatArray) -> FloatArray:
+        """Prompts (..., 4) of the unmirrored input, mirrored if this frame is."""
         if not self.mirrored:
             return prompts
-        turned = prompts.copy()
-        turned[..., [2, 0]] = (self.inner[1] - 1 - prompts[..., [0, 2]]).clip(0)
-        return turned
+        mirrored = prompts.copy()
+        mirrored[..., [2, 0]] = (self.inner[1] - 1 - prompts[..., [0, 2]]).clip(0)
+        return mirrored
 
     def samples(
         self, axis: int, wanted: slice
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], FloatArray]:
-        """Where bilinear interpolation, as `cv2.resize`'s, reads for the pixels `wanted`.
+        """For each of the slice's pixels `wanted`, the input pixels that it is interpolated from.
 
-        Lower and upper input pixel, and the weight of the upper.
+        Bilinear, along one axis (0: rows, 1: columns), as `cv2.resize` does. Returns the lower and
+        the upper input pixel, and the weight of the upper one.
         """
         inner = self.inner[axis]
         pixels = np.arange(wanted.start, wanted.stop) - self.start[axis]

@@ -1,4 +1,4 @@
-"""A weights folder: its manifest, the files it names with their sha256, and its settings."""
+"""Checks a weights folder: its manifest, the sha256 of its files, and its settings."""
 
 import hashlib
 import json
@@ -8,21 +8,25 @@ from typing import Any
 from swiftmedsam.settings import BEST, Settings, changed
 
 HERE = Path(__file__).resolve().parent
-# A wheel has the weights inside the package, a checkout beside it.
+# A wheel has the weights in the package, a checkout has them beside it.
 INSTALLED_WEIGHTS = HERE / "weights"
 WEIGHTS = INSTALLED_WEIGHTS if INSTALLED_WEIGHTS.is_dir() else HERE.parent / "weights"
-DEFAULT_FILE = "DEFAULT"  # in WEIGHTS: the name of the folder that is used when none is named
+DEFAULT_FILE = "DEFAULT"  # a file in WEIGHTS that holds the name of the default folder
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 2  # 1: the decoder took an embedding (1, C, 64, 64) and no cells
 PARTS = ("encoder", "decoder")
 
 
 class WeightsError(ValueError):
-    """A weights folder that cannot be used; the message names the file and what is wrong."""
+    """A weights folder cannot be used; the message names the file and the fault."""
 
 
 def default_weights() -> Path:
-    """The folder that `weights/DEFAULT` names."""
+    """The folder that `weights/DEFAULT` names.
+
+    Raises:
+        WeightsError: `weights/DEFAULT` cannot be read.
+    """
     try:
         return WEIGHTS / (WEIGHTS / DEFAULT_FILE).read_text().strip()
     except OSError as error:
@@ -30,7 +34,7 @@ def default_weights() -> Path:
 
 
 def _how_to(folder: Path) -> str:
-    """How to make OpenVINO files of a checkpoint that lies in `folder`; "" where there is none."""
+    """The command that converts the checkpoint in `folder`; "" if there is no checkpoint."""
     for checkpoint in sorted(folder.glob("*.safetensors")):
         command = f"python -m convert {checkpoint} --variant {checkpoint.stem} --out {folder}"
         return f"; make them with: {command}"
@@ -41,7 +45,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a weights folder.
 
     Raises:
-        WeightsError: it is missing, not JSON, of another format, or incomplete.
+        WeightsError: the manifest is missing, not JSON, of another format, or incomplete.
     """
     path = folder / MANIFEST
     try:
@@ -65,15 +69,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def sha256_of(content: bytes) -> str:
-    """The sha256 of a file's content, as manifests have it."""
+    """The sha256 of a file's content, in hexadecimal digits, as manifests have it."""
     return hashlib.sha256(content).hexdigest()
 
 
 def verified(folder: Path, name: str, sha256: str) -> Path:
-    """The path of a file of a weights folder, whose content is as the manifest says.
+    """The path of a file of a weights folder, after its sha256 was checked.
 
     Raises:
-        WeightsError: it cannot be read, or was altered.
+        WeightsError: the file cannot be read, or its content is not that of the manifest.
     """
     path = folder / name
     try:
@@ -87,10 +91,10 @@ def verified(folder: Path, name: str, sha256: str) -> Path:
 
 
 def settings_of(folder: Path, manifest: dict[str, Any]) -> Settings:
-    """The settings that suit the weights: `BEST`, with the values that the manifest has.
+    """The settings that suit the weights: `BEST`, changed by the manifest's 'settings'.
 
     Raises:
-        WeightsError: 'settings' is no object, or has a value that is none.
+        WeightsError: 'settings' is no object, or has an unknown key or a wrong value.
     """
     values = manifest.get("settings", {})
     if not isinstance(values, dict):

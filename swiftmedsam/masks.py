@@ -1,6 +1,7 @@
-"""Logits to masks, and masks to labels: what a box's answers say, and which label counts.
+"""Logits to masks, and masks to labels.
 
-A mask is where the weighted mean of a box's logits, resized to the slice, is above 0.
+A box may have several answers (logits) in one slice. Its mask is where their weighted sum, resized
+to the slice, is above 0. Where masks overlap, the box of the higher rank gives the label.
 """
 
 import functools
@@ -15,32 +16,32 @@ from swiftmedsam.frame import FloatArray, Frame, Patch, Span, hull, overlap
 from swiftmedsam.result import Labels
 from swiftmedsam.settings import Settings
 
-STRIP_PIXELS = 2 << 20  # of a mask that is made at a time: 8 MB as float32, three times
+STRIP_PIXELS = 2 << 20  # pixels of one strip of a mask: 8 MB as float32, held three times
 
 Boxes = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Logits (h, w) of one object as a frame shows it, from an input pixel (row, column) on.
+    """The logits (h, w) of one object in one frame; logits[0, 0] is the input pixel `corner`.
 
-    They cover the limits within which the object's mask counts. The weight is that among the
-    object's answers.
+    They cover the limits outside which the object's mask does not count. `weight` is the share of
+    this answer in the sum over the object's answers.
     """
 
     frame: Frame
     logits: FloatArray
-    corner: tuple[int, int]
+    corner: tuple[int, int]  # row and column
     weight: float = 1.0
 
     def reach(self, limits: Span) -> Span | None:
-        """The pixels within `limits` that logits above 0 can reach; None if there is none."""
+        """The slice pixels within `limits` that a logit above 0 can influence; None if no pixel."""
         above = self.logits > 0
         parts = []
         for axis in (0, 1):
             inner, size = self.frame.inner[axis], self.frame.size[axis]
             values = np.flatnonzero(above.any(axis=1 - axis)) + self.corner[axis]
-            values = values[values < inner]  # not from the padding
+            values = values[values < inner]  # without the padding
             if values.size == 0:
                 return None
             if self.frame.mirrored and axis == 1:
@@ -51,7 +52,7 @@ class Answer:
         return (rows, columns) if rows.stop > rows.start and columns.stop > columns.start else None
 
     def at(self, pixels: Span) -> FloatArray:
-        """Logits of these pixels of the slice, all of them shown: bilinear."""
+        """Logits of these pixels of the slice, by bilinear interpolation; the frame shows all."""
         places = []
         for axis in (0, 1):
             low, high, weight = self.frame.samples(axis, pixels[axis])
@@ -65,10 +66,10 @@ class Answer:
 
 
 def mask_of(answers: Sequence[Answer], limits: Span) -> Patch:
-    """Where the weighted sum of the logits of one object is above 0, within `limits`.
+    """The mask of one object: where the weighted sum of its logits is above 0, within `limits`.
 
-    Only the pixels that a logit above 0 can reach are looked at: resizing the whole of a large
-    image for each of its objects takes longer than the network.
+    Only pixels that a logit above 0 can influence are computed: to resize the whole of a large
+    image for each object would take longer than the network.
     """
     reached = [span for answer in answers if (span := answer.reach(limits))]
     if not reached:
@@ -79,7 +80,7 @@ def mask_of(answers: Sequence[Answer], limits: Span) -> Patch:
 
 
 def strips(within: Span) -> list[Span]:
-    """Rows and columns of a slice cut into parts whose masks take little memory each."""
+    """Cut a rectangle of a slice into strips of rows whose masks take little memory each."""
     rows, columns = within
     step = max(1, STRIP_PIXELS // (columns.stop - columns.start))
     starts = range(rows.start, rows.stop, step)
@@ -87,9 +88,10 @@ def strips(within: Span) -> list[Span]:
 
 
 def _reached(values: npt.NDArray[np.int64], size: int, inner: int, start: int) -> slice:
-    """Pixels that interpolation of `inner` values to `size` makes of the first to last of `values`.
+    """The pixels that get a part of one of `values`, when `inner` values are resized to `size`.
 
-    Counted from `start` on; one more at both ends, since positions are rounded.
+    `values` are positions in ascending order. The pixels are counted from `start` on, and include
+    one more at each end, since positions are rounded.
     """
     scale = size / inner
     first = 0 if values[0] == 0 else math.floor((values[0] - 0.5) * scale - 0.5) - 1
@@ -98,7 +100,7 @@ def _reached(values: npt.NDArray[np.int64], size: int, inner: int, start: int) -
 
 
 def box_pixels(box: Boxes) -> Span:
-    """Rows and columns of the pixels that a box (4,) touches, its ends inclusive."""
+    """Rows and columns of the pixels that a box (4,) touches, first and last inclusive."""
     x_min, y_min, x_max, y_max = box
     return (
         slice(math.floor(y_min), math.ceil(y_max) + 1),
@@ -116,9 +118,10 @@ def limits_of(box: Boxes, height: int, width: int, settings: Settings) -> Span:
 
 
 def ranks_of(boxes: Boxes, settings: Settings) -> npt.NDArray[np.intp]:
-    """Ranks 0..N - 1 of boxes (N, 6): where masks overlap, the box of the higher rank counts.
+    """Ranks 0..N - 1 of boxes (N, 6): where masks overlap, the box of the higher rank wins.
 
-    A smaller box counts over a larger one, which would hide a part of it; then a later one does.
+    A smaller box has a higher rank than a larger one; of equal boxes the later one has. Without
+    `smaller_box_wins`, the later box always wins.
     """
     if not settings.smaller_box_wins:
         return np.arange(len(boxes))
@@ -129,7 +132,10 @@ def ranks_of(boxes: Boxes, settings: Settings) -> npt.NDArray[np.intp]:
 def interpolated(
     before: int, answers_before: Sequence[Answer], z: int, answers: Sequence[Answer]
 ) -> Iterator[tuple[int, list[Answer]]]:
-    """The slices between two decoded ones, `before` and `z`, with the answers of both, weighted."""
+    """For each slice between the decoded slices `before` and `z`: the answers of both, weighted.
+
+    The weights fall linearly with the distance.
+    """
     for between in range(min(z, before) + 1, max(z, before)):
         share = (between - before) / (z - before)
         yield (
@@ -145,22 +151,22 @@ class Painter:
     """Writes masks into labels; where two overlap, it keeps the one of the higher rank."""
 
     def __init__(self, labels: Labels, boxes: Boxes, settings: Settings) -> None:
-        """For `labels` (D, H, W), in which box i of `boxes` (N, 6) gets the value i + 1."""
+        """Paint into `labels` (D, H, W); box i of `boxes` (N, 6) gets the value i + 1."""
         self._labels = labels
         height, width = labels.shape[1:]
         in_plane = boxes[:, [0, 1, 3, 4]]
         self.limits = [limits_of(box, height, width, settings) for box in in_plane]
-        self._ranks = np.zeros(len(boxes) + 1, labels.dtype)  # of labels; 0, no label, is lowest
+        self._ranks = np.zeros(len(boxes) + 1, labels.dtype)  # by label; label 0 is the lowest
         self._ranks[1:] = ranks_of(boxes, settings) + 1
 
     def paint(self, z: int, i: int, answers: Sequence[Answer]) -> Patch:
-        """Paint box `i` in slice `z` where its answers say so; return its mask."""
+        """Paint the mask of box `i` in slice `z`, made from its answers; return the mask."""
         patch = mask_of(answers, self.limits[i])
         self._paint(z, i, patch)
         return patch
 
     def paint_in_strips(self, z: int, i: int, answers: Sequence[Answer]) -> None:
-        """The same in strips: the mask of a large image, as float32, takes gigabytes."""
+        """Paint in strips: the logits of a large image, as float32, would take gigabytes."""
         for part in strips(self.limits[i]):
             self._paint(z, i, mask_of(answers, part))
 
@@ -168,7 +174,7 @@ class Painter:
         target = self._labels[z, patch.rows, patch.columns]
         mask = patch.mask
         painted = mask & (target > 0)
-        if painted.any():  # seldom, and few pixels: to look up the rank of every pixel takes long
+        if painted.any():  # seldom, and few pixels: to compare the ranks of all pixels is slow
             mask = mask.copy()
             mask[painted] = self._ranks[target[painted]] <= self._ranks[i + 1]
         target[mask] = i + 1

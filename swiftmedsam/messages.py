@@ -1,17 +1,17 @@
-"""Text for messages of one line: names and errors of others, without what a terminal would obey."""
+"""Makes one safe line of any text: without line breaks, and without codes a terminal would obey."""
 
-MAX_FOUND = 200  # characters of what was found in a message; an archive may hold 65,535 long names
+MAX_FOUND = 200  # characters of foreign text in a message; an archive may have 65,535 long names
 
 
 def printable(name: str) -> str:
-    """`name` for a message: line breaks, escapes and bytes that are no text as backslash codes."""
+    """`name` with line breaks, escape codes and undecodable bytes written as backslash codes."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, for a message of one line."""
-    reason = getattr(error, "strerror", None) or error  # an OSError's without number and path
-    return shortened(printable(" ".join(str(reason).split())))  # it may quote the file: no escapes
+    """The message of an error as one safe line; of an OSError without number and path."""
+    reason = getattr(error, "strerror", None) or error
+    return shortened(printable(" ".join(str(reason).split())))  # it may quote bytes of a file
 
 
 def shortened(text: str) -> str:

@@ -1,22 +1,22 @@
-"""What names and headers say of an image: the one table of modalities, the names of cases."""
+"""The table of modalities, and the pattern of the names of challenge files."""
 
 import re
 from dataclasses import dataclass
 
-# 2DBox_<modality>_<rest>.npz; the rest may be missing. What is read, segmented and scored.
+# 2DBox_<modality>_<rest>.npz; the rest may be missing. Only such files are segmented and scored.
 CASE_NAME = re.compile(r"(?P<dim>[23])DBox_(?P<modality>[^_]*)(?:_(?P<rest>.*))?\.npz", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Modality:
-    """One row of the table: a name and how else it is written in file names and headers."""
+    """One row of the table: a name, and its other names in file names and headers."""
 
     name: str
     aliases: tuple[str, ...] = ()
 
 
-# In the order of the paper's Table 4. Two capital letters and OPT, DMS are codes of DICOM
-# (PS3.3 C.7.3.1.1.1).
+# In the order of the paper's Table 4. Aliases of two capital letters, and OPT and DMS, are DICOM's
+# codes (PS3.3 C.7.3.1.1.1).
 MODALITIES = (
     Modality("CT"),
     Modality("MR", ("MRI",)),
@@ -42,9 +42,9 @@ _BY_NAME = {_plain(n): m for m in MODALITIES for n in (m.name, *m.aliases)}
 
 
 def find_modality(name: str) -> Modality:
-    """The modality of that name or alias, however it is spelt; `UNKNOWN` for any other.
+    """The modality of that name or alias; `UNKNOWN` for any other.
 
-    Upper and lower case are the same, and characters that are no letters or digits do not count.
+    Upper and lower case are the same. Only letters and digits count.
     """
     return _BY_NAME.get(_plain(name), UNKNOWN)
 
@@ -53,7 +53,7 @@ def parse_modality(name: str) -> Modality:
     """The modality of that name or alias.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no modality has it.
     """
     if (modality := find_modality(name)) is UNKNOWN:
         names = ", ".join(one.name for one in MODALITIES)

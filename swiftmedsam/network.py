@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# OpenVINO's package reports every import of it to Google Analytics, from a thread, and leaves files
-# in HOME. Without its reporting package, which is not in the image, it does neither.
+# On import, OpenVINO's package sends a report to Google Analytics from a thread, and writes files
+# to HOME. Without its package `openvino_telemetry` it does neither.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import openvino as ov  # noqa: E402
@@ -41,26 +41,26 @@ from swiftmedsam.system import available_threads  # noqa: E402
 
 log = logging.getLogger(__name__)
 
-COMPILED = "compiled"  # in a weights folder: models as `Network.precompile` left them
-BLOB_DIGITS = 16  # of a sha256 in their names
+COMPILED = "compiled"  # subfolder of a weights folder, with the models that `precompile` made
+BLOB_DIGITS = 16  # of a sha256 in the names of these models
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
 
 def _last_line(error: Exception) -> str:
-    """The line that says why, which is the last one of OpenVINO's."""
+    """The last line of an error of OpenVINO, which has the reason."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _openvino_options(computed: str, threads: int) -> dict[str, Any]:
-    """What OpenVINO is told about every model."""
+    """OpenVINO's options, the same for every model."""
     return {
         "INFERENCE_PRECISION_HINT": computed,
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        # else programs side by side are bound to the same cores (docs/limits.md)
+        # with pinning, programs side by side are bound to the same cores (docs/limits.md)
         "ENABLE_CPU_PINNING": False,
     }
 
@@ -68,13 +68,17 @@ def _openvino_options(computed: str, threads: int) -> dict[str, Any]:
 def compile_model(
     core: ov.Core, model: ov.Model | Path, computed: str, threads: int, **more: object
 ) -> ov.CompiledModel:
-    """`model`, or the IR at that path, as the program compiles its own; `more` are OpenVINO's.
+    """Compile `model`, or the IR at that path, with the program's options.
 
     Args:
-        computed: "f32" or "bf16", the type of what is not quantized.
+        core: OpenVINO's.
+        model: the model, or the path of its .xml.
+        computed: "f32" or "bf16", the type of unquantized layers.
+        threads: how many OpenVINO may use.
+        more: further options of OpenVINO.
 
     Raises:
-        RuntimeError: OpenVINO cannot run it, or has no such type on this CPU.
+        RuntimeError: OpenVINO cannot run the model, or has no such type on this CPU.
     """
     compiled = core.compile_model(model, "CPU", {**_openvino_options(computed, threads), **more})
     if computed == "bf16" and compiled.get_property("INFERENCE_PRECISION_HINT") != ov.Type.bf16:
@@ -83,12 +87,12 @@ def compile_model(
 
 
 def _blob_start(files: dict[str, str], computed: str, flags: set[str]) -> str:
-    """How the name of a compiled model begins that fits these files, OpenVINO and flags."""
+    """The start of a compiled model's file name: a hash of all that the model depends on."""
     facts = [ov.__version__, sorted(flags), sorted(files.items()), computed]
     return sha256_of(repr(facts).encode())[:BLOB_DIGITS]
 
 
-def _ready(
+def _compiled_request(
     core: ov.Core,
     folder: Path,
     files: dict[str, str],
@@ -96,25 +100,25 @@ def _ready(
     threads: int,
     flags: set[str],
 ) -> tuple[ov.InferRequest, bool]:
-    """A request to the model of `files` (sha256 by name), and whether `precompile` had left it.
+    """A request to the model of `files` (sha256 by name), and whether it was precompiled.
 
     Raises:
-        WeightsError: it cannot be read, was altered, or does not run here.
+        WeightsError: a file cannot be read, was altered, or does not run here.
     """
     paths = [verified(folder, name, sha) for name, sha in files.items()]
     for path in (folder / COMPILED).glob(f"{_blob_start(files, computed, flags)}-*.blob"):
         try:
             content = path.read_bytes()
             if sha256_of(content)[:BLOB_DIGITS] == path.stem.partition("-")[2]:
-                told = _openvino_options(computed, threads)
-                kept = core.import_model(io.BytesIO(content), "CPU", told)
-                return kept.create_infer_request(), True
-        except Exception as error:  # whatever is wrong with it: there is the IR
+                options = _openvino_options(computed, threads)
+                precompiled = core.import_model(io.BytesIO(content), "CPU", options)
+                return precompiled.create_infer_request(), True
+        except Exception as error:  # any fault: the IR can be compiled instead
             log.warning("%s: compiled anew (%s)", path, _last_line(error))
     xml = next(p for p in paths if p.suffix == ".xml")
     try:
         return compile_model(core, xml, computed, threads).create_infer_request(), False
-    except RuntimeError as error:  # OpenVINO's only one
+    except RuntimeError as error:  # OpenVINO raises no other
         raise WeightsError(
             f"{xml}: OpenVINO cannot run it in {computed} on this CPU ({_last_line(error)})"
         ) from error
@@ -123,13 +127,17 @@ def _ready(
 class Network:
     """Encoder and decoder, compiled for this machine. Made by `load`.
 
-    Several threads may share one: `encode` and `decode` each run for one thread at a time, with
-    all `threads` of the network, and the other threads wait. A request for each thread would be
-    no faster, since the cores are busy, and would take 150 MB more each.
+    Several threads may share one network. `encode` and `decode` each serve one caller at a time,
+    with all `threads` of the network; other callers wait. One request per caller would be no
+    faster, since all cores are busy, and would take 150 MB more for each.
     """
 
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
-        """Begin to make them ready, in threads of their own; `wait` says when they are."""
+        """Start to compile the models, in threads of their own; `wait` returns when they are ready.
+
+        Raises:
+            WeightsError: the manifest is wrong, or has no model for this precision.
+        """
         manifest = read_manifest(folder)
         models = manifest["models"]
         flags = cpu_flags()
@@ -145,17 +153,19 @@ class Network:
                 f"{folder}: precision {precision} needs a model in {' or '.join(stored)}, "
                 f"found {', '.join(models)}"
             )
-        computed = floating if precision == "int8" else precision  # of what is not quantized
+        computed = floating if precision == "int8" else precision  # the type of unquantized layers
         self.variant: str = manifest["variant"]
         self.settings: Settings = settings_of(folder, manifest)
         self.precision = f"int8+{computed}" if precision == "int8" else precision
         self.threads = threads
-        # To infer and to read the result are two steps on one request: no other thread in between.
+        # To infer and to read the result are two steps on one request: a lock keeps them together.
         self._encoding, self._decoding = Lock(), Lock()
         core = ov.Core()
-        pool = ThreadPoolExecutor()  # compiling keeps one core busy, there are two models
+        pool = ThreadPoolExecutor()  # each of the two models is compiled by one core
         self._loading = {
-            part: pool.submit(_ready, core, folder, models[kind][part], computed, threads, flags)
+            part: pool.submit(
+                _compiled_request, core, folder, models[kind][part], computed, threads, flags
+            )
             for part in PARTS
         }
         pool.shutdown(wait=False)
@@ -180,7 +190,7 @@ class Network:
             loading.result()
 
     def encode(self, pixels: FloatArray) -> FloatArray:
-        """Embedding (1, 4096, C), its 64 x 64 cells by row, of `pixels` (1, 3, 256, 256), 0..1."""
+        """Embedding (1, 4096, C) of `pixels` (1, 3, 256, 256), 0..1; 64 x 64 cells, row by row."""
         with self._encoding:
             self._encoder.infer([pixels], share_inputs=True)
             # a copy: the next inference writes to the same memory
@@ -188,20 +198,19 @@ class Network:
         return embedding
 
     def precompile(self) -> None:
-        """Leave the compiled models in the weights folder, for a quicker start on CPUs like this.
+        """Write the compiled models to the weights folder, so that the next start is quicker.
 
-        Like this are those with the same `INSTRUCTION_SETS`.
-
-        One that was read from there stays as it is: what OpenVINO exports of it cannot be read.
+        They serve CPUs with the same flags of `INSTRUCTION_SETS`. A model that was read from there
+        is not written again: OpenVINO could not read what it exports of such a model.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: a file cannot be written.
         """
         compiled = self._folder / COMPILED
         compiled.mkdir(exist_ok=True)
         for part, loading in self._loading.items():
-            request, kept = loading.result()
-            if kept:
+            request, precompiled = loading.result()
+            if precompiled:
                 continue
             start = _blob_start(self._files[part], self._computed, self._flags)
             content = io.BytesIO()
@@ -214,7 +223,7 @@ class Network:
                 other.unlink()
 
     def release_encoder(self) -> None:
-        """Give back the 150 MB that wait for the next `encode`, which takes them again."""
+        """Free 150 MB of the encoder; the next `encode` takes them again."""
         with self._encoding:
             self._encoder.get_compiled_model().release_memory()
 
@@ -223,9 +232,11 @@ class Network:
     ) -> tuple[FloatArray, FloatArray]:
         """Logits (N, 4 h, 4 w) and predicted IoU (N,) of `prompts` (N, 4) in one slice.
 
-        `embedding` is what `encode` returned; prompts are boxes in input pixels; `cells` (N, h, w)
-        are the numbers of the embedding's cells, a rectangle for each prompt, whose 4 x 4 pixels
-        are wanted.
+        Args:
+            embedding: (1, 4096, C), from `encode`.
+            prompts: (N, 4) x_min, y_min, x_max, y_max in input pixels.
+            cells: (N, h, w), for each prompt a rectangle of the embedding's cells, by number,
+                row * 64 + column; each gives 4 x 4 logits.
         """
         with self._decoding:
             self._decoder.infer([embedding, prompts, cells], share_inputs=True)
@@ -243,11 +254,11 @@ def load(
     """The network of a weights folder, ready to run.
 
     Args:
-        weights: a folder with a manifest; None is the default that comes with the program.
+        weights: a folder with a manifest; None: the default weights of the program.
         precision: "f32" (the most exact), "bf16", "int8", or "auto": the fastest that suits this
             CPU and that the folder has a model for.
-        threads: None uses what affinity and container quota allow.
-        wait: False returns at once, and what is wrong with a model `Network.wait` raises.
+        threads: None: as many as the CPU affinity and the container's quota allow.
+        wait: False: return before the models are compiled; `Network.wait` then raises their errors.
 
     Raises:
         WeightsError: the folder is missing, incomplete, altered, or has no such precision.

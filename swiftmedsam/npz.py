@@ -1,7 +1,7 @@
-"""The challenge's npz files: to checked cases, and labels back (docs/formats.md).
+"""Reads the challenge's npz files as checked cases, and writes their labels (docs/formats.md).
 
-Whatever is wrong with a file is found here and said in one line. Arrays are never unpickled, and
-what a file declares is checked before it is allocated.
+Every fault of a file becomes a CaseError with a message of one line. Arrays are never unpickled,
+and a declared size is checked before memory is allocated.
 """
 
 import functools
@@ -31,16 +31,16 @@ from swiftmedsam.messages import one_line, printable, shortened
 from swiftmedsam.modality import CASE_NAME, Modality, find_modality
 
 MAX_MEMBER_BYTES = 4 << 30  # a declared array above this is refused, not allocated
-MAX_STREAMED_BYTES = 10 << 30  # of pixels that are not held: 20,000 x 20,000 x 3 of 8 bytes
-MAX_HEADER_BYTES = 16 << 10  # of an npy; numpy refuses 10,000, but only once it has read them all
+MAX_STREAMED_BYTES = 10 << 30  # of pixels read in chunks: 20,000 x 20,000 x 3 of 8 bytes
+MAX_HEADER_BYTES = 16 << 10  # of an npy; numpy's limit is 10,000, but it reads the whole header
 HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
-# What zipfile and the decompressors raise for damaged or unsupported archives.
+# The errors of zipfile and the decompressors for damaged or unsupported archives.
 UNREADABLE = (
     OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError,
     RuntimeError, UnicodeDecodeError,
 )  # fmt: skip
-# What numpy raises for headers that are no headers: it parses them as Python literals.
+# The errors of numpy for broken headers, which it parses as Python literals.
 BROKEN_HEADER = (
     ValueError, TypeError, OverflowError, SyntaxError, MemoryError, RecursionError,
     tokenize.TokenError,
@@ -48,20 +48,20 @@ BROKEN_HEADER = (
 
 
 def is_case_name(name: str) -> bool:
-    """Whether a file of this name is for us: `2DBox_*.npz` or `3DBox_*.npz`."""
+    """Whether this is the name of a challenge case: `2DBox_*.npz` or `3DBox_*.npz`."""
     return CASE_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
 class _Member:
-    """An array of an npz whose header was checked; its data are still in the archive."""
+    """An array of an npz with a checked header; its data are still in the archive."""
 
-    file: str  # for messages, as `key`
+    file: str  # for messages
     key: str
     shape: tuple[int, ...]
     fortran: bool
     dtype: np.dtype[np.generic]
-    start: int  # bytes of the header
+    start: int  # where the data begin: the length of the header
 
     @property
     def nbytes(self) -> int:
@@ -69,23 +69,23 @@ class _Member:
         return self.dtype.itemsize * math.prod(self.shape)
 
     def as_stored(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """A view of an array of this shape whose C order is that of the file."""
+        """A view of `array`, of this shape, whose C order is the order of the file."""
         return array.T if self.fortran else array
 
-    def refuse(self, wrong: str) -> NoReturn:
-        """Raise a CaseError that says what is wrong with this array."""
-        raise CaseError(f"{self.file}: '{self.key}' {wrong}")
+    def refuse(self, fault: str) -> NoReturn:
+        """Raise a CaseError that names this array and its fault."""
+        raise CaseError(f"{self.file}: '{self.key}' {fault}")
 
 
 def _find_member(archive: zipfile.ZipFile, file: str, key: str) -> _Member:
-    """What the header of an array says; nothing is allocated for its data.
+    """Read and check the header of an array; nothing is allocated for its data.
 
     Raises:
         CaseError: there is no such array, or it is not of real numbers, too large or incomplete.
     """
 
-    def refuse(wrong: str) -> NoReturn:
-        raise CaseError(f"{file}: '{key}' {wrong}")
+    def refuse(fault: str) -> NoReturn:
+        raise CaseError(f"{file}: '{key}' {fault}")
 
     try:
         with archive.open(f"{key}.npy") as stream:
@@ -94,7 +94,7 @@ def _find_member(archive: zipfile.ZipFile, file: str, key: str) -> _Member:
         if version not in HEADER_READERS:
             refuse(f"should be npy format 1 or 2, got {version}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that Python 2 wrote it, which is no fault
+            warnings.simplefilter("ignore")  # a file that Python 2 wrote is no fault
             shape, fortran, dtype = HEADER_READERS[version](start)  # type: ignore[no-untyped-call]
     except KeyError:
         found = shortened(str(sorted(name.removesuffix(".npy") for name in archive.namelist())))
@@ -109,17 +109,17 @@ def _find_member(archive: zipfile.ZipFile, file: str, key: str) -> _Member:
     limit = MAX_STREAMED_BYTES if key == "imgs" and streamed(shape, dtype) else MAX_MEMBER_BYTES
     if member.nbytes > limit:
         refuse(f"declares {member.nbytes} bytes, more than the limit of {limit}")
-    held = archive.getinfo(f"{key}.npy").file_size - member.start
-    if held < member.nbytes:
-        refuse(f"ends before its {member.nbytes} bytes, found {held}")
+    stored = archive.getinfo(f"{key}.npy").file_size - member.start
+    if stored < member.nbytes:
+        refuse(f"ends before its {member.nbytes} bytes, found {stored}")
     return member
 
 
 def _read_member(archive: zipfile.ZipFile, member: _Member) -> npt.NDArray[np.generic]:
-    """The array, in C order whatever the file's: OpenCV would copy another one in every call.
+    """Read the array, always into C order: OpenCV would copy another order in every call.
 
     Raises:
-        CaseError: the archive holds less than it says, or there is no memory for it.
+        CaseError: the archive ends early, or there is not enough memory.
     """
     try:
         array = np.empty(member.shape, member.dtype)
@@ -135,12 +135,12 @@ def _read_member(archive: zipfile.ZipFile, member: _Member) -> npt.NDArray[np.ge
 
 
 def _stored_chunks(archive: zipfile.ZipFile, member: _Member) -> Iterator[npt.NDArray[np.generic]]:
-    """The array as it is stored, read chunk by chunk.
+    """Read the array chunk by chunk, in the order of the file.
 
     Raises:
-        CaseError: the archive holds less than it says.
+        CaseError: the archive ends early.
     """
-    # of no memory: a shape to be cut into chunks
+    # An array of this shape that takes no memory, only to get the shapes of the chunks.
     shape = member.as_stored(np.broadcast_to(np.zeros((), member.dtype), member.shape))
     with archive.open(f"{member.key}.npy") as stream:
         stream.read(member.start)
@@ -152,16 +152,16 @@ def _stored_chunks(archive: zipfile.ZipFile, member: _Member) -> Iterator[npt.ND
             except EOFError as error:
                 member.refuse(f"ends before its {member.nbytes} bytes ({one_line(error)})")
             yield np.ndarray(part.shape, member.dtype, content)
-        stream.read(1)  # at its end the archive's checksum is looked at
+        stream.read(1)  # at the end of the stream, zipfile checks the checksum
 
 
 def _read_display(
     archive: zipfile.ZipFile, member: _Member, modality: Modality, window: Window
 ) -> npt.NDArray[np.uint8]:
-    """What `to_display` makes of an array, of which no more than a chunk is held at a time.
+    """Do as `to_display` does, with one chunk of the array in memory at a time.
 
     Raises:
-        CaseError: the archive holds less than it says, or a value is out of range.
+        CaseError: the archive ends early, or a value is out of range.
     """
     values = functools.partial(_stored_chunks, archive, member)
     ends = extent(values)
@@ -174,7 +174,7 @@ def _read_display(
 
 
 def _require_memory(image: _Member, boxes: _Member, limit: int, *, is_volume: bool) -> None:
-    """Raise CaseError if the case would take more than `limit` bytes; see `swiftmedsam.memory`."""
+    """Raise CaseError if the case would need more than `limit` bytes; see `swiftmedsam.memory`."""
     count = boxes.shape[0] if boxes.shape else 0
     peak = estimate_peak(image.shape, image.dtype, count, is_volume=is_volume)
     if peak > limit:
@@ -185,26 +185,32 @@ def _require_memory(image: _Member, boxes: _Member, limit: int, *, is_volume: bo
 
 
 def _require_content(path: Path) -> None:
-    """Look before opening: a fifo would be waited for, /dev/zero read without end.
+    """Check the file's kind before it is opened: a fifo would block, /dev/zero never ends.
 
     Raises:
-        OSError: there is nothing, or no regular file, or an empty one.
+        OSError: there is no file, or it is empty or not a regular file.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a fifo, socket or device"
         raise OSError(f"expected a file, found {kind}")
-    if status.st_size == 0:  # also what /proc says of files that are waited for
+    if status.st_size == 0:  # also the size of files in /proc, of which some block
         raise OSError("expected a zip archive, found an empty file")
 
 
 def read_case(
     path: Path, window: Window = DEFAULT_WINDOW, *, memory_limit: int | None = None
 ) -> Case:
-    """The case of an npz file in the challenge's format (docs/formats.md).
+    """Read and check the case of an npz file in the challenge's format (docs/formats.md).
+
+    Args:
+        path: named 2DBox_MODALITY_*.npz (image) or 3DBox_MODALITY_*.npz (volume), with the keys
+            'imgs' and 'boxes'.
+        window: the range of Hounsfield units that is shown of a CT.
+        memory_limit: in bytes; None is no limit.
 
     Raises:
-        CaseError: the file is broken, not what its name says, or its segmentation would take more
+        CaseError: the file is broken, does not fit its name, or its segmentation would need more
             than `memory_limit` bytes.
     """
     name = printable(path.name)
@@ -242,7 +248,7 @@ def read_case(
 
 
 def write_labels(path: Path, labels: npt.NDArray[np.unsignedinteger]) -> None:
-    """Write `labels`, (H, W) or (D, H, W), under the key 'segs': the whole file or none.
+    """Write `labels`, (H, W) or (D, H, W), to an npz under the key 'segs', atomically.
 
     Raises:
         OSError: the folder cannot be written to; nothing is left behind.

@@ -1,11 +1,14 @@
-"""The boxes that a slice is asked with, and what it hands on to the next slice: tracking.
+"""Chooses the prompts of each slice, and tracks each object from slice to slice.
 
-The given box of a volume is the extent of the object over all of its slices, so in most slices it
-is too large, and the network tends to fill it. LiteMedSAM asks with the box around the previous
-slice's mask alone. The default asks three times and averages the logits: with the given box, with a
-box of the size that objects usually have at this depth (tapered), and with the box around the mask
-that optical flow carried here from the previous slice (tracked). `Settings.prompts` chooses;
-docs/decisions has the measurements.
+The given box of a volume is the extent of the object over all its slices. So in most slices it is
+too large, and the network tends to fill it. LiteMedSAM's only prompt is the box around the previous
+slice's mask. By default a slice has three prompts, and their mean logits count:
+
+    given      the given box
+    tapered    a box of the size that objects usually have at this depth of their box
+    tracked    the box around the mask that optical flow moved here from the previous slice
+
+`Settings.prompts` chooses; docs/decisions has the measurements.
 """
 
 from collections.abc import Sequence
@@ -20,7 +23,7 @@ from swiftmedsam.frame import INPUT_SIZE, FloatArray, Frame, Patch, Span
 from swiftmedsam.masks import Answer
 from swiftmedsam.settings import GIVEN, PREVIOUS, TAPERED, Settings
 
-HALF = 127  # of a tracked mask's 0..255: more is part of it
+HALF = 127  # of a tracked mask's 0..255; pixels with more belong to the mask
 IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
 
 Boxes = npt.NDArray[np.float64]
@@ -28,57 +31,64 @@ Boxes = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Track:
-    """What a decoded slice hands on to the next one, of one box."""
+    """The state of one box after a decoded slice, for the next decoded slice."""
 
     z: int
-    around: dict[Frame, FloatArray | None]  # prompt (4,) around its mask; None: the mask is empty
+    around: dict[Frame, FloatArray | None]  # prompt (4,) around the mask; None: the mask is empty
     masks: dict[Frame, SoftMask] = field(default_factory=dict)  # tracked masks (h, w), 0..255
-    answers: Sequence[Answer] = ()  # kept where slices between are to be interpolated
+    answers: Sequence[Answer] = ()  # kept if the slices between are interpolated
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a slice is asked about one box."""
+class BoxPrompts:
+    """The prompts of one box in one frame of a slice."""
 
-    prompts: FloatArray  # (P, 4), boxes in input pixels
-    mask: SoftMask | None = None  # as it was tracked to this slice
+    prompts: FloatArray  # (P, 4) x_min, y_min, x_max, y_max in input pixels
+    mask: SoftMask | None = None  # the mask tracked into this slice
 
 
 class Prompter(Protocol):
-    """Chooses the prompts of each slice. `Prompts` does it by settings."""
+    """Chooses the prompts of each slice, and tracks boxes. `Prompts` does this by settings."""
 
-    def ask(
+    def choose(
         self, frame: Frame, z: int, boxes: Boxes, tracks: Sequence[Track | None]
-    ) -> list[Asked]:
-        """What slice `z`, as `frame` shows it, is asked about each of `boxes` (N, 6).
+    ) -> list[BoxPrompts]:
+        """The prompts of each of `boxes` (N, 6) in slice `z`, for `frame`.
 
-        A track is what the previous decoded slice handed on; None: it is the first one.
+        `tracks` are those of the boxes in the previous decoded slice; None: this is the first one.
         """
 
     def track(
-        self, z: int, box: Boxes, answers: Sequence[Answer], patch: Patch, asked: Sequence[Asked]
+        self,
+        z: int,
+        box: Boxes,
+        answers: Sequence[Answer],
+        patch: Patch,
+        chosen: Sequence[BoxPrompts],
     ) -> Track:
-        """What slice `z` hands on of a box (6,).
+        """The track of a box (6,) after slice `z`.
 
-        `answers` and `asked` have one of each frame; `patch` is the box's mask.
+        `answers` and `chosen` have one entry per frame of the box; `patch` is its mask.
         """
 
 
 class Prompts:
-    """Prompts by `Settings.prompts`."""
+    """Chooses prompts by `Settings.prompts`."""
 
     def __init__(self, image: npt.NDArray[np.uint8], settings: Settings) -> None:
-        """For a volume (D, H, W), or an image (1, H, W) or (1, H, W, 3)."""
+        """Choose prompts for a volume (D, H, W), or an image (1, H, W) or (1, H, W, 3)."""
         self._settings, self._depth = settings, len(image)
         self._flow = Flow(image)
 
-    def ask(
+    def choose(
         self, frame: Frame, z: int, boxes: Boxes, tracks: Sequence[Track | None]
-    ) -> list[Asked]:
-        """The given box where there is no track yet, else a prompt of each kind."""
+    ) -> list[BoxPrompts]:
+        """The given box if there is no track yet, otherwise a prompt of each kind."""
         given = self._given(frame, boxes)
         return [
-            Asked(one[np.newaxis]) if track is None else self._asked(frame, z, box, one, track)
+            BoxPrompts(one[np.newaxis])
+            if track is None
+            else self._choose_one(frame, z, box, one, track)
             for box, one, track in zip(boxes, given, tracks, strict=True)
         ]
 
@@ -87,11 +97,13 @@ class Prompts:
         in_plane = boxes[:, IN_PLANE]
         return frame.prompts(in_plane) if margin is None else frame.wide_prompts(in_plane, margin)
 
-    def _asked(self, frame: Frame, z: int, box: Boxes, given: FloatArray, track: Track) -> Asked:
-        """The prompts (P, 4) of a box (6,), and its mask as flow carried it to slice `z`."""
+    def _choose_one(
+        self, frame: Frame, z: int, box: Boxes, given: FloatArray, track: Track
+    ) -> BoxPrompts:
+        """The prompts (P, 4) of a box (6,), and its mask, which flow moved to slice `z`."""
         settings = self._settings
-        around = track.around[frame]
-        previous = given if around is None else around
+        around_mask = track.around[frame]
+        previous = given if around_mask is None else around_mask
         mask, tracked = None, given
         if settings.uses_tracking:
             inside = input_pixels(given, frame)
@@ -109,45 +121,55 @@ class Prompts:
                 prompts.append(tapered_box(given, previous, share, settings.tapered_margin))
             else:
                 prompts.append(tracked)
-        return Asked(np.stack(prompts), mask)
+        return BoxPrompts(np.stack(prompts), mask)
 
     def track(
-        self, z: int, box: Boxes, answers: Sequence[Answer], patch: Patch, asked: Sequence[Asked]
+        self,
+        z: int,
+        box: Boxes,
+        answers: Sequence[Answer],
+        patch: Patch,
+        chosen: Sequence[BoxPrompts],
     ) -> Track:
-        """The box around the mask; with tracking also a mask, renewed in part by this slice's."""
+        """The box around the mask; with tracking also the tracked mask.
+
+        The tracked mask is `renewal` x this slice's mask + (1 - `renewal`) x the mask that was
+        tracked into this slice.
+        """
         margin = self._settings.previous_margin
         around = {one.frame: one.frame.prompt_around(patch, margin) for one in answers}
         if not self._settings.uses_tracking:
             return Track(z, around)
         masks = {}
-        for answer, its in zip(answers, asked, strict=True):
+        for answer, own in zip(answers, chosen, strict=True):
             frame = answer.frame
             inside = input_pixels(self._given(frame, box[np.newaxis])[0], frame)
             row, column = answer.corner
             height, width = answer.logits.shape
             shown = np.zeros((INPUT_SIZE, INPUT_SIZE), np.uint8)
             shown[row : row + height, column : column + width][answer.logits > 0] = 255
-            if its.mask is None:
+            if own.mask is None:
                 masks[frame] = shown[inside].copy()  # a view would keep the whole of `shown`
             else:
                 renewal = self._settings.renewal
-                mixed = renewal * shown[inside] + (1 - renewal) * its.mask
+                mixed = renewal * shown[inside] + (1 - renewal) * own.mask
                 masks[frame] = np.rint(mixed).astype(np.uint8)
         return Track(z, around, masks)
 
 
 def input_pixels(box: FloatArray, frame: Frame) -> Span:
-    """Rows and columns of the input pixels of a box (4,), without the padding."""
+    """Rows and columns of the input pixels in a prompt (4,), without the padding."""
     left, top, right, bottom = box.astype(int)
     height, width = frame.inner
     return slice(top, min(bottom + 1, height)), slice(left, min(right + 1, width))
 
 
 def expected_share(z: int, first: float, last: float, depth: int, taper: Sequence[float]) -> float:
-    """Sides of an object in slice `z`, in sides of its box, which goes from `first` to `last`.
+    """The usual size of an object in slice `z`, relative to its box of slices `first` to `last`.
 
-    `taper` has them from the middle of the box to its end. Where the box ends with the volume of
-    `depth` slices, the volume probably cuts the object, which does not taper there.
+    `taper` has these sizes at equal distances from the middle of the box to its end. If the box
+    ends where the volume of `depth` slices ends, the volume probably cuts the object: it does not
+    taper there, and the size of the middle is returned.
     """
     offset = (z - (first + last) / 2) / ((last - first + 1) / 2)
     cut = first <= 0 if offset < 0 else last >= depth - 1
@@ -155,7 +177,10 @@ def expected_share(z: int, first: float, last: float, depth: int, taper: Sequenc
 
 
 def tapered_box(given: FloatArray, previous: FloatArray, share: float, margin: int) -> FloatArray:
-    """A box (4,) of `share` of the given one's sides, inside it, as near to `previous` as fits."""
+    """A prompt (4,) with `share` of the sides of `given`, inside it, as near `previous` as fits.
+
+    All are in input pixels; each side is wider by `margin`.
+    """
     low, high = given[:2], given[2:]
     half = np.minimum(share * (high - low) / 2 + margin, (high - low) / 2)
     centre = ((previous[:2] + previous[2:]) / 2).clip(low + half, high - half)
@@ -163,17 +188,17 @@ def tapered_box(given: FloatArray, previous: FloatArray, share: float, margin: i
 
 
 def box_of(mask: SoftMask, start: FloatArray, given: FloatArray, margin: int) -> FloatArray:
-    """The box (4,) around a mask (h, w) that begins at `start` (x, y), wider by `margin`.
+    """The prompt (4,) around a mask (h, w) whose first pixel is `start` (x, y), wider by `margin`.
 
-    It stays inside the given box, and is the given box where the mask is empty.
+    It stays inside the given box, and is the given box if the mask is empty.
     """
     sides = []
-    for axis in (0, 1):  # of x, then of y
+    for axis in (0, 1):  # x, then y
         line = np.flatnonzero((mask > HALF).any(axis=axis))
         if line.size == 0:
             return given
         sides.append(start[axis] + line[[0, -1]] + np.array([-1, 1]) * margin)
     low, high = np.transpose(sides)
     box = np.concatenate([np.maximum(low, given[:2]), np.minimum(high, given[2:])])
-    found: FloatArray = box.astype(np.float32)
-    return found
+    prompt: FloatArray = box.astype(np.float32)
+    return prompt

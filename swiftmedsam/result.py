@@ -1,4 +1,4 @@
-"""What a segmentation returns, and the clock that measures its steps."""
+"""The result of a segmentation, and the clock that measures its steps."""
 
 import time
 from collections import defaultdict
@@ -11,22 +11,22 @@ import numpy.typing as npt
 
 Labels = npt.NDArray[np.unsignedinteger]
 PredictedIou = dict[int, list[float]]
-Progress = Callable[[int, int], None]  # called with steps done, and steps in all
+Progress = Callable[[int, int], None]  # called with the number of steps done, and of all steps
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """The labels of a case, and what is known about them.
+    """The labels of a case, with predicted IoU, seconds and warnings.
 
-    `labels` are (H, W) of an image and (D, H, W) of a volume; `OpenImage.segment` says how it lays
-    them out. Box i has the value i + 1, the rest is 0. The dtype is the smallest unsigned one that
-    holds the number of boxes.
+    `labels` are (H, W) for an image and (D, H, W) for a volume; `OpenImage.segment` returns them on
+    the grid of its image. Box i has the value i + 1, the background is 0. The dtype is the smallest
+    unsigned one that holds the number of boxes.
     """
 
     labels: Labels
     predicted_iou: PredictedIou = field(default_factory=dict)  # 0..1, by box index, one per slice
     seconds: dict[str, float] = field(default_factory=dict)  # by step: "encode", "decode"
-    warnings: tuple[str, ...] = ()  # what was noticed about the case, a line each
+    warnings: tuple[str, ...] = ()  # faults of the case that were corrected, one line each
 
 
 def label_dtype(count: int) -> npt.DTypeLike:
@@ -35,10 +35,10 @@ def label_dtype(count: int) -> npt.DTypeLike:
 
 
 class Clock:
-    """Seconds spent, by name of the step."""
+    """Adds up the seconds of each step, by its name."""
 
     def __init__(self) -> None:
-        """All steps begin at 0."""
+        """Begin with 0 seconds for every step."""
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
@@ -51,6 +51,6 @@ class Clock:
             self.seconds[step] += time.perf_counter() - began
 
     def add(self, seconds: Mapping[str, float]) -> None:
-        """Add seconds that another clock has measured."""
+        """Add the seconds of another clock, by step."""
         for step, spent in seconds.items():
             self.seconds[step] += spent

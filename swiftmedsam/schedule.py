@@ -1,8 +1,8 @@
-"""Which slices are decoded for which boxes, and in which order.
+"""Chooses which slices are decoded for which boxes, and in which order.
 
-The original walks object by object and encodes a slice again for each. Here all objects are tracked
-together, first upwards from their middle slices, then downwards, so that a slice is encoded once
-and its boxes are decoded together.
+LiteMedSAM's script goes object by object, and encodes a slice again for each object. Here all
+objects are tracked together: first upwards from their middle slices, then downwards. So a slice is
+encoded once, and its boxes are decoded together.
 """
 
 from collections import Counter, defaultdict
@@ -22,7 +22,7 @@ Boxes = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Step:
-    """One slice as one view shows it, and the boxes (by index) that are decoded there."""
+    """One slice in one view, and the boxes (by index) that are decoded there."""
 
     z: int
     view: View
@@ -30,38 +30,37 @@ class Step:
 
 
 def middle_slices(boxes: Boxes) -> npt.NDArray[np.int64]:
-    """Slice (N,) at which tracking of each box (N, 6) starts, rounded down."""
+    """The slices (N,) at which tracking of boxes (N, 6) starts, rounded down."""
     return ((boxes[:, 5] - boxes[:, 2]) / 2 + boxes[:, 2]).astype(np.int64)
 
 
 def steps_of(boxes: Boxes, settings: Settings) -> list[int]:
-    """For each box (N, 6): every which of its slices is decoded."""
+    """The step of each box (N, 6): 1 decodes every slice, 2 every second, and so on."""
     if settings.step is not None:
         return [settings.step] * len(boxes)
     return [slice_step(box[2], box[5], settings) for box in boxes.tolist()]
 
 
 def slice_step(first: float, last: float, settings: Settings) -> int:
-    """Every which slice is decoded of a box from slice `first` to `last`."""
+    """The step of a box from slice `first` to `last`, both inclusive."""
     return max(1, min(settings.most_step, int(last - first + 1) // settings.least_decoded))
 
 
 def decoded_slices(first: int, last: int, middle: int, step: int) -> list[int]:
-    """Slices of a box that are decoded: its ends, its middle, and every `step`-th between them.
+    """The decoded slices of a box: its ends, its middle, and all multiples of `step` between.
 
-    Those between are multiples of `step`, the same for all boxes, so that few are encoded.
+    Multiples are the same slices for all boxes, so that few slices are encoded.
     """
     return sorted({first, middle, last, *range(-(-first // step) * step, last, step)})
 
 
 def slice_order(boxes: Boxes, steps: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Slices in the order in which they are decoded, each with its boxes (by index).
+    """The slices in the order of decoding, each with its boxes (by index).
 
-    `boxes` is (N, 6), z inclusive; of box i every `steps[i]`-th slice is decoded. First upwards:
-    every box from its middle slice to its last; then downwards: from below its middle to its first.
-    In each direction a box meets its slices in order, whatever the other boxes do. A volume with
-    more than `TRACKED_TOGETHER` boxes is done in groups, boxes with near middles together: what a
-    slice hands on to the next one waits in memory.
+    `boxes` is (N, 6), z inclusive; `steps` are those of the boxes. First upwards: every box from
+    its middle slice to its last. Then downwards: from below its middle to its first. Each box meets
+    its slices in order. More than `TRACKED_TOGETHER` boxes of a volume are done in groups of boxes
+    with near middles, since each tracked box takes memory.
     """
     middles = middle_slices(boxes)
     several = bool((boxes[:, 2] < boxes[:, 5]).any())
@@ -81,7 +80,7 @@ def slice_order(boxes: Boxes, steps: Sequence[int]) -> list[tuple[int, list[int]
 
 
 def schedule(boxes: Boxes, views: Sequence[View], steps: Sequence[int]) -> list[Step]:
-    """The steps in which boxes (N, 6), each shown as its view says, are decoded."""
+    """The steps that decode boxes (N, 6), each in its view."""
     found = []
     for z, which in slice_order(boxes, steps):
         by_view: dict[View, list[int]] = {}
@@ -92,5 +91,5 @@ def schedule(boxes: Boxes, views: Sequence[View], steps: Sequence[int]) -> list[
 
 
 def visits(steps: Sequence[Step]) -> Counter[tuple[Frame, int]]:
-    """How often the steps need the embedding of a slice, by frame and slice."""
+    """The number of steps that need an embedding, by frame and slice."""
     return Counter((frame, step.z) for step in steps for frame, _ in step.view)

@@ -1,4 +1,4 @@
-"""The loop: boxes are tracked through the slices of a case; an image is a volume of one slice."""
+"""The loop: tracks boxes through the slices of a case. An image is a volume of one slice."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,19 +13,19 @@ from swiftmedsam.embeddings import Embeddings, Encoder
 from swiftmedsam.frame import Patch
 from swiftmedsam.masks import Answer, Painter, interpolated
 from swiftmedsam.memory import decode_batch, embeddings_kept, estimate_peak
-from swiftmedsam.prompts import Asked, Prompter, Prompts, Track
+from swiftmedsam.prompts import BoxPrompts, Prompter, Prompts, Track
 from swiftmedsam.result import Clock, Labels, PredictedIou, Progress, Result, label_dtype
 from swiftmedsam.schedule import Step, middle_slices, schedule, steps_of, visits
 from swiftmedsam.settings import BEST, Settings
 from swiftmedsam.views import choose_views
 
-EMBEDDINGS_KEPT = 256  # at most, of 4 MiB: slices that are visited upwards and downwards
+EMBEDDINGS_KEPT = 256  # at most, of 4 MiB each: for slices that are used again
 
 Boxes = npt.NDArray[np.float64]
 
 
 class NetworkLike(Encoder, Decoder, Protocol):
-    """What is needed of `network.Network`; with `settings`, if it has them, as the default."""
+    """The part of `network.Network` that is used; it may have default `settings`."""
 
 
 def segment(
@@ -41,17 +41,18 @@ def segment(
     """Segment a case.
 
     Args:
-        case: what `read_case` or `make_case` returned.
-        network: what `load` returned.
+        case: from `read_case` or `make_case`.
+        network: from `load`.
         settings: how boxes become masks; None: those of the network's weights, else `BEST`.
-        memory_limit: bytes that may be used; None: 2 GB where that is faster. More memory makes it
-            faster; the labels are the same, bit by bit.
-        progress: called after each box of each decoded slice, with steps done and in all. What it
-            raises ends the segmentation.
-        embeddings: of this case's slices, to use and to fill; None: they last for this call.
+        memory_limit: bytes that this process may use; None: up to 2 GB to save time, more only if
+            the case needs it. The labels do not depend on it, bit by bit.
+        progress: called after each box of each decoded slice, with the number of steps done and of
+            all steps. An exception that it raises ends the segmentation.
+        embeddings: a cache for this case's slices, to use and to fill; None: a new one.
         prompter: chooses the prompts in place of `settings.prompts`.
 
-    Small boxes that share a crop change each other's masks a little; without crops no box does.
+    Small boxes that share a crop change each other's masks a little. Otherwise a mask does not
+    depend on the other boxes.
     """
     if settings is None:
         settings = getattr(network, "settings", BEST)
@@ -72,7 +73,7 @@ def prepare(
     clock: Clock, memory_limit: int | None, embeddings: Embeddings | None,
     prompter: Prompter | None,
 ) -> "Work":  # fmt: skip
-    """The work of a case, whose `labels` it will paint."""
+    """Prepare the work of a case, which will paint into `labels`."""
     if case.is_volume:
         image, painted, boxes = case.image, labels, case.boxes
     else:
@@ -80,8 +81,8 @@ def prepare(
         boxes = np.insert(case.boxes, [2, 4], 0, axis=1)  # slice 0
     height, width = painted.shape[1:]
     views = choose_views(boxes, height, width, settings, is_volume=case.is_volume)
-    every = steps_of(boxes, settings)
-    steps = schedule(boxes, views, every)
+    strides = steps_of(boxes, settings)
+    steps = schedule(boxes, views, strides)
     if embeddings is None:
         peak = estimate_peak(
             case.image.shape, case.image.dtype, len(boxes), is_volume=case.is_volume
@@ -90,7 +91,7 @@ def prepare(
         embeddings = Embeddings(image, network, most, visits(steps))
     return Work(
         boxes=boxes,
-        every=every,
+        strides=strides,
         steps=steps,
         embeddings=embeddings,
         decoder=network,
@@ -103,10 +104,10 @@ def prepare(
 
 @dataclass
 class Work:
-    """The boxes of a case on their way through its slices."""
+    """The work of a case: its boxes and steps, and the state between two steps."""
 
     boxes: Boxes  # (N, 6)
-    every: Sequence[int]  # by box: every which of its slices is decoded
+    strides: Sequence[int]  # by box: 1 if every slice is decoded, 2 if every second, and so on
     steps: list[Step]
     embeddings: Embeddings
     decoder: Decoder
@@ -114,73 +115,75 @@ class Work:
     painter: Painter
     batch: int  # prompts with all cells in one call of the decoder
     clock: Clock
-    # What the last decoded slice handed on, by box: upwards and downwards from the middle.
+    # The tracks of the last decoded slice, by box: upwards and downwards from the middle.
     upwards: dict[int, Track] = field(default_factory=dict)
     downwards: dict[int, Track] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Where each box begins."""
+        """Find the slice at which each box begins."""
         self._middles = middle_slices(self.boxes)
 
     def segmented(self, step: Step) -> Iterator[tuple[int, float]]:
-        """Paint the boxes of a step one by one; each with the network's own estimate of its IoU."""
+        """Paint the boxes of a step one by one; yield each box with its predicted IoU."""
         tracks = [self._track_before(step.z, i) for i in step.boxes]
         answered = self._answered(step, tracks)
-        for i, track, (asked, answers, iou) in zip(step.boxes, tracks, answered, strict=True):
-            self._paint(step.z, i, track, asked, answers)
+        for i, track, (chosen, answers, iou) in zip(step.boxes, tracks, answered, strict=True):
+            self._paint(step.z, i, track, chosen, answers)
             yield i, iou
 
     def _track_before(self, z: int, i: int) -> Track | None:
-        """What the slice before `z` handed on, on the way of box `i`."""
+        """Take the track of box `i` from its previous decoded slice; None at its first slice."""
         return (self.upwards if z >= self._middles[i] else self.downwards).pop(i, None)
 
     def _answered(
         self, step: Step, tracks: Sequence[Track | None]
-    ) -> Iterator[tuple[list[Asked], list[Answer], float]]:
-        """Of each box, by frame: what was asked, and weighted answers; and the mean IoU."""
+    ) -> Iterator[tuple[list[BoxPrompts], list[Answer], float]]:
+        """For each box: its prompts and its weighted answers, by frame; and its predicted IoU."""
         limits = [self.painter.limits[i] for i in step.boxes]
-        asked: list[list[Asked]] = []
+        chosen: list[list[BoxPrompts]] = []
         answered = []
         for frame, _ in step.view:
-            asked.append(self.prompter.ask(frame, step.z, self.boxes[list(step.boxes)], tracks))
-            prompts = [one.prompts for one in asked[-1]]
+            chosen.append(self.prompter.choose(frame, step.z, self.boxes[list(step.boxes)], tracks))
+            prompts = [one.prompts for one in chosen[-1]]
             embedding = self.embeddings.get(frame, step.z, self.clock)
             answered.append(
                 decoded(self.decoder, embedding, frame, prompts, limits, self.batch, self.clock)
             )
         weights = [weight for _, weight in step.view]
-        for its, answers in zip(zip(*asked, strict=True), zip(*answered, strict=True), strict=True):
+        for own, answers in zip(
+            zip(*chosen, strict=True), zip(*answered, strict=True), strict=True
+        ):
             weighted = list(zip(weights, answers, strict=True))
             yield (
-                list(its),
+                list(own),
                 [replace(answer, weight=weight) for weight, (answer, _) in weighted],
                 sum(weight * iou for weight, (_, iou) in weighted),
             )
 
     def _paint(
-        self, z: int, i: int, track: Track | None, asked: list[Asked], answers: list[Answer]
+        self, z: int, i: int, track: Track | None, chosen: list[BoxPrompts], answers: list[Answer]
     ) -> None:
-        """Paint box `i` in slice `z`, and between it and the slice before; hand on what follows."""
+        """Paint box `i` in slice `z` and in the interpolated slices before it, and track it."""
         first, last = self.boxes[i, [2, 5]]
-        if first == last:  # no slice follows, as in an image
+        if first == last:  # no slice follows: an image, or a box of one slice
             self.painter.paint_in_strips(z, i, answers)
             return
         patch = self.painter.paint(z, i, answers)
         if track is not None:
             for between, mixed in interpolated(track.z, track.answers, z, answers):
                 self.painter.paint(between, i, mixed)
-        self._hand_on(z, i, asked, answers, patch)
+        self._keep_track(z, i, chosen, answers, patch)
 
-    def _hand_on(
-        self, z: int, i: int, asked: list[Asked], answers: list[Answer], patch: Patch
+    def _keep_track(
+        self, z: int, i: int, chosen: list[BoxPrompts], answers: list[Answer], patch: Patch
     ) -> None:
-        """Keep the track of box `i` for the slices that follow, upwards, downwards or both."""
+        """Keep the track of box `i` for the next slice, upwards, downwards or both."""
         middle, first, last = self._middles[i], *self.boxes[i, [2, 5]]
         is_followed_up, is_followed_down = middle <= z < last, first < z <= middle
         if not (is_followed_up or is_followed_down):
             return
-        track = self.prompter.track(z, self.boxes[i], answers, patch, asked)
-        if self.every[i] > 1:
+        track = self.prompter.track(z, self.boxes[i], answers, patch, chosen)
+        if self.strides[i] > 1:
             track = replace(track, answers=answers)
         if z >= middle:
             self.upwards[i] = track

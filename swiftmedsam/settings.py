@@ -1,13 +1,13 @@
 """Every choice of the method, as one value.
 
-`BEST` is the default. `LITEMEDSAM` follows LiteMedSAM's rules as the challenge's baseline has them
+`BEST` is the default. `LITEMEDSAM` has the rules of LiteMedSAM, the challenge's baseline
 (docs/architecture.md). An ablation is a copy with other values:
 
     replace(BEST, crop_weight=1.0)            # small boxes by their crops alone
     replace(BEST, prompts=("given",))         # every slice of a volume by the given box
 
-docs/decisions has the measurements behind the values of `BEST`. Lengths in input pixels are those
-of the network's input, whose longer side has 256.
+docs/decisions has the measurements behind the values of `BEST`. Input pixels are those of the
+network's input of 256 x 256.
 """
 
 from collections.abc import Mapping
@@ -26,42 +26,43 @@ class Settings:
         ValueError: a value is out of its range; the message names the field.
     """
 
-    # What a box is shown in (`views`). A box is always shown in the whole slice.
+    # The frames that a box is shown in (`views`). It is always shown in the whole slice.
     small_box: int = 43  # input pixels; a box whose longer side is shorter gets an enlarged crop
     image_crops: int = 4  # most crops of an image; 0: none
     volume_crops: int = 2  # most crops of a slice of a volume; 0: none
-    zooms: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 32)  # crop sides in box sides, best first
+    zooms: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 32)  # crop sides in box sides, preferred first
     crop_margin: float = 0.5  # least distance of a box from its crop's border, in box sides
     least_crop: int = 32  # slice pixels; a smaller crop would show interpolated pixels only
     least_gain: float = 1.5  # a crop is used if the slice is longer by this factor
-    crop_weight: float = 2 / 3  # of a crop's logits; the whole slice's have the rest
+    crop_weight: float = 2 / 3  # weight of a crop's logits; those of the whole slice have the rest
     mirror_images: bool = True  # show large boxes of an image mirrored, too; both logits count 1/2
 
     # Which slices of a volume are decoded (`schedule`); masks of the others are interpolated.
-    step: int | None = None  # every which slice; None: the next two choose, by the box's depth
-    least_decoded: int = 15  # slices of a box that are decoded at least, if it has as many
-    most_step: int = 3
+    step: int | None = None  # 1: every slice, 2: every second, ...; None: by the next two
+    least_decoded: int = 15  # the step is the largest that leaves so many slices of the box,
+    most_step: int = 3  # but at most this one
 
-    # What a slice of a volume is asked with (`prompts`). Logits of several prompts are averaged.
+    # The prompts of a slice of a volume (`prompts`). Logits of several prompts are averaged.
     #   given     the user's box
-    #   tapered   a box as large as objects are at this depth of their box, around the previous mask
-    #   tracked   the box around the mask that optical flow carried here from the previous slice
+    #   tapered   a box as large as objects usually are at this depth of their box
+    #   tracked   the box around the mask that optical flow moved here from the previous slice
     #   previous  the box around the previous slice's mask
-    # The first decoded slice of a box, and an image, have the given box only.
+    # An image, and the first decoded slice of a box, have the given box only.
     prompts: tuple[str, ...] = (GIVEN, TAPERED, TRACKED)
     prompt_margin: int | None = 1  # input pixels around a given box; None: LiteMedSAM's rounding
     previous_margin: int = 3  # input pixels around the previous mask; LiteMedSAM's bbox_shift
     tapered_margin: int = 1  # input pixels around a tapered box
     tracked_margin: int = 2  # input pixels around a tracked mask
-    renewal: float = 0.3  # tracked mask = renewal x this slice's mask + the rest x the one tracked
-    # Sides of an object in sides of its box, by its distance from the box's middle slice, in tenths
-    # of half the box's depth: a smooth curve along the means of 33 data sets of the training corpus
-    # (`python -m swiftmedsam.train.tools.taper`).
+    # Tracked mask = renewal x this slice's mask + (1 - renewal) x the mask tracked into this slice.
+    renewal: float = 0.3
+    # The usual size of an object in a slice, in sizes of its box, by the slice's distance from the
+    # box's middle, in tenths of half the box's depth: a smooth curve through the means of 33 data
+    # sets of the training corpus (`python -m swiftmedsam.train.tools.taper`).
     taper: tuple[float, ...] = (0.90, 0.89, 0.88, 0.86, 0.83, 0.79, 0.74, 0.66, 0.57, 0.45, 0.25)
 
-    # Which mask counts (`masks`).
-    cut_to_box: bool = True  # no mask outside the given box
-    smaller_box_wins: bool = True  # where masks overlap; of equal boxes, and if False, the later
+    # From masks to labels (`masks`).
+    cut_to_box: bool = True  # a mask ends at the given box
+    smaller_box_wins: bool = True  # where masks overlap; False, and for equal boxes: the later box
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -83,7 +84,7 @@ class Settings:
 
     @property
     def uses_tracking(self) -> bool:
-        """Whether a slice needs more of its neighbour than the box around its mask."""
+        """Whether tracked masks are needed, and not only the box around the previous mask."""
         return TRACKED in self.prompts
 
 
@@ -99,17 +100,17 @@ LITEMEDSAM = Settings(
     smaller_box_wins=False,
 )
 
-# Names on the command line. "exact" was LiteMedSAM's rules in 0.1; it goes in 0.3.
+# Names on the command line. "exact" is the name of "litemedsam" in 0.1; 0.3 will not have it.
 MODES: Mapping[str, Settings] = MappingProxyType(
     {"best": BEST, "litemedsam": LITEMEDSAM, "exact": LITEMEDSAM}
 )
 
 
 def changed(settings: Settings, values: Mapping[str, object]) -> Settings:
-    """`settings` with other values, as JSON has them: lists count as tuples.
+    """A copy of `settings` with other values, from JSON: lists become tuples.
 
     Raises:
-        ValueError: there is no such field, or a value is of another type or out of range.
+        ValueError: a field is unknown, or a value has another type or is out of range.
     """
     kinds = {field.name: type(getattr(settings, field.name)) for field in fields(settings)}
     checked: dict[str, object] = {}

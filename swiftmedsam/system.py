@@ -1,8 +1,8 @@
-"""What only some operating systems have, with an answer for the others.
+"""Functions of operating systems that not all systems have, with a fallback for the others.
 
-Linux has all of it. macOS has no affinity, no /proc and no cgroups. Windows has no locks of
-`fcntl` either, sends no SIGTERM, and neither renames nor removes a file that is open. What is
-missing costs speed or a convenience, never a result. docs/platforms.md says what was run where.
+Linux has all of them. macOS has no CPU affinity, no /proc and no cgroups. Windows lacks these, too,
+and `fcntl` locks and SIGTERM, and does not rename or remove an open file. A missing function costs
+speed or convenience, but does not change a result. docs/platforms.md lists what was run where.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-OPEN_FILES_STAY = sys.platform == "win32"  # nobody can remove a file while a program has it open
+OPEN_FILES_STAY = sys.platform == "win32"  # whether the system refuses to remove an open file
 CPU_INFO = Path("/proc/cpuinfo")
 CGROUP_QUOTAS = (  # (file with the quota, file with the period or None if both are in the first)
     ("/sys/fs/cgroup/cpu.max", None),
@@ -30,19 +30,20 @@ CGROUP_LIMITS = (  # of this container: v2, then v1
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
 )
-ASSUMED_MEMORY = 8 << 30  # bytes, where the system does not say: those of the challenge's machine
+ASSUMED_MEMORY = 8 << 30  # bytes, if the system gives none: as much as the challenge's machine has
 CURRENT_FOLDER, EXCHANGE = -100, 2  # Linux: AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 
-# What asks a program to end: by `kill` and `docker stop`, by Ctrl-C, and on Windows by Ctrl-Break.
+# Signals that ask a program to end: from `kill` and `docker stop`, Ctrl-C, and Windows' Ctrl-Break.
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)
 )
 
 
 def available_threads() -> int:
-    """Threads this process may keep busy: its affinity, cut to the container's CPU quota.
+    """The number of threads that this process can keep busy.
 
-    All of the machine's, where there are neither.
+    It is the number of CPUs of its affinity, or of the machine if there is none, limited by the
+    container's CPU quota.
     """
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for quota_file, period_file in CGROUP_QUOTAS:
@@ -59,17 +60,17 @@ def available_threads() -> int:
 
 
 def cpu_flags() -> set[str]:
-    """Flags of the CPU as Linux names them on x86-64, such as "avx512bw"; none elsewhere."""
+    """Flags of the CPU as Linux names them on x86-64, such as "avx512bw"; empty elsewhere."""
     return set(_cpu_info("flags").split())
 
 
 def cpu_model() -> str:
-    """The CPU's name; only its architecture where the system does not say it."""
+    """The CPU's name; its architecture if the system has no name."""
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
 def _cpu_info(key: str) -> str:
-    """What Linux says under `key` of the first core; "" where it does not."""
+    """The value of `key` for the first core in /proc/cpuinfo; "" if there is none."""
     try:
         lines = CPU_INFO.read_text().splitlines()
     except OSError:
@@ -79,7 +80,7 @@ def _cpu_info(key: str) -> str:
 
 
 def physical_memory() -> int:
-    """Bytes of the machine's memory; `ASSUMED_MEMORY` where the system does not say."""
+    """Bytes of the machine's memory; `ASSUMED_MEMORY` if it is unknown."""
     if hasattr(os, "sysconf"):
         with contextlib.suppress(OSError, ValueError):  # a name that this system does not know
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -87,12 +88,12 @@ def physical_memory() -> int:
 
 
 def _windows_memory() -> int | None:
-    """Bytes of memory as Windows says; None elsewhere."""
+    """Bytes of the machine's memory on Windows; None on other systems."""
     windows = getattr(ctypes, "windll", None)
     if windows is None:
         return None
-    # MEMORYSTATUSEX: its own length and a percentage in 32 bits each, then seven numbers of 64 bits
-    # of which the first is the memory.
+    # MEMORYSTATUSEX: its own length and a percentage in 32 bits each, then seven numbers of 64
+    # bits; the first is the memory.
     status = (ctypes.c_uint64 * 8)(64)
     return int(status[1]) if windows.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)) else None
 
@@ -109,7 +110,7 @@ def container_memory_limits() -> list[int]:
 def lock(stream: IO[bytes]) -> None:
     """Mark a file as in use for `remove_unused`, until it is closed.
 
-    Does nothing where the file system has no locks; `remove_unused` removes nothing there. On
+    On a file system without locks this does nothing, and `remove_unused` removes nothing. On
     Windows every open file counts as in use.
     """
     if fcntl is not None:
@@ -118,9 +119,9 @@ def lock(stream: IO[bytes]) -> None:
 
 
 def remove_unused(path: Path) -> bool:
-    """Remove a regular file unless a running program has locked it; whether it was removed.
+    """Remove a regular file unless a running program has locked it; return whether it is removed.
 
-    That program may run in another container or on another host that shares the folder and its
+    The program may run in another container, or on another host that shares the folder and its
     locks.
 
     Raises:
@@ -131,7 +132,7 @@ def remove_unused(path: Path) -> bool:
             return False
         path.unlink()
         return True
-    # to write: an exclusive lock on NFS asks for it; and never wait for a fifo
+    # O_RDWR: an exclusive lock on NFS needs it. O_NONBLOCK: do not wait for a fifo.
     handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -144,10 +145,10 @@ def remove_unused(path: Path) -> bool:
 
 
 def rename_open(stream: IO[bytes], path: Path, target: Path) -> None:
-    """Give `path`, which `stream` writes to, the name `target`, whatever has that name now.
+    """Rename `path`, which `stream` writes to, to `target`, and replace a file of that name.
 
-    The stream stays open, so that the file stays locked, where the system allows it. Windows does
-    not: there it is closed first.
+    If the system allows it, the stream stays open, so that the file stays locked. On Windows it is
+    closed first.
 
     Raises:
         OSError: the file cannot be renamed.
@@ -160,9 +161,9 @@ def rename_open(stream: IO[bytes], path: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Whether two folders have exchanged their names, in one step; if not, nothing happened.
+    """Exchange the names of two folders in one atomic step; return whether it succeeded.
 
-    Only Linux can, and not in every file system.
+    Only Linux can do this, and not in every file system. Otherwise nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -174,7 +175,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def new_file_mode() -> int:
-    """The permissions that a file gets which this process makes in the usual way."""
-    mask = os.umask(0)  # the only way to ask for it is to set it
+    """The permissions of a new file of this process, by its umask."""
+    mask = os.umask(0)  # to read the umask, one must set it
     os.umask(mask)
     return 0o666 & ~mask

@@ -1,9 +1,9 @@
-"""Which part of a slice the network is shown for each box.
+"""Chooses the view of each box: the frames in which the network sees it.
 
-Whatever it is shown becomes 256 pixels wide, so that a small box in a large picture is a dot. Small
-boxes are therefore also shown in crops around them, enlarged. Neighbours share a crop, and there is
-a bound on their number (`settings`). The mask of a box that shares a crop depends on where and how
-large that crop is, and so on its neighbours.
+The network's input is 256 x 256 pixels, so a small box in a large slice is only a dot. Small boxes
+are therefore also shown in crops, which enlarge a part of the slice. Neighbours share a crop, and
+the number of crops is limited (`settings`). The mask of a box depends a little on the place and
+size of its crop, and so on the neighbours that share it.
 """
 
 import itertools
@@ -16,24 +16,25 @@ import numpy.typing as npt
 from swiftmedsam.frame import INPUT_SIZE, Frame
 from swiftmedsam.settings import Settings
 
-MOST_TRIED = 16  # times as many of the widest crops are looked at as may be used
+MOST_TRIED = 16  # at the widest zoom, up to this many times the allowed crops are compared
 
 Boxes = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-View = tuple[tuple[Frame, float], ...]  # what a box is shown in, with the weight of its logits
+View = tuple[tuple[Frame, float], ...]  # frames of a box, each with the weight of its logits
 
 
 def choose_views(
     boxes: Boxes, height: int, width: int, settings: Settings, *, is_volume: bool
 ) -> list[View]:
-    """What each of `boxes` (N, 6) is shown in, of slices (height, width).
+    """The view of each of `boxes` (N, 6) in slices of (height, width).
 
-    Small boxes get crops, enlarged as far as the bound on their number allows. Where even the
-    widest crops are too many, the boxes of the surplus ones are shown in the whole slice alone, as
-    large boxes are; of an image also mirrored (`settings.mirror_images`).
+    Small boxes get crops. These are enlarged as far as the limit on their number allows. If there
+    are too many crops even at the widest zoom, the crops with the most boxes are used; the other
+    boxes are shown like large boxes, in the whole slice only, in an image also mirrored
+    (`settings.mirror_images`).
 
-    A box that shares no slice with another box of its crop gets the crop that it would have if it
-    were asked alone. This adds crops, but none to any slice.
+    A box that shares no slice with the other boxes of its crop gets the crop that it would have as
+    the only box. This adds crops, but not to any one slice.
     """
     most = settings.volume_crops if is_volume else settings.image_crops
     mirror = settings.mirror_images and not is_volume
@@ -60,7 +61,7 @@ def choose_views(
 
 
 def _alone(slices: Boxes) -> npt.NDArray[np.bool_]:
-    """Which of the boxes with these first and last slices (N, 2) share no slice with another."""
+    """Whether each box, given by its first and last slice (N, 2), shares no slice with another."""
     order = np.argsort(slices[:, 0], kind="stable")
     first, last = slices[order].T
     alone = np.ones(len(order), np.bool_)
@@ -73,26 +74,27 @@ def _cover(
     boxes: Boxes, sides: npt.NDArray[np.float64], small: Indices, zoom: int, height: int,
     width: int, settings: Settings,
 ) -> Iterator[tuple[Frame, Indices]]:  # fmt: skip
-    """Crops for the boxes `small`, with those they hold: the smallest one left, and all that fit.
+    """Crops for the boxes with indices `small`, each with the indices of its boxes.
 
-    Boxes for which a crop would hardly be smaller than the slice are in none.
+    The smallest remaining box decides the size of the next crop, which takes all boxes that fit. A
+    box gets no crop if the crop would hardly be smaller than the slice.
     """
     left = small[np.argsort(sides[small], kind="stable")]
     while left.size:
         side = int(np.ceil(max(zoom * sides[left[0]], settings.least_crop)))
         if side * settings.least_gain > max(height, width):
-            return  # those still left are larger
+            return  # the remaining boxes are larger
         margins = (settings.crop_margin * sides[left])[:, np.newaxis]
         limits = np.array([width, height])
         low = np.maximum(np.floor(boxes[left][:, :2]) - margins, 0)  # (L, 2), x and y
         high = np.minimum(np.ceil(boxes[left][:, 2:]) + 1 + margins, limits)
         best, held = np.zeros(2, int), np.zeros(left.size, bool)
-        for share in np.ndindex(3, 3):  # the first box at a corner, a side, in the middle
+        for share in np.ndindex(3, 3):  # places of the first box: corners, sides, the middle
             free = side - (high[0] - low[0])
             start = np.clip(np.floor(low[0] - free * np.array(share) / 2), 0, limits - side)
             start = np.maximum(start, 0)  # a crop may be longer than the slice's shorter side
             fits = ((low >= start) & (high <= start + side)).all(axis=1)
-            fits[0] = True  # rounding must not leave the box without a crop
+            fits[0] = True  # even if rounding says otherwise: the first box must get a crop
             if fits.sum() > held.sum():
                 best, held = start.astype(int), fits
         x, y = best

@@ -1,14 +1,13 @@
-"""What INT8 costs and gains, layer group by layer group.
+"""Measure what INT8 gives and costs, for each group of layers.
 
-    python -m benchmarks.ablation.layers CALIBRATION CASES [--weights DIR] [--slices N] [--only TEXT
-    ...]
+    python -m benchmarks.ablation.layers CALIBRATION CASES
+        [--weights DIR] [--slices N] [--only TEXT ...]
 
-The encoder is quantized as the conversion does it (`swiftmedsam.convert.quantize`), then with other
-settings, then with each group of its layers left in floats; and the decoder, too. The tables say,
-on slices of CASES, how far the embedding is from that of f32 (relative, squared), how much the
-masks of the boxes agree with those of f32 (mean DSC of the slices, and the least), and how long
-encoder or decoder takes, in turns. CALIBRATION and CASES are folders of npz cases; none should be
-in both.
+The encoder is quantized as in the conversion (`swiftmedsam.convert.quantize`), then with other
+settings, then with single groups of layers left in floats; the decoder is quantized, too. The
+tables compare with f32 on slices of CASES: the relative squared error of the embedding, the DSC of
+the masks (mean and minimum over slices), and the time of encoder or decoder, measured in turns.
+CALIBRATION and CASES are folders of npz cases; no case should be in both.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from swiftmedsam.manifest import default_weights, read_manifest
 from swiftmedsam.network import Network, compile_model, load
 from swiftmedsam.system import available_threads
 
-PATCH_EMBED = 2  # the first convolutions, which the conversion leaves without a name
+PATCH_EMBED = 2  # number of first convolutions; the conversion does not name them
 CALIBRATION_PROMPTS = 2  # of a slice, for the decoder
 EIGHT_BITS = nncf.AdvancedQuantizationParameters(overflow_fix=OverflowFix.DISABLE)
 NOT_SMOOTH = nncf.AdvancedQuantizationParameters(
@@ -44,7 +43,7 @@ Infer = Callable[[Sequence[FloatArray]], list[FloatArray]]
 
 
 def kind_of(node: ov.Node) -> str | None:
-    """What a layer with weights is for; None if it has none to quantize."""
+    """Return the purpose of a layer; None if it has no weights to quantize."""
     kind, name = node.get_type_name(), node.get_friendly_name()
     if kind == "GroupConvolution":
         return "depthwise convolutions"
@@ -56,10 +55,10 @@ def kind_of(node: ov.Node) -> str | None:
 
 
 def groups_of(encoder: ov.Model) -> dict[str, list[str]]:
-    """Names of the encoder's layers with weights, by what they are for and by where they are.
+    """Return the names of the encoder's layers with weights, grouped by purpose and by stage.
 
-    Convolutions are fused with their batch norm and have no telling name: they belong to the stage
-    of the last layer that has one.
+    Convolutions are fused with their batch norm and have no name with a stage. They belong to the
+    stage of the last named layer before them.
     """
     groups: dict[str, list[str]] = defaultdict(list)
     place, seen = "patch embedding", 0
@@ -78,7 +77,7 @@ def groups_of(encoder: ov.Model) -> dict[str, list[str]]:
 
 
 def compiled(model: ov.Model, precision: str) -> Infer:
-    """`model` on this CPU; what is not in INT8 is computed in `precision`."""
+    """Compile `model` for this CPU; what is not in INT8 is computed in `precision`."""
     request = compile_model(ov.Core(), model, precision, available_threads()).create_infer_request()
 
     def infer(inputs: Sequence[FloatArray]) -> list[FloatArray]:
@@ -91,7 +90,7 @@ def compiled(model: ov.Model, precision: str) -> Infer:
 def encoders(
     read: Callable[[], ov.Model], slices: list[FloatArray], precision: str, only: Sequence[str]
 ) -> dict[str, Infer]:
-    """Ways to compute the encoder that `read` gives anew, "f32" among them."""
+    """Return ways to compute the encoder, "f32" among them; `read` returns a new encoder."""
     model = read()
     variants = {"f32": compiled(model, "f32")}
 
@@ -110,7 +109,7 @@ def encoders(
 
 
 def agreement(masks: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> str:
-    """Mean and least DSC of slices, each of the masks (N, 256, 256) of all its boxes together."""
+    """Return mean and least DSC over slices; the masks (N, 256, 256) of a slice count together."""
     scores = [dsc(found, right) for found, right in zip(masks, wanted, strict=True)]
     return f"{100 * np.mean(scores):.2f} | {100 * np.min(scores):.1f}"
 
@@ -118,7 +117,7 @@ def agreement(masks: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> str:
 def compare_encoders(
     variants: Mapping[str, Infer], slices: Sequence[Slice], network: Network
 ) -> str:
-    """Markdown table of the encoders; masks are made by the decoder of `network`."""
+    """Return a Markdown table of the encoders; the decoder of `network` makes the masks."""
     masks: dict[str, list[np.ndarray]] = defaultdict(list)
     errors, seconds = defaultdict(list), defaultdict(list)
     for pixels, prompts in slices:
@@ -147,13 +146,13 @@ def compare_encoders(
 def compare_decoders(
     decoders: Mapping[str, Infer], slices: Sequence[Slice], network: Network
 ) -> str:
-    """Markdown table of the decoders, "f32" among them, on embeddings that `network` makes."""
+    """Return a Markdown table of the decoders, "f32" among them; `network` makes the embeddings."""
     masks: dict[str, list[np.ndarray]] = defaultdict(list)
     seconds = defaultdict(list)
     for pixels, prompts in slices:
         inputs = [network.encode(pixels).copy(), prompts, everywhere(len(prompts))]
         for name, infer in decoders.items():
-            infer(inputs)  # a new number of prompts is prepared for
+            infer(inputs)  # the first call with a new number of prompts is slow
             began = time.perf_counter()
             logits, _ = infer(inputs)
             seconds[name].append((time.perf_counter() - began) / len(prompts))
@@ -174,9 +173,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("calibration", type=Path)
     parser.add_argument("cases", type=Path)
     parser.add_argument("--weights", type=Path, default=None)
-    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="of the rest")
-    parser.add_argument("--slices", type=int, default=66, help="to calibrate on, and to compare")
-    parser.add_argument("--only", nargs="*", default=[], metavar="TEXT", help="rows with it")
+    parser.add_argument(
+        "--precision",
+        choices=("f32", "bf16"),
+        default="f32",
+        help="precision of layers that are not in INT8",
+    )
+    parser.add_argument(
+        "--slices", type=int, default=66, help="number of slices to calibrate on, and to compare"
+    )
+    parser.add_argument(
+        "--only", nargs="*", default=[], metavar="TEXT", help="only rows with such a text"
+    )
     options = parser.parse_args(argv)
     weights = options.weights or default_weights()
     core, files = ov.Core(), read_manifest(weights)["models"]["fp16"]

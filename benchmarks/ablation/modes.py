@@ -1,12 +1,12 @@
-"""What each setting gives and costs: DSC and seconds, on cases with truth.
+"""Measure what settings give and cost: DSC and seconds, on cases with truth.
 
     python -m benchmarks.ablation.modes INPUTS GTS [--csv FILE] ["NAME: KEY=VALUE ..." ...]
 
-The keys of a variant are fields of `swiftmedsam.settings.Settings`; `mode` says whose other values
-it has, "best" or "litemedsam"; `true_boxes=True` asks each slice of a volume with the box of the
-truth. Without any variant those of `VARIANTS` are compared. All variants do a case before the next
-one is read, in one process, and take turns in being the first; seconds are those of `segment`, as
-ratios to the first variant.
+The keys of a variant are fields of `swiftmedsam.settings.Settings`. `mode`, "best" or "litemedsam",
+gives its other values. With `true_boxes=True` the prompt in each slice of a volume is the box of
+the truth. Without any variant, those of `VARIANTS` are compared. All run in one process. All
+variants segment a case before the next case is read, and each in turn is the first. Seconds are of
+`segment_case`, as ratios to the first variant.
 """
 
 import argparse
@@ -49,18 +49,18 @@ MARKERS = "osD^v<>Ph"
 
 @dataclass(frozen=True)
 class Variant:
-    """Settings by which cases are segmented."""
+    """A name, and the settings to segment with."""
 
     name: str
     settings: Settings
-    true_boxes: bool = False  # ask with those of the truth, which is no way to segment
+    true_boxes: bool = False  # prompts from the truth: an upper limit, not a method
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
-        """Of `NAME: KEY=VALUE ...`.
+        """Parse `NAME: KEY=VALUE ...`.
 
         Raises:
-            ValueError: a word is no `KEY=VALUE`, or there is no such setting or value.
+            ValueError: a word is not `KEY=VALUE`, or the setting or value does not exist.
         """
         name, _, words = text.partition(":")
         values: dict[str, object] = {}
@@ -82,15 +82,15 @@ class Variant:
         return cls(name.strip(), settings, true_boxes)
 
     def prompter(self, case: Case, truth: np.ndarray) -> Prompter | None:
-        """What chooses the prompts of a case; None: the settings do."""
+        """Return what chooses the prompts of a case; None: as the settings say."""
         if self.true_boxes and case.is_volume:
             return TrueBoxes(case, truth, self.settings)
         return None
 
 
 @dataclass(frozen=True)
-class Row:
-    """One case by one variant."""
+class ModeRow:
+    """The result of one variant on one case."""
 
     variant: str
     case: str
@@ -100,10 +100,10 @@ class Row:
     seconds: float
 
 
-def measure(
+def measure_case(
     case: Case, truth: np.ndarray, network: Network, variants: Sequence[Variant]
-) -> Iterator[Row]:
-    """Rows of a case, variant by variant."""
+) -> Iterator[ModeRow]:
+    """Yield the rows of a case, one for each variant."""
     kind, modality = case.name[:2], case.name.split("_")[1]
     for variant in variants:
         prompter = variant.prompter(case, truth)
@@ -111,11 +111,11 @@ def measure(
         labels = segment(case, network, variant.settings, prompter=prompter).labels
         seconds = time.perf_counter() - began
         dsc = case_dsc(labels, truth)
-        yield Row(variant.name, case.name, kind, modality, dsc, seconds)
+        yield ModeRow(variant.name, case.name, kind, modality, dsc, seconds)
 
 
-def of_kind(rows: Sequence[Row], kind: str) -> dict[str, tuple[dict[str, float], float]]:
-    """By variant: mean DSC by modality, and seconds, of cases of one kind."""
+def of_kind(rows: Sequence[ModeRow], kind: str) -> dict[str, tuple[dict[str, float], float]]:
+    """Return mean DSC by modality, and seconds, of the cases of one kind, for each variant."""
     found = {}
     for variant in dict.fromkeys(row.variant for row in rows):
         own = [row for row in rows if row.variant == variant and row.kind == kind]
@@ -128,8 +128,8 @@ def of_kind(rows: Sequence[Row], kind: str) -> dict[str, tuple[dict[str, float],
     return found
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown: a part for images, one for volumes."""
+def modes_table(rows: Sequence[ModeRow]) -> str:
+    """Return a Markdown table with a part for images and one for volumes."""
     lines = []
     for kind in ("2D", "3D"):
         found = of_kind(rows, kind)
@@ -148,8 +148,8 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: Sequence[Row], picture: Path) -> None:
-    """Time against DSC, a panel for images and one for volumes."""
+def draw_modes(rows: Sequence[ModeRow], picture: Path) -> None:
+    """Draw DSC over time, in a panel for images and one for volumes; write `picture`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -162,7 +162,7 @@ def draw(rows: Sequence[Row], picture: Path) -> None:
         first = next(iter(found.values()))[1]
         for number, (variant, (by_modality, seconds)) in enumerate(found.items(), start=1):
             place = seconds / first, 100 * np.mean(list(by_modality.values()))
-            # variants lie close together: a shape and a number of its own each, names beside
+            # points are close together: each has a marker and number, and names are in the legend
             panel.plot(
                 *place, MARKERS[number % len(MARKERS)], color=plt.cm.cividis(number / len(found)),
                 label=f"{number}  {variant}", markersize=8, alpha=0.8,
@@ -196,23 +196,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     network = load(options.weights, precision=options.precision)
-    rows: list[Row] = []
+    rows: list[ModeRow] = []
     for turn, path in enumerate(sorted(options.inputs.glob(f"{options.only}.npz"))):
         with np.load(options.truths / path.name) as file:
             truth = file["gts"]
         first = turn % len(variants)
         in_turn = variants[first:] + variants[:first]
-        rows += measure(read_case(path), truth, network, in_turn)
+        rows += measure_case(read_case(path), truth, network, in_turn)
         print(path.name, file=sys.stderr)
     print(f"{network.variant}, {network.precision}, {network.threads} threads\n")
-    print(table(rows))
+    print(modes_table(rows))
     if options.csv:
         with options.csv.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(Row.__annotations__))
+            writer = csv.DictWriter(stream, list(ModeRow.__annotations__))
             writer.writeheader()
             writer.writerows(vars(row) for row in rows)
     if options.picture and rows:
-        draw(rows, options.picture)
+        draw_modes(rows, options.picture)
     return 0
 
 

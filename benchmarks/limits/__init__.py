@@ -1,1 +1,6 @@
-"""Memory, stopping, and programs side by side."""
+"""The limits of the program.
+
+- `memory`: peak memory by shape of the case (a command).
+- `stopping`: how soon a stopped run ends (a command).
+- `side_by_side`: how much two runs slow each other (a command).
+"""

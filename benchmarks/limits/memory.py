@@ -1,8 +1,8 @@
-"""Peak memory of the program, by shape of the case: `python -m benchmarks.limits.memory [OPTIONS]`.
+"""Measure the peak memory by shape of the case: `python -m benchmarks.limits.memory [OPTIONS]`.
 
-Each case is written piece by piece, so that this process stays small, and segmented by a process of
-its own, which says at its end what its peak was. The table is that of docs/limits.md; the last
-column is the estimate by which `--memory-limit` refuses a case.
+Each case is written in chunks, so that this process stays small. A process of its own segments it
+and prints its peak memory at the end. The table is in docs/limits.md. Its last column is the
+estimate with which `--memory-limit` refuses a case.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from numpy.lib import format as npy
 
 from swiftmedsam.memory import estimate_peak
 
-PIECE = 16 << 20  # bytes of pixels that are made at a time
-WAVE = 251  # period of the pixels' values: prime, so that rows and columns differ
+CHUNK = 16 << 20  # bytes of pixels that are written at a time
+WAVE = 251  # period of the pixel values; it is prime, so that rows and columns differ
 SEED = 7
 
-# Not ru_maxrss, which begins with what the process held that started this one.
+# ru_maxrss would include the memory of the process that starts this one.
 MEASURED = r"""
 import re, sys
 from pathlib import Path
@@ -36,7 +36,7 @@ sys.exit(status)
 
 @dataclass(frozen=True)
 class Shape:
-    """A case of the table."""
+    """The shape of a case, its boxes and its values."""
 
     name: str
     shape: tuple[int, ...]
@@ -44,7 +44,7 @@ class Shape:
     boxes: Callable[[tuple[int, ...]], np.ndarray]
     fortran: bool = False
     low: int = 0  # added to the values 0..250
-    gain: int = 1  # and they are multiplied by this before
+    gain: int = 1  # the values are first multiplied by this
 
     @property
     def is_volume(self) -> bool:
@@ -53,7 +53,7 @@ class Shape:
 
 
 def whole_and_parts(shape: tuple[int, ...]) -> np.ndarray:
-    """The whole image, a quarter of it, and eight small boxes that get crops."""
+    """Return a box around the whole image, one around a quarter, and eight small ones for crops."""
     height, width = shape[:2]
     small = [[width // 9 * i, height // 9 * i, width // 9 * i + 90, height // 9 * i + 70]
              for i in range(8)]  # fmt: skip
@@ -62,13 +62,13 @@ def whole_and_parts(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def many(shape: tuple[int, ...]) -> np.ndarray:
-    """70,000 boxes anywhere."""
+    """Return 70,000 random boxes."""
     corners = np.random.default_rng(SEED).integers(0, [shape[1] - 40, shape[0] - 40], (70_000, 2))
     return np.concatenate([corners, corners + [30, 20]], axis=1)
 
 
 def twenty(shape: tuple[int, ...]) -> np.ndarray:
-    """Twenty objects; three long ones, whose middles differ, so that embeddings have to wait."""
+    """Return twenty boxes; three are long with different middles, so that embeddings are kept."""
     depth, height, width = shape
     spans = [(0, depth - 1), (depth // 2, depth - 1), (0, depth // 2)]
     spans += [(z, z + 3) for z in np.linspace(0, depth - 4, 17).astype(int)]
@@ -94,7 +94,7 @@ SHAPES = (
 
 
 def write_case(shape: Shape, folder: Path) -> Path:
-    """Write the npz of a shape, a piece at a time."""
+    """Write the npz of a shape, in chunks."""
     path = folder / f"{shape.name}.npz"
     dtype = np.dtype(shape.dtype)
     header = {"descr": shape.dtype, "fortran_order": shape.fortran, "shape": shape.shape}
@@ -102,8 +102,8 @@ def write_case(shape: Shape, folder: Path) -> Path:
         with archive.open("imgs.npy", "w", force_zip64=True) as stream:
             npy.write_array_header_1_0(stream, header)
             count = int(np.prod(shape.shape))
-            for start in range(0, count, PIECE):
-                index = np.arange(start, min(start + PIECE, count))
+            for start in range(0, count, CHUNK):
+                index = np.arange(start, min(start + CHUNK, count))
                 values = index % WAVE * shape.gain + shape.low
                 stream.write(values.astype(dtype).tobytes())
         with archive.open("boxes.npy", "w") as stream:
@@ -112,17 +112,21 @@ def write_case(shape: Shape, folder: Path) -> Path:
 
 
 def peak_of(arguments: list[str]) -> tuple[int, int]:
-    """Exit status and peak bytes of a process that runs the program, its start included."""
+    """Run the program in a process; return its exit status and peak bytes, start included."""
     command = [sys.executable, "-c", MEASURED, *arguments]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     return process.returncode, int(process.stdout or 0) * 1024
 
 
 def main() -> int:
-    """Measure the shapes whose name has the word of the command line in it."""
+    """Measure the shapes; with a word, only those whose name contains it."""
     parser = argparse.ArgumentParser("python -m benchmarks.limits.memory", description=__doc__)
-    parser.add_argument("only", nargs="?", default="", help="part of the names to measure")
-    parser.add_argument("--folder", type=Path, help="for the cases, some GB (default: temporary)")
+    parser.add_argument(
+        "only", nargs="?", default="", help="measure only shapes whose name contains this"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="folder for the cases, some GB (default: temporary)"
+    )
     options, rest = parser.parse_known_args()  # the rest goes to the program
     failed = False
     print("| case | imgs | boxes | peak MB | estimate MB |\n|---|---|---|---|---|", flush=True)

@@ -1,8 +1,8 @@
-"""Do two runs slow each other more than fairly? `python -m benchmarks.limits.side_by_side INPUTS`.
+"""Measure how much two runs slow each other: `python -m benchmarks.limits.side_by_side INPUTS`.
 
-One run alone and two at a time, in turns; medians of the seconds until all are done, and their
-ratio, which would be 2 if all cores were shared fairly and without loss. `--command` may be any
-that has {inputs} and {outputs} in it, as
+One run alone and two runs at the same time take turns. The result is the median seconds until all
+are done, and their ratio. The ratio is 2 if two runs share the cores without loss. `--command` is
+any command with {inputs} and {outputs}, for example
 
     docker run --rm -v {inputs}:/workspace/inputs:ro -v {outputs}:/workspace/outputs swiftmedsam
 """
@@ -22,19 +22,19 @@ DEFAULT = f"{sys.executable} -m app {{inputs}} {{outputs}} --quiet"
 
 
 def start(command: str, inputs: Path, outputs: Path) -> subprocess.Popen[bytes]:
-    """A run of a command that has {inputs} and {outputs} in it; `outputs` is made."""
+    """Start a command with {inputs} and {outputs} in it; the folder `outputs` is made."""
     outputs.mkdir()
-    outputs.chmod(0o777)  # the container's user is another
+    outputs.chmod(0o777)  # the container has another user
     return subprocess.Popen(
         [word.format(inputs=inputs.resolve(), outputs=outputs) for word in shlex.split(command)]
     )
 
 
 def seconds(command: str, inputs: Path, runs: int) -> float:
-    """How long `runs` runs at a time take, each into a folder of its own.
+    """Return the seconds of `runs` runs at the same time, each with outputs of its own.
 
     Raises:
-        RuntimeError: one of them fails.
+        RuntimeError: a run failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()

@@ -1,9 +1,8 @@
-"""How soon is a stopped run over? `python -m benchmarks.limits.stopping INPUTS [--instants N]`.
+"""How soon does a stopped run end? `python -m benchmarks.limits.stopping INPUTS [--instants N]`.
 
-One run is left alone; of others, as many as there are instants, each is stopped at one of them,
-from the start of the process to its end. Prints when each was stopped, how long it took from there,
-its exit status, and what lies in outputs: whole files alone, of cases that were done. Of
-containers:
+One run is not stopped. N others are each stopped at another instant, evenly spaced from the start
+of a run to its end. For each the command prints when it was stopped, how long it took to end, its
+exit status, and the number of whole and broken outputs. No output may be broken. For containers:
 
     --command "docker run --rm --name stopped -v {inputs}:/workspace/inputs:ro
                -v {outputs}:/workspace/outputs swiftmedsam"   --stop "docker stop -t 20 stopped"
@@ -23,29 +22,29 @@ from pathlib import Path
 
 from benchmarks.limits.side_by_side import DEFAULT, start
 
-# Done before it was stopped; stopped; stopped before Python had heard of it.
+# Exit statuses: done before the stop; stopped; stopped before Python could handle signals.
 ENDED = {0, 130, 143, -signal.SIGTERM}
 
 
 @dataclass(frozen=True)
 class Stop:
-    """What became of a run that was stopped."""
+    """How a stopped run ended."""
 
     after: float  # seconds from its start
-    took: float | None  # seconds from there to its end; None if there was nothing to stop
+    took: float | None  # seconds from the stop to the end; None if it had ended before
     status: int
-    whole: int  # outputs
+    whole: int  # number of whole outputs
     broken: int
 
     def row(self) -> str:
-        """The line of the table."""
+        """Return the row of the table."""
         took = "-" if self.took is None else f"{self.took:.2f}"
         return (f"| {self.after:.2f} | {took} | {self.status} "
                 f"| {self.whole} | {self.broken} |")  # fmt: skip
 
 
 def is_whole(path: Path) -> bool:
-    """Whether an output is an npz that can be read to its end."""
+    """Whether an output is a whole npz file."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -54,13 +53,13 @@ def is_whole(path: Path) -> bool:
 
 
 def stop_after(after: float, command: str, stop: str, inputs: Path) -> Stop:
-    """Run `command`, and so many seconds later `stop` it, by SIGTERM if that is empty."""
+    """Run `command`; stop it after `after` seconds with the command `stop`, or with SIGTERM."""
     with tempfile.TemporaryDirectory() as folder:
         outputs = Path(folder, "outputs")
         process = start(command, inputs, outputs)
         time.sleep(after)
         began = time.perf_counter()
-        if stop:  # fails where there is no container yet, or no more
+        if stop:  # it fails if the container has not started, or has ended
             stopped = subprocess.run(shlex.split(stop), capture_output=True).returncode == 0
         else:
             stopped = process.poll() is None
@@ -72,7 +71,7 @@ def stop_after(after: float, command: str, stop: str, inputs: Path) -> Stop:
 
 
 def main() -> int:
-    """Run the command; 1 if a run ended in another way than it should."""
+    """Run the command; return 1 if a run ended with another status or a broken output."""
     parser = argparse.ArgumentParser("python -m benchmarks.limits.stopping", description=__doc__)
     parser.add_argument("inputs", type=Path)
     parser.add_argument("--command", default=DEFAULT)

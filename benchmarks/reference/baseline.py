@@ -1,21 +1,24 @@
-"""LiteMedSAM's inference rules, transcribed to torch: slow, direct, and nothing shared with `app`.
+"""LiteMedSAM's inference in torch: slow, simple, and independent of `swiftmedsam`'s own rules.
 
-`python -m benchmarks.reference.baseline INPUTS OUTPUTS [--checkpoint lite_medsam.pth]
-[--share-encodings] [--whole-script FIGURES]`
+    python -m benchmarks.reference.baseline INPUTS OUTPUTS [--checkpoint lite_medsam.pth]
+        [--share-encodings] [--numbered DIR] [--whole-script FIGURES]
 
-The oracle of the parity test and the yardstick of speed. Rules: docs/formats.md, from the
-organisers' `CVPR24_LiteMedSAM_infer.py`, with two faults mended, since with them the rules are no
-rules: boxes of the neighbour's mask come from a boolean mask (the original resizes a mask that
-holds the object number, so that the result depends on it), and labels above 255 do not overflow.
-Object by object and slice by slice, each encoded anew, as the organisers do; `--share-encodings`
-remembers a case's encodings, which changes the time and no mask. `--numbered DIR` also writes what
-the first fault does to volumes, so that its effect can be scored.
+The masks of `--mode litemedsam` and the speed are compared with it. The rules (docs/formats.md) are
+those of the organisers' `CVPR24_LiteMedSAM_infer.py`, without two of its faults:
 
-It says of a case what `python -m app` says, so that `python -m
-swiftmedsam.evaluation.timing.runtime` can time both. By the rules alone it is quicker than the
-organisers' program: `--whole-script` does what their script does besides, and as it does. Every
-case is drawn at 300 dpi, each mask as an image of its own, 32 bytes a pixel; tensors stay channels
-first. (It imports pandas, too, which this does not.)
+- The box around the mask of the previous slice comes from a boolean mask. The original resizes a
+  mask that holds the number of the object, so its result depends on this number. `--numbered DIR`
+  also writes outputs with this fault, to score its effect.
+- Labels above 255 do not overflow.
+
+Like the original, it encodes a slice again for each object. `--share-encodings` keeps the encodings
+of a case, which changes the time and no mask.
+
+It prints the same line about a case as `python -m app`, so that
+`swiftmedsam.evaluation.timing.runtime` can time both. It is quicker than the organisers' program,
+because their script does more. `--whole-script` does this, too: it draws each case at 300 dpi, with
+each mask as an image of its own of 32 bytes a pixel, and keeps tensors channels first. (Their
+script also imports pandas; this one does not.)
 """
 
 import argparse
@@ -31,21 +34,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from swiftmedsam.evaluation.timing.measure import STEPS
 from swiftmedsam.torch_model import LITE, SwiftMedSAM, load_model
 
-SIZE = 256
+INPUT_SIZE = 256
 BBOX_SHIFT = 3
-STEPS = ("read", "encode", "decode", "write")  # of the program's line about a case
 
 
 class Baseline:
-    """The organisers' program for one case; the next one takes a new one."""
+    """The organisers' program for one case; each case needs a new instance."""
 
     def __init__(
         self, model: SwiftMedSAM, *, share_encodings: bool,
         layout: torch.memory_format = torch.channels_last,
     ) -> None:  # fmt: skip
-        """`layout` is that of the encoder's tensors: of time alone."""
+        """`layout` is the memory layout of the encoder's tensors; it changes the time only."""
         self._model, self._layout = model.to(memory_format=layout), layout
         self._share = share_encodings
         self._encodings: dict[int, Tensor] = {}
@@ -59,13 +62,13 @@ class Baseline:
         self.seconds[step] += time.perf_counter() - began
 
     def _encode(self, image: np.ndarray, z: int) -> Tensor:
-        """Embedding of a slice (H, W, 3): resize the longest side, min-max, pad."""
+        """Return the embedding of a slice (H, W, 3): resize the longest side, min-max, pad."""
         if z in self._encodings:
             return self._encodings[z]
         height, width = self._new_size(image)
         x = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         x = (x - x.min()) / np.clip(x.max() - x.min(), a_min=1e-8, a_max=None)
-        x = np.pad(x, ((0, SIZE - height), (0, SIZE - width), (0, 0)))
+        x = np.pad(x, ((0, INPUT_SIZE - height), (0, INPUT_SIZE - width), (0, 0)))
         tensor = torch.tensor(x).float().permute(2, 0, 1).unsqueeze(0)
         with self.measure("encode"), torch.inference_mode():
             embedding = self._model.encode(tensor.contiguous(memory_format=self._layout))
@@ -75,11 +78,11 @@ class Baseline:
 
     @staticmethod
     def _new_size(image: np.ndarray) -> tuple[int, int]:
-        scale = SIZE / max(image.shape[:2])
+        scale = INPUT_SIZE / max(image.shape[:2])
         return tuple(int(side * scale + 0.5) for side in image.shape[:2])  # type: ignore[return-value]
 
     def _mask(self, embedding: Tensor, box_256: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """Mask (H, W) bool of one box."""
+        """Return the mask (H, W), bool, of one box."""
         with self.measure("decode"), torch.inference_mode():
             logits, _ = self._model.decode(embedding, torch.as_tensor(box_256).float()[None])
         height, width = self._new_size(image)
@@ -89,9 +92,10 @@ class Baseline:
         return (torch.sigmoid(logits)[0, 0] > 0.5).numpy()
 
     def _box_of(self, mask: np.ndarray, image: np.ndarray) -> np.ndarray | None:
-        """Bounding box in the 256 frame of a mask (H, W), widened and clipped; None if empty.
+        """Return the box (4,) around a mask (H, W), in input pixels, widened and clipped.
 
-        The mask is 0.0 and 1.0, or, as in the original, uint8 of 0 and the object's number.
+        The mask is 0.0 and 1.0, or, as in the original, uint8 of 0 and the number of the object. It
+        is None if the mask is empty.
         """
         height, width = self._new_size(image)
         small = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
@@ -100,27 +104,27 @@ class Baseline:
             return None
         return np.array([
             max(0, xs.min() - BBOX_SHIFT), max(0, ys.min() - BBOX_SHIFT),
-            min(SIZE, xs.max() + BBOX_SHIFT), min(SIZE, ys.max() + BBOX_SHIFT),
+            min(INPUT_SIZE, xs.max() + BBOX_SHIFT), min(INPUT_SIZE, ys.max() + BBOX_SHIFT),
         ])  # fmt: skip
 
     def image(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """Labels (H, W) of an image (H, W, 3) and boxes (N, 4)."""
+        """Return the labels (H, W) of an image (H, W, 3) and boxes (N, 4)."""
         labels = np.zeros(image.shape[:2], np.uint16)
         embedding = self._encode(image, 0)  # the organisers encode an image once, too
         for number, box in enumerate(boxes, start=1):
-            box_256 = (box * (SIZE / max(image.shape[:2]))).astype(int)
+            box_256 = (box * (INPUT_SIZE / max(image.shape[:2]))).astype(int)
             labels[self._mask(embedding, box_256, image)] = number
         return labels
 
     def volume(
         self, volume: np.ndarray, boxes: np.ndarray, *, numbered: bool = False
     ) -> np.ndarray:
-        """Labels (D, H, W) of a volume and boxes (N, 6); `numbered`: with the original's fault."""
+        """Return the labels (D, H, W) of a volume and boxes (N, 6); `numbered`: with the fault."""
         labels = np.zeros(volume.shape, np.uint16)
         for number, box in enumerate(boxes, start=1):
             x_min, y_min, z_min, x_max, y_max, z_max = box
             given = (
-                np.array([x_min, y_min, x_max, y_max]) * (SIZE / max(volume.shape[1:]))
+                np.array([x_min, y_min, x_max, y_max]) * (INPUT_SIZE / max(volume.shape[1:]))
             ).astype(int)
             z_min, z_max = int(z_min), int(min(z_max, len(volume) - 1))
             z_mid = int((z_max - z_min) / 2 + z_min)
@@ -140,9 +144,9 @@ class Baseline:
         return labels
 
 
-def draw(path: Path, image: np.ndarray, labels: np.ndarray, boxes: np.ndarray) -> None:
-    """The organisers' figure: `image` (H, W) or (H, W, 3) alone, and with `boxes` (N, 4), masks."""
-    from matplotlib import pyplot as plt  # a part of a second, which the rules alone do not take
+def draw_figure(path: Path, image: np.ndarray, labels: np.ndarray, boxes: np.ndarray) -> None:
+    """Draw the organisers' figure: `image` (H, W[, 3]), and again with `boxes` (N, 4) and masks."""
+    from matplotlib import pyplot as plt  # here, because the import takes time
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 5))
     for ax, title in zip(axes, ("Image", "LiteMedSAM Segmentation"), strict=True):
@@ -152,7 +156,7 @@ def draw(path: Path, image: np.ndarray, labels: np.ndarray, boxes: np.ndarray) -
     random = np.random.default_rng(0)
     for number, (x_min, y_min, x_max, y_max) in enumerate(boxes, start=1):
         mask = labels == number
-        if image.ndim == 2 and not mask.any():  # of a volume, only what its middle slice shows
+        if image.ndim == 2 and not mask.any():  # of a volume, only objects in the shown slice
             continue
         color = random.random(3)
         axes[1].add_patch(plt.Rectangle(
@@ -165,7 +169,7 @@ def draw(path: Path, image: np.ndarray, labels: np.ndarray, boxes: np.ndarray) -
 
 
 def run_case(baseline: Baseline, path: Path, options: argparse.Namespace) -> str:
-    """Segment one file as `options` say; return the line about it."""
+    """Segment one file; return the line about it."""
     began = time.perf_counter()
     with baseline.measure("read"), np.load(path) as case:
         images, boxes = case["imgs"], case["boxes"]
@@ -176,7 +180,7 @@ def run_case(baseline: Baseline, path: Path, options: argparse.Namespace) -> str
     if options.whole_script:
         shown = (len(images) // 2,) if is_volume else ()
         flat = boxes[:, [0, 1, 3, 4]] if is_volume else boxes
-        draw(options.whole_script / f"{path.stem}.png", images[shown], labels[shown], flat)
+        draw_figure(options.whole_script / f"{path.stem}.png", images[shown], labels[shown], flat)
     seconds = time.perf_counter() - began
     split = ", ".join(f"{step} {baseline.seconds[step]:.2f}" for step in STEPS)
     if is_volume and options.numbered:
@@ -188,20 +192,25 @@ def run_case(baseline: Baseline, path: Path, options: argparse.Namespace) -> str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Segment a folder; print seconds per case."""
+    """Segment a folder; print a line about each case."""
     parser = argparse.ArgumentParser("python -m benchmarks.reference.baseline")
     parser.add_argument("inputs", type=Path)
     parser.add_argument("outputs", type=Path)
     parser.add_argument(
         "--checkpoint", type=Path, default=Path("weights/checkpoints/lite_medsam.pth"),
-        help="what python -m convert --fetch-lite gets (default %(default)s)",
+        help="from python -m convert --fetch-lite (default %(default)s)",
     )  # fmt: skip
     parser.add_argument("--only", default="[23]DBox_*.npz")
     parser.add_argument("--share-encodings", action="store_true")
-    parser.add_argument("--numbered", type=Path, metavar="DIR", help="the original's faulty walk")
+    parser.add_argument(
+        "--numbered",
+        type=Path,
+        metavar="DIR",
+        help="write outputs with the fault of the original, too",
+    )
     parser.add_argument(
         "--whole-script", type=Path, metavar="FIGURES",
-        help="also what their script does besides, as it does: for times; figures go there",
+        help="do all that the organisers' script does, to time it; write its figures there",
     )  # fmt: skip
     options = parser.parse_args(argv)
     if options.whole_script:

@@ -1,13 +1,14 @@
-"""The organisers' metrics, transcribed, against what `python -m swiftmedsam.evaluation` says.
+"""Compare our scores with the organisers' metrics.
 
     python -m swiftmedsam.evaluation SEGS GTS --json FILE [--official]
     python -m benchmarks.reference.official_metrics SEGS GTS FILE [FILE ...]
 
-The oracle of evaluation: label after label on whole arrays, as in the organisers'
-`evaluation/compute_metrics.py` (bowang-lab/MedSAM, branch LiteMedSAM), and nothing shared with
-`swiftmedsam/evaluation/metrics.py` but the package surface-distance. A FILE says itself in which
-order it used spacing. Prints, per case, how far DSC and NSD (0..1) are apart, then the largest of
-all. Missing outputs have no score by the organisers' script and are left out.
+The metrics are transcribed from the organisers' `evaluation/compute_metrics.py`
+(bowang-lab/MedSAM, branch LiteMedSAM): label by label, on whole arrays. They share only the package
+surface-distance with `swiftmedsam/evaluation/metrics.py`. Each FILE contains the order of the
+spacing that it was scored with. The command prints the differences of DSC and NSD (0..1) for each
+case, then the largest ones. Missing outputs are left out, as the organisers' script does not score
+them.
 """
 
 import argparse
@@ -24,13 +25,13 @@ from surface_distance import (
     compute_surface_distances,
 )
 
-WANTED = 1e-6  # apart at most, of 1
+WANTED = 1e-6  # largest difference of scores 0..1
 
 
 def surface_dice(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> float:
-    """NSD of two masks (A, B, C) at 2 mm, the spacing being that of their axes."""
+    """Return the NSD of two masks (A, B, C) at 2 mm; the spacing is in the order of their axes."""
     if not (a.any() and b.any()):
-        return 0.0  # what the package says, too, but only with NumPy 1: it uses np.Inf
+        return 0.0  # as the package returns with NumPy 1; with NumPy 2 it fails, as it uses np.Inf
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Please import `", DeprecationWarning)
         distances = compute_surface_distances(a, b, spacing_mm)
@@ -40,10 +41,10 @@ def surface_dice(a: np.ndarray, b: np.ndarray, spacing_mm: Sequence[float]) -> f
 def organisers_scores(
     truth: np.ndarray, found: np.ndarray, spacing_mm: Sequence[float]
 ) -> tuple[float, float]:
-    """DSC and NSD of a case, (H, W) or (D, H, W): means over labels 1 to the largest of `truth`.
+    """Return DSC and NSD of a case (H, W) or (D, H, W): means over labels 1 to the largest one.
 
-    NaN where one of these is in neither map. `spacing_mm` is used for the axes of a volume as it
-    is, and not at all for an image.
+    They are NaN if one of these labels is in neither map. `spacing_mm` is used for the axes of a
+    volume as it is; for an image it is not used.
     """
     if truth.ndim == 2:
         truth, found, spacing_mm = truth[..., None], found[..., None], (1.0, 1.0, 1.0)
@@ -56,9 +57,9 @@ def organisers_scores(
 
 
 def differences(segs: Path, gts: Path, document: dict) -> np.ndarray:
-    """How far DSC and NSD are from the organisers', (cases, 2), by the JSON of evaluation.
+    """Return the differences of DSC and NSD, (cases, 2), from those in the JSON `document`.
 
-    Prints a line per case.
+    Prints a line for each case.
     """
     as_stored = document["rules"]["spacing"] == "official"
     apart = []
@@ -77,7 +78,7 @@ def differences(segs: Path, gts: Path, document: dict) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare; 1 if a case is farther apart than wanted, or NaN by the organisers' script."""
+    """Compare; return 1 if a difference is above `WANTED`, or NaN by the organisers' metrics."""
     parser = argparse.ArgumentParser("python -m benchmarks.reference.official_metrics")
     parser.add_argument("segs", type=Path, metavar="SEGS")
     parser.add_argument("gts", type=Path, metavar="GTS")
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for file in options.files:
         document = json.loads(file.read_text())
         apart = differences(options.segs, options.gts, document)
-        equal = equal and bool((apart <= WANTED).all())  # not so of NaN
+        equal = equal and bool((apart <= WANTED).all())  # False for NaN
         dsc, nsd = apart.max(axis=0, initial=0)
         order = document["rules"]["spacing"]
         lines.append(f"{file}, spacing {order}: {len(apart)} cases, DSC {dsc:.1e}, NSD {nsd:.1e}")

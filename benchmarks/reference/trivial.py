@@ -1,8 +1,9 @@
-"""Answers that need no network: `python -m benchmarks.reference.trivial box|ellipse|grabcut INPUTS
-OUTPUTS`.
+"""Segment without a network, as lower limits for a network.
 
-The filled box, the ellipse inscribed in it, and GrabCut (Rother et al., SIGGRAPH 2004) started from
-it. What a network does not beat it has not earned. Volumes get the same answer slice by slice.
+    python -m benchmarks.reference.trivial box|ellipse|grabcut INPUTS OUTPUTS
+
+The mask is the filled box, the ellipse inside it, or the result of GrabCut (Rother et al., SIGGRAPH
+2004) on it. Volumes are segmented slice by slice.
 """
 
 import argparse
@@ -18,17 +19,17 @@ from swiftmedsam.masks import box_pixels
 from swiftmedsam.result import label_dtype
 
 GRABCUT_ITERATIONS = 5
-GRABCUT_CONTEXT = 0.5  # of the box's size, shown around it as background
-GRABCUT_MAX_SIDE = 256  # pixels of the window it works on; larger ones are shrunk to it
+GRABCUT_CONTEXT = 0.5  # in sizes of the box: width of the background around it
+GRABCUT_MAX_SIDE = 256  # pixels; larger windows are shrunk to this
 
 
 def filled_box(image: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-    """Mask of the box itself, shape of rows and columns."""
+    """Return the mask (rows, columns) of the box itself."""
     return np.ones((rows.stop - rows.start, columns.stop - columns.start), bool)
 
 
 def ellipse(image: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-    """Mask of the ellipse that touches the four sides."""
+    """Return the mask (rows, columns) of the ellipse that touches the four sides."""
     height, width = rows.stop - rows.start, columns.stop - columns.start
     y = (np.arange(height) + 0.5) / height * 2 - 1
     x = (np.arange(width) + 0.5) / width * 2 - 1
@@ -36,7 +37,7 @@ def ellipse(image: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
 
 
 def grabcut(image: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-    """Mask of GrabCut's foreground; the box where it finds none."""
+    """Return the mask (rows, columns) of GrabCut's foreground; the box if it finds none."""
     height, width = rows.stop - rows.start, columns.stop - columns.start
     up, left = (round(GRABCUT_CONTEXT * side) + 1 for side in (height, width))
     top, first = max(0, rows.start - up), max(0, columns.start - left)
@@ -49,7 +50,7 @@ def grabcut(image: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
     state[y : y + max(1, round(height * scale)), x : x + max(1, round(width * scale))] = (
         cv2.GC_PR_FGD
     )
-    if (state != cv2.GC_BGD).all():  # a box as large as the image leaves no background to learn
+    if (state != cv2.GC_BGD).all():  # a box as large as the image leaves no background
         return filled_box(image, rows, columns)
     cv2.grabCut(
         small, state, None, np.zeros((1, 65)), np.zeros((1, 65)), GRABCUT_ITERATIONS,
@@ -70,7 +71,7 @@ ANSWERS: dict[str, Callable[[np.ndarray, slice, slice], np.ndarray]] = {
 
 
 def answer_case(path: Path, name: str) -> np.ndarray:
-    """Labels of the case at `path`, all boxes answered by the function `name` of `ANSWERS`."""
+    """Return the labels of the case at `path`, by the function `name` of `ANSWERS`."""
     case = read_case(path)
     labels = np.zeros(case.label_shape, label_dtype(len(case.boxes)))
     for number, box in enumerate(case.boxes, start=1):
@@ -91,7 +92,7 @@ def answer_case(path: Path, name: str) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Answer a folder; return the exit status."""
+    """Segment a folder; return the exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.reference.trivial")
     parser.add_argument("answer", choices=ANSWERS)
     parser.add_argument("inputs", type=Path)

@@ -1,8 +1,7 @@
-"""How much each variant has to compute: `python -m benchmarks.speed.flops`.
+"""Count the FLOP of each variant: `python -m benchmarks.speed.flops`.
 
-GFLOP of the torch network, 2 for a multiplication and an addition, of all that torch's counter
-knows: products, convolutions and attention. What OpenVINO executes is counted by
-`benchmarks.speed.work`.
+These are GFLOP of the torch network: products, convolutions and attention, as torch counts them. A
+multiplication and an addition are 2 FLOP. `benchmarks.speed.work` counts what OpenVINO executes.
 """
 
 import torch
@@ -14,9 +13,9 @@ PUBLISHED = {"LiteMedSAM": LITE, "v1": SWIFT_V1, "v2": SWIFT_V2}
 
 
 def count(architecture: Architecture) -> tuple[int, int]:
-    """FLOP of encoding a slice and of decoding a box."""
-    # Without memory: shapes are enough, and attention becomes products, while the counter does not
-    # know the fused one that torch has for a CPU.
+    """Return the FLOP to encode a slice, and to decode a box."""
+    # On the device "meta", shapes are enough, and attention is computed as products. The counter
+    # does not know the fused attention that torch uses on a CPU.
     with torch.device("meta"), torch.no_grad():
         model = SwiftMedSAM(architecture).eval()
         with FlopCounterMode(display=False) as encoder:
@@ -27,7 +26,7 @@ def count(architecture: Architecture) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Print a line per variant."""
+    """Print a line for each variant."""
     for name, architecture in PUBLISHED.items():
         encoder, decoder = (flop / 1e9 for flop in count(architecture))
         print(f"{name:10}  encoder {encoder:.1f} GFLOP a slice, decoder {decoder:.2f} GFLOP a box")

@@ -1,9 +1,9 @@
-"""Encoder and decoder by precision, beside what this CPU can do at most.
+"""Time encoder and decoder by precision, beside the largest speed of this CPU.
 
     python -m benchmarks.speed.latency [--weights DIR] [--rounds N]
 
-Everything is asked in turns, so that a machine that slows down slows all of it; medians. The most
-this CPU can do is measured in the same turns: a product of 2048 x 2048 matrices through OpenVINO.
+All tasks run in turns, so that a slow machine slows all of them; the results are medians. The
+largest speed is that of a product of 2048 x 2048 matrices in OpenVINO, measured in the same turns.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from swiftmedsam.network import IntArray, compile_model, load
 from swiftmedsam.system import available_threads
 
 SIDE = 2048  # of the matrices
-# Prompts decoded together, and cells per side of the part of the picture that is wanted.
+# Number of prompts decoded together, and requested cells per side.
 DECODED = ((1, 64), (1, 16), (3, 64), (6, 16), (24, 16))
 
 
 def product(precision: str, threads: int) -> Callable[[], None]:
-    """One matrix product of `SIDE`; for INT8 with quantized inputs and weights."""
+    """Return a task: one product of `SIDE` x `SIDE` matrices; both are quantized for INT8."""
     random = np.random.default_rng(0)
     left = ops.parameter([SIDE, SIDE], np.float32)
     right = ops.constant(random.uniform(-1, 1, (SIDE, SIDE)).astype(np.float32))
@@ -48,9 +48,9 @@ def product(precision: str, threads: int) -> Callable[[], None]:
 
 
 def spread(count: int, side: int) -> IntArray:
-    """Cells (N, side, side) of prompts side by side: what they shared would be computed once.
+    """Return cells (N, side, side) of prompts side by side; shared cells would be computed once.
 
-    Where there is no room for all of them, the next ones lie on the first.
+    If there is no place for all prompts, further ones overlap the first.
     """
     spans = [slice(first, first + side) for first in range(0, EMBEDDING_SIZE, side)]
     places = itertools.cycle(itertools.product(spans, spans))
@@ -59,7 +59,7 @@ def spread(count: int, side: int) -> IntArray:
 
 
 def tasks(weights: Path, precision: str) -> dict[str, Callable[[], object]]:
-    """What is measured of one precision, by name."""
+    """Return the tasks of one precision, by name."""
     network = load(weights, precision=precision)
     random = np.random.default_rng(0)
     pixels = random.random((1, 3, 256, 256), np.float32)
@@ -90,13 +90,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for precision in precisions:
         try:
             measured[precision] = tasks(weights, precision)
-        except WeightsError as error:  # bf16 where there is no AVX-512
-            print(f"left out: {error}")
+        except WeightsError as error:  # bf16 without AVX-512
+            print(f"not measured: {error}")
     seconds = {(p, name): [] for p, named in measured.items() for name in named}
     for _ in range(options.rounds):
         for precision, named in measured.items():
             for name, task in named.items():
-                task()  # the caches are this one's
+                task()  # to fill the caches with its own data
                 began = time.perf_counter()
                 task()
                 seconds[precision, name].append(time.perf_counter() - began)

@@ -1,13 +1,13 @@
-"""How near each step of the encoder comes to what the CPU can do: `python -m
-benchmarks.speed.roofline`.
+"""Compare each step of the encoder with the limits of the CPU (a roofline).
 
     python -m benchmarks.speed.roofline [--weights DIR] [--precision NAME] [--picture FILE]
 
-A step is one that OpenVINO executes, fused as it likes. Its work is counted from the shapes of the
-model's products and convolutions that are in it, 2 for a multiplication and an addition; its bytes
-are those of what it reads and writes, each once. The roof is the lower of a product of 2048 x 2048
-matrices through OpenVINO and of the speed of a copy in memory, times work by byte; both measured in
-turns with the encoder. Steps whose data stay in the cache may be above it.
+A step is an operation that OpenVINO executes; it may be fused from several. Its work is that of the
+products and convolutions in it, counted from their shapes; a multiplication and an addition are 2
+FLOP. Its bytes are all its inputs and outputs, each once. The roof is the smaller of two limits:
+the speed of a product of 2048 x 2048 matrices in OpenVINO, and the speed of a copy in memory times
+FLOP by byte. Both are measured in turns with the encoder. Steps whose data stay in the cache may be
+above the roof.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from swiftmedsam.network import compile_model
 from swiftmedsam.system import available_threads
 
 ROUNDS = 15
-COPIED = 256 << 20  # bytes, much more than a cache holds
+COPIED = 256 << 20  # bytes; much more than the cache
 NO_STEP = {"Const", "Input", "Output"}
-DEQUANTIZED = "/DequantizationMultiply"  # what OpenVINO adds to the name of a product in INT8
+DEQUANTIZED = "/DequantizationMultiply"  # OpenVINO adds this to the name of a product in INT8
 
 
 @dataclass(frozen=True)
-class Step:
-    """One executed step; means over all rounds, the cold first one, too."""
+class ExecutedStep:
+    """One executed step; its time is a mean over all rounds, with the slow first one."""
 
     kind: str
     seconds: float
@@ -44,15 +44,15 @@ class Step:
     moved: int  # bytes
 
     def most(self, peak: float, bandwidth: float) -> float:
-        """FLOP/s under the roof of `peak` FLOP/s and `bandwidth` bytes/s."""
+        """Return the roof of this step in FLOP/s, for `peak` FLOP/s and `bandwidth` bytes/s."""
         return min(peak, bandwidth * self.flop / self.moved)
 
 
 def _names(node: ov.Node) -> Iterator[str]:
-    """What a step that has this node in it may go by: its name, or those of nodes fused with it."""
+    """Yield possible names of the step with this node: its own, or those of fused nodes."""
     yield node.get_friendly_name()
     for port in node.output(0).get_target_inputs():
-        yield port.get_node().get_friendly_name()  # a bias that is added
+        yield port.get_node().get_friendly_name()  # the bias
     yield node.input_value(0).get_node().get_friendly_name()  # what orders the queries
 
 
@@ -62,7 +62,7 @@ def _words(node: ov.Node, key: str) -> str:
 
 
 def _moved(node: ov.Node) -> int:
-    """Bytes of the inputs and outputs of an executed step."""
+    """Return the bytes of the inputs and outputs of an executed step."""
     tensors = [port.get_tensor() for port in (*node.inputs(), *node.outputs())]
     return sum(
         int(np.prod(list(tensor.get_shape()))) * tensor.get_element_type().size
@@ -70,8 +70,8 @@ def _moved(node: ov.Node) -> int:
     )
 
 
-def steps(model: ov.Model, executed: ov.Model) -> list[Step]:
-    """The executed steps of `model`; very short ones may have no time."""
+def executed_steps(model: ov.Model, executed: ov.Model) -> list[ExecutedStep]:
+    """Return the executed steps of `model`; very short ones may have a time of 0."""
     nodes = [
         node for node in executed.get_ordered_ops()
         if _words(node, "layerType") not in NO_STEP and _words(node, "execTimeMcs").isdecimal()
@@ -88,14 +88,16 @@ def steps(model: ov.Model, executed: ov.Model) -> list[Step]:
             if where is not None:
                 flop[where] += amounts[node.get_friendly_name()]
     return [
-        Step(_words(node, "layerType"), int(_words(node, "execTimeMcs")) / 1e6, own, _moved(node))
+        ExecutedStep(
+            _words(node, "layerType"), int(_words(node, "execTimeMcs")) / 1e6, own, _moved(node)
+        )
         for node, own in zip(nodes, flop, strict=True)
     ]
 
 
-def table(found: Sequence[Step], peak: float, bandwidth: float) -> str:
-    """Markdown: by kind of step time, work, its speed, and the part of the roof it reaches."""
-    groups: dict[str, list[Step]] = defaultdict(list)
+def roofline_table(found: Sequence[ExecutedStep], peak: float, bandwidth: float) -> str:
+    """Return a Markdown table by kind of step: time, work, speed, and part of the roof."""
+    groups: dict[str, list[ExecutedStep]] = defaultdict(list)
     for step in found:
         groups[step.kind].append(step)
     total = sum(step.seconds for step in found) or 1.0
@@ -119,8 +121,10 @@ def table(found: Sequence[Step], peak: float, bandwidth: float) -> str:
     return "\n".join(lines)
 
 
-def draw(found: Sequence[Step], peak: float, bandwidth: float, picture: Path) -> None:
-    """Write `picture`: the roof, and each step with work by its time."""
+def draw_roofline(
+    found: Sequence[ExecutedStep], peak: float, bandwidth: float, picture: Path
+) -> None:
+    """Draw the roof, and each step with work, its area by its time; write `picture`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -182,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seconds[what].append(time.perf_counter() - began)
     medians = {what: float(np.median(values)) for what, values in seconds.items()}
     peak, bandwidth = 2 * SIDE**3 / medians["product"], 2 * COPIED / medians["copy"]
-    found = steps(model, compiled.get_runtime_model())
+    found = executed_steps(model, compiled.get_runtime_model())
     flop = sum(step.flop for step in found)
     cpu = core.get_property("CPU", "FULL_DEVICE_NAME")
     print(f"{cpu}; {threads} threads; OpenVINO {ov.__version__.split('-')[0]}")
@@ -191,9 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{flop / 1e9:.1f} GFLOP; the most is {peak / 1e9:.0f} GFLOP/s and "
         f"{bandwidth / 1e9:.0f} GB/s, {ROUNDS} rounds in turns\n"
     )
-    print(table(found, peak, bandwidth))
+    print(roofline_table(found, peak, bandwidth))
     if options.picture:
-        draw(found, peak, bandwidth, options.picture)
+        draw_roofline(found, peak, bandwidth, options.picture)
     return 0
 
 

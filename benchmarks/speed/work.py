@@ -1,11 +1,11 @@
-"""How much a network has to multiply and add, counted from the shapes of its graph."""
+"""Count the FLOP of an OpenVINO model from the shapes in its graph."""
 
 import numpy as np
 import openvino as ov
 
 
 def work(model: ov.Model) -> dict[str, int]:
-    """FLOP of products, convolutions and attention of a model, by name; shapes are static."""
+    """Return the FLOP of products, convolutions and attention by name; shapes must be static."""
     found = {}
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
@@ -16,7 +16,7 @@ def work(model: ov.Model) -> dict[str, int]:
             weights = list(node.input(1).get_shape())
             inner = int(np.prod(weights[1 if kind == "Convolution" else 2 :]))
         elif kind == "ScaledDotProductAttention":
-            inner = 2 * list(node.input(1).get_shape())[-2]  # of each query with each key, and back
+            inner = 2 * list(node.input(1).get_shape())[-2]  # queries with keys, then with values
         else:
             continue
         outputs = int(np.prod(list(node.output(0).get_shape())))

@@ -1,8 +1,13 @@
-"""From a trained checkpoint to a weights folder the program can load.
+"""Convert a trained checkpoint to a weights folder that the program can load.
 
-`export` makes the OpenVINO models straight from torch, `verify` compares both on real slices,
-`fetch` gets the official LiteMedSAM checkpoint. The folder gets a manifest only if they agree;
-`measured` adds what its precisions were scored.
+- `__main__`: the command: fetch, export, quantize, verify, write the folder.
+- `fetch`: downloads the official checkpoints.
+- `rewrite`: the same network with less work, as it is exported.
+- `export`: torch modules to OpenVINO models.
+- `quantize`: the encoder in INT8.
+- `verify`: compares torch and OpenVINO on real slices. Without agreement there is no manifest.
+- `folder`: puts a new weights folder in the place of an older one.
+- `measured`: writes the scores of each precision into the manifest (a command).
 """
 
 import swiftmedsam.network  # noqa: F401 - before OpenVINO, which would report its import

@@ -29,7 +29,8 @@ REFUSALS = (
     CalibrationError, CaseError, CheckpointError, FetchError, ParityError, WeightsError,
 )  # fmt: skip
 MAX_CALIBRATION = 330  # slices: 30 of each of the corpus' 11 modalities
-COMPUTED = {"fp32": "f32", "fp16": "f32", "int8": "int8"}  # --precision that tests what is stored
+# How the weights are stored: the precision in which they are compared with torch.
+COMPUTED = {"fp32": "f32", "fp16": "f32", "int8": "int8"}
 
 log = logging.getLogger(__name__)
 
@@ -47,21 +48,29 @@ def convert(
     cases: Path,
     calibration: Path | None = None,
 ) -> None:
-    """Write the weights folder `out`, or leave it as it was, also when this is killed.
+    """Write the weights folder `out` as a whole; if this fails or is killed, `out` does not change.
 
-    It holds encoder and decoder stored as "fp32" or "fp16"; if `stored` is "int8", as fp16 and the
-    encoder a second time in INT8, calibrated on the cases of the folder `calibration`. Torch and
-    OpenVINO are compared on those of the folder `cases`. Where the checkpoint names the data sets
-    that it was trained on, the manifest does, too.
+    If the checkpoint names the data sets that it was trained on, the manifest names them, too.
+
+    Args:
+        checkpoint: file with the trained weights.
+        variant: the architecture of the checkpoint.
+        out: folder to write or to replace.
+        stored: type of the weights in the files: "fp32" or "fp16". "int8" writes fp16 files, and
+            the encoder a second time in INT8.
+        cases: folder of the cases on which torch and OpenVINO are compared.
+        calibration: folder of the cases on which INT8 is calibrated.
 
     Raises:
-        CheckpointError, ParityError, CalibrationError, CaseError, FileNotFoundError: and `out` is
-            untouched.
+        CheckpointError, FileNotFoundError: the checkpoint cannot be used.
+        CaseError: a case cannot be read.
+        CalibrationError: `calibration` has too few slices.
+        ParityError: torch and OpenVINO do not agree.
     """
     model = load_model(checkpoint, VARIANTS[variant])
     known = trained_on(checkpoint)
     slices = [] if calibration is None else calibration_slices(calibration, MAX_CALIBRATION)
-    out = out.resolve()  # a link stays one
+    out = out.resolve()  # if `out` is a link, replace the folder behind it
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as temporary:
         folder = Path(temporary) / out.name
@@ -109,17 +118,20 @@ def convert(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("swiftmedsam convert", description="Checkpoint to OpenVINO.")
+    parser = argparse.ArgumentParser(
+        "swiftmedsam convert",
+        description="Convert a checkpoint to a weights folder of OpenVINO models.",
+    )
     parser.add_argument("checkpoint", nargs="?", type=Path, help=".pth or .safetensors")
     parser.add_argument("--variant", choices=sorted(VARIANTS))
     parser.add_argument("--out", type=Path, help="weights folder to write, e.g. weights/mine")
     parser.add_argument(
         "--precision", choices=("fp16", "fp32", "int8"), default="fp16",
-        help="as stored; int8: as fp16, and the encoder in INT8 beside it",
+        help="type of the stored weights; int8: fp16, and the encoder in INT8, too",
     )  # fmt: skip
     parser.add_argument(
         "--calibration", type=Path, metavar="DIR",
-        help="cases (npz), best some hundred of all modalities, for --precision int8",
+        help="cases (npz) for --precision int8, best some hundred of all modalities",
     )  # fmt: skip
     parser.add_argument(
         "--parity", type=Path, default=PARITY_CASES, metavar="DIR",
@@ -160,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             install = how_to_install("convert")
             log.error("--precision int8: needs nncf, which is not installed: %s", install)
             return 1
-        if not options.parity.is_dir():  # the default one is of the repository, not installed
+        if not options.parity.is_dir():  # an installed package does not have the default folder
             log.error("--parity: expected a folder of cases, found no %s", options.parity)
             return 1
         convert(

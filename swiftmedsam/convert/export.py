@@ -1,6 +1,6 @@
-"""Torch modules to OpenVINO models, without a detour over ONNX.
+"""Torch modules to OpenVINO models, without ONNX in between.
 
-Only what a box needs is exported: no point or mask prompts, no ambiguous masks.
+Only what a box prompt needs is exported: no point or mask prompts, no ambiguous masks.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from swiftmedsam.convert.rewrite import ExportedDecoder, ExportedEncoder
 from swiftmedsam.torch_model import SwiftMedSAM
 from swiftmedsam.torch_model.architecture import EMBEDDING_SIZE, INPUT_SIZE
 
-EXAMPLE_BOXES = 2  # traced with more than one, so that nothing is taken for a constant
+EXAMPLE_BOXES = 2  # more than one: else tracing takes the number of boxes for a constant
 
 
 def _named(model: ov.Model, inputs: list[str], outputs: list[str]) -> ov.Model:
@@ -23,10 +23,11 @@ def _named(model: ov.Model, inputs: list[str], outputs: list[str]) -> ov.Model:
 
 
 def export(model: SwiftMedSAM) -> dict[str, ov.Model]:
-    """OpenVINO models "encoder" and "decoder" of `model`, in float32.
+    """Return the OpenVINO models "encoder" and "decoder" of `model`, in float32.
 
-    Encoder: pixels (1, 3, 256, 256) to embedding (1, 4096, C), cells by row. Decoder: embedding,
-    boxes_256 (N, 4) and cells (N, h, w), with N, h, w free, to logits (N, 4 h, 4 w) and iou (N,).
+    The encoder takes pixels (1, 3, 256, 256) and returns an embedding (1, 4096, C), cells row by
+    row. The decoder takes an embedding, boxes_256 (N, 4) in input pixels and cells (N, h, w), and
+    returns logits (N, 4 h, 4 w) and iou (N,). N, h and w are free.
     """
     model = model.float().eval()
     pixels = torch.zeros(1, 3, INPUT_SIZE, INPUT_SIZE)
@@ -49,9 +50,9 @@ def export(model: SwiftMedSAM) -> dict[str, ov.Model]:
 
 
 def save(model: ov.Model, path: Path, stored: str) -> list[Path]:
-    """Write `path` (.xml) and the .bin beside it; weights as "fp16", unless `stored` is "fp32".
+    """Write `path` (.xml) and the .bin beside it; return both paths.
 
-    Weights that are INT8 stay so.
+    Weights are stored as fp16, or as fp32 if `stored` is "fp32". INT8 weights stay INT8.
     """
     ov.save_model(model, path, compress_to_fp16=stored != "fp32")
     return [path, path.with_suffix(".bin")]

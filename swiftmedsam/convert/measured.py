@@ -1,8 +1,10 @@
 """`python -m swiftmedsam.convert.measured WEIGHTS PRECISION=SCORES.json ... [--mode best]`.
 
-Writes into the manifest of a weights folder what its precisions have reached. SCORES.json is what
-`python -m swiftmedsam.evaluation OUTPUTS TRUTH --json` wrote of the outputs of `python -m app
---precision PRECISION`.
+Writes the scores of each precision into the manifest of a weights folder. SCORES.json comes from
+
+    python -m swiftmedsam.evaluation OUTPUTS TRUTH --json SCORES.json
+
+where OUTPUTS are the outputs of `python -m app --precision PRECISION`.
 """
 
 import argparse
@@ -17,11 +19,11 @@ from swiftmedsam.manifest import MANIFEST, read_manifest
 
 
 def scores_of(path: Path) -> dict[str, float]:
-    """Cases, and DSC and NSD averaged over modalities (0..1), of a JSON of `evaluation`.
+    """Read the number of cases, and mean DSC and NSD of the modalities (0..1), from SCORES.json.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no such file.
+        OSError: the file cannot be read.
+        ValueError: the file is not a JSON of `swiftmedsam.evaluation`.
     """
     try:
         average = json.loads(path.read_text())["average"]
@@ -37,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m swiftmedsam.convert.measured", description=__doc__)
     parser.add_argument("weights", type=Path)
     parser.add_argument("scores", nargs="+", metavar="PRECISION=JSON")
-    parser.add_argument("--mode", default="best", help="of the program that was scored")
+    parser.add_argument(
+        "--mode", default="best", help="mode of the program that was scored (default: best)"
+    )
     options = parser.parse_args(argv)
     try:
         manifest = read_manifest(options.weights)
@@ -45,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for word in options.scores:
             precision, _, path = word.partition("=")
             if precision not in PRECISIONS:
-                raise ValueError(f"{word}: expected one of {', '.join(PRECISIONS)}, =, and a file")
+                raise ValueError(
+                    f"{word}: expected PRECISION=FILE, with one of {', '.join(PRECISIONS)}"
+                )
             reached[precision] = scores_of(Path(path))
         manifest["measured"] = {"mode": options.mode, "precisions": reached}
         with atomic_file(options.weights / MANIFEST) as stream:

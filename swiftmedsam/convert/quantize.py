@@ -1,6 +1,6 @@
 """The encoder in INT8: post-training quantization by NNCF, calibrated on slices of cases.
 
-The decoder stays as it is: a box costs it some milliseconds, and no product in it is large.
+The decoder stays in floats: it takes some milliseconds a box, and has no large products.
 """
 
 import logging
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 class CalibrationError(ValueError):
-    """Cases that cannot tell what an encoder's values are like."""
+    """There are too few slices to calibrate on."""
 
 
 def even_slices(cases: Path, most: int) -> list[tuple[FloatArray, FloatArray]]:
-    """Up to `most` network inputs (1, 3, 256, 256) with prompts (N, 4) of the cases of a folder.
+    """Return up to `most` network inputs (1, 3, 256, 256) with their prompts (N, 4).
 
-    Each modality's cases in turn, by name.
+    The slices are of the cases of a folder: one case of each modality in turn, by name.
 
     Raises:
         CaseError: a file is not a case.
@@ -42,31 +42,34 @@ def even_slices(cases: Path, most: int) -> list[tuple[FloatArray, FloatArray]]:
 
 
 def calibration_slices(cases: Path, most: int) -> list[FloatArray]:
-    """The pixels of `even_slices`.
+    """Return up to `most` network inputs (1, 3, 256, 256): the pixels of `even_slices`.
 
     Raises:
         CaseError: a file is not a case.
-        CalibrationError: there are fewer than `MIN_CALIBRATION`.
+        CalibrationError: there are fewer than `MIN_CALIBRATION` slices.
     """
     slices = [pixels for pixels, _ in even_slices(cases, most)]
     if len(slices) < MIN_CALIBRATION:
         raise CalibrationError(
-            f"{cases}: {len(slices)} slices to calibrate on, at least {MIN_CALIBRATION} wanted"
+            f"{cases}: {len(slices)} slices to calibrate on, expected at least {MIN_CALIBRATION}"
         )
     return slices
 
 
 def quantize(encoder: ov.Model, slices: Sequence[Any], **changes: Any) -> ov.Model:
-    """`encoder` with weights and activations of its products and convolutions in INT8.
+    """Return `encoder` with the weights and inputs of its products and convolutions in INT8.
 
-    Weights symmetric by channel, activations with a zero point (preset "mixed"): symmetric ones are
-    no faster and lose 0.2 DSC points. SmoothQuant moves outliers of the attention's inputs into the
-    weights (model type "transformer"); it is what was scored on `val`, though a few slices agree as
-    well without. Weights have 7 bits, so that the sum of two products fits into the 16 in which a
-    CPU without VNNI keeps it. `changes` are other arguments of `nncf.quantize`. See
-    docs/log/2026-11-26-int8-and-avx2.md.
+    `slices` are network inputs (1, 3, 256, 256) to calibrate on; `changes` replace arguments of
+    `nncf.quantize`. The choices (docs/log/2026-11-26-int8-and-avx2.md):
+
+    - Preset "mixed": weights are symmetric by channel, activations have a zero point. Symmetric
+      activations are no faster and lose 0.2 DSC points.
+    - Model type "transformer": SmoothQuant moves outliers of the attention's inputs into the
+      weights. The scores on `val` are with it; a few slices agree as well without.
+    - Weights have 7 bits: the sum of two products then fits into 16 bits, which is what a CPU
+      without VNNI has for it.
     """
-    import nncf  # needs seconds, and nothing else of the conversion needs it
+    import nncf  # here, because its import takes seconds and only INT8 needs it
     from nncf.quantization.advanced_parameters import OverflowFix
 
     settings = {

@@ -1,16 +1,18 @@
-"""The network as it is exported: the same masks as `swiftmedsam`'s, for a fraction of the work.
+"""The network as it is exported: the same masks as `swiftmedsam.torch_model`, with less work.
 
-Six rewrites, exact but for the order of sums (tests/torch/test_convert.py has torch beside them):
+There are six rewrites. All are exact but for the order of sums (tests/torch/test_convert.py
+compares them with torch):
 
-    attention   a projection of the 4096 cells is moved to the few tokens, (W x) . q = x . (W' q),
-                and what is the same for all cells cancels in the softmax over them
-    layout      cells are rows from the embedding to the logits; a transposed convolution with
-                stride = kernel is a matrix product of each cell by itself
-    where       only the cells that are asked for are scaled up to pixels: each does so by itself
-    answers     the last attention is that of the two tokens whose answer is used
-    image       what the last block writes on the cells for a box is the few values it is made of,
-                and the first scaling up is one of the cells that boxes share, and of those values
-    constants   position codes and own tokens are computed once, here
+    attention   Project the few tokens instead of the 4096 cells: (W x) . q = x . (W' q). Terms that
+                are equal for all cells cancel in the softmax over the cells.
+    layout      Cells are rows, from the embedding to the logits. A transposed convolution with
+                stride = kernel is then a matrix product, one cell at a time.
+    cells       Only the requested cells are scaled up to pixels. No cell needs its neighbours.
+    tokens      The last attention is computed for the two tokens whose results are used.
+    image       The last block adds a product of few values to the cells, another one for each box.
+                The sum is never formed: the first step of scaling up is linear, so it is applied
+                to the cells, which all boxes share, and to the few values.
+    constants   Position codes and the decoder's own tokens are computed once, at export.
 """
 
 import copy
@@ -24,21 +26,23 @@ from swiftmedsam.torch_model.architecture import EMBEDDING_SIZE
 from swiftmedsam.torch_model.transformer import Attention, TwoWayBlock, TwoWayTransformer
 
 CELLS = EMBEDDING_SIZE**2
-ANSWERS = 2  # tokens: predicted IoU and the one mask that a box needs; the others served these
+# The tokens whose results are used: predicted IoU, and the one mask that a box needs. The other
+# tokens only take part in the attention.
+ANSWERS = 2
 
 
 def _by_head(weight: Tensor, heads: int) -> Tensor:
-    """A projection's (inner, C) as (heads, inner / heads, C)."""
+    """Return the weight (inner, C) of a projection as (heads, inner / heads, C)."""
     return weight.detach().unflatten(0, (heads, -1)).clone()
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
-    """(N, T, inner) as (N, heads, T, inner / heads)."""
+    """Return `x` (N, T, inner) as (N, heads, T, inner / heads)."""
     return x.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
 def _product(x: Tensor, y: Tensor, *, shared: bool) -> Tensor:
-    """`x` (N, R, K) times `y` (1 or N, K, M); `shared`: the one `y`, with all rows at once."""
+    """Return `x` (N, R, K) times `y` (1 or N, K, M); `shared`: `y` is (1, K, M), one product."""
     rows = x.reshape(1, -1, x.shape[2]) if shared else x
     return (rows @ y).reshape(x.shape[0], x.shape[1], y.shape[2])
 
@@ -46,7 +50,7 @@ def _product(x: Tensor, y: Tensor, *, shared: bool) -> Tensor:
 class TokensToImage(nn.Module):
     """`Attention` of a few tokens to the cells of the image.
 
-    `shared`: the cells come once, for all boxes.
+    `shared`: all boxes have the same cells, so there is one set of them.
     """
 
     key: Tensor
@@ -64,30 +68,30 @@ class TokensToImage(nn.Module):
         self.register_buffer("value_bias", attention.v_proj.bias.detach())
 
     def rows(self, q: Tensor) -> Tensor:
-        """Return (N, heads * T, C) of `q` (N, T, C): what cells are multiplied with."""
+        """Return the factors (N, heads * T, C) that cells are multiplied with; `q` is (N, T, C)."""
         return (_split(self.q_proj(q), self.heads) @ self.key).flatten(1, 2)
 
     def answer(self, seen: Tensor) -> Tensor:
-        """Return (N, T, C) of weighted cells `seen` (N, heads * T, C)."""
+        """Return the output (N, T, C); `seen` (N, heads * T, C) are weighted sums of the cells."""
         by_head = seen.unflatten(1, (self.heads, -1))
         values = (by_head @ self.value).transpose(1, 2).flatten(2) + self.value_bias
         return self.out_proj(values)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return (N, T, C) of `q` (N, T, C), and `k` and `v`, both (1 or N, 4096, C)."""
+        """Return (N, T, C); `q` is (N, T, C), `k` and `v` are (1 or N, 4096, C)."""
         n, _, channels = q.shape
         q = self.rows(q)
         if self.shared:  # one product for all boxes
             q = q.reshape(1, -1, channels)
-        # softmax over the first axis of two: as rows, OpenVINO fuses the three steps into one slow
+        # over axis 1: over the last axis, OpenVINO would fuse the three steps into one slow step
         weights = torch.softmax(k @ q.transpose(1, 2), 1)  # (1 or N, 4096, ...)
         return self.answer((weights.transpose(1, 2) @ v).reshape(n, -1, channels))
 
 
 class ImageToTokens(nn.Module):
-    """`Attention` of the image's cells to a few tokens.
+    """`Attention` of the cells of the image to a few tokens.
 
-    `shared`: the cells come once, for all boxes.
+    `shared`: all boxes have the same cells, so there is one set of them.
     """
 
     query: Tensor
@@ -106,11 +110,11 @@ class ImageToTokens(nn.Module):
         self.register_buffer("query_bias", bias * scale)  # (heads, d, 1)
         out = attention.out_proj.weight.detach().unflatten(1, (self.heads, -1))  # (C, heads, d)
         self.register_buffer("out", out.permute(1, 2, 0).contiguous())  # (heads, d, C)
-        # a head's weights have the sum 1, so that each of its values may bring a share of the bias
+        # the weights of a head have the sum 1, so the bias can be added to its values
         self.register_buffer("out_bias", attention.out_proj.bias.detach() / self.heads)
 
     def parts(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Return weights (N, S, 4096) and values (N, S, C), whose product is the answer.
+        """Return weights (N, S, 4096) and values (N, S, C); their product is the output.
 
         `q` is (1 or N, 4096, C), `k` and `v` (N, T, C); S = heads * T.
         """
@@ -124,24 +128,24 @@ class ImageToTokens(nn.Module):
         return weights, values
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return (N, 4096, C); the arguments are those of `parts`."""
+        """Return the output (N, 4096, C); the arguments are as for `parts`."""
         weights, values = self.parts(q, k, v)
         return weights.transpose(1, 2) @ values
 
 
 def _centred(x: Tensor) -> Tensor:
-    """`x` (..., C) less its mean: its product with anything is that with the other one centred."""
+    """Return `x` (..., C) minus its mean over C; x . centred(y) = centred(x) . y."""
     return x - x.mean(dim=-1, keepdim=True)
 
 
 class LastBlock(nn.Module):
-    """The last block of `TwoWayTransformer` and the last look of the answers' tokens.
+    """The last block of `TwoWayTransformer`, and the last attention of tokens to the image.
 
-    The block's image is norm(image + weights' values): an image of 4096 cells for each box, made of
-    few values. It is never made. All that is asked of it are products, and a product with it is one
-    with `image`, which is there once, and one with the values. Of the norm, its mean vanishes
-    where the other factor is centred, a cell's deviation is a sum of such products, and
-    scale and shift are in the other factors.
+    The block would make norm(image + weights' values): 4096 cells for each box. Only products with
+    this are needed, so it is never made. Each product is the sum of a product with `image`, which
+    all boxes share, and a product with the few values. The norm is computed from such products,
+    too: its mean vanishes if the other factor is centred, the deviation of a cell is a sum of
+    products, and its scale and shift are moved into the other factors.
     """
 
     scale: Tensor
@@ -157,7 +161,7 @@ class LastBlock(nn.Module):
         self.upscale = _of_norm(upscale, norm)
         self.image_to_tokens = ImageToTokens(block.cross_attn_image_to_token, shared=shared)
         self.last = last = TokensToImage(attention, shared=shared)
-        # the norm's shift of the keys is the same for all cells, and cancels in the softmax
+        # the shift of the norm is equal for all cells, so it cancels in the softmax over the keys
         last.value_bias = last.value_bias + (norm.bias.detach() @ last.value).flatten()
         value = (last.value * norm.weight.detach().unsqueeze(1)).transpose(1, 2)
         last.value = _centred(value).transpose(1, 2).contiguous()
@@ -165,11 +169,11 @@ class LastBlock(nn.Module):
     def forward(
         self, queries: Tensor, image: Tensor, tokens: Tensor, positions: Tensor, cells: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the answers' tokens (N, 2, C), and `upscale` of the `cells` (N, P) of the image.
+        """Return the used tokens (N, 2, C), and `upscale` of the image at `cells` (N, P).
 
-        The other arguments are those of a block.
+        The other arguments are as for a block of `TwoWayTransformer`.
         """
-        shown = positions + image  # in this order, else OpenVINO keeps the positions twice, 4 MB
+        shown = positions + image  # in the other order OpenVINO keeps the positions twice, 4 MB
         queries = self.block.look(queries, tokens, shown, image)
         weights, values = self.image_to_tokens.parts(shown, queries + tokens, queries)
         keys = self.last.rows((queries + tokens)[:, :ANSWERS])  # (N, A, C)
@@ -191,10 +195,11 @@ class LastBlock(nn.Module):
     def _shrink(
         self, image: Tensor, weights: Tensor, centred: Tensor, of_values: Tensor, sums: Tensor
     ) -> Tensor:
-        """One over the deviation of each cell, (N, 1, 4096), over its channels.
+        """Return 1 / deviation of each cell of the block's image over its channels, (N, 1, 4096).
 
-        Of |image + weights' values|^2, all centred; `of_values` (N, S, 4096) are products of the
-        values with `image`, `sums` (N, 1, 4096) its own.
+        The variance is the mean of (image + weights' values)^2, both centred. `of_values`
+        (N, S, 4096) are the products of the values with `image`; `sums` (N, 1, 4096) are the sums
+        of `image` over its channels.
         """
         channels = image.shape[2]
         squares = image.square().sum(dim=2).unsqueeze(1) - sums.square() / channels
@@ -205,16 +210,16 @@ class LastBlock(nn.Module):
     def _at(
         self, cells: Tensor, image: Tensor, weights: Tensor, values: Tensor, shrink: Tensor
     ) -> Tensor:
-        """`self.upscale` of the image at `cells` (N, P), (N, P, outputs).
+        """Return `self.upscale` (N, P, outputs) of the block's image at `cells` (N, P).
 
-        Linear, too: done once for each cell of the slice that any box wants, and for the values.
+        It is linear: it is applied once to each cell that any box requests, and to the values.
         """
         first = CELLS * torch.arange(cells.shape[0], dtype=cells.dtype).unsqueeze(1)
         own = torch.cat([weights, shrink], dim=1).transpose(1, 2).flatten(0, 1)
         own = own.index_select(0, (cells + first).flatten()).unflatten(0, cells.shape)
         if self.shared:
             asked = cells.flatten()
-            # whole numbers: OpenVINO would count in bfloat16, which ends at 256
+            # integers: OpenVINO would count in bfloat16, which is not exact above 256
             none = torch.zeros(CELLS, dtype=cells.dtype)
             wanted = none.scatter(0, asked.long(), torch.ones_like(asked))
             image = image[0].index_select(0, wanted.nonzero()[:, 0])
@@ -227,16 +232,16 @@ class LastBlock(nn.Module):
 
 
 class RewrittenTransformer(nn.Module):
-    """`TwoWayTransformer` whose attentions between tokens and cells are those above.
+    """`TwoWayTransformer` with the attentions of this module.
 
-    It returns the tokens of the answers alone, and of the image what `LastBlock` does.
+    It returns the two used tokens only, and the image as `LastBlock` returns it.
     """
 
     def __init__(self, transformer: TwoWayTransformer, upscale: nn.Linear) -> None:
         super().__init__()
         blocks = copy.deepcopy(transformer.layers)
         for i, block in enumerate(blocks):
-            shared = i == 0  # the first block writes each box's own answer on the cells
+            shared = i == 0  # the first block changes the cells, for each box in another way
             block.cross_attn_token_to_image = TokensToImage(
                 block.cross_attn_token_to_image, shared=shared
             )
@@ -255,7 +260,7 @@ class RewrittenTransformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return tokens (N, 2, C) and `upscale` of the `cells` (N, P) of the image.
 
-        The other arguments are those of torch's.
+        The other arguments are as for `TwoWayTransformer`.
         """
         queries = tokens
         for layer in self.layers:
@@ -265,7 +270,7 @@ class RewrittenTransformer(nn.Module):
 
 
 def _as_linear(convolution: nn.ConvTranspose2d) -> nn.Linear:
-    """A transposed convolution of kernel = stride = 2, as a product (inputs -> 4 * outputs).
+    """Return a transposed convolution of kernel = stride = 2 as a product (inputs -> 4 outputs).
 
     Outputs are ordered by row, column, channel of the 2 x 2 pixels.
     """
@@ -279,7 +284,7 @@ def _as_linear(convolution: nn.ConvTranspose2d) -> nn.Linear:
 
 
 def _of_norm(linear: nn.Linear, norm: nn.LayerNorm) -> nn.Linear:
-    """`linear` for what `LastBlock` returns in place of what comes out of `norm`."""
+    """Return `linear` of the output of `norm`, to be applied to what `LastBlock` returns."""
     with torch.no_grad():
         linear.bias += linear.weight @ norm.bias
         linear.weight.copy_(_centred(linear.weight * norm.weight))
@@ -287,7 +292,7 @@ def _of_norm(linear: nn.Linear, norm: nn.LayerNorm) -> nn.Linear:
 
 
 class ExportedEncoder(nn.Module):
-    """The image encoder; its output is what `ExportedDecoder` starts from."""
+    """The image encoder; `ExportedDecoder` takes its output."""
 
     dense_prompt: Tensor
 
@@ -297,7 +302,7 @@ class ExportedEncoder(nn.Module):
         self.register_buffer("dense_prompt", model.prompt_encoder.dense_prompt().detach())
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the embedding's cells by row (1, 4096, C), "no mask was given" added."""
+        """Return the cells (1, 4096, C) row by row, with the code of "no mask prompt" added."""
         return (self.image_encoder(pixels) + self.dense_prompt).flatten(2).transpose(1, 2)
 
 
@@ -322,10 +327,11 @@ class ExportedDecoder(nn.Module):
         self.register_buffer("own_tokens", own.detach().unsqueeze(0))  # (1, 5, C)
 
     def forward(self, image: Tensor, boxes_256: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, 4 h, 4 w) of the cells asked for, and IoU (N,).
+        """Return logits (N, 4 h, 4 w) of the requested cells, and predicted IoU (N,).
 
-        `image` (1, 4096, C) is what the encoder returned, `boxes_256` (N, 4) in input pixels,
-        `cells` (N, h, w) int32 numbers the cells (row * 64 + column) of each box's rectangle.
+        `image` (1, 4096, C) is the output of the encoder. `boxes_256` (N, 4) are in input pixels.
+        `cells` (N, h, w) int32 are the numbers, row * 64 + column, of a rectangle of cells for each
+        box.
         """
         n, height, width = cells.shape
         corners = self.prompt_encoder(boxes_256)
@@ -338,5 +344,5 @@ class ExportedDecoder(nn.Module):
         x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
         x = F.gelu(self.upscale(x)).reshape(n, height * width * 16, -1)
         logits = (x @ self.kernel(tokens[:, 1]).unsqueeze(2)).view(n, height, width, 2, 2, 2, 2)
-        logits = logits.permute(0, 1, 3, 5, 2, 4, 6)  # rows of cells, of halves, of pixels
+        logits = logits.permute(0, 1, 3, 5, 2, 4, 6)  # rows of cells, of 2 x 2 blocks, of pixels
         return logits.reshape(n, 4 * height, 4 * width), self.iou_head(tokens[:, 0])[:, 0]

@@ -1,4 +1,4 @@
-"""Torch against OpenVINO on real slices: the same masks, or no manifest."""
+"""Compare torch and OpenVINO on real slices; without the same masks there is no manifest."""
 
 import math
 from collections.abc import Iterator
@@ -18,20 +18,22 @@ from swiftmedsam.schedule import middle_slices
 from swiftmedsam.torch_model import SwiftMedSAM
 
 MIN_SLICES = 8
-SLICES_PER_VOLUME = 3  # of the middle slices of its boxes
-# Rounding differs between two orders of summation: logits up to 40, 7 digits, some hundred sums.
-# INT8 moves logits far from 0, and the edge of a mask by a pixel here and there.
+SLICES_PER_VOLUME = 3  # at most; they are middle slices of its boxes
+# Torch and OpenVINO add in different orders, so they round differently: float32 has 7 digits,
+# logits go up to 40 and are sums of some hundred terms. INT8 changes logits that are far from
+# 0, and moves the border of a mask by single pixels.
 MAX_LOGIT_DIFFERENCE = {"fp32": 1e-2, "fp16": 1.0, "int8": math.inf}
-MIN_DSC = {"fp32": 0.99, "fp16": 0.99, "int8": 0.9}  # of any slice's masks, all boxes together
+# DSC of the masks of a slice, all its boxes together; each slice must reach it.
+MIN_DSC = {"fp32": 0.99, "fp16": 0.99, "int8": 0.9}
 
 
 class ParityError(ValueError):
-    """The converted network does not do what the checkpoint does."""
+    """The converted network does not return the masks of the checkpoint."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """Agreement of both networks over the slices compared."""
+    """How far both networks agree on the compared slices."""
 
     slices: int
     cases: list[str]
@@ -42,7 +44,7 @@ class Parity:
 
 
 def slices_of(case: Case) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Pixels and prompts of a case: an image whole, a volume at the middle slices of its boxes."""
+    """Yield pixels and prompts of an image, or of middle slices of the boxes of a volume."""
     frame = Frame(*case.label_shape[-2:])
     if not case.is_volume:
         yield frame.pixels(case.image), frame.prompts(case.boxes)
@@ -54,7 +56,7 @@ def slices_of(case: Case) -> Iterator[tuple[FloatArray, FloatArray]]:
 
 
 def everywhere(boxes: int) -> npt.NDArray[np.int32]:
-    """All cells of the embedding, for each of so many boxes."""
+    """Return the numbers of all cells of the embedding, for each of `boxes` boxes."""
     cells = np.arange(EMBEDDING_SIZE**2, dtype=np.int32).reshape(1, EMBEDDING_SIZE, EMBEDDING_SIZE)
     return cells.repeat(boxes, axis=0)
 
@@ -65,7 +67,7 @@ def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Pa
     `stored` says how close they have to be: "fp32", "fp16" or "int8".
 
     Raises:
-        ParityError: too few slices to tell, or too large a difference.
+        ParityError: there are too few slices, or the difference is too large.
     """
     names, differences, means, agreements = [], [], [], []
     for path in sorted(cases.glob("[23]DBox_*.npz")):
@@ -84,7 +86,9 @@ def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Pa
             means.append(float(difference.mean()))
             agreements.append(dsc(found > 0, wanted.numpy() > 0))
     if len(names) < MIN_SLICES:
-        raise ParityError(f"{cases}: {len(names)} slices to compare, at least {MIN_SLICES} wanted")
+        raise ParityError(
+            f"{cases}: {len(names)} slices to compare, expected at least {MIN_SLICES}"
+        )
     parity = Parity(
         slices=len(names),
         cases=sorted(set(names)),
@@ -95,5 +99,5 @@ def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Pa
     )
     limit, least = MAX_LOGIT_DIFFERENCE[stored], MIN_DSC[stored]
     if not parity.max_logit_difference <= limit or not parity.min_dsc >= least:
-        raise ParityError(f"wanted logits within {limit}, DSC >= {least}; got {asdict(parity)}")
+        raise ParityError(f"expected logits within {limit}, DSC >= {least}; got {asdict(parity)}")
     return parity

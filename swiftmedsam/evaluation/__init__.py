@@ -1,13 +1,25 @@
-"""How good are the masks, how long do they take: by the challenge's rules and its protocol.
+"""Score masks and time programs, by the rules and the protocol of the challenge.
 
-`metrics` scores two label maps; `score` scores two folders and averages by modality, data set and
-object size; `bootstrap` gives the intervals; `compare` tells two folders of outputs apart. The
-command `swiftmedsam evaluate SEGS GTS` prints the table of the paper. `breadth`, a command too,
-tells data sets that the weights were trained on from others: `datasets` says which is which,
-`estimates` has the means over data sets, `saved` reads scores that were written before. `agreement`
-makes cases of pictures without labels, whose truth is a teacher's. `robustness` runs the program on
-cases whose boxes `prompts` has moved. `report` writes an HTML page with pictures of all cases.
+Commands (`python -m swiftmedsam.evaluation.NAME`):
 
-`timing` times programs: each run a fresh process or container; what a further slice and a further
-object cost; and cases of the shapes of the paper's Table 5, whose figures are in `published`.
+- `__main__`: scores outputs by modality, as in the paper; also `swiftmedsam evaluate`.
+- `breadth`: scores by data set, apart for those that the weights were trained on.
+- `agreement`: makes cases of pictures without labels; their truth is the masks of a teacher.
+- `robustness`: scores outputs for boxes that are drawn worse.
+- `report/`: an HTML page and a sheet with pictures of cases.
+- `timing/`: seconds and memory of programs.
+
+What they use:
+
+- `dice`: DSC of two masks.
+- `metrics`: DSC and NSD of two masks or label maps.
+- `score`: scores of two folders, and means by modality, data set and object size.
+- `bootstrap`: confidence intervals.
+- `compare`: the difference of two folders of outputs.
+- `estimates`: means over data sets, with intervals.
+- `datasets`: the data set of each case, and whether the weights were trained on it.
+- `saved`: reads scores that `__main__` has written.
+- `prompts`: cases with moved boxes.
+- `published`: the paper's Tables 4 and 5.
+- `console`: arguments, progress, tables and colours of the commands.
 """

@@ -30,14 +30,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("segs", type=Path, metavar="SEGS", help="folder of outputs")
     parser.add_argument("gts", type=Path, metavar="GTS", help="folder of truth")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row per case")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each case")
     parser.add_argument(
         "--json", type=Path, metavar="FILE",
         help="write cases, data sets, modalities, sizes, average",
     )  # fmt: skip
     parser.add_argument(
         "--official", action="store_true",
-        help="use spacing (x, y, z) for arrays (z, y, x), as the organisers' script does; "
+        help="use the spacing (x, y, z) for arrays (z, y, x), as the organisers' script does; "
         "default: spacing in the order of the array's axes",
     )  # fmt: skip
     parser.add_argument(
@@ -54,7 +54,7 @@ def _percent(mean: float, interval: tuple[float, float]) -> str:
 
 
 def score_table(groups: Sequence[Group], heading: str = "Modality") -> str:
-    """Name, cases, objects, and DSC and NSD in percent with their intervals."""
+    """Return a table: name, cases, objects, DSC and NSD in percent with intervals."""
     rows = [(heading, "Cases", "Objects", "DSC %", "NSD %")]
     for group in groups:
         rows.append(
@@ -72,7 +72,7 @@ def _change(change: Change) -> tuple[str, str]:
 
 
 def difference_table(differences: Sequence[Difference], heading: str = "Modality") -> str:
-    """Name, cases, objects, and by score the difference with its interval, and wins/losses."""
+    """Return a table: name, cases, objects, differences with intervals, wins/losses."""
     rows = [(heading, "Cases", "Objects", "DSC % points", "w/l", "NSD % points", "w/l")]
     for line in differences:
         counts = str(line.cases), str(line.objects)
@@ -81,7 +81,7 @@ def difference_table(differences: Sequence[Difference], heading: str = "Modality
 
 
 def write_csv(path: Path, rows: Sequence[CaseScore]) -> None:
-    """One line per case, scores 0..1; its objects are in the JSON only."""
+    """Write one line for each case, with scores 0..1; scores of objects are in the JSON only."""
     columns = [field.name for field in fields(CaseScore) if field.name != "by_object"]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

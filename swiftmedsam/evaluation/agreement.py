@@ -1,16 +1,18 @@
-"""`python -m swiftmedsam.evaluation.agreement SHARDS OUT --weights TEACHER`: cases whose truth is a
-teacher's.
+"""Make cases of pictures without labels; their truth is the masks of a teacher.
 
-Pictures without labels can still tell where a network differs from the one that taught it. Of each
-shard `<Modality>_<Source>.tar` some pictures (WebP) become cases: boxes around objects that the
-teacher sees, and as truth the teacher's answers for these boxes. Objects are found by asking for
-boxes all over the picture, at two sizes; of an answer the largest connected part counts. It is
-kept where the teacher, asked with the box around it, answers much the same again.
+    python -m swiftmedsam.evaluation.agreement SHARDS OUT --weights TEACHER
 
-The cases are for `python -m app OUT/inputs SEGS`, then `python -m swiftmedsam.evaluation.breadth
-SEGS OUT/gts --sets OUT/sets.json`, which prints the agreement (mean DSC) of each source, and
-`python -m swiftmedsam.evaluation.report.sheet OUT/inputs OUT/gts SEGS --out FILE`, which draws the
-worst.
+Pictures without labels show where a network differs from its teacher. Some pictures (WebP) of each
+shard `<Modality>_<Source>.tar` become cases: their boxes are around objects that the teacher finds,
+and their truth is the teacher's masks for these boxes. To find objects, the teacher segments boxes
+of two sizes all over the picture. The largest connected part of a mask is an object if the teacher,
+given the box around it, returns nearly the same mask.
+
+Then segment the cases, print the agreement (mean DSC) of each source, and draw the worst cases:
+
+    python -m app OUT/inputs SEGS
+    python -m swiftmedsam.evaluation.breadth SEGS OUT/gts --sets OUT/sets.json
+    python -m swiftmedsam.evaluation.report.sheet OUT/inputs OUT/gts SEGS --out FILE
 """
 
 import argparse
@@ -33,25 +35,25 @@ from swiftmedsam.memory import DECODE_BATCH
 from swiftmedsam.network import load
 from swiftmedsam.segment import NetworkLike
 
-SIZES = (1 / 6, 1 / 3)  # of the boxes that are asked first, as parts of the picture's sides
-ROWS = 4  # and columns, of the centres of these boxes
+FIRST_SIZES = (1 / 6, 1 / 3)  # of the first boxes, as parts of the sides of the picture
+ROWS = 4  # of centres of these boxes, and as many columns
 LEAST_AREA = 20  # pixels of an object, as in training
-MOST_PART = 0.5  # of the picture: more is background
-LEAST_AGREEMENT = 0.8  # DSC of an object and the teacher's answer for the box around it
+MOST_PART = 0.5  # of the picture; a larger part is background
+LEAST_AGREEMENT = 0.8  # DSC of an object and the teacher's mask for the box around it
 
 Boxes = npt.NDArray[np.float64]  # (N, 4): x_min, y_min, x_max, y_max in pixels
 
 
 def first_boxes(height: int, width: int) -> Boxes:
-    """Boxes all over a picture, at all sizes, cut at its border."""
+    """Return boxes (N, 4) of all `FIRST_SIZES` all over a picture, cut at its border."""
     places = (np.arange(ROWS) + 0.5) / ROWS
-    y, x, half = (grid.ravel() for grid in np.meshgrid(places, places, np.array(SIZES) / 2))
+    y, x, half = (grid.ravel() for grid in np.meshgrid(places, places, np.array(FIRST_SIZES) / 2))
     ends = np.stack([x - half, y - half, x + half, y + half], axis=1).clip(0, 1)
     return np.round(ends * [width - 1, height - 1, width - 1, height - 1])
 
 
-def box_of(mask: Mask) -> list[float]:
-    """The box around a mask (H, W) that is not empty."""
+def tight_box(mask: Mask) -> list[float]:
+    """Return the box around a mask (H, W) that is not empty."""
     ys, xs = np.nonzero(mask)
     return [float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())]
 
@@ -59,7 +61,7 @@ def box_of(mask: Mask) -> list[float]:
 def _answers(
     network: NetworkLike, frame: Frame, embedding: npt.NDArray[np.float32], boxes: Boxes
 ) -> tuple[list[Mask], list[float]]:
-    """Masks (H, W) of boxes by the baseline's rule, and the IoU that the network predicts."""
+    """Return masks (H, W) of boxes by the rules of LiteMedSAM, and the predicted IoU."""
     cells = np.arange(EMBEDDING_SIZE**2, dtype=np.int32).reshape(1, EMBEDDING_SIZE, EMBEDDING_SIZE)
     height, width = frame.inner
     masks: list[Mask] = []
@@ -75,9 +77,9 @@ def _answers(
 
 
 def _largest_part(mask: Mask) -> Mask:
-    """The largest of the connected parts of a mask."""
+    """Return the largest connected part of a mask."""
     count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    if count == 1:  # the background alone
+    if count == 1:  # only background
         return mask
     largest: Mask = parts == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
     return largest
@@ -86,9 +88,9 @@ def _largest_part(mask: Mask) -> Mask:
 def teachers_objects(
     image: npt.NDArray[np.uint8], network: NetworkLike, most: int
 ) -> tuple[Boxes, npt.NDArray[np.uint8]]:
-    """Boxes (N, 4) around objects that the teacher sees, and its answers, labels 1..N (H, W).
+    """Return boxes (N, 4) around objects that the teacher finds, and its masks as labels (H, W).
 
-    Of the objects it is surest of, by the IoU that it predicts; none lies on another one.
+    These are the objects with the highest predicted IoU; no two of them overlap.
     """
     height, width = image.shape[:2]
     frame = Frame(height, width)
@@ -96,7 +98,7 @@ def teachers_objects(
     first, _ = _answers(network, frame, embedding, first_boxes(height, width))
     parts = [_largest_part(mask) for mask in first]
     parts = [p for p in parts if LEAST_AREA <= np.count_nonzero(p) <= MOST_PART * p.size]
-    by_box = {tuple(box_of(part)): part for part in parts}
+    by_box = {tuple(tight_box(part)): part for part in parts}
     labels, boxes = np.zeros(frame.size, np.uint8), np.array(list(by_box), np.float64)
     chosen: list[Sequence[float]] = []
     if by_box:
@@ -113,7 +115,7 @@ def teachers_objects(
 
 
 def pictures_of(shard: Path, most: int) -> list[tuple[str, npt.NDArray[np.uint8]]]:
-    """Names and pixels (H, W, 3), red first, of up to `most` pictures of a shard, evenly chosen.
+    """Read up to `most` pictures of a shard, evenly chosen: names and RGB pixels (H, W, 3).
 
     Raises:
         OSError, ValueError: the shard or one of these pictures cannot be read.
@@ -129,7 +131,7 @@ def pictures_of(shard: Path, most: int) -> list[tuple[str, npt.NDArray[np.uint8]
     for name, content in zip(chosen, contents, strict=True):
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
-            raise ValueError(f"{shard}: '{name}' is not a picture that can be read")
+            raise ValueError(f"{shard}: '{name}' cannot be read as a picture")
         pictures.append((name.removesuffix(".webp"), image[:, :, ::-1].astype(np.uint8)))
     return pictures
 
@@ -137,7 +139,7 @@ def pictures_of(shard: Path, most: int) -> list[tuple[str, npt.NDArray[np.uint8]
 def write_cases(
     shards: Sequence[Path], out: Path, network: NetworkLike, pictures: int, objects: int
 ) -> dict[str, dict[str, object]]:
-    """Write `out`/inputs, `out`/gts and `out`/sets.json; return what the last one holds.
+    """Write `out`/inputs, `out`/gts and `out`/sets.json; return the content of the last one.
 
     Raises:
         OSError, ValueError: a shard cannot be read, or a file cannot be written.
@@ -172,8 +174,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", type=Path, required=True, metavar="DIR", help="the teacher: a weights folder"
     )
-    parser.add_argument("--pictures", type=positive, default=6, help="of a shard (default 6)")
-    parser.add_argument("--objects", type=positive, default=3, help="of a picture (default 3)")
+    parser.add_argument(
+        "--pictures", type=positive, default=6, help="pictures of a shard (default 6)"
+    )
+    parser.add_argument(
+        "--objects", type=positive, default=3, help="objects of a picture (default 3)"
+    )
     return parser
 
 

@@ -1,8 +1,8 @@
-"""Means over cases, and how far chance could have moved them: a percentile bootstrap over cases.
+"""Means over cases and their confidence intervals: a percentile bootstrap over cases.
 
-What is drawn is whole cases, as the objects of one case are no independent samples. Cases are
-drawn within each group (a modality, or those that have objects of one size). The seed is fixed, so
-that the same scores give the same intervals.
+Whole cases are drawn, since the objects of one case are not independent samples. Cases are drawn
+within each group (a modality, or the cases with objects of one size). The seed is fixed: the same
+scores give the same intervals.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ Float64Array = npt.NDArray[np.float64]
 
 
 def means(totals: Float64Array) -> Float64Array:
-    """Means (..., 2) of DSC and NSD over the cases of `totals` (..., cases, 3).
+    """Return the means (..., 2) of DSC and NSD over the cases of `totals` (..., cases, 3).
 
-    A row of `totals` is a case's sum of DSC, its sum of NSD, and how many values were summed: 1
-    where a case counts as a whole, the number of its objects where each object counts.
+    A row of `totals` holds the sum of DSC of a case, the sum of NSD, and the number of summed
+    values: 1 if the case counts as a whole, or the number of its objects if each object counts.
     """
     sums: Float64Array = totals.sum(axis=-2)
     ratio: Float64Array = sums[..., :2] / sums[..., 2:]
@@ -29,10 +29,11 @@ def means(totals: Float64Array) -> Float64Array:
 
 
 def resampled_means(groups: Sequence[Float64Array]) -> list[Float64Array]:
-    """The `means` (RESAMPLES, 2) of each group of `totals` (cases, 3), cases drawn anew each time.
+    """Draw the cases of each group `RESAMPLES` times; return the `means` (RESAMPLES, 2).
 
-    One generator serves all groups: started anew for each, groups of one size would draw the same
-    cases, and the mean of the groups would seem less certain than it is.
+    Each group is a `totals` (cases, 3). All groups share one random generator. With a new one for
+    each group, groups of equal size would draw the same cases, and the interval of the mean of the
+    groups would be too wide.
     """
     generator = np.random.default_rng(SEED)
     resampled = []
@@ -43,9 +44,10 @@ def resampled_means(groups: Sequence[Float64Array]) -> list[Float64Array]:
 
 
 def interval(resampled: Float64Array) -> Float64Array:
-    """Low and high ends, (2, 2), of the middle `CONFIDENCE` of `resampled` (RESAMPLES, 2).
+    """Return the ends (2, 2) of the interval that holds the middle `CONFIDENCE` of `resampled`.
 
-    The first axis is low and high, the second DSC and NSD.
+    `resampled` is (RESAMPLES, 2). The first axis of the result is low and high, the second DSC and
+    NSD.
     """
     tail = (1 - CONFIDENCE) / 2
     ends: Float64Array = np.quantile(resampled, (tail, 1 - tail), axis=0)

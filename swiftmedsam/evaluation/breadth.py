@@ -1,10 +1,10 @@
-"""`python -m swiftmedsam.evaluation.breadth SEGS GTS --sets FILE`: known data sets apart from new
-ones.
+"""Score by data set: `python -m swiftmedsam.evaluation.breadth SEGS GTS --sets FILE`.
 
-Weights that know a data set do better on it than on others like it, so that one average over all of
-them rewards learning by heart. Here the data sets that the weights were trained on and those that
-they never saw have an average each, and the mean of these two is what chooses weights. With other
-outputs, `--against`, it lists each data set in which SEGS are below them.
+Weights are better on a data set that they were trained on than on others like it. One average over
+all data sets would therefore reward learning by heart. Here there are two averages: one over the
+data sets that the weights were trained on, and one over those that they never saw. The mean of
+these two decides which weights are better. With `--against OTHER_SEGS`, the command lists each data
+set in which SEGS are worse than OTHER_SEGS.
 """
 
 import argparse
@@ -38,29 +38,33 @@ from swiftmedsam.evaluation.score import (
 )
 from swiftmedsam.manifest import WeightsError
 
-FEW_CASES = 5  # a data set with fewer is listed, and pooled with the others of its group
+FEW_CASES = 5  # data sets with fewer cases have a line each, and one line for all of them
 TRAINED, NEVER = "trained on", "never seen"
-# The data sets of our validation cases by which CT of the abdomen is judged.
+# The data sets of our validation cases for abdominal CT.
 ABDOMINAL_CT = (
     "CT_BTCVSABS", "CT_3Dircadb1", "CT_KiTS19Ant", "CT_LiTSAnt", "CT_PancreasNIH",
 )  # fmt: skip
 
-Run = Mapping[str, CaseScore]  # a folder's rows by the name of the file
+RowsByName = Mapping[str, CaseScore]  # rows of a folder of outputs, by file name
 
 
 @dataclass(frozen=True)
 class Breadth:
-    """All tables, as lines."""
+    """All tables, as lists of lines."""
 
-    averages: list[Line]  # of all cases, and of those of the editions before the last
-    datasets: dict[str, list[Line]]  # by group, without empty ones; the pooled line is the last
+    averages: list[Line]  # of all cases, and of the cases of the earlier editions
+    datasets: dict[
+        str, list[Line]
+    ]  # by group, without empty groups; the pooled line is the last of a group
     modalities: list[Line]
-    abdomen: list[Line]  # the mean over its data sets, and each of these
-    organs: list[Line]  # of the volumes of the abdomen, and of others whose labels have names
+    abdomen: list[Line]  # the mean over the data sets of abdominal CT, then each data set
+    organs: list[Line]  # of volumes of the abdomen, and of other volumes whose labels have names
 
 
-def _by_name(runs: Sequence[Run], groups: Mapping[str, Sequence[CaseScore]]) -> dict[str, Estimate]:
-    """An estimate for each group of rows, of all `runs`."""
+def _by_name(
+    runs: Sequence[RowsByName], groups: Mapping[str, Sequence[CaseScore]]
+) -> dict[str, Estimate]:
+    """Return an estimate for each group of rows, over all `runs`."""
     found = estimates(
         [[totals([run[row.name] for row in rows]) for rows in groups.values()] for run in runs]
     )
@@ -77,7 +81,7 @@ def _averages(
     of_modalities: Mapping[str, Estimate],
     trained_on: frozenset[str],
 ) -> list[Line]:
-    """The means over data sets of both groups, the mean of these, and that of the modalities."""
+    """Return the lines of averages: each group of data sets, the mean of both, the modalities."""
     lines, of_groups = [], []
     for group in (TRAINED, NEVER):
         members = [
@@ -95,9 +99,9 @@ def _averages(
 
 
 def _pooled(
-    group: str, runs: Sequence[Run], datasets: Mapping[str, Sequence[CaseScore]]
+    group: str, runs: Sequence[RowsByName], datasets: Mapping[str, Sequence[CaseScore]]
 ) -> list[Line]:
-    """A line for all cases of those data sets of a group that have few; none if that is one set."""
+    """Return a line for all data sets with few cases of a group; none for a single data set."""
     few = [rows for rows in datasets.values() if len(rows) < FEW_CASES]
     if len(few) < 2:
         return []
@@ -110,12 +114,13 @@ def _object_totals(row: CaseScore, places: Sequence[int]) -> tuple[float, float,
     return sum(each.dsc for each in members), sum(each.nsd for each in members), len(members)
 
 
-def _organ_lines(runs: Sequence[Run], known: Mapping[str, Known], gts: Path) -> list[Line]:
-    """A line for each named object of a data set, over the cases that have it.
+def _organ_lines(runs: Sequence[RowsByName], known: Mapping[str, Known], gts: Path) -> list[Line]:
+    """Return a line for each named object of a data set, over the cases that have it.
 
-    An unnamed object has a line of its own, by its label and case.
+    An object without name has a line of its own, with its label and case.
     """
-    places: dict[str, dict[str, list[int]]] = {}  # of objects in a case, by organ and case
+    # Positions of objects among those of their case, by organ and case
+    places: dict[str, dict[str, list[int]]] = {}
     for name, case in known.items():
         volume_of_abdomen = name.startswith("3") and case.dataset in ABDOMINAL_CT
         if not case.labels and not volume_of_abdomen:
@@ -137,17 +142,17 @@ def _organ_lines(runs: Sequence[Run], known: Mapping[str, Known], gts: Path) -> 
     return [line(organ, each) for organ, each in zip(places, estimates(values), strict=True)]
 
 
-def measure(
+def measure_breadth(
     scored: Sequence[Sequence[CaseScore]], known: Mapping[str, Known], trained_on: frozenset[str],
     gts: Path,
 ) -> Breadth:  # fmt: skip
-    """All tables of the rows of SEGS and of other outputs, scored on the same cases.
+    """Return all tables of SEGS and of other outputs, scored on the same cases.
 
     Args:
         scored: rows of each folder of outputs.
-        known: what is known of each case.
+        known: data set and names of labels of each case.
         trained_on: the data sets that the weights of SEGS were trained on.
-        gts: the folder of truth, which says what labels a case has.
+        gts: the folder of truth; it tells which labels a case has.
 
     Raises:
         ScoreError: a truth cannot be read.
@@ -193,9 +198,10 @@ def measure(
 
 
 def below(breadth: Breadth, other: int) -> list[tuple[str, Line]]:
-    """Group and line of each data set in which SEGS are below the other outputs number `other`.
+    """Return group and line of each data set in which SEGS have a lower DSC or NSD.
 
-    Below in DSC or in NSD, the largest loss of DSC first; `other` counts from 0.
+    They are compared with the other outputs number `other`, counted from 0. The largest loss of DSC
+    comes first.
     """
     lines = [(group, each) for group, lines in breadth.datasets.items() for each in lines]
     losses = [
@@ -207,13 +213,13 @@ def below(breadth: Breadth, other: int) -> list[tuple[str, Line]]:
 
 
 def _with_interval(value: Mean, each: Line, sign: str = "") -> str:
-    """In percent; without an interval where every mean is of one case, and draws change nothing."""
+    """Format in percent; without interval if each mean is over one case."""
     mean, low, high = (f"{100 * part:{sign}.2f}" for part in (value.mean, value.low, value.high))
     return mean if each.cases == each.parts else f"{mean} [{low}, {high}]"
 
 
 def scores_table(heading: str, groups: Mapping[str, Sequence[Line]]) -> str:
-    """Name, cases, DSC and NSD of SEGS with their intervals; each group below its name."""
+    """Return a table: name, cases, DSC and NSD of SEGS with intervals, by group."""
     rows = [(heading, "Cases", "DSC %", "NSD %")]
     for group, lines in groups.items():
         rows += [(f"{group}:", "", "", "")] if group else []
@@ -224,7 +230,7 @@ def scores_table(heading: str, groups: Mapping[str, Sequence[Line]]) -> str:
 
 
 def against_table(heading: str, groups: Mapping[str, Sequence[Line]], other: int) -> str:
-    """Name, cases, and by score SEGS, the other outputs, and SEGS minus these with its interval."""
+    """Return a table: name, cases, and for each score SEGS, other, difference with interval."""
     rows: list[tuple[str, ...]]
     rows = [(heading, "Cases", "DSC %", "other", "minus other", "NSD %", "other", "minus other")]
     for group, lines in groups.items():
@@ -241,7 +247,7 @@ def against_table(heading: str, groups: Mapping[str, Sequence[Line]], other: int
 
 
 def below_table(breadth: Breadth, other: int) -> str:
-    """What `below` returns, by line: name, group, cases, and the differences with intervals."""
+    """Return a table of `below`: name, group, cases, differences with intervals."""
     rows = [("Below", "Group", "Cases", "DSC % points", "NSD % points")]
     for group, each in below(breadth, other):
         dsc = _with_interval(each.dsc_difference[other], each, "+")
@@ -278,8 +284,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--weights", type=Path, metavar="DIR",
-        help="weights that made SEGS; their manifest says what they were trained on. Where it "
-        "does not, or without this option, FILE says it",
+        help="weights that made SEGS; their manifest names the data sets they were trained on. "
+        "Without this option, or without such an entry, FILE says it",
     )  # fmt: skip
     parser.add_argument(
         "--against", type=Path, nargs="+", default=[], metavar="OTHER_SEGS",
@@ -296,7 +302,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rows(source: Path, options: argparse.Namespace) -> list[CaseScore]:
-    """Rows of a folder of outputs, or of a JSON of its scores."""
+    """Score a folder of outputs, or read its scores from a JSON file."""
     if source.suffix == ".json":
         names = npz_files(options.gts, options.only)
         return read_rows(source, names, official=options.official)
@@ -319,7 +325,7 @@ def _report(options: argparse.Namespace) -> None:
     groups = grouping(known, options.sets, options.weights)
     sources = [options.segs, *options.against]
     scored = [_rows(source, options) for source in sources]
-    breadth = measure(scored, known, groups.trained_on, options.gts)
+    breadth = measure_breadth(scored, known, groups.trained_on, options.gts)
 
     print(f"Trained on or never seen: {groups.source}\n")
     print(scores_table("Average", {"": breadth.averages}))

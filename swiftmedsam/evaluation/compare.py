@@ -1,7 +1,7 @@
-"""Do two folders of outputs differ, and by more than chance would have it?
+"""Compare two folders of outputs: is the difference larger than chance?
 
-Cases are paired: what is averaged is the difference of a case's two scores. The intervals are those
-of `bootstrap`.
+Cases are paired: the difference of the two scores of each case is averaged. Intervals come from
+`bootstrap`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from swiftmedsam.evaluation.score import (
 
 @dataclass(frozen=True)
 class Change:
-    """Mean of other minus base in one score, its interval, and how many cases went which way."""
+    """The mean of other minus base in one score, its interval, and the cases won and lost."""
 
     mean: float
     low: float
@@ -33,7 +33,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """The change of a modality, of the mean of the modalities, or of the objects of one size."""
+    """The changes of a modality, of the mean of modalities, or of objects of one size."""
 
     name: str
     cases: int
@@ -45,7 +45,7 @@ class Difference:
 def _difference(
     name: str, objects: int, mean: Float64Array, resampled: Float64Array, deltas: Float64Array
 ) -> Difference:
-    """Put together `mean` (2,), `resampled` (RESAMPLES, 2) and `deltas` (cases, 3)."""
+    """Combine `mean` (2,), `resampled` (RESAMPLES, 2) and `deltas` (cases, 3)."""
     lows, highs = interval(resampled)
     changes = [
         Change(
@@ -60,7 +60,7 @@ def _difference(
 def _deltas(
     rows: Sequence[CaseScore], others: Mapping[str, CaseScore], size: Size | None = None
 ) -> Float64Array:
-    """Totals (cases, 3) of other minus base; both count the same values."""
+    """Return totals (cases, 3) of other minus base; both sum the same number of values."""
     base, other = totals(rows, size), totals([others[row.name] for row in rows], size)
     return np.column_stack([other[:, :2] - base[:, :2], base[:, 2]])
 
@@ -72,9 +72,9 @@ def _by_name(base: Sequence[CaseScore], other: Sequence[CaseScore]) -> dict[str,
 
 
 def compare(base: Sequence[CaseScore], other: Sequence[CaseScore]) -> list[Difference]:
-    """Other minus base, for each modality and last for the average of the modalities.
+    """Return other minus base for each modality, and last for the average of the modalities.
 
-    Both are rows that `score` returned for the same truth.
+    `base` and `other` are rows that `score` returned for the same truth.
     """
     others, groups = _by_name(base, other), by_modality(base)
     deltas = [_deltas(rows, others) for rows in groups.values()]
@@ -91,10 +91,10 @@ def compare(base: Sequence[CaseScore], other: Sequence[CaseScore]) -> list[Diffe
 
 
 def compare_sizes(base: Sequence[CaseScore], other: Sequence[CaseScore]) -> list[Difference]:
-    """Other minus base over the objects of each size that occurs.
+    """Return other minus base for the objects of each size.
 
-    Both are rows that `score` returned for the same truth. A win is a case in which the mean over
-    its objects of that size is better.
+    `base` and `other` are rows that `score` returned for the same truth. A win is a case in which
+    `other` has the better mean over its objects of that size.
     """
     others, differences = _by_name(base, other), []
     for size, rows in by_size(base).items():

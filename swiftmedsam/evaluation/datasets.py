@@ -1,13 +1,14 @@
-"""What is known of cases: their data set, and whether the weights were trained on it.
+"""Read the data set of each case, and whether the weights were trained on it.
 
-A JSON file says it of each case, by the name of its file without `.npz`:
+A JSON file has an entry for each case, by its file name without `.npz`:
 
     {"2DBox_CT_LiTSAnt-10030-1": {"set": "CT_LiTSAnt", "trained": true, "edition": 2}, ...}
 
-`set` is the data set. `trained` says whether the training data have that set. `edition` numbers the
-edition of the validation cases that brought the case. `labels`, where it is there, says what each
-label of the truth is: {"1": "right kidney", ...}. Only `set` is needed; `trained` is needed, too,
-unless the weights' manifest names the data sets that they were trained on.
+- `set` is the data set. It is required.
+- `trained` says whether the training data contain this data set. It is required if the manifest of
+  the weights does not name the data sets that they were trained on.
+- `edition` is the edition of the validation cases in which the case was added (default 1).
+- `labels` are the names of the labels of the truth: {"1": "right kidney", ...}.
 """
 
 import json
@@ -25,27 +26,28 @@ TRAINED_ON = "trained_on"  # in the manifest: a list of data sets, written by `c
 
 @dataclass(frozen=True)
 class Known:
-    """What the file says of a case."""
+    """The entry of a case."""
 
     dataset: str
-    trained: bool | None  # None: it does not say
+    trained: bool | None  # None: no entry
     edition: int
-    labels: Mapping[int, str]  # empty: it does not say
+    labels: Mapping[int, str]  # empty: no entry
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Which data sets the weights were trained on, and who says so."""
+    """The data sets that the weights were trained on, and the source of this knowledge."""
 
     trained_on: frozenset[str]
-    source: str  # in words, for the reader of the tables
+    source: str  # in words, printed above the tables
 
 
 def _known(entry: Any) -> Known:
-    """One entry of the file.
+    """Parse an entry of the file.
 
     Raises:
-        AttributeError, KeyError, TypeError, ValueError: it is not as the module's text says.
+        AttributeError, KeyError, TypeError, ValueError: the entry is not as the module docstring
+            says.
     """
     dataset, trained, edition = entry["set"], entry.get("trained"), entry.get("edition", 1)
     if not isinstance(dataset, str) or not isinstance(edition, int):
@@ -57,11 +59,11 @@ def _known(entry: Any) -> Known:
 
 
 def read_sets(path: Path) -> dict[str, Known]:
-    """What the file says of each case, by the name of the case's file (with `.npz`).
+    """Read the entries of all cases, by file name (with `.npz`).
 
     Raises:
-        OSError: it cannot be read.
-        ScoreError: it holds something else.
+        OSError: the file cannot be read.
+        ScoreError: the file is not as the module docstring says.
     """
     try:
         content = json.loads(path.read_text())
@@ -81,27 +83,28 @@ def read_sets(path: Path) -> dict[str, Known]:
 
 
 def known_of(names: Iterable[str], sets: Mapping[str, Known], path: Path) -> dict[str, Known]:
-    """What `sets`, read from `path`, say of the cases of these file names.
+    """Return the entries of `sets` (read from `path`) for the cases of these file names.
 
     Raises:
-        ScoreError: they do not name one of them.
+        ScoreError: a case has no entry.
     """
     names = list(names)
     unknown = [name for name in names if name not in sets]
     if unknown:
-        raise ScoreError(f"{path}: says nothing of {len(unknown)} cases, first {unknown[0]}")
+        raise ScoreError(f"{path}: has no entry for {len(unknown)} cases, such as {unknown[0]}")
     return {name: sets[name] for name in names}
 
 
 def grouping(known: Mapping[str, Known], path: Path, weights: Path | None) -> Grouping:
-    """Which data sets the weights were trained on.
+    """Return the data sets that the weights were trained on.
 
-    That is what the manifest of the folder `weights` says, or else what the file `path`, of which
-    `known` is read, says.
+    The manifest of the folder `weights` names them. If it does not, or if `weights` is None, they
+    are those with `trained` in `known`, which was read from the file `path`.
 
     Raises:
-        ScoreError: neither says it of every case, or the file says two things of one data set.
-        WeightsError: `weights` has no manifest, or one whose list is none.
+        ScoreError: neither the manifest nor the file says it for a case, or the file contradicts
+            itself on a data set.
+        WeightsError: `weights` has no manifest, or its entry is not a list of names.
     """
     if weights is not None:
         names = read_manifest(weights).get(TRAINED_ON)
@@ -128,7 +131,7 @@ def grouping(known: Mapping[str, Known], path: Path, weights: Path | None) -> Gr
 
 
 def by_dataset(rows: Sequence[CaseScore], known: Mapping[str, Known]) -> dict[str, list[CaseScore]]:
-    """Rows of each data set, in the order of the modalities, then by name."""
+    """Return the rows of each data set, in the order of modalities, then by name."""
     datasets: dict[str, list[CaseScore]] = {}
     for of_modality in by_modality(rows).values():
         for row in sorted(of_modality, key=lambda row: known[row.name].dataset):

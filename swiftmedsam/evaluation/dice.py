@@ -1,4 +1,4 @@
-"""The Dice similarity of two masks; numpy alone."""
+"""The Dice similarity (DSC) of two masks, with numpy only."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,9 +7,9 @@ Mask = npt.NDArray[np.bool_]
 
 
 def dsc(a: Mask, b: Mask) -> float:
-    """Dice similarity, 0..1, of two masks of one shape.
+    """Return the Dice similarity, 0..1, of two masks of the same shape.
 
-    1 when both are empty, 0 when one is.
+    It is 1 if both are empty, and 0 if one is.
     """
     total = np.count_nonzero(a) + np.count_nonzero(b)
     return float(2 * np.count_nonzero(a & b) / total) if total else 1.0

@@ -1,11 +1,11 @@
-"""Means over data sets, of several folders of outputs at once, with intervals of `bootstrap`.
+"""Means over data sets, for several folders of outputs, with intervals of `bootstrap`.
 
-All folders are scored on the same cases, and each draw takes the same cases of all of them. So the
-difference of two folders has an interval of its own: of the differences in each draw.
+All folders are scored on the same cases, and each draw of cases is the same for all folders. So the
+difference of two folders has an interval, too: that of its values in all draws.
 
-A data set counts once in an average, however many cases it has. Cases are drawn within each data
-set; the data sets themselves stay the same. The intervals therefore tell how sure a mean over these
-data sets is, and nothing about other data sets.
+In an average, each data set counts once, no matter how many cases it has. Cases are drawn within
+each data set; the data sets are not drawn. The intervals therefore hold for these data sets only,
+and say nothing about others.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from swiftmedsam.evaluation.bootstrap import Float64Array, interval, means, resa
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and the two ends of its interval; scores are 0..1."""
+    """A mean score, 0..1, and the two ends of its interval."""
 
     mean: float
     low: float
@@ -27,35 +27,38 @@ class Mean:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: the means of each folder, and of the first one minus each other one."""
+    """A line of a table: the means of all folders, and the first folder minus each other one."""
 
     name: str
-    parts: int  # means over cases that it averages; 1: it is one itself
+    parts: int  # number of averaged means over cases; 1: it is itself a mean over cases
     cases: int
-    dsc: tuple[Mean, ...]  # of the first folder, then of the others
+    dsc: tuple[Mean, ...]  # for each folder
     nsd: tuple[Mean, ...]
-    dsc_difference: tuple[Mean, ...]  # of the first folder minus each other one
+    dsc_difference: tuple[Mean, ...]  # the first folder minus each other one
     nsd_difference: tuple[Mean, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Means of all folders over the same cases, and the same means for each draw of cases."""
+    """The means of all folders over the same cases, as they are and for each draw of cases."""
 
-    parts: int  # means over cases that it averages; 1: it is one itself
+    parts: int  # number of averaged means over cases; 1: it is itself a mean over cases
     cases: int
     mean: Float64Array  # (folders, 2): DSC and NSD
     drawn: Float64Array  # (folders, RESAMPLES, 2)
 
 
 def estimates(totals: Sequence[Sequence[Float64Array]]) -> list[Estimate]:
-    """One estimate for each group of cases.
+    """Return one estimate for each group of cases.
 
-    `totals` holds, for each folder and each group, what `bootstrap.means` wants, (cases, 3). The
-    cases of a group are the same, in the same order, in all folders.
+    `totals` holds, for each folder and each group, the array (cases, 3) that `bootstrap.means`
+    takes. The cases of a group are the same, in the same order, in all folders.
     """
     of_folders = [
-        (list(map(means, groups)), resampled_means(groups))  # the seed gives all the same draws
+        (
+            list(map(means, groups)),
+            resampled_means(groups),
+        )  # the seed gives the same draws for all folders
         for groups in totals
     ]
     return [
@@ -70,7 +73,7 @@ def estimates(totals: Sequence[Sequence[Float64Array]]) -> list[Estimate]:
 
 
 def average(parts: Sequence[Estimate]) -> Estimate:
-    """The mean of at least one estimate, each counted once."""
+    """Return the mean of one or more estimates; each counts once."""
     return Estimate(
         parts=sum(part.parts for part in parts),
         cases=sum(part.cases for part in parts),
@@ -80,13 +83,13 @@ def average(parts: Sequence[Estimate]) -> Estimate:
 
 
 def _means(mean: Float64Array, drawn: Float64Array) -> list[Mean]:
-    """DSC and NSD of `mean` (2,), with intervals of `drawn` (RESAMPLES, 2)."""
+    """Return DSC and NSD of `mean` (2,), with intervals from `drawn` (RESAMPLES, 2)."""
     low, high = interval(drawn)
     return [Mean(float(mean[i]), float(low[i]), float(high[i])) for i in range(2)]
 
 
 def line(name: str, estimate: Estimate) -> Line:
-    """The estimate as a line of a table."""
+    """Return the estimate as a line of a table."""
     mean, drawn = estimate.mean, estimate.drawn
     scores = [_means(mean[i], drawn[i]) for i in range(len(mean))]
     differences = [_means(mean[0] - mean[i], drawn[0] - drawn[i]) for i in range(1, len(mean))]

@@ -1,10 +1,12 @@
 """DSC and NSD of two masks, and of two label maps by the challenge's rules.
 
-NSD (normalised surface distance, "surface dice") is that of the surface-distance package. The
-rules are those of the organisers' `evaluation/compute_metrics.py` (bowang-lab/MedSAM, branch
-LiteMedSAM) but for truth that the challenge does not have: that script counts labels 1 to the
-largest one, so that one which occurs nowhere makes the case NaN, and here only labels of the truth
-count; a truth without labels makes it NaN, too, and here see `score_labels`.
+NSD (normalised surface distance, "surface dice") is computed by the package surface-distance. The
+rules are those of the organisers' script `evaluation/compute_metrics.py` (bowang-lab/MedSAM, branch
+LiteMedSAM). There are two differences, for truth that does not occur in the challenge:
+
+- Their script scores labels 1 to the largest one; a label that occurs nowhere makes the case NaN.
+  Here only labels of the truth count.
+- In their script a truth without labels makes the case NaN. `score_labels` says what it gives here.
 """
 
 import warnings
@@ -18,13 +20,13 @@ from surface_distance import compute_surface_dice_at_tolerance, compute_surface_
 
 from swiftmedsam.evaluation.dice import Mask, dsc
 
-TOLERANCE_MM = 2.0  # pixels for an image
-MIN_DSC_FOR_NSD = 0.2  # a case whose DSC is not above this has NSD 0
-# The organisers score an image (H, W) as a volume (H, W, 1). Every voxel of such a plate lies on
-# its surface, so that its NSD is about areas, not contours, and far higher than that of contours.
+TOLERANCE_MM = 2.0  # for an image in pixels
+MIN_DSC_FOR_NSD = 0.2  # if the DSC of a case is not higher, its NSD is 0
+# The organisers score an image (H, W) as a volume (H, W, 1). All voxels of such a thin volume are
+# on its surface, so its NSD compares areas, and is much higher than the NSD of contours.
 IMAGE_SPACING = (1.0, 1.0, 1.0)
-INPUT_SIZE = 256  # pixels per side of the network's input; `frame` has it, too, but loads OpenCV
-CROP_MARGIN = 1  # voxels around an object; none is needed, the package itself looks no farther
+INPUT_SIZE = 256  # pixels per side of the input; as in `swiftmedsam.frame`, which loads OpenCV
+CROP_MARGIN = 1  # voxels around an object, to be safe; the result is the same without
 
 Labels = npt.NDArray[np.integer]
 Region = tuple[slice, ...]
@@ -32,16 +34,16 @@ Region = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class ObjectScore:
-    """What one label of the truth is worth, 0..1, and how large it is."""
+    """The scores, 0..1, and the size of one label of the truth."""
 
-    area_256: float  # in the truth's slice where it is largest, in pixels of the network's input
+    area_256: float  # in input pixels, in the slice of the truth where it is largest
     dsc: float
-    nsd: float  # 0 where the case's DSC is too low
+    nsd: float  # 0 if the DSC of the case is too low
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a case's labels are worth; DSC and NSD are means over its objects, 0..1."""
+    """The scores of a case; DSC and NSD are means over its objects, 0..1."""
 
     by_object: tuple[ObjectScore, ...]  # in the order of the labels
     dsc: float
@@ -49,15 +51,18 @@ class Scores:
 
 
 def nsd(a: Mask, b: Mask, spacing_mm: Sequence[float], tolerance_mm: float = TOLERANCE_MM) -> float:
-    """Part, 0..1, of the surfaces of two masks that lies within the tolerance of the other one.
+    """Return the part, 0..1, of the surfaces of two masks that is within the tolerance.
 
-    1 when both are empty, 0 when one is. `spacing_mm` is in the order of the axes of the masks;
-    masks (H, W) are compared by their contours, masks (D, H, W) by their surfaces.
+    A point is within the tolerance if the surface of the other mask is at most that far away. The
+    result is 1 if both masks are empty, and 0 if one is. `spacing_mm` has the order of the axes of
+    the masks. Masks (H, W) are compared by contours, masks (D, H, W) by surfaces.
     """
-    if not a.any() or not b.any():  # the package would divide by 0, or need the np.Inf of NumPy 1
+    if (
+        not a.any() or not b.any()
+    ):  # the package would divide by 0, or use np.Inf, which NumPy 2 does not have
         return float(a.any() == b.any())
     with warnings.catch_warnings():
-        # scipy.ndimage.filters and .morphology, which SciPy 2 will not have
+        # the package uses scipy.ndimage.filters and .morphology, which SciPy 2 will not have
         warnings.filterwarnings("ignore", "Please import `", DeprecationWarning)
         distances = compute_surface_distances(a, b, spacing_mm)
     return float(compute_surface_dice_at_tolerance(distances, tolerance_mm))
@@ -66,17 +71,17 @@ def nsd(a: Mask, b: Mask, spacing_mm: Sequence[float], tolerance_mm: float = TOL
 def array_spacing_mm(
     spacing_xyz_mm: Sequence[float], *, official: bool
 ) -> tuple[float, float, float]:
-    """Spacing of a volume as it is used for its axes (z, y, x).
+    """Return the spacing for the axes (z, y, x) of a volume.
 
-    The files have it in the order (x, y, z). The organisers' script hands that to arrays
-    (z, y, x) as it is; `official` does so, too. The default turns it round.
+    Files store the spacing as (x, y, z). By default its order is reversed. The organisers' script
+    uses it for arrays (z, y, x) as it is; so does `official`.
     """
     x, y, z = (float(length) for length in spacing_xyz_mm)
     return (x, y, z) if official else (z, y, x)
 
 
 def _region(boxes: Sequence[Region | None], shape: tuple[int, ...]) -> Region:
-    """Smallest part of an array that holds all `boxes` and a margin; None is no box."""
+    """Return the smallest region of an array with all `boxes` and a margin; None is no box."""
     sides = zip(*(box for box in boxes if box is not None), strict=True)
     return tuple(
         slice(
@@ -88,7 +93,7 @@ def _region(boxes: Sequence[Region | None], shape: tuple[int, ...]) -> Region:
 
 
 def _objects(truth: Labels, found: Labels) -> Iterator[tuple[Region, Mask, Mask]]:
-    """By label of the truth: a region that holds all of it in both maps, and its masks there."""
+    """Yield for each label of the truth a region that holds it in both maps, and its two masks."""
     largest = int(truth.max())
     if largest == 0:
         return
@@ -102,17 +107,17 @@ def _objects(truth: Labels, found: Labels) -> Iterator[tuple[Region, Mask, Mask]
 def score_labels(
     truth: Labels, found: Labels, spacing_mm: Sequence[float] = IMAGE_SPACING
 ) -> Scores:
-    """Scores of the labels `found` in one case: means over the labels that `truth` has.
+    """Score the labels `found` in one case; DSC and NSD are means over the labels of `truth`.
 
-    Where the truth has no label, both scores are 1 if nothing was found, else 0.
+    If the truth has no label, both scores are 1 if `found` has none, else 0.
 
     Args:
         truth: (H, W) or (D, H, W), 0 is background.
         found: of the same shape.
-        spacing_mm: of the axes of a volume; an image is always measured in pixels.
+        spacing_mm: of the axes of a volume; for an image it is not used.
     """
     height, width = truth.shape[-2:]
-    pixels_256 = (INPUT_SIZE / max(height, width)) ** 2  # of the input, per pixel of a slice
+    pixels_256 = (INPUT_SIZE / max(height, width)) ** 2  # input pixels per pixel of a slice
     in_slice = (1, 2)  # axes
     if truth.ndim == 2:
         truth, found = truth[:, :, np.newaxis], found[:, :, np.newaxis]  # (H, W, 1)
@@ -132,9 +137,9 @@ def score_labels(
 
 
 def slice_dscs(truth: Labels, found: Labels) -> npt.NDArray[np.float64]:
-    """DSC (D,) of each slice of volumes (D, H, W): means over the labels of the truth.
+    """Return the DSC (D,) of each slice of volumes (D, H, W): means over the labels of the truth.
 
-    A label counts in a slice where it is true or was found; NaN where none does.
+    A label counts in a slice if it is in `truth` or in `found` there. Without any label: NaN.
     """
     sums, counts = np.zeros((2, len(truth)))
     for (zs, *_), a, b in _objects(truth, found):

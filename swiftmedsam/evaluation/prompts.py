@@ -1,4 +1,4 @@
-"""Cases whose boxes are worse than drawn: every side moved outward or inward."""
+"""Make cases with worse boxes: all sides are moved outward or inward."""
 
 from pathlib import Path
 
@@ -12,19 +12,17 @@ from swiftmedsam.npz import read_case
 def moved_boxes(
     boxes: npt.NDArray[np.float64], move_256: float, height: int, width: int
 ) -> npt.NDArray[np.float64]:
-    """Boxes (N, 4) or (N, 6) with each side in x and y moved outward, z as it was.
+    """Return boxes (N, 4) or (N, 6) with all sides in x and y moved outward; z does not change.
 
-    The result is not rounded: in an image of 28 pixels a whole pixel is 9 of the input. The program
-    truncates in the input's frame, so that there every side moves by whole `move_256` (one in 400,
-    where a float falls just short of a whole number, by one pixel less or more).
+    The result is not rounded: in an image of 28 pixels, one pixel is 9 input pixels. The program
+    truncates prompts to whole input pixels, so each side moves by `move_256` of them. (One in 400
+    moves by one pixel more or less, as floats may be just below a whole number.)
 
     Args:
         boxes: x_min, y_min[, z_min], x_max, y_max[, z_max] in pixels of the stored image.
-        move_256: pixels of the network's input, whose longer side is 256; below 0 is inward, and no
-            side passes the centre of its box.
-        height: of the stored image, in pixels; boxes end there, at 0..height, as the organisers'
-            moved boxes do.
-        width: the same.
+        move_256: distance in input pixels; below 0 is inward. No side passes the centre of its box.
+        height: of the stored image, in pixels. Boxes are cut at 0..height, as the organisers do.
+        width: of the stored image, in pixels, likewise.
     """
     moved = boxes.copy()
     step = move_256 / Frame(height, width).scale
@@ -38,7 +36,7 @@ def moved_boxes(
 
 
 def write_moved(path: Path, folder: Path, move_256: float) -> None:
-    """Write the case of the npz file `path` under its name into `folder`, its boxes moved.
+    """Write the case of the npz file `path` with moved boxes, under the same name, to `folder`.
 
     Raises:
         CaseError: the file is not a case.
@@ -46,6 +44,6 @@ def write_moved(path: Path, folder: Path, move_256: float) -> None:
     """
     case = read_case(path)
     with np.load(path, allow_pickle=False) as archive:
-        image = archive["imgs"]  # as stored: what becomes of raw values is the program's business
+        image = archive["imgs"]  # as stored; the program converts raw values
     boxes = moved_boxes(case.boxes, move_256, *case.label_shape[-2:])
     np.savez(folder / path.name, imgs=image, boxes=boxes)

@@ -1,7 +1,7 @@
 """Tables 4 and 5 of the paper, as published.
 
-Seconds of the columns LiteMedSAM, Swift v1 and Swift v2 are the paper's; QMedSAM's and
-Rep-MedSAM's are from their own papers. Nobody published how many slices an object spans.
+The seconds of LiteMedSAM, Swift v1 and Swift v2 are from the paper; those of QMedSAM and Rep-MedSAM
+are from their own papers. No paper says how many slices an object spans.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ TABLE_4 = {
     "Average": ((74.73, 73.64), (74.68, 75.64), (75.31, 76.37)),
 }
 
-MADE = "-made"  # end of the name of a case that stands in for one of the table
+MADE = "-made"  # suffix of the name of a made case that replaces one of the table
 COLUMNS = ("LiteMedSAM", "Swift v1", "Swift v2", "QMedSAM int8", "Rep-MedSAM cached")
 OTHER_MACHINES = (
     "Published seconds are from other machines, each column from its authors' own: compare\n"
@@ -58,6 +58,6 @@ TABLE_5 = {
 
 
 def published_name(file: str) -> str | None:
-    """The case of the table that a file is, or stands in for; None where it is another."""
+    """Return the case of the table that a file is or replaces; None for other files."""
     name = file.removesuffix(".npz").removesuffix(MADE)
     return name if name in TABLE_5 else None

@@ -1,8 +1,9 @@
-"""`python -m swiftmedsam.evaluation.robustness INPUTS GTS --out DIR`: DSC when the boxes are drawn
-worse.
+"""Score the program on worse boxes.
 
-The sides of all boxes are moved, `python -m app` runs on the moved cases, its outputs are scored,
-and that for each move. Moves are in pixels of the network's input, whose longer side is 256.
+    python -m swiftmedsam.evaluation.robustness INPUTS GTS --out DIR
+
+For each move, the sides of all boxes are moved outward or inward, `python -m app` segments the
+moved cases, and its outputs are scored. Moves are in input pixels.
 """
 
 import argparse
@@ -14,6 +15,12 @@ from pathlib import Path
 
 from swiftmedsam.case import CaseError
 from swiftmedsam.evaluation.console import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY_BLUE,
+    VERMILION,
     add_shared_options,
     clear_line,
     parse_before_dashes,
@@ -22,16 +29,22 @@ from swiftmedsam.evaluation.console import (
     table,
 )
 from swiftmedsam.evaluation.prompts import write_moved
-from swiftmedsam.evaluation.score import CaseScore, ScoreError, Summary, find_jobs, score, summarise
+from swiftmedsam.evaluation.score import (
+    CaseScore,
+    ScoreError,
+    Summary,
+    find_pairs,
+    score,
+    summarise,
+)
 
 MOVES = (-5, 0, 5, 10, 20)
-# Okabe and Ito's, which colour-blind people can tell apart; black is the average's.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-STYLES = ("-", "--")  # the second round through the colours
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY_BLUE)  # of modalities; the average is black
+STYLES = ("-", "--")  # the second one for modalities after the sixth
 
 
 class AppError(RuntimeError):
-    """The program did not segment all cases."""
+    """The program failed on a case."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,18 +52,22 @@ def _parser() -> argparse.ArgumentParser:
         "python -m swiftmedsam.evaluation.robustness",
         usage="%(prog)s INPUTS GTS --out DIR [options] [-- options of python -m app]",
         description="Move the sides of all boxes, segment, score: DSC by modality and move.",
-        epilog="What follows '--' goes to python -m app, as in: -- --mode litemedsam. "
-        "With --skip-existing there, outputs that DIR has are used as they are. "
+        epilog="Options after '--' are for python -m app, for example: -- --mode litemedsam. "
+        "With --skip-existing among them, existing outputs in DIR are used. "
         "Exit status: 0, or 1 when a case cannot be segmented or scored, 2 on wrong usage.",
     )
     parser.add_argument("inputs", type=Path, metavar="INPUTS", help="folder of cases")
     parser.add_argument("gts", type=Path, metavar="GTS", help="folder of truth")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="outputs, a folder per move"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for the outputs, with a folder for each move",
     )
     parser.add_argument(
         "--moves", type=int, nargs="+", default=MOVES, metavar="N",
-        help="pixels of the 256 input, outward; below 0 inward (default "
+        help="input pixels outward; below 0: inward (default "
         f"{' '.join(map(str, MOVES))})",
     )  # fmt: skip
     parser.add_argument(
@@ -61,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def move_name(move: int) -> str:
-    """-5, 0, +5: the heading of a column, and the name of the folder of its outputs."""
+    """Return "-5", "0" or "+5": heading of a column, and name of the folder of its outputs."""
     return f"{move:+d}" if move else "0"
 
 
@@ -69,7 +86,7 @@ def run_app(inputs: Path, outputs: Path, options: Sequence[str]) -> None:
     """Segment `inputs` into `outputs`, in a process of its own, as a user would.
 
     Raises:
-        AppError: its exit status is not 0.
+        AppError: the exit status of the process is not 0.
     """
     command = [sys.executable, "-m", "app", str(inputs), str(outputs), *options]
     status = subprocess.run(command, check=False).returncode
@@ -78,21 +95,21 @@ def run_app(inputs: Path, outputs: Path, options: Sequence[str]) -> None:
 
 
 def score_move(options: argparse.Namespace, move: int, app: Sequence[str]) -> list[CaseScore]:
-    """Scores of the cases of `options.inputs` with their boxes moved by `move`.
+    """Score the cases of `options.inputs` with boxes moved by `move`.
 
     Raises:
         CaseError, AppError: a case cannot be read or segmented.
         ScoreError: the outputs cannot be scored, or there is no truth for a case.
         OSError: `options.out` cannot be written to.
     """
-    jobs = find_jobs(options.inputs, options.gts, official=False, only=options.only)
+    pairs = find_pairs(options.inputs, options.gts, official=False, only=options.only)
     segs = options.out / move_name(move)
     segs.mkdir(parents=True, exist_ok=True)
-    # one move at a time, and not kept: they are as large as the cases, not compressed
+    # moved cases are deleted after each move: they are large, as they are not compressed
     with tempfile.TemporaryDirectory(prefix="inputs-", dir=options.out) as folder:
-        for job in jobs:
-            if job.found is not None:
-                write_moved(job.found, Path(folder), move)
+        for pair in pairs:
+            if pair.found is not None:
+                write_moved(pair.found, Path(folder), move)
         run_app(Path(folder), segs, app)
     return score(
         segs, options.gts, only=options.only, processes=options.processes, progress=progress()
@@ -100,7 +117,7 @@ def score_move(options: argparse.Namespace, move: int, app: Sequence[str]) -> li
 
 
 def robustness_table(summaries: Mapping[int, Summary]) -> str:
-    """Modality, cases, and DSC in percent by move; the average of the modalities last."""
+    """Return a table: modality, cases, DSC in percent for each move; the average is last."""
     lines = [[*summary.modalities, summary.average] for summary in summaries.values()]
     rows = [["Modality", "Cases", *map(move_name, summaries)]]
     for groups in zip(*lines, strict=True):  # one modality, by move
@@ -109,13 +126,13 @@ def robustness_table(summaries: Mapping[int, Summary]) -> str:
     return table(rows)
 
 
-def draw(summaries: Mapping[int, Summary], out: Path) -> None:
-    """Write `out`: DSC over moves, a line per modality, the average with its interval.
+def draw_curves(summaries: Mapping[int, Summary], out: Path) -> None:
+    """Draw DSC over moves, a line for each modality, the average with its interval; write `out`.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: `out` cannot be written.
     """
-    from matplotlib.figure import Figure  # for development only; the table needs none
+    from matplotlib.figure import Figure  # here, since only --plot needs it
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -134,7 +151,7 @@ def draw(summaries: Mapping[int, Summary], out: Path) -> None:
         color="black",
     )  # fmt: skip
     axes.set_xticks(moves, [move_name(move) for move in moves])
-    axes.set_xlabel("sides of the boxes moved outward, pixels of the 256 input")
+    axes.set_xlabel("sides of the boxes moved outward, input pixels")
     axes.set_ylabel("DSC, %")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False)
@@ -150,14 +167,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"boxes moved by {move_name(move)}", file=sys.stderr)
             summaries[move] = summarise(score_move(options, move, app))
         print(robustness_table(summaries))
-        print(
-            "DSC in %, by how far the boxes' sides were moved outward, in pixels of the 256 input"
-        )
+        print("DSC in %, by how far the sides of the boxes were moved outward, in input pixels")
         missing = next(iter(summaries.values())).average.missing
         if missing:
             print(f"{missing} cases have a truth and no input, counted as 0")
         if options.plot:
-            draw(summaries, options.plot)
+            draw_curves(summaries, options.plot)
     except (AppError, CaseError, ScoreError, OSError) as error:
         print(f"{clear_line()}{error}", file=sys.stderr)
         return 1

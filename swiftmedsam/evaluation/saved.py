@@ -1,6 +1,4 @@
-"""Scores that `python -m swiftmedsam.evaluation --json` has written, read again: scoring takes
-minutes.
-"""
+"""Read scores that `python -m swiftmedsam.evaluation --json` has written; scoring takes minutes."""
 
 import json
 from collections.abc import Iterable
@@ -12,7 +10,7 @@ from swiftmedsam.evaluation.score import CaseScore, ScoreError, parse_name
 
 
 def _row(case: dict[str, Any]) -> CaseScore:
-    """One case of the file; modality and data set are told by its name, as in `score`."""
+    """Parse a case of the file; its modality and data set come from its name, as in `score`."""
     return CaseScore(
         case["name"], *parse_name(case["name"]), int(case["objects"]), float(case["dsc"]),
         float(case["nsd"]), bool(case["missing"]),
@@ -21,13 +19,13 @@ def _row(case: dict[str, Any]) -> CaseScore:
 
 
 def read_rows(path: Path, names: Iterable[str], *, official: bool) -> list[CaseScore]:
-    """Rows of the cases `names`, in that order, as `score` returned them.
+    """Read the rows of the cases `names`, in this order, as `score` returned them.
 
-    `official` is the order of the spacing that they should be scored with.
+    `official` is the wanted order of the spacing, as in `score`.
 
     Raises:
         OSError: the file cannot be read.
-        ScoreError: it holds something else, scores by the other order, or not all of the cases.
+        ScoreError: the file holds no scores, lacks a case, or has the other order of the spacing.
     """
     wanted = "official" if official else "array order"
     try:
@@ -35,11 +33,13 @@ def read_rows(path: Path, names: Iterable[str], *, official: bool) -> list[CaseS
         order = content["rules"]["spacing"]
         rows = {case["name"]: _row(case) for case in content["cases"]}
     except (KeyError, TypeError, ValueError) as error:
-        raise ScoreError(f"{path}: no scores of python -m swiftmedsam.evaluation --json") from error
+        raise ScoreError(
+            f"{path}: is not a JSON of python -m swiftmedsam.evaluation --json"
+        ) from error
     if order != wanted:
         raise ScoreError(f"{path}: scored with spacing in '{order}', expected '{wanted}'")
     names = list(names)
     absent = [name for name in names if name not in rows]
     if absent:
-        raise ScoreError(f"{path}: lacks {len(absent)} of {len(names)} cases, first {absent[0]}")
+        raise ScoreError(f"{path}: lacks {len(absent)} of {len(names)} cases, such as {absent[0]}")
     return [rows[name] for name in names]

@@ -1,4 +1,4 @@
-"""Scores of a folder of outputs against a folder of truth, and their averages.
+"""Score a folder of outputs against a folder of truth, and average the scores.
 
 A case is a file of the same name in both folders: outputs have the key 'segs', truth has 'gts'
 and, for a volume, 'spacing'. Modality and data set come from the file name, as in
@@ -32,7 +32,7 @@ from swiftmedsam.evaluation.metrics import (
 )
 from swiftmedsam.modality import CASE_NAME, MODALITIES, UNKNOWN, find_modality
 
-MAX_LABEL = 2**20 - 1  # more objects than a case has; bounds the list of them to 60 MB
+MAX_LABEL = 2**20 - 1  # more than a case has; limits the list of objects to 60 MB
 
 _ORDER = {modality.name: position for position, modality in enumerate(MODALITIES)}
 
@@ -40,16 +40,16 @@ Progress = Callable[[int, int], None]
 
 
 class ScoreError(ValueError):
-    """Folders that cannot be scored; the message names the file."""
+    """Folders cannot be scored; the message names the file."""
 
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One row of the result; a missing output has scores of 0."""
+    """The scores of one case, 0..1; they are 0 if the output is missing."""
 
     name: str  # of the file
     modality: str
-    dataset: str  # "" where the name has none
+    dataset: str  # "" if the name has none
     objects: int
     dsc: float
     nsd: float
@@ -59,21 +59,21 @@ class CaseScore:
 
 @dataclass(frozen=True)
 class Size:
-    """Objects whose area, in input pixels of the slice where it is largest, is below a limit."""
+    """A class of objects by area: input pixels in the slice where the object is largest."""
 
     name: str
-    below_256: float  # and not below the limit of the size before
+    below_256: float  # upper limit; the lower limit is that of the smaller class
 
 
 @dataclass(frozen=True)
 class Group:
-    """Means of the cases of a modality or a data set, of the modalities, or of objects of a size.
+    """Means over a modality, a data set, all modalities, or all objects of a size; scores are 0..1.
 
-    Each has its interval, low and high, of `bootstrap`. Scores are 0..1.
+    The intervals (low, high) are from `bootstrap`.
     """
 
     name: str
-    cases: int  # of a size: that have such objects
+    cases: int  # for a size: cases with such objects
     missing: int
     objects: int
     dsc: float
@@ -84,26 +84,26 @@ class Group:
 
 @dataclass(frozen=True)
 class Summary:
-    """All averages of a folder of outputs."""
+    """All means of a folder of outputs."""
 
     modalities: list[Group]
     datasets: list[Group]  # named Modality_Dataset; cases without a data set are in none
-    average: Group  # of the modalities, each counted once
-    sizes: list[Group]  # those that occur; each object counts once, whatever its case
+    average: Group  # of the modalities; each counts once
+    sizes: list[Group]  # those that occur; each object counts once
 
 
 @dataclass(frozen=True)
-class Job:
-    """One case to score."""
+class Pair:
+    """A truth, and the output to score against it."""
 
     truth: Path
-    found: Path | None  # of the same name; None: missing
+    found: Path | None  # the output of the same name; None: missing
     official: bool
 
 
-# Areas of 32 x 32 and 96 x 96 in COCO, whose images are 640 long: the same part of our 256. That
-# is about 13 x 13 and 38 x 38, or 3 x 3 and 10 x 10 cells of the network's embedding; half of the
-# objects of our validation cases are small, a fifth large.
+# COCO's limits are 32 x 32 and 96 x 96 pixels in images of length 640. The same parts of our length
+# of 256 are about 13 x 13 and 38 x 38 input pixels, or 3 x 3 and 10 x 10 cells of the embedding.
+# Half of the objects of our validation cases are small, a fifth are large.
 COCO_LENGTH = 640
 SMALL_BELOW_256, LARGE_FROM_256 = ((side * INPUT_SIZE / COCO_LENGTH) ** 2 for side in (32, 96))
 SIZES = (
@@ -114,12 +114,13 @@ SIZES = (
 
 
 def parse_name(name: str) -> tuple[str, str]:
-    """Modality and data set of a file name; a modality that is not in the table, as it is written.
+    """Return modality and data set of a file name.
 
-    The data set is what stands between the modality and the first '-'; "" where there is no '-'.
+    A modality that is not in the table is returned as it is written. The data set is the part
+    between the modality and the first '-', or "" without a '-'.
 
     Raises:
-        ScoreError: the name is not that of a case.
+        ScoreError: the name is not the name of a case.
     """
     match = CASE_NAME.fullmatch(name)
     if match is None:
@@ -132,7 +133,7 @@ def parse_name(name: str) -> tuple[str, str]:
 
 @contextmanager
 def _open(path: Path) -> Iterator["np.lib.npyio.NpzFile"]:
-    """The npz file; whatever cannot be read of it is a ScoreError."""
+    """Open an npz file; raise ScoreError if it cannot be read."""
     try:
         if not zipfile.is_zipfile(path):
             raise ScoreError(f"{path}: is not an npz file")
@@ -147,11 +148,11 @@ def _open(path: Path) -> Iterator["np.lib.npyio.NpzFile"]:
 
 
 def _as_labels(array: npt.NDArray[np.generic], path: Path, key: str) -> Labels:
-    """Check that the array holds whole numbers, of whatever dtype, and make them integers."""
+    """Convert an array of whole numbers, of any dtype, to integers."""
     if np.issubdtype(array.dtype, np.integer):
         return cast(Labels, array)
     if array.dtype.kind in "bf":
-        with np.errstate(invalid="ignore"):  # NaN differs from whatever it becomes
+        with np.errstate(invalid="ignore"):  # NaN becomes an integer that differs from it
             whole = array.astype(np.int64)
         if (whole == array).all():
             return whole
@@ -159,7 +160,7 @@ def _as_labels(array: npt.NDArray[np.generic], path: Path, key: str) -> Labels:
 
 
 def _read_truth(path: Path, *, official: bool) -> tuple[Labels, tuple[float, float, float]]:
-    """Labels of a truth file and their spacing in mm in the order of the axes."""
+    """Read the labels of a truth file, and their spacing in mm, in the order of the axes."""
     is_volume = path.name.startswith("3")
     with _open(path) as archive:
         truth = _as_labels(archive["gts"], path, "gts")
@@ -177,49 +178,49 @@ def _read_truth(path: Path, *, official: bool) -> tuple[Labels, tuple[float, flo
 
 
 def read_output(path: Path) -> Labels:
-    """The labels of an output, (H, W) or (D, H, W).
+    """Read the labels of an output, (H, W) or (D, H, W).
 
     Raises:
-        ScoreError: it cannot be read, or holds none.
+        ScoreError: the file cannot be read, or holds no labels.
     """
     with _open(path) as archive:
         return _as_labels(archive["segs"], path, "segs")
 
 
 def read_truth(path: Path) -> Labels:
-    """The labels 0..`MAX_LABEL` of a truth file, (H, W) or (D, H, W).
+    """Read the labels 0..`MAX_LABEL` of a truth file, (H, W) or (D, H, W).
 
     Raises:
-        ScoreError: it cannot be read, or cannot be scored against.
+        ScoreError: the file cannot be read, or is not a truth.
     """
     return _read_truth(path, official=False)[0]
 
 
-def _score_case(job: Job) -> CaseScore:
-    modality, dataset = parse_name(job.truth.name)
-    truth, spacing_mm = _read_truth(job.truth, official=job.official)
-    if job.found is None:
+def _score_case(pair: Pair) -> CaseScore:
+    modality, dataset = parse_name(pair.truth.name)
+    truth, spacing_mm = _read_truth(pair.truth, official=pair.official)
+    if pair.found is None:
         nothing = score_labels(truth, np.zeros_like(truth), spacing_mm)
-        # not `nothing` itself: of a truth without labels an empty output would be right
+        # not a score of an empty output, which is 1 for a truth without labels
         scores = Scores(nothing.by_object, dsc=0.0, nsd=0.0)
     else:
-        found = read_output(job.found)
+        found = read_output(pair.found)
         if found.shape != truth.shape:
             raise ScoreError(
-                f"{job.found}: 'segs' should be {truth.shape} like the truth, got {found.shape}"
+                f"{pair.found}: 'segs' should be {truth.shape} like the truth, got {found.shape}"
             )
         scores = score_labels(truth, found, spacing_mm)
     return CaseScore(
-        job.truth.name, modality, dataset, len(scores.by_object), scores.dsc, scores.nsd,
-        missing=job.found is None, by_object=scores.by_object,
+        pair.truth.name, modality, dataset, len(scores.by_object), scores.dsc, scores.nsd,
+        missing=pair.found is None, by_object=scores.by_object,
     )  # fmt: skip
 
 
 def npz_files(folder: Path, only: str) -> dict[str, Path]:
-    """Every npz file of a folder whose name matches the glob `only`, by name.
+    """Return the npz files of a folder that match the glob `only`, by name.
 
     Raises:
-        ScoreError: it is no folder.
+        ScoreError: `folder` is not a folder.
     """
     if not folder.is_dir():
         raise ScoreError(f"{folder}: is not a folder")
@@ -227,12 +228,12 @@ def npz_files(folder: Path, only: str) -> dict[str, Path]:
     return {path.name: path for path in paths if path.match(only)}
 
 
-def find_jobs(segs: Path, gts: Path, *, official: bool, only: str) -> list[Job]:
-    """One job per file of `gts`, by name. What `score` does first, before anything is opened.
+def find_pairs(segs: Path, gts: Path, *, official: bool, only: str) -> list[Pair]:
+    """Return a pair for each file of `gts`, by name, without opening the files.
 
     Raises:
-        ScoreError: a folder is none, there is no truth, a file of `segs` has none, or a name is not
-            that of a case.
+        ScoreError: `segs` or `gts` is not a folder, `gts` is empty, a file of `segs` has no truth,
+            or a name is not the name of a case.
     """
     truths, outputs = npz_files(gts, only), npz_files(segs, only)
     if not truths:
@@ -241,8 +242,8 @@ def find_jobs(segs: Path, gts: Path, *, official: bool, only: str) -> list[Job]:
     if surplus:
         raise ScoreError(f"{segs}: no truth in {gts} for {', '.join(surplus)}")
     for name in truths:
-        parse_name(name)  # wrong ones are told before the work begins
-    return [Job(path, outputs.get(name), official) for name, path in truths.items()]
+        parse_name(name)  # check all names before the work begins
+    return [Pair(path, outputs.get(name), official) for name, path in truths.items()]
 
 
 def score(
@@ -254,51 +255,53 @@ def score(
     processes: int = 1,
     progress: Progress | None = None,
 ) -> list[CaseScore]:
-    """One row per file of `gts`, by name; one without an output in `segs` is missing.
+    """Score all files of `gts`, by name. A file without output in `segs` counts as missing.
 
     Args:
         segs: folder of outputs.
         gts: folder of truth.
         official: use the spacing of volumes in the order (x, y, z) for arrays (z, y, x), as the
-            organisers' script does. Of use only to compare with numbers from that script.
-        only: files of both folders that take part, as a glob; others are as if not there.
-        processes: how many cases are scored at a time.
-        progress: called with cases done and cases in all.
+            organisers' script does. Use it only to compare with scores of that script.
+        only: a glob; other files of both folders are ignored.
+        processes: number of cases that are scored at a time.
+        progress: called with the number of cases done and of all cases.
 
     Raises:
         ScoreError: an output has no truth or another shape, or a file cannot be read.
     """
-    jobs = find_jobs(segs, gts, official=official, only=only)
-    return score_jobs(jobs, processes=processes, progress=progress)
+    pairs = find_pairs(segs, gts, official=official, only=only)
+    return score_pairs(pairs, processes=processes, progress=progress)
 
 
-def score_jobs(
-    jobs: Sequence[Job], *, processes: int = 1, progress: Progress | None = None
+def score_pairs(
+    pairs: Sequence[Pair], *, processes: int = 1, progress: Progress | None = None
 ) -> list[CaseScore]:
-    """One row per job, in their order; arguments and errors are those of `score`."""
+    """Score the pairs, in their order; arguments and errors are as in `score`."""
 
     def collect(results: Iterable[CaseScore]) -> list[CaseScore]:
         rows = []
         for row in results:
             rows.append(row)
             if progress is not None:
-                progress(len(rows), len(jobs))
+                progress(len(rows), len(pairs))
         return rows
 
-    if min(processes, len(jobs)) <= 1:
-        return collect(map(_score_case, jobs))
-    # spawn: a fork of a process that has threads, as pytest with torch loaded, may hang
+    if min(processes, len(pairs)) <= 1:
+        return collect(map(_score_case, pairs))
+    # spawn: the fork of a process with threads, such as pytest with torch, may hang
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
-            return collect(pool.map(_score_case, jobs))
+        with ProcessPoolExecutor(min(processes, len(pairs)), mp_context=context) as pool:
+            return collect(pool.map(_score_case, pairs))
     except BrokenProcessPool as error:
-        folder = jobs[0].truth.parent
-        raise ScoreError(f"{folder}: a process died; is there memory for {processes}?") from error
+        folder = pairs[0].truth.parent
+        raise ScoreError(
+            f"{folder}: a process died; is there memory for {processes} processes?"
+        ) from error
 
 
 def by_modality(rows: Sequence[CaseScore]) -> dict[str, list[CaseScore]]:
-    """Rows of each modality, in the order of the paper's Table 4, others by name behind."""
+    """Group rows by modality, in the order of the paper's Table 4, then others by name."""
     groups = defaultdict(list)
     for row in rows:
         groups[row.modality].append(row)
@@ -307,27 +310,27 @@ def by_modality(rows: Sequence[CaseScore]) -> dict[str, list[CaseScore]]:
 
 
 def _objects(row: CaseScore, size: Size) -> list[ObjectScore]:
-    """The objects of a case that are of this size."""
+    """Return the objects of a case that have this size."""
     at = SIZES.index(size)
     above = SIZES[at - 1].below_256 if at else 0.0
     return [each for each in row.by_object if above <= each.area_256 < size.below_256]
 
 
 def by_size(rows: Sequence[CaseScore]) -> dict[Size, list[CaseScore]]:
-    """Rows that have objects of each size, smallest first; a size without any is left out."""
+    """Return the rows with objects of each size, smallest size first; sizes without objects go."""
     groups = {size: [row for row in rows if _objects(row, size)] for size in SIZES}
     return {size: members for size, members in groups.items() if members}
 
 
 def count_objects(rows: Sequence[CaseScore], size: Size | None = None) -> int:
-    """Number of objects of this size, or of all, in the truth of `rows`."""
+    """Count the objects of this size, or all objects, in the truth of `rows`."""
     return sum(row.objects if size is None else len(_objects(row, size)) for row in rows)
 
 
 def totals(rows: Sequence[CaseScore], size: Size | None = None) -> Float64Array:
-    """What `bootstrap.means` wants of the rows, (cases, 3): sum of DSC, sum of NSD, their number.
+    """Return the array (cases, 3) for `bootstrap.means`: sum of DSC, sum of NSD, their number.
 
-    Without a size each case counts as a whole, once; with one each of its objects of that size.
+    Without a size, each case counts once; with a size, each object of this size counts.
     """
     values: list[tuple[float, float, float]] = []
     for row in rows:
@@ -343,7 +346,7 @@ def totals(rows: Sequence[CaseScore], size: Size | None = None) -> Float64Array:
 def _group(
     name: str, rows: Sequence[CaseScore], objects: int, mean: Float64Array, resampled: Float64Array
 ) -> Group:
-    """Put together `mean` (2,) and `resampled` (RESAMPLES, 2), DSC and NSD."""
+    """Make a group of `mean` (2,) and `resampled` (RESAMPLES, 2), both DSC and NSD."""
     dsc_interval, nsd_interval = interval(resampled).T.tolist()
     return Group(
         name, len(rows), sum(row.missing for row in rows), objects,
@@ -352,7 +355,7 @@ def _group(
 
 
 def _groups(members: dict[str, list[CaseScore]]) -> tuple[list[Group], Float64Array, Float64Array]:
-    """Groups of whole cases; then the mean of their means (2,) and the same (RESAMPLES, 2)."""
+    """Return groups of whole cases, the mean of their means (2,), and its draws (RESAMPLES, 2)."""
     of_groups = [totals(rows) for rows in members.values()]
     all_means, resampled = [means(each) for each in of_groups], resampled_means(of_groups)
     groups = [
@@ -369,10 +372,11 @@ def _size_group(size: Size, rows: Sequence[CaseScore]) -> Group:
 
 
 def summarise(rows: Sequence[CaseScore]) -> Summary:
-    """Averages of at least one row: the mean of a modality is over cases, the last over modalities.
+    """Return all means of one or more rows.
 
-    That of a size is over objects. Nothing is rounded on the way (the organisers' table rounds the
-    scores of a case to 4 digits).
+    The mean of a modality or data set is over its cases, the average is over modalities, and the
+    mean of a size is over objects. Nothing is rounded before. (The organisers' table rounds the
+    scores of each case to 4 digits.)
     """
     members = by_modality(rows)
     datasets = {

@@ -1,1 +1,1 @@
-"""The program: options, the loop over cases, signals, and what is written to the terminal."""
+"""The program: its options, the loop over cases, signals, and the output to the terminal."""

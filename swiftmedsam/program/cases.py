@@ -1,10 +1,14 @@
-"""`swiftmedsam cases`: scans with label maps to challenge cases, and outputs
-back.
+"""`swiftmedsam cases`: makes challenge cases of scans with label maps, and puts outputs back.
 
-A case is one npz that the program, `evaluation` and `train` all read: `imgs`, `boxes` (the extent
-of each label), `spacing` of a volume, and `gts`, in which labels are numbered 1..N. How it lies in
-the scan's grid is in it, too: `grid_axes` and `grid_flips` of its D, H and W, and `label_values`,
-what its labels were called. On the way back nothing is resampled.
+A case is one npz that the program, `evaluation` and `train` all read. Its keys:
+
+    imgs, boxes               the image, and the extent of each label
+    gts                       the labels, numbered 1..N
+    spacing                   of a volume, x, y, z
+    grid_axes, grid_flips     for D, H and W: the axis of the scan's grid; whether it is reversed
+    label_values              the values (N,) that the labels had in the label map
+
+`back` writes the labels on the scan's grid; nothing is resampled.
 """
 
 import argparse
@@ -45,17 +49,17 @@ from swiftmedsam.scans.write import check_encoding, write
 
 log = logging.getLogger("swiftmedsam.program.cases")
 
-NNUNET_CHANNEL = "_0000"  # at the end of its scans' names, not of its label maps'
+NNUNET_CHANNEL = "_0000"  # nnU-Net puts it after the stem of a scan's name, not of a label map's
 Step = Callable[[], None]
-KEYS = ("imgs", "gts", "label_values", "grid_axes", "grid_flips")  # what the way back needs
+KEYS = ("imgs", "gts", "label_values", "grid_axes", "grid_flips")  # the keys that `back` needs
 
 
 def by_stem(path: Path) -> dict[str, Path]:
-    """The scans of a folder, or the one that `path` is, by name without its end.
+    """The scans of a folder, or the one scan `path`, by name without suffix.
 
     Raises:
-        OSError: it cannot be read.
-        ScanError: two have the same name but for its end.
+        OSError: the folder cannot be read.
+        ScanError: two names differ only in their suffix.
     """
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     found: dict[str, Path] = {}
@@ -71,7 +75,7 @@ def by_stem(path: Path) -> dict[str, Path]:
 
 
 def segments_around(labels: Voxels) -> list[Segment]:
-    """The labels of (I, J, K), each with its extent as its box."""
+    """A segment for each label of a label map (I, J, K); its box is the extent of the label."""
     return [
         Segment(value, f"label {value}", _voxel(first), _voxel(last))
         for value, (first, last) in extents(labels)
@@ -90,11 +94,14 @@ def case_arrays(
     scan: Scan,
     orientation: Orientation,
 ) -> dict[str, Any]:
-    """What is in the file of a case; `numbered` (I, J, K) has the labels 1..N of `values` (N,)."""
+    """The arrays of a case's file, by key.
+
+    `numbered` (I, J, K) has labels 1..N; `values` (N,) are their values in the label map.
+    """
     gts = orientation.to_slices(numbered)
     image = case.image
     if not case.is_volume and image.ndim == 2:
-        image = np.stack([image] * 3, axis=-1)  # the organisers' are in colour, all of them
+        image = np.stack([image] * 3, axis=-1)  # all images of the challenge are in colour
     arrays = {
         "imgs": image,
         "boxes": case.boxes.astype(np.int64),
@@ -113,7 +120,7 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
 
     Raises:
         CaseError: one of them cannot be used or does not fit into memory, or their grids differ.
-        OSError: it cannot be written.
+        OSError: the case cannot be written.
     """
     limit = options.memory_limit or available_memory()
     scan = read_scan(scan_path, options.volume, options.series, memory_limit=limit)
@@ -126,7 +133,7 @@ def make(stem: str, scan_path: Path, labels_path: Path, options: argparse.Namesp
     if not scan.has_mm and scan.grid[2] > 1:
         log.warning("%s: has no millimetres, its spacing counts as 1", scan.name)
     if scan.is_sheared:
-        log.warning("%s: its axes count as if at right angles, and are not", scan.name)
+        log.warning("%s: its axes are not at right angles, but count as if they were", scan.name)
     orientation = choose_orientation(scan, options.plane)
     segments = segments_around(label_map.voxels)
     values = np.array([one.value for one in segments], np.uint16)
@@ -156,10 +163,11 @@ def _is_made(path: Path) -> bool:
 
 
 def _read(path: Path, *keys: str, memory_limit: int) -> list[npt.NDArray[Any]]:
-    """Arrays of an npz file.
+    """Read arrays of an npz file.
 
     Raises:
-        ScanError: it cannot be read, lacks one, or they would take more than `memory_limit` bytes.
+        ScanError: the file cannot be read, a key is missing, or the arrays would need more than
+            `memory_limit` bytes.
     """
     name = printable(path.name)
     try:
@@ -168,9 +176,9 @@ def _read(path: Path, *keys: str, memory_limit: int) -> list[npt.NDArray[Any]]:
                 raise ScanError(f"{name}: key '{lacking[0]}' is missing, found {archive.files}")
             members = archive.zip.infolist()
             sizes = {one.filename.removesuffix(".npy"): one.file_size for one in members}
-            held = sum(sizes[key] for key in keys)
-            what = f"{held} bytes of {', '.join(keys)}"
-            require_peak(name, what, SCAN_PROGRAM_BYTES + held, MemoryLimit(memory_limit))
+            size = sum(sizes[key] for key in keys)
+            what = f"{size} bytes of {', '.join(keys)}"
+            require_peak(name, what, SCAN_PROGRAM_BYTES + size, MemoryLimit(memory_limit))
             return [archive[key] for key in keys]
     except ScanError:
         raise
@@ -179,7 +187,7 @@ def _read(path: Path, *keys: str, memory_limit: int) -> list[npt.NDArray[Any]]:
 
 
 def _wrong_labels(labels: npt.NDArray[Any], shape: tuple[int, ...], most: int) -> str:
-    """What is wrong with labels that should have that shape and be of 0..`most`; "" if nothing."""
+    """The fault of labels that should have this shape and values of 0..`most`; "" if none."""
     found = f"{labels.shape} {labels.dtype}"
     if labels.shape == shape and labels.dtype.kind in "iu":
         low, high = labels.min(), labels.max()
@@ -193,14 +201,14 @@ def back(
     case_path: Path, segs_path: Path, scan_path: Path, inputs: Sequence[Path],
     options: argparse.Namespace,
 ) -> None:  # fmt: skip
-    """Write the output of a case as labels of its scan, by the values they had there.
+    """Write the output of a case on the grid of its scan, with the values of the label map.
 
-    `inputs` are the scans of the run, none of which is overwritten.
+    `inputs` are all scans of the run; none of them is overwritten.
 
     Raises:
         CaseError: the files do not belong together, or one cannot be used or does not fit into
             memory.
-        OSError: it cannot be written.
+        OSError: the labels cannot be written.
     """
     left = options.memory_limit or available_memory()
     image, gts, values, axes, flips = _read(case_path, *KEYS, memory_limit=left)
@@ -222,23 +230,23 @@ def back(
     for key, labels in (("gts", gts), ("segs", segs)):
         if wrong := _wrong_labels(labels, gts.shape, len(values)):
             raise ScanError(f"{name}: '{key}' {wrong}")
-    called = np.append(0, values).astype(label_dtype(int(values.max())))
-    segments = segments_around(to_grid(called[gts], orientation))
+    value_of = np.append(0, values).astype(label_dtype(int(values.max())))
+    segments = segments_around(to_grid(value_of[gts], orientation))
     outputs = outputs_of(scan_path, options.out)
     refuse_inputs(outputs.all(), [*inputs, *scan.files])
     check_places(outputs, scan.name)
     refuse_foreign_outputs(outputs, scan.name)
     check_encoding(outputs, scan, segments)
     shown = Case(scan.name, image.astype(np.uint8, copy=False), np.zeros((0, 6)), gts.ndim == 3)
-    write(outputs, to_grid(called[segs], orientation), scan, segments, orientation, shown)
+    write(outputs, to_grid(value_of[segs], orientation), scan, segments, orientation, shown)
     log.info("%s: written %s", scan.name, outputs.labels)
 
 
 def _shared(one: dict[str, Path], other: dict[str, Path], options: argparse.Namespace) -> list[str]:
-    """Names that are in both; the others are left alone, and named once.
+    """The names that both have; one warning lists the others, which are ignored.
 
     Raises:
-        ScanError: there is none.
+        ScanError: they have no name in common.
     """
     shared = [name for name in one if name in other]
     if not shared:
@@ -249,15 +257,15 @@ def _shared(one: dict[str, Path], other: dict[str, Path], options: argparse.Name
 
 
 def making(options: argparse.Namespace) -> dict[str, Step]:
-    """What to do for each scan that has a label map of its name, by its name.
+    """A call of `make` for each scan with a label map of the same stem, by the scan's name.
 
     Raises:
         OSError: a folder cannot be read.
-        ScanError: there is none.
+        ScanError: no scan has a label map.
     """
     if options.labels.is_dir():
         scans, labels = by_stem(options.scans), by_stem(options.labels)
-    else:  # one scan, whatever the label map is called
+    else:  # one scan; the label map may have any name
         stem = stem_of(options.scans).removesuffix(NNUNET_CHANNEL)
         scans, labels = {stem: options.scans}, {stem: options.labels}
     return {
@@ -267,17 +275,17 @@ def making(options: argparse.Namespace) -> dict[str, Step]:
 
 
 def going_back(options: argparse.Namespace) -> dict[str, Step]:
-    """What to do for each case that has an output and a scan, by its name.
+    """A call of `back` for each case that has an output and a scan, by the case's name.
 
     Raises:
         OSError: a folder cannot be read.
-        ScanError: there is none.
+        ScanError: no case has both.
     """
     cases, segs = (
         {path.name: path for path in sorted(folder.iterdir()) if is_case_name(path.name)}
         for folder in (options.cases, options.segs)
     )
-    # what follows the dimension and the modality in the name of a case
+    # The stem of the scan is the part of a case's name after dimension and modality.
     made = {
         Path(name).stem.partition("_")[2].partition("_")[2]: name
         for name in _shared(cases, segs, options)
@@ -326,7 +334,7 @@ def _parser() -> argparse.ArgumentParser:
         add_part(command)
         command.add_argument(
             "--verbose", action="store_true",
-            help="also say where an error that was not foreseen arose",
+            help="also show where an unforeseen error arose",
         )  # fmt: skip
     return parser
 

@@ -1,4 +1,4 @@
-"""What the program does one by one: a file in, its labels out; and what a failed one says."""
+"""Jobs: a file in, its labels out. The loop over jobs, and the messages of failed ones."""
 
 import contextlib
 import functools
@@ -20,8 +20,8 @@ from swiftmedsam.program.run_log import BEGUN, FAILED, SKIPPED, WRITTEN, RunLog
 from swiftmedsam.program.signals import Stopper
 from swiftmedsam.result import Clock, Progress
 
-STEPS = ("read", "encode", "decode", "write")  # that the line of a case has
-LOADING = "loading"  # on the clock: waiting for the network, which loads while a file is read
+STEPS = ("read", "encode", "decode", "write")  # whose seconds the log line of a case has
+LOADING = "loading"  # step of the clock: time that a case waits until the network is loaded
 
 log = logging.getLogger(__name__)
 
@@ -30,30 +30,30 @@ log = logging.getLogger(__name__)
 class Job:
     """One case of a run."""
 
-    file: str  # its name
-    output: Path  # of the labels
-    # Reads, segments and writes; returns the case, for the log. Calls Progress before the first
-    # slice, too, and lets through whatever it raises.
+    file: str  # the name of the input
+    output: Path  # where the labels go
+    # Reads, segments and writes the case, and returns it for the log. It calls Progress before the
+    # first slice, too, and passes on the exceptions of Progress.
     run: Callable[[Network, Clock, Progress], Case]
-    removes_older: bool = False  # whether an older output is removed when the job fails
+    removes_older: bool = False  # whether a failed job removes an output of an earlier run
 
 
 def attempt(
     step: Callable[[], object], file: str, failures: dict[str, str], what: str = "the labels"
 ) -> bool:
-    """Do one step of a run; whether it is done. If not, a line of `failures` and the log says why.
+    """Do one step of a run; return whether it succeeded. If not, log and record the reason.
 
-    No file may end a run of others: so this is the one place that catches every exception. The
-    traceback of one that nobody foresaw is logged, too, at level DEBUG.
+    One bad file must not end the run. So this is the one place that catches every exception. The
+    traceback of an unforeseen one is logged at level DEBUG.
 
     Args:
-        step: what to do.
-        file: the name of the file that it is done for.
-        failures: messages by file; gets that of this one, before it is logged.
-        what: is written by the step, for the message.
+        step: the function to call.
+        file: the name of the file that the step is for.
+        failures: messages by file; the message of this file is added before it is logged.
+        what: the thing that the step writes, for the message.
 
     Raises:
-        WeightsError: the network cannot be loaded, which is no file's fault.
+        WeightsError: the network cannot be loaded; this is not the fault of a file.
     """
     name = printable(file)
     traceback = None
@@ -76,7 +76,7 @@ def attempt(
             )
     else:
         return True
-    message = printable(message)  # one line, whatever it quotes
+    message = printable(message)  # one line, also if it quotes a line break
     failures[file] = message
     log.error("%s", message)
     if traceback is not None:
@@ -85,14 +85,14 @@ def attempt(
 
 
 def words_of(error: Exception) -> str:
-    """The line for what ends a run of many files; of an OSError the file and the reason."""
+    """The message of an error that ends a whole run; of an OSError the file and the reason."""
     if isinstance(error, OSError):
         return f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)
     return str(error)
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
-    """OpenCV has an exception of its own for it."""
+    """Whether memory was short; OpenCV has its own exception for this."""
     no_memory = getattr(cv2.Error, "StsNoMem", None)
     return isinstance(error, MemoryError) or (
         isinstance(error, cv2.error) and getattr(error, "code", None) == no_memory
@@ -101,7 +101,7 @@ def _is_lack_of_memory(error: Exception) -> bool:
 
 @dataclass
 class Report:
-    """How far a run has come."""
+    """The counts and failures of a run so far."""
 
     written: int = 0
     skipped: int = 0
@@ -118,10 +118,10 @@ def run_jobs(
     jobs: list[Job], network: Network, report: Report, stopper: Stopper, bar: ProgressBar, *,
     timeout: float | None, skip_existing: bool,
 ) -> None:  # fmt: skip
-    """Segment the cases one by one; `report` says at any time how far that has come.
+    """Run the jobs one by one; `report` is up to date at any time.
 
     Raises:
-        Stopped: a signal has come; the running case is dropped.
+        Stopped: a signal came; the running case is dropped.
     """
     for number, job in enumerate(jobs, start=1):
         if skip_existing and job.output.exists():
@@ -143,10 +143,10 @@ def run_jobs(
 def run_and_count(
     job: Job, network: Network, progress: Progress, report: Report, stopper: Stopper
 ) -> None:
-    """Do one job, and log and count it.
+    """Run one job, then log and count it.
 
     Raises:
-        Stopped: a signal has come, which may have caused whatever else the job raised.
+        Stopped: a signal came; it replaces any exception of the job, which it may have caused.
     """
     try:
         log.info("%s", run_job(job, network, progress))
@@ -156,14 +156,11 @@ def run_and_count(
 
 
 def run_job(job: Job, network: Network, progress: Progress) -> str:
-    """Do one job; return the line to log about it.
-
-    Whatever the job or `progress` raises passes through.
-    """
+    """Run one job; return its line for the log. Exceptions of the job and of `progress` pass."""
     clock = Clock()
     began = time.perf_counter()
     case = job.run(network, clock, progress)
-    seconds = time.perf_counter() - began - clock.seconds[LOADING]  # the start's, not the case's
+    seconds = time.perf_counter() - began - clock.seconds[LOADING]  # loading is not the case's time
     split = ", ".join(f"{step} {clock.seconds[step]:.2f}" for step in STEPS)
     shape = "x".join(map(str, case.image.shape))
     return f"{case.name}  {shape}  {len(case.boxes)} boxes  {seconds:.2f} s ({split})"

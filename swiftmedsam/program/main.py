@@ -1,4 +1,4 @@
-"""`python -m app [INPUTS] [OUTPUTS]`: segment every case of a folder."""
+"""`swiftmedsam [INPUTS] [OUTPUTS]`, also `python -m app`: segment every case of a folder."""
 
 import argparse
 import json
@@ -31,9 +31,10 @@ log = logging.getLogger(__name__)
 
 
 def write_failures(path: Path, failures: dict[str, str]) -> None:
-    """Write a JSON list of {"file", "message"}, one of each failed case, the whole file or none.
+    """Write a JSON list of {"file", "message"}, one entry per failed case, atomically.
 
-    `failures` are messages by file name. ASCII only: any name survives, even one that is no text.
+    `failures` are messages by file name. The JSON is ASCII, so that it can hold any file name,
+    even one that is not valid text.
 
     Raises:
         OSError: the file cannot be written.
@@ -44,18 +45,18 @@ def write_failures(path: Path, failures: dict[str, str]) -> None:
 
 
 def begin(options: argparse.Namespace, report: Report) -> tuple[list[Job], Network]:
-    """What is there to do, and what it is done with; outputs are made and tidied up.
+    """The jobs and the network. The output folders are made; partial files in them are removed.
 
     `report` gets the file of --log.
 
     Raises:
-        CaseError: scans are asked for in a way that cannot be done.
+        CaseError: the options for scans are wrong.
         FolderError: there is no case, or an output is an input.
         OSError: a folder cannot be read or made.
-        WeightsError: the network cannot be loaded; some reasons `Network.wait` finds later.
+        WeightsError: the network cannot be loaded; `Network.wait` may raise it later, too.
     """
     if about_scans(options):
-        from swiftmedsam.program.scan_jobs import scan_jobs  # the challenge's files do without it
+        from swiftmedsam.program.scan_jobs import scan_jobs  # npz files do not need it
 
         jobs = scan_jobs(options)
     else:
@@ -66,10 +67,10 @@ def begin(options: argparse.Namespace, report: Report) -> tuple[list[Job], Netwo
     if removed := remove_all_partials(jobs, options):
         log.info("removed %d partial files of a run that was killed", removed)
     if options.threads is not None:
-        cv2.setNumThreads(options.threads)  # which flows and resizes with its own
+        cv2.setNumThreads(options.threads)  # OpenCV has its own threads, for flow and resizing
     network = load(
         options.weights, precision=options.precision, threads=options.threads,
-        wait=options.timeout is not None,  # which is for cases, not for the network
+        wait=options.timeout is not None,  # the timeout of a case must not include the loading
     )  # fmt: skip
     if options.log is not None:
         outputs = {job.file: job.output for job in jobs}
@@ -79,10 +80,10 @@ def begin(options: argparse.Namespace, report: Report) -> tuple[list[Job], Netwo
 
 
 def remove_all_partials(jobs: list[Job], options: argparse.Namespace) -> int:
-    """Remove what dead runs left in the folders that `jobs` write to; return how many files.
+    """Remove partial files of killed runs from the folders of `jobs`; return their number.
 
-    A part removes nothing: other parts write to the same folder, and where the file system has
-    locks inside one host only, their files would seem to be those of dead runs. `merge` does it.
+    A part removes none: other parts write to the same folders, and not every file system shows
+    their locks to other hosts. `swiftmedsam merge` removes them.
     """
     if options.part is not None:
         return 0
@@ -90,13 +91,13 @@ def remove_all_partials(jobs: list[Job], options: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None, command: str = "python -m app") -> int:
-    """Run the program, which its user started as `command`; return its exit status."""
+    """Run the program; return its exit status. `command` is its name in help and messages."""
     options = parse(sys.argv[1:] if argv is None else argv, command)
     level = logging.WARNING if options.quiet else logging.INFO
-    if sys.stderr is None:  # closed by whoever started the program, which has nobody to tell then
+    if sys.stderr is None:  # the parent process closed it; messages go nowhere then
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     on_terminal = sys.stderr.isatty()
-    line_format = f"{CLEAR_LINE if on_terminal else ''}%(message)s"  # a line replaces the bar
+    line_format = f"{CLEAR_LINE if on_terminal else ''}%(message)s"  # a message replaces the bar
     logging.basicConfig(level=level, format=line_format, stream=sys.stderr)
     logging.getLogger("swiftmedsam.display").setLevel(level if options.verbose else logging.WARNING)
     logging.getLogger("swiftmedsam.program.jobs").setLevel(
@@ -111,13 +112,13 @@ def main(argv: Sequence[str] | None = None, command: str = "python -m app") -> i
 
 
 def _run(options: argparse.Namespace, stopper: Stopper, report: Report, *, show_bar: bool) -> int:
-    """Everything after the options; the exit status."""
+    """Run with parsed options; return the exit status."""
     began = time.perf_counter()
     jobs: list[Job] = []
     try:
         with stopper.raising():
             if options.dry_run:
-                # loaded here: the challenge's files do without it
+                # imported here, since npz files do not need it
                 from swiftmedsam.program.scan_jobs import dry_run
 
                 dry_run(options, report.failures)
@@ -128,7 +129,7 @@ def _run(options: argparse.Namespace, stopper: Stopper, report: Report, *, show_
                 jobs, network, report, stopper, bar,
                 timeout=options.timeout, skip_existing=options.skip_existing,
             )  # fmt: skip
-            network.wait()  # what is wrong with it is told, also where no case needed it
+            network.wait()  # report a broken network, even if no case needed it
     except (CaseError, FolderError, OSError, WeightsError) as error:
         if stopper.received is None:
             log.error("%s", printable(words_of(error)))
@@ -142,18 +143,18 @@ def _run(options: argparse.Namespace, stopper: Stopper, report: Report, *, show_
     if stopper.received is None:
         log.info("%s", summary)
     else:
-        # Only here, where what was raised no longer holds the file open and with it the lock. It is
-        # not there at all, unless the signal came in the instant between its creation and its `try`
+        # Only here has the exception released the file and its lock. A partial file is left only if
+        # the signal came between the creation of the file and its `try`.
         remove_all_partials(jobs, options)
         left = len(jobs) - report.written - report.skipped - len(report.failures)
-        not_done = f", {left} not done" if jobs else ""  # none was begun: nobody has counted yet
+        not_done = f", {left} not done" if jobs else ""  # without jobs the number is unknown
         log.warning("stopped by %s: %s%s", stopper.received.name, summary, not_done)
     status = _ended(options, report.failures)
     return stopper.status or status
 
 
 def _ended(options: argparse.Namespace, failures: dict[str, str]) -> int:
-    """Write the failures where it is asked for; the exit status of a run that was not stopped."""
+    """Write the file of --failures, if given; return the exit status of a run without signal."""
     if options.failures is not None:
         try:
             write_failures(options.failures, failures)

@@ -1,4 +1,4 @@
-"""The challenge's npz files of a folder as jobs."""
+"""Jobs for the challenge's npz files of a folder."""
 
 import argparse
 import functools
@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 
 
 class FolderError(ValueError):
-    """Inputs or outputs that nothing can be done with; the message names the folder."""
+    """The folder of inputs or of outputs cannot be used; the message names it."""
 
 
 def find_cases(inputs: Path, only: str) -> list[Path]:
-    """Files of `inputs` to segment, by name; the others are left alone and named once.
+    """The files of `inputs` to segment, sorted by name; one warning lists the others.
 
     Raises:
         OSError: the folder cannot be read.
@@ -41,11 +41,11 @@ def segment_file(
     path: Path, options: argparse.Namespace, output: Path,
     network: Network, clock: Clock, progress: Progress,
 ) -> Case:  # fmt: skip
-    """Segment one npz as `options` say; what `Job.run` says.
+    """Segment one npz by `options`; this is `Job.run` of an npz.
 
     Raises:
         CaseError: the input is not a case, or no output can be written.
-        OSError: the output cannot be written after all.
+        OSError: writing the output fails.
         WeightsError: the network cannot be loaded.
     """
     limit = options.memory_limit or available_memory()
@@ -65,7 +65,7 @@ def segment_file(
 
 
 def npz_jobs(options: argparse.Namespace) -> list[Job]:
-    """A job for each npz of the inputs; the folder of the outputs is made.
+    """A job for each npz of the inputs; the output folder is made.
 
     Raises:
         FolderError: there is no case, or an output is an input.
@@ -88,7 +88,7 @@ def npz_jobs(options: argparse.Namespace) -> list[Job]:
     if why := why_tables_fail(tables, outputs):
         raise FolderError(why)
     return [
-        # an older output of a case that fails would look as if it were of this run
+        # an older output of a failed case would look like an output of this run: it is removed
         Job(
             path.name,
             output,

@@ -26,7 +26,7 @@ def _positive(text: str) -> int:
 
 
 def _glob(text: str) -> str:
-    if Path(text) == Path():  # "" or ".", which pathlib refuses
+    if Path(text) == Path():  # "" and ".": pathlib does not accept them as patterns
         found = f"'{text}'" if text else "nothing"
         raise argparse.ArgumentTypeError(f"expected a pattern like '3D*', got {found}")
     return text
@@ -63,13 +63,14 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--crops", type=natural, metavar="N",
-        help="most crops of a slice, enlarged for small boxes, in mode best (default "
+        help="show small boxes in at most N enlarged crops of a slice, in mode best (default "
         f"{BEST.image_crops}, of a volume {BEST.volume_crops})",
     )  # fmt: skip
     parser.add_argument(
         "--step", type=_positive, metavar="K",
-        help="decode every K-th slice of a box and interpolate between (default: in mode best as "
-        f"many as leave {BEST.least_decoded}, {BEST.most_step} at most; in mode litemedsam 1)",
+        help="decode every K-th slice of a box and interpolate the others (default in mode best: "
+        f"the largest of 1 to {BEST.most_step} that leaves {BEST.least_decoded} slices; in mode "
+        "litemedsam: 1)",
     )  # fmt: skip
     parser.add_argument("--threads", type=_positive, help="default: all this process may use")
     parser.add_argument(
@@ -96,14 +97,14 @@ def _parser(command: str) -> argparse.ArgumentParser:
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         "--overwrite", action="store_true",
-        help="replace outputs (default; labels of scans that have names nobody typed only with it, "
-        "unless this program wrote them)",
+        help="replace outputs (default; for scans, except files that this program did not write "
+        "and that OUTPUTS does not name)",
     )  # fmt: skip
-    existing.add_argument("--skip-existing", action="store_true", help="keep those that are there")
+    existing.add_argument("--skip-existing", action="store_true", help="keep existing outputs")
     words = parser.add_mutually_exclusive_group()
     words.add_argument(
         "--verbose", action="store_true",
-        help="also say what each file holds, and where an error that was not foreseen arose",
+        help="also show what each file holds, and where an unforeseen error arose",
     )  # fmt: skip
     words.add_argument("--quiet", action="store_true", help="only warnings and errors")
     add_scan_options(parser)
@@ -112,7 +113,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 
 def _with_window_joined(argv: Sequence[str]) -> list[str]:
-    """`--window -600,1500` as one word: argparse would take the level for an option."""
+    """Join `--window -600,1500` to one word: argparse would take a negative level for an option."""
     joined: list[str] = []
     for word in argv:
         if joined and joined[-1] == "--window":
@@ -123,10 +124,10 @@ def _with_window_joined(argv: Sequence[str]) -> list[str]:
 
 
 def parse(argv: Sequence[str], command: str) -> argparse.Namespace:
-    """What the words after `command` ask for.
+    """Parse the arguments `argv` of `command`.
 
     Raises:
-        SystemExit: they are wrong, or ask for help; it was said.
+        SystemExit: they are wrong, or ask for help; the message was printed.
     """
     parser = _parser(command)
     options = parser.parse_args(_with_window_joined(argv))
@@ -139,7 +140,7 @@ def parse(argv: Sequence[str], command: str) -> argparse.Namespace:
 
 
 def chosen_settings(options: argparse.Namespace, network: Network) -> Settings:
-    """The settings that the options ask for; mode best has those of the network's weights."""
+    """The settings that the options choose; mode best uses those of the network's weights."""
     if options.mode != DEFAULT_MODE:
         settings = MODES[options.mode]
     else:

@@ -1,4 +1,4 @@
-"""What the terminal shows while cases are segmented, and what ends a case that takes too long."""
+"""The progress bar of the terminal, and the timeout of a case."""
 
 import math
 import sys
@@ -12,17 +12,17 @@ CLEAR_LINE = "\r\033[K"
 
 
 class OutOfTime(Exception):
-    """A case takes longer than --timeout; the message names the file and how far it came."""
+    """A case took longer than --timeout; the message has the file and its progress."""
 
 
 class ProgressBar:
-    """One line on a terminal; nothing at all elsewhere."""
+    """A progress bar of one line on a terminal; it shows nothing unless `enabled`."""
 
     def __init__(self, cases: int, *, enabled: bool) -> None:
         self._cases, self._enabled = cases, enabled
 
     def show(self, case: int, name: str, done: int, total: int) -> None:
-        """Draw the state: `done` of `total` slices of the `case`-th case."""
+        """Draw the bar: `done` of `total` slices of case number `case`, counted from 1."""
         if self._enabled:
             part = (case - 1 + done / total) / self._cases
             bar = ("#" * round(part * BAR_WIDTH)).ljust(BAR_WIDTH, ".")
@@ -31,12 +31,13 @@ class ProgressBar:
 
 
 def watched(show: Progress, stopper: Stopper, timeout: float | None, name: str) -> Progress:
-    """`show`, which ends the case when a signal has come or `timeout` seconds are over from now on.
+    """A Progress that calls `show`, and ends the case on a signal or after `timeout` seconds.
 
-    A case whose last slice is done is never given up: what is left is to write it.
+    The time counts from now on. A case whose last slice is done is not given up: it only has to be
+    written.
 
-    Raises, when it is called:
-        Stopped: a signal has come.
+    The returned function raises:
+        Stopped: a signal came.
         OutOfTime: the time is over.
     """
     deadline = math.inf if timeout is None else time.perf_counter() + timeout

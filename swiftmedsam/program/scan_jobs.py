@@ -1,4 +1,4 @@
-"""The road of a scan: read, place its boxes, orientation, segment, write on its own grid."""
+"""Jobs for scans: read, place the boxes, orient, segment, write on the scan's own grid."""
 
 import argparse
 import functools
@@ -49,11 +49,11 @@ class Placed:
 
 
 def place(plan: Plan, options: argparse.Namespace) -> Placed:
-    """Read the scan of a plan and place its boxes in it.
+    """Read the scan of a plan and place its boxes on its grid.
 
     Raises:
         CaseError: the scan or a box cannot be used, or an output cannot be written, is one of the
-            scan's files or somebody's own.
+            scan's files, or is a file that this program did not write.
     """
     check_places(plan.outputs, printable(plan.path.name))
     limit = options.memory_limit or available_memory()
@@ -80,14 +80,14 @@ def _run(
     plan: Plan, options: argparse.Namespace, rows: list[Row],
     network: Network, clock: Clock, progress: Progress,
 ) -> Case:  # fmt: skip
-    """Do one scan; what `Job.run` says. `rows` of the table are those of the run so far."""
+    """Segment one scan; this is `Job.run` of a scan. Its rows of the table are added to `rows`."""
     with clock.measure("read"):
         placed = place(plan, options)
     with clock.measure(LOADING):
         network.wait()
     scan, case = placed.scan, placed.case
     progress(0, 1)
-    # the voxels wait beside the case, so that much less is left to be quick with
+    # the voxels stay in memory beside the case
     left = max(1, (options.memory_limit or available_memory()) - scan.voxels.nbytes)
     settings = chosen_settings(options, network)
     result = segment(case, network, settings, memory_limit=left, progress=progress)
@@ -114,7 +114,7 @@ def _write_table(path: Path, rows: list[Row], name: str) -> None:
     """Write the table of the run so far.
 
     Raises:
-        ScanError: it cannot be written; the labels of the scan `name` are there.
+        ScanError: the table cannot be written; the labels of the scan `name` are written.
     """
     try:
         with atomic_file(path) as stream:
@@ -126,7 +126,7 @@ def _write_table(path: Path, rows: list[Row], name: str) -> None:
 
 
 def scan_jobs(options: argparse.Namespace) -> list[Job]:
-    """What is to do, a job a scan.
+    """A job for each scan.
 
     Raises:
         OSError: a folder cannot be read or made.
@@ -156,36 +156,37 @@ def _kept_rows(plans: Sequence[Plan], options: argparse.Namespace) -> list[Row]:
 
 
 def dry_run(options: argparse.Namespace, failures: dict[str, str]) -> None:
-    """Say and show each box as it was understood.
+    """Log and draw each box as the program understood it; nothing is segmented.
 
-    `failures` gets the messages of scans that could not be placed, by file name.
+    Messages of scans that cannot be used are added to `failures`, by file name.
 
     Raises:
         OSError: a folder cannot be read, made or written to.
         ScanError: there is no box, or an output is an input.
     """
     plans = make_plans(options)
+    inputs = [path for plan in plans for path in (plan.path, plan.label_map) if path is not None]
     if options.part is not None:
         plans = options.part.take(plans, lambda plan: plan.file)
-    read = [path for plan in plans for path in (plan.path, plan.label_map) if path is not None]
     for plan in plans:
         if options.skip_existing and plan.outputs.labels.exists():
             continue
-        show = functools.partial(_show, plan, options, read)
+        show = functools.partial(_show, plan, options, inputs)
         attempt(show, plan.file, failures, "the pictures of its boxes")
 
 
-def _show(plan: Plan, options: argparse.Namespace, read: Sequence[Path]) -> None:
-    """Say and show each box of one scan; `read` are files of the run, none of which is replaced.
+def _show(plan: Plan, options: argparse.Namespace, inputs: Sequence[Path]) -> None:
+    """Log and draw each box of one scan; `inputs` are the run's files, which are not replaced.
 
     Raises:
-        CaseError: what `place` says, or a picture would replace a file that is not this program's.
+        CaseError: `place` raises it, or a picture would replace a file that this program did not
+            write.
         OSError: a picture cannot be written.
     """
     placed = place(plan, options)
     for one in placed.segments:
         path = plan.outputs.picture(one.value)
-        refuse_inputs([path], [*read, *placed.scan.files])
+        refuse_inputs([path], [*inputs, *placed.scan.files])
         if not options.overwrite:
             refuse_foreign(path, placed.scan.name)
         with atomic_file(path) as stream:

@@ -1,4 +1,4 @@
-"""What can be asked about your own files; the only part of this package that is always loaded."""
+"""The options for scans. Of the code for scans, only this file is always loaded."""
 
 import argparse
 from collections.abc import Callable
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def as_option(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """`parse` as the type of an option: what its ValueError says becomes the message."""
+    """`parse` as the type of an option: the text of its ValueError becomes the message."""
 
     def parsed(text: str) -> T:
         try:
@@ -26,30 +26,33 @@ def as_option(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def natural(text: str) -> int:
-    """The whole number that an option is."""
+    """The value of an option that is a whole number, 0 or more."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number, got '{text}'")
     return int(text)
 
 
 def add_memory_limit(parser: argparse.ArgumentParser) -> None:
-    """Add --memory-limit, in bytes; None if it is not given."""
+    """Add --memory-limit; its value is in bytes, or None if it is not given."""
     parser.add_argument(
         "--memory-limit", type=as_option(parse_size), metavar="SIZE",
-        help="refuse a case that would take more, like 8G (default: the container's, or all)",
+        help="refuse a case that needs more memory, like 8G (default: the container's limit, or "
+        "all)",
     )  # fmt: skip
 
 
 def add_choices(parser: argparse._ActionsContainer) -> None:
-    """Add the options that choose one of several scans in a file or folder; None if not given."""
+    """Add the options that choose one of several scans in a file or folder; default None."""
     parser.add_argument(
-        "--volume", type=natural, metavar="K", help="of a file that has several, from 0"
+        "--volume", type=natural, metavar="K", help="which volume, from 0, of a file with several"
     )
-    parser.add_argument("--series", metavar="NUMBER|UID", help="of a DICOM folder that has several")
+    parser.add_argument(
+        "--series", metavar="NUMBER|UID", help="which series of a DICOM folder with several"
+    )
 
 
 def add_scan_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for scans, in a group of their own; each is None unless it is given."""
+    """Add the options for scans, as a group of the help; the default of each is None."""
     group = parser.add_argument_group(
         "your own files",
         "INPUTS may be a scan (NIfTI, NRRD, MetaImage, a DICOM file or folder, PNG, JPEG, BMP, "
@@ -63,8 +66,8 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--boxes", action="append", metavar="FILE",
-        help="of boxes: a CSV or JSON table, ROIs of 3D Slicer (.mrk.json), COCO or LabelMe; as "
-        "often as you like; with a folder of scans as INPUTS its rows name them",
+        help="a file of boxes: a CSV or JSON table, ROIs of 3D Slicer (.mrk.json), COCO or "
+        "LabelMe; may be repeated; if INPUTS is a folder of scans, each box names its scan",
     )  # fmt: skip
     group.add_argument(
         "--boxes-from", type=Path, metavar="FILE", help="a label map: a box around each label"
@@ -74,24 +77,25 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--dry-run", action="store_true", default=None,
-        help="only say how each box was understood, and show it on its middle slice",
+        help="segment nothing; print each box as the program understood it, and draw it on its "
+        "middle slice",
     )  # fmt: skip
     group.add_argument(
         "--units", choices=("voxel", "mm"),
-        help="of boxes: voxels of the file's own grid, from 0, both ends inclusive (default), "
-        "or mm, then x y z",
+        help="units of boxes: voxels of the file's own grid, from 0, both ends inclusive "
+        "(default), or mm, then x y z",
     )  # fmt: skip
     group.add_argument(
         "--space", choices=("RAS", "LPS"),
-        help="of boxes in mm: RAS (NIfTI, 3D Slicer) or LPS (DICOM, ITK)",
+        help="space of boxes in mm: RAS (NIfTI, 3D Slicer) or LPS (DICOM, ITK)",
     )  # fmt: skip
     group.add_argument(
         "--plane", choices=("acquired", *ANATOMICAL),
-        help="in which the slices lie that are walked (default acquired)",
+        help="plane of the slices (default acquired)",
     )  # fmt: skip
     group.add_argument(
         "--modality", type=as_option(parse_modality), metavar="NAME",
-        help="CT, MR, ...; else what the file says, else what its values look like",
+        help="CT, MR, ... (default: from the file, else guessed from the values)",
     )  # fmt: skip
     add_choices(group)
     group.add_argument(
@@ -100,7 +104,7 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
 
 
 def about_scans(options: argparse.Namespace) -> bool:
-    """Whether `options` ask for a scan, and not for a folder or file of the challenge's npz."""
+    """Whether the inputs are scans, and not npz files of the challenge."""
     given = (options.box, options.boxes, options.boxes_from, options.margin, options.dry_run,
              options.units, options.space, options.plane, options.modality,
              options.volume, options.series, options.stats)  # fmt: skip

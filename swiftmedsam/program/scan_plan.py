@@ -1,4 +1,4 @@
-"""What is asked for: which scans, with which boxes, and where their labels go."""
+"""Plans the jobs for scans: which scans, with which boxes, and where their labels go."""
 
 import argparse
 import logging
@@ -27,17 +27,17 @@ class Plan:
     """One scan, its boxes, and where its labels go."""
 
     path: Path
-    file: str  # its name, relative to the folder of a batch
+    file: str  # the scan's name, relative to the folder of a batch
     drawn: list[Drawn]
-    label_map: Path | None  # whose labels are boxes, too
+    label_map: Path | None  # its labels give more boxes
     outputs: Outputs
 
 
 def boxes_of_words(all_words: Sequence[Sequence[str]], meaning: Meaning) -> list[Drawn]:
-    """Boxes of the words after each --box: a name, or none, and numbers.
+    """The boxes of all --box options, each given as words: an optional name, then numbers.
 
     Raises:
-        ScanError: words that are no box.
+        ScanError: the words are no box.
     """
     boxes = []
     for words in all_words:
@@ -58,7 +58,7 @@ def boxes_of_words(all_words: Sequence[Sequence[str]], meaning: Meaning) -> list
 
 
 def _numbered(drawn: Sequence[Drawn]) -> list[Drawn]:
-    """Boxes with a name each: those that have none are called by their number."""
+    """The boxes, each with a name; a box without a name gets its number as name."""
     return [
         box if box.name else replace(box, name=f"box {count}")
         for count, box in enumerate(drawn, start=1)
@@ -66,9 +66,9 @@ def _numbered(drawn: Sequence[Drawn]) -> list[Drawn]:
 
 
 def make_plans(options: argparse.Namespace) -> list[Plan]:
-    """What `options` ask for, a plan a scan; the folder of the outputs is made.
+    """A plan for each scan that `options` choose; the output folders are made.
 
-    Scans that --only leaves out count, too, as what nothing may be written over.
+    Scans that --only leaves out are protected from being overwritten, too.
 
     Raises:
         OSError: a folder cannot be read or made.
@@ -98,8 +98,12 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
         by_file, folder = {inputs.name: boxes_for_scan(inputs, entries)}, inputs.parent
     asked = (options.stats, options.failures, options.log)
     tables_out = [path for path in asked if path is not None]
-    # which images a DICOM folder has is known when it is read; no table belongs over any of them
-    read = [*tables, *([] if label_map is None else [label_map]), *filter(is_dicom, tables_out)]
+    # The images of a DICOM folder are not known yet; so a table must not replace any DICOM file.
+    protected = [
+        *tables,
+        *([] if label_map is None else [label_map]),
+        *filter(is_dicom, tables_out),
+    ]
     plans: list[Plan] = []
     for file, drawn in by_file.items():
         path = folder / file
@@ -115,7 +119,7 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
     if not chosen:
         raise ScanError(f"{inputs}: --only {options.only} matches none of its {len(plans)} scans")
     written = [path for plan in chosen for path in plan.outputs.all()]
-    refuse_inputs([*written, *tables_out], [*(plan.path for plan in plans), *read])
+    refuse_inputs([*written, *tables_out], [*(plan.path for plan in plans), *protected])
     _refuse_twins(chosen, plans)
     for plan in chosen:
         make_folder(plan.outputs.labels.parent)
@@ -125,7 +129,7 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
 
 
 def _refuse_twins(chosen: Sequence[Plan], plans: Sequence[Plan]) -> None:
-    """Raise ScanError if one of the `chosen` plans would write what another of all `plans` does."""
+    """Raise ScanError if a plan of `chosen` has an output in common with another of `plans`."""
     writers: dict[Path, Plan] = {}
     for plan in plans:
         for path in plan.outputs.all():

@@ -1,14 +1,14 @@
-"""SIGTERM and SIGINT: the program stops where it is, tidies up and says what was done.
+"""SIGTERM and SIGINT: the program stops at once, removes its partial file and logs a summary.
 
-On Windows, where nobody sends SIGTERM, SIGBREAK does the same (`system.STOP_SIGNALS`).
+On Windows, where SIGTERM is not used, SIGBREAK does the same (`system.STOP_SIGNALS`).
 
-The handler raises, as Python's own does for SIGINT. Python calls it between two of its own
-instructions in the main thread, so never inside an inference of OpenVINO: that one ends first
-(0.1 to 0.5 s), whole and reusable. A flag alone, looked at between slices, would be simpler, but
-reading and writing a large volume takes seconds without a slice.
+The handler raises an exception, as Python's own handler of SIGINT does. Python calls it in the main
+thread between two bytecode instructions, so never inside an inference of OpenVINO: the inference
+ends first (0.1 to 0.5 s), and the network stays usable. A flag that is tested between slices would
+be simpler, but to read or write a large volume takes seconds without a slice.
 
-What is raised can be lost: Python swallows it in a `__del__`, and a library might turn it into an
-error of its own. So the flag is there as well, and `Stopper.check` is called at every slice.
+The exception can be lost: Python swallows it in a `__del__`, and a library might replace it by an
+error of its own. So there is a flag as well, which `Stopper.check` tests at every slice.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ from swiftmedsam.system import STOP_SIGNALS
 
 
 def _keep_quiet(_: object) -> None:
-    """Of what was torn apart in the middle, its `__del__` need not complain to the user."""
+    """An unraisable hook that prints nothing: a `__del__` may fail after an interruption."""
 
 
 def _leave(number: int, _: FrameType | None) -> None:
-    os._exit(128 + number)  # nothing has been begun
+    os._exit(128 + number)  # nothing was begun, so there is nothing to remove
 
 
 def end_at_once() -> None:
-    """Let a signal end the process at once: for the seconds in which a program loads its modules.
+    """Let a signal end the process at once, while a program loads its modules (seconds).
 
-    The kernel drops SIGTERM for process 1 of a container that has no handler: `docker stop` would
-    wait for nothing. A signal that is ignored stays so.
+    Process 1 of a container needs a handler: without one the kernel drops SIGTERM, and
+    `docker stop` waits in vain. A signal that is ignored stays ignored.
     """
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -44,22 +44,22 @@ def end_at_once() -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process at once: taking the libraries apart would need another 60 ms."""
+    """End the process at once: Python's normal exit would take another 60 ms."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, AttributeError):  # nobody listens any more, or never did
+        with contextlib.suppress(OSError, AttributeError):  # the reader is gone, or there was none
             stream.flush()
     os._exit(status)
 
 
 class Stopped(BaseException):
-    """The program should end; no `Exception`, so that nothing takes it for a failed case."""
+    """A signal came and the program must end; no `Exception`, so no job takes it for a failure."""
 
 
 class Stopper:
-    """Takes the signals while it is entered; only the first one counts.
+    """Handles the signals inside its `with`; only the first one counts.
 
-    A signal that the parent process told this one to ignore is left ignored, as a shell does for
-    what it starts with `&`. Outside the main thread, where Python allows no handlers, none is set.
+    A signal that the process inherited as ignored stays ignored; a shell does this for a command
+    started with `&`. Outside the main thread Python allows no handlers, so none is set.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Stopper:
             signal.signal(number, former)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if self.received is None:  # a second one would interrupt the tidying up
+        if self.received is None:  # a second one would interrupt the clean-up
             self.received = signal.Signals(number)
             sys.unraisablehook = _keep_quiet
             if self._raises:
@@ -91,10 +91,10 @@ class Stopper:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Inside, a signal raises; outside, it is only kept in `received`.
+        """Inside this `with`, a signal raises; outside, it is only kept in `received`.
 
         Raises:
-            Stopped: a signal has come.
+            Stopped: a signal came.
         """
         self._raises = True
         try:
@@ -104,10 +104,10 @@ class Stopper:
             self._raises = False
 
     def check(self) -> None:
-        """Raise if a signal has come.
+        """Raise if a signal came.
 
         Raises:
-            Stopped: it has.
+            Stopped: a signal came.
         """
         if self.received is not None:
             raise Stopped

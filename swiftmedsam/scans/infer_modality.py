@@ -1,4 +1,4 @@
-"""The modality of a scan: what somebody says, else its file, else what its values look like."""
+"""Finds the modality of a scan: as the user, else the file says, else guessed from its values."""
 
 import logging
 
@@ -10,19 +10,19 @@ from swiftmedsam.scans.scan import Scan, Voxels
 
 log = logging.getLogger(__name__)
 
-# Hounsfield units. Air is -1000 in every CT that is calibrated, and some lies in almost every one.
+# Ranges of Hounsfield units. Air is -1000 in every calibrated CT, and almost every CT has some air.
 AIR = (-1100, -950)
-LUNG = (-950, -850)  # just above air: less of it is there than of air, else air is no peak
-MIRRORED = (950, 1100)  # phase and field maps have as much there as in AIR, CT next to nothing
-LEAST_AIR = 0.01  # share of the voxels that are no padding
-STRAY = 0.05  # of air may lie below it, as in the streaks of metal; padding is one value and aside
-LOWEST_ELSE = -500  # a scan with values below it that is not taken for CT gets a warning
+LUNG = (-950, -850)  # just above air; if it has as many voxels as AIR, air is no peak
+MIRRORED = (950, 1100)  # phase and field maps have as many voxels here as in AIR, a CT has few
+LEAST_AIR = 0.01  # share of air in the voxels without padding
+STRAY = 0.05  # most voxels below AIR, as a share of air (metal streaks); without padding
+LOWEST_ELSE = -500  # a scan with lower values that is not taken for CT gets a warning
 
 
-def modality_of(scan: Scan, asked: Modality | None) -> Modality:
-    """What is asked for, else what the file says, else what its values look like; logged."""
-    if asked is not None:
-        return asked
+def modality_of(scan: Scan, chosen: Modality | None) -> Modality:
+    """The `chosen` modality, else the one in the file, else a guess from the values; logged."""
+    if chosen is not None:
+        return chosen
     if scan.modality:
         log.info("%s: modality %s, as the file says", scan.name, scan.modality)
         return find_modality(scan.modality)
@@ -30,22 +30,22 @@ def modality_of(scan: Scan, asked: Modality | None) -> Modality:
         return UNKNOWN
     air = share_of_air(scan.voxels)
     if air >= LEAST_AIR:
-        log.info("%s: taken for CT, for %.0f%% of it is air at -1000 (--modality)",
+        log.info("%s: taken for CT, since %.0f%% of it is air at -1000 (--modality)",
                  scan.name, 100 * air)  # fmt: skip
         return CT
     is_odd = scan.voxels.dtype.kind in "if" and bool(np.less(scan.voxels, LOWEST_ELSE).any())
     log.log(
         logging.WARNING if is_odd else logging.INFO,
-        "%s: no CT by its values, taken as they are spread (--modality)", scan.name,
+        "%s: no CT by its values, percentiles are used (--modality)", scan.name,
     )  # fmt: skip
     return UNKNOWN
 
 
 def share_of_air(voxels: Voxels) -> float:
-    """The share of voxels that are air, if the values look like Hounsfield units; 0 if they do not.
+    """The share of air in the voxels, if the values look like Hounsfield units; 0 otherwise.
 
-    They do where air is a peak of their histogram and the lowest one, but for a single value that
-    the file may be padded with.
+    They do if air is a peak of their histogram, and the lowest one. A single lower value counts as
+    padding.
     """
     if voxels.dtype.kind not in "if":
         return 0.0
@@ -61,7 +61,7 @@ def share_of_air(voxels: Voxels) -> float:
 
 
 def _count(voxels: Voxels, low: float, high: float) -> int:
-    """How many voxels are `low` or more and below `high`; NaN is neither."""
+    """The number of voxels with `low` <= value < `high`; NaN does not count."""
     return sum(
         int(np.count_nonzero((chunk >= np.float64(low)) & (chunk < np.float64(high))))
         for chunk in chunks_of(voxels)

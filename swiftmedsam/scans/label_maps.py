@@ -1,4 +1,4 @@
-"""Boxes from a label map, one around each label: somebody's rough masks, or another program's."""
+"""Makes boxes from a label map, one around each label, for example from rough masks."""
 
 import logging
 from collections.abc import Iterator
@@ -27,19 +27,19 @@ from swiftmedsam.scans.scan import (
 
 log = logging.getLogger(__name__)
 
-SAME_GRID_VOXELS = 0.01  # corners of two grids that are closer are the same
-CHUNK_VOXELS = 1 << 15  # whose places are looked for together: 70 bytes each
+SAME_GRID_VOXELS = 0.01  # two grids are the same if all their corners are closer
+CHUNK_VOXELS = 1 << 15  # searched at a time; each needs 70 bytes
 
 VoxelArray = npt.NDArray[np.int64]
 
 
 def _corners(scan: Scan) -> Float64Array:
-    """Centres (8, 4) of the grid's corner voxels, homogeneous."""
+    """The grid's corner voxels (8, 4), (i, j, k, 1)."""
     return np.array(list(product(*((0, size - 1) for size in scan.grid), [1])), np.float64)
 
 
 def same_grid(one: Scan, other: Scan) -> bool:
-    """Whether voxels of the same index lie in the same place."""
+    """Whether voxels of the same index lie at the same place in the world."""
     if one.grid != other.grid:
         return False
     voxels = _corners(one) @ (np.linalg.inv(one.affine) @ other.affine).T
@@ -47,10 +47,10 @@ def same_grid(one: Scan, other: Scan) -> bool:
 
 
 def _as_labels(label_map: Scan) -> Scan:
-    """The same with voxels in uint16.
+    """The label map with voxels in uint16.
 
     Raises:
-        ScanError: they are no labels.
+        ScanError: the voxels are no labels.
     """
     name, labels = label_map.name, label_map.voxels
     if labels.ndim != 3 or (labels.dtype.kind == "f" and (labels != np.rint(labels)).any()):
@@ -62,12 +62,12 @@ def _as_labels(label_map: Scan) -> Scan:
 
 
 def _read_layers(path: Path, memory_limit: MemoryLimit | None) -> tuple[list[Scan], list[Declared]]:
-    """The label maps at `path`, several of a segmentation with layers, and what it says of them.
+    """Read the label maps at `path`, one per layer, and the segments that the file declares.
 
-    Their voxels are uint16, and some are not 0; what is no segmentation declares nothing.
+    The voxels are uint16, and some are not 0. A file that is no segmentation declares no segments.
 
     Raises:
-        ScanError: it cannot be read, is no label map, or would take more than `memory_limit`.
+        ScanError: the file cannot be read, is no label map, or would need more than `memory_limit`.
     """
     segments = itk.segments(path)
     if segments:
@@ -84,23 +84,23 @@ def _read_layers(path: Path, memory_limit: MemoryLimit | None) -> tuple[list[Sca
 
 
 def read_labels(path: Path, scan: Scan | None = None, *, memory_limit: int | None = None) -> Scan:
-    """The label map at `path`; its voxels are uint16, and some are not 0.
+    """Read the label map at `path`; its voxels are uint16, and some are not 0.
 
-    A DICOM segmentation is one on the grid of `scan`.
+    A DICOM segmentation is placed on the grid of `scan`.
 
     Raises:
-        ScanError: it cannot be read, is no label map of one layer, or would take more than
+        ScanError: the file cannot be read, is no label map of one layer, or would need more than
             `memory_limit` bytes.
     """
-    # beside it a case is made: it counts as a scan
+    # a case is made beside the label map, so the estimate of a scan is used
     limit = None if memory_limit is None else MemoryLimit(memory_limit)
     if scan is not None and dicom_labels.is_segmentation(path):
         return dicom_labels.label_map_of(path, scan, limit)
     layers, _ = _read_layers(path, limit)
     if len(layers) > 1:
         raise ScanError(
-            f"{layers[0].name}: expected one label a voxel, found a segmentation of {len(layers)} "
-            "layers, which may overlap"
+            f"{layers[0].name}: expected one label per voxel, found a segmentation of "
+            f"{len(layers)} layers, which may overlap"
         )
     return layers[0]
 
@@ -108,17 +108,18 @@ def read_labels(path: Path, scan: Scan | None = None, *, memory_limit: int | Non
 def boxes_around_labels(
     path: Path, scan: Scan, margin: int, *, memory_limit: int | None = None
 ) -> list[Drawn]:
-    """A box around each label of the label map at `path`, in order of their values.
+    """A box around each label of the label map at `path`, in the order of their values.
 
-    Those of a 3D Slicer segmentation, of all its layers, and of a DICOM one are in its own order,
-    with its names and colours; a segment without a voxel is left out, with a warning. A DICOM one
-    has to lie on the scan's grid. Another on another grid than the scan's,
-    which needs a place in the world, voxels are taken over as the space they fill. `margin` voxels
-    of the label map are added on every side.
+    The boxes of a 3D Slicer segmentation (all layers) or of a DICOM segmentation have its order,
+    names and colours. A segment without a voxel is left out, with a warning. `margin` voxels of the
+    label map are added on every side.
+
+    A DICOM segmentation must lie on the scan's grid. Any other label map may have another grid, if
+    both have mm: then each box is the space that its voxels fill.
 
     Raises:
-        ScanError: it cannot be read, is no label map, cannot be laid over the scan, or would take
-            more than `memory_limit` bytes.
+        ScanError: the file cannot be read, is no label map, cannot be placed on the scan, or would
+            need more than `memory_limit` bytes.
     """
     limit = None if memory_limit is None else MemoryLimit(memory_limit, estimate_labels_peak)
     if dicom_labels.is_segmentation(path):
@@ -130,7 +131,7 @@ def boxes_around_labels(
     if in_mm and not (label_map.has_mm and scan.has_mm):
         raise other_grid(label_map, scan)
     if in_mm:
-        log.info("%s: on another grid than %s, laid over it by mm", name, scan.name)
+        log.info("%s: on another grid than %s, placed on it by mm", name, scan.name)
     found = {
         (number, value): ends
         for number, layer in enumerate(layers)
@@ -153,7 +154,7 @@ def boxes_around_labels(
 
 
 def other_grid(label_map: Scan, scan: Scan) -> ScanError:
-    """What to raise where a label map should have the grid of a scan."""
+    """The error for a label map that does not have the grid of a scan."""
     return ScanError(
         f"{label_map.name}: expected the grid of {scan.name}, {scan.grid}, got {label_map.grid}"
     )
@@ -162,9 +163,10 @@ def other_grid(label_map: Scan, scan: Scan) -> ScanError:
 def extents(
     labels: Voxels, margin: int = 0
 ) -> Iterator[tuple[int, tuple[Float64Array, Float64Array]]]:
-    """Each label with its first and last voxel (3,), moved apart by `margin` inside the grid.
+    """For each label, the first and last voxel (3,) of its extent, inclusive.
 
-    `labels` (I, J, K) are uint16 or smaller; 0 is none.
+    The extent is wider by `margin` on every side, inside the grid. `labels` (I, J, K) are uint16 or
+    smaller; 0 is the background.
     """
     shape = (int(labels.max()) + 1, 3)  # by value
     lows, highs = np.full(shape, max(labels.shape)), np.full(shape, -1)
@@ -185,9 +187,9 @@ def extents(
 
 
 def _pieces(labels: Voxels, corner: VoxelArray) -> Iterator[tuple[VoxelArray, Voxels]]:
-    """Parts of (I, J, K) of `CHUNK_VOXELS` at most, each with the place (3,) of its first voxel.
+    """Cut `labels` (I, J, K) into parts of at most `CHUNK_VOXELS`, each with its first voxel (3,).
 
-    That of `labels` is `corner`.
+    `corner` is the first voxel of `labels` itself.
     """
     if labels.size <= CHUNK_VOXELS:
         yield corner, labels
@@ -200,7 +202,7 @@ def _pieces(labels: Voxels, corner: VoxelArray) -> Iterator[tuple[VoxelArray, Vo
 
 
 def _in_world(scan: Scan, first: Float64Array, last: Float64Array) -> Float64Array:
-    """Corners (8, 3) in mm of the space that voxels from `first` to `last` fill."""
+    """The corners (8, 3), in mm, of the space that the voxels `first` to `last` fill."""
     sides = zip(first - 0.5, last + 0.5, strict=True)
     corners = np.array(list(product(*sides, [1])))
     return np.asarray((corners @ scan.affine.T)[:, :3], np.float64)

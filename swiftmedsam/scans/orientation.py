@@ -1,13 +1,13 @@
-"""A scan's axes as slices, and back: axes are moved and flipped, nothing is resampled.
+"""Brings a scan's axes into the order of slices, and back: axes move and flip, without resampling.
 
-Which way a file stores its axes is an accident; what the network sees must not depend on it. So
-slices are brought into the order of their anatomy, whatever it was in the file: the nearest of
+Files store axes in any order; the network's input must not depend on it. So slices get the
+radiological orientation that is nearest to the file's axes:
 
     axial     D to the head,  H to the back,  W to the left
     coronal   D to the back,  H to the feet,  W to the left
     sagittal  D to the left,  H to the feet,  W to the back
 
-as a radiologist looks at them. The way back is exact. An oblique grid keeps its own axes.
+The way back is exact. An oblique grid keeps its own axes.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ PLANES = {
     "sagittal": ((0, -1), (2, -1), (1, -1)),
 }
 ACQUIRED = "acquired"
-# Slices are thicker than their pixels are wide. Below this ratio a grid counts as isotropic.
+# Slices are usually thicker than their pixels are wide. Below this ratio, a grid is isotropic.
 THICK = 1.05
 
 Number = TypeVar("Number", bound=np.generic)
@@ -34,41 +34,41 @@ Number = TypeVar("Number", bound=np.generic)
 
 @dataclass(frozen=True)
 class Orientation:
-    """Where D, H and W lie in a grid (I, J, K)."""
+    """The axes of a grid (I, J, K) that are D, H and W, and their directions."""
 
     plane: str
-    axes: tuple[int, int, int]  # of the grid, for D, H, W
-    flipped: tuple[bool, bool, bool]  # whether D, H, W run against them
+    axes: tuple[int, int, int]  # the grid's axis for D, H, W
+    flipped: tuple[bool, bool, bool]  # whether D, H, W run against the grid's axis
     grid: tuple[int, int, int]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Sizes D, H, W."""
+        """The sizes D, H, W."""
         return tuple(self.grid[axis] for axis in self.axes)
 
     def _flips(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1 if flip else 1) for flip in self.flipped)
 
     def to_slices(self, voxels: npt.NDArray[Number]) -> npt.NDArray[Number]:
-        """Slices (D, H, W[, 3]) of voxels (I, J, K[, 3])."""
+        """Voxels (I, J, K[, 3]) as slices (D, H, W[, 3])."""
         return voxels.transpose(*self.axes, *range(3, voxels.ndim))[self._flips()]
 
     def to_grid(self, slices: npt.NDArray[Number]) -> npt.NDArray[Number]:
-        """Voxels (I, J, K) of slices (D, H, W): the way back."""
+        """Slices (D, H, W) as voxels (I, J, K): the way back."""
         return slices[self._flips()].transpose(*np.argsort(self.axes))
 
     def box(self, low: npt.ArrayLike, high: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Box (6,) x_min, y_min, z_min, x_max, ... in the slices, of corners (3,) in the grid."""
+        """The box (6,) x_min, y_min, z_min, x_max, ... in slices, of two corners (3,) i, j, k."""
         ends = np.array([low, high], np.int64)[:, list(self.axes)]  # (2, 3), in the order D, H, W
-        turned = np.where(self.flipped, np.array(self.shape) - 1 - ends, ends)
-        turned.sort(axis=0)
-        return turned[:, ::-1].ravel()
+        corners = np.where(self.flipped, np.array(self.shape) - 1 - ends, ends)
+        corners.sort(axis=0)
+        return corners[:, ::-1].ravel()
 
 
 def anatomical_axes(affine: Float64Array) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """World axis, and sign along it, that each of i, j and k comes nearest to.
+    """For i, j and k: the nearest world axis (0 right, 1 anterior, 2 superior), and its sign.
 
-    Each world axis is given once, so that the sum of the cosines is largest.
+    Each world axis is used once, such that the sum of the cosines is largest.
     """
     matrix = affine[:3, :3]
     cosines = matrix / np.linalg.norm(matrix, axis=0)
@@ -80,10 +80,10 @@ def anatomical_axes(affine: Float64Array) -> tuple[tuple[int, int, int], tuple[i
 
 
 def acquired_axis(scan: Scan) -> int:
-    """Axis of the grid along which slices were acquired.
+    """The grid's axis along which slices were acquired.
 
-    What the file says; else the only axis of one voxel; else the one along which voxels are
-    longest; else, in an isotropic grid, the one nearest to head and feet.
+    It is the one that the file names; else the only axis with one voxel; else the axis along which
+    voxels are longest; else, in an isotropic grid, the axis nearest to head-feet.
     """
     if scan.slice_axis is not None:
         return scan.slice_axis
@@ -99,7 +99,7 @@ def acquired_axis(scan: Scan) -> int:
 
 
 def choose_orientation(scan: Scan, plane: str = ACQUIRED) -> Orientation:
-    """The orientation of a scan's slices in a plane: one of `PLANES`, or as it was acquired."""
+    """The orientation of a scan's slices for a plane: one of `PLANES`, or `ACQUIRED`."""
     world, signs = anatomical_axes(scan.affine)
     if plane == ACQUIRED:
         normal = world[acquired_axis(scan)]

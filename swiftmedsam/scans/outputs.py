@@ -1,4 +1,4 @@
-"""Where the labels of a scan go, what lies beside them, and what may be replaced there."""
+"""The output files of a scan: the labels and the files beside them; and which may be replaced."""
 
 import re
 from collections.abc import Sequence
@@ -13,70 +13,70 @@ from swiftmedsam.scans.formats import itk
 from swiftmedsam.scans.formats.by_suffix import WRITTEN, default_suffix, stem_of, suffix_of
 from swiftmedsam.scans.scan import ScanError
 
-# Of a new folder called like "2024.11.30" or "out.v2" this is no end of a file's name.
+# Not a suffix: a new folder may be named "2024.11.30" or "out.v2".
 NUMBER = re.compile(r"\.v?[0-9]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the labels of a scan go, and what lies beside them."""
+    """The output files of a scan."""
 
     labels: Path
-    is_named: bool = False  # whether somebody gave this name, and not its folder or nothing
+    is_named: bool = False  # whether the user named this file, and not just its folder
 
     @property
     def names(self) -> Path | None:
-        """JSON of names; None if the label file itself has them."""
+        """The JSON file of names; None if the label file itself has names."""
         if self.labels.name.lower().endswith((itk.SEGMENTATION, seg.SUFFIX)):
             return None
         return self.labels.with_name(f"{stem_of(self.labels)}.labels.json")
 
     @property
     def overlay(self) -> Path | None:
-        """Picture with the labels on it; only beside labels that are a PNG."""
+        """The picture with the labels drawn on it; None unless the labels are a PNG."""
         if self.labels.suffix.lower() != ".png":
             return None
         return self.labels.with_name(f"{stem_of(self.labels)}_overlay.png")
 
     def picture(self, value: int) -> Path:
-        """PNG of a box as it was understood, for --dry-run."""
+        """The PNG that --dry-run writes for a box."""
         return self.labels.with_name(f"{stem_of(self.labels)}_box{value}.png")
 
     def all(self) -> list[Path]:
-        """Every file that is written."""
+        """All files that are written."""
         return [path for path in (self.labels, self.names, self.overlay) if path is not None]
 
 
-def outputs_of(path: Path, asked: Path | None) -> Outputs:
-    """Where the labels of a scan go: `asked` is a file, a folder, or None for beside the scan.
+def outputs_of(path: Path, target: Path | None) -> Outputs:
+    """The output files of a scan: `target` is a file, a folder, or None for the scan's folder.
 
     Raises:
-        ScanError: it is a file of a kind that labels cannot be written as.
+        ScanError: `target` is a file of a kind that labels cannot be written as.
     """
-    if asked is not None and not asked.is_dir():
-        if suffix_of(asked, WRITTEN):
-            return Outputs(asked, is_named=True)
-        if asked.suffix and not NUMBER.fullmatch(asked.suffix):
+    if target is not None and not target.is_dir():
+        if suffix_of(target, WRITTEN):
+            return Outputs(target, is_named=True)
+        if target.suffix and not NUMBER.fullmatch(target.suffix):
             raise ScanError(
-                f"{printable(asked.name)}: cannot be written as {printable(asked.suffix)}, "
+                f"{printable(target.name)}: cannot be written as {printable(target.suffix)}, "
                 f"expected a folder or a name ending in {', '.join(WRITTEN)}"
             )
-    folder = path.parent if asked is None else asked
+    folder = path.parent if target is None else target
     return Outputs(folder / f"{stem_of(path)}_labels{default_suffix(path)}")
 
 
 def refuse_inputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
-    """Nothing that was read may be written.
+    """Protect the inputs from being overwritten.
 
     Raises:
-        ScanError: an output is one of `inputs`, by whatever name.
+        ScanError: an output is the same file as one of `inputs`, also by another name.
     """
     for output in same_files(outputs, inputs):
         raise ScanError(f"{printable(output.name)}: is an input, and is not overwritten")
 
 
 def check_places(outputs: Outputs, name: str) -> None:
-    """Whether the outputs of the scan `name` can be written: their folder is tried, no content.
+    """Check that the output files of the scan `name` can be made; nothing is encoded yet.
 
     Raises:
         ScanError: one cannot be written.
@@ -87,10 +87,10 @@ def check_places(outputs: Outputs, name: str) -> None:
 
 
 def refuse_foreign_outputs(outputs: Outputs, name: str) -> None:
-    """Nothing but what this program wrote is replaced under a name that nobody gave.
+    """Protect files that this program did not write, except the one that the user named.
 
     Raises:
-        ScanError: one would be; `name` is that of the scan.
+        ScanError: such a file would be replaced; `name` is that of the scan.
     """
     for path in outputs.all():
         if not (outputs.is_named and path == outputs.labels):
@@ -98,10 +98,10 @@ def refuse_foreign_outputs(outputs: Outputs, name: str) -> None:
 
 
 def refuse_foreign(path: Path, name: str, names: Path | None = None) -> None:
-    """Whether the file at `path`, if there is one, is this program's own; see `provenance.is_own`.
+    """Refuse to replace a file that this program did not write; see `provenance.is_own`.
 
     Raises:
-        ScanError: it is somebody's own, or cannot be read; `name` is that of the scan.
+        ScanError: `path` is such a file, or cannot be read; `name` is that of the scan.
     """
     try:
         is_free = not path.exists() or provenance.is_own(path, names)

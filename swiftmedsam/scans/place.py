@@ -1,4 +1,4 @@
-"""A scan with its boxes as a case, and the labels of a case on the scan's grid."""
+"""Makes a case of a scan with its boxes, and puts the labels of a case on the scan's grid."""
 
 import logging
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from swiftmedsam.scans.scan import Scan, Segment, Voxels, grey
 
 log = logging.getLogger(__name__)
 
-DIRECTIONS = ("LR", "PA", "IS")  # of world axes: towards minus and plus
+DIRECTIONS = ("LR", "PA", "IS")  # for each world axis, the letters of minus and plus
 
 
 def without_nan(voxels: Voxels, name: str) -> Voxels:
-    """Voxels with the lowest value where there was none, as outside the field of view."""
+    """Voxels with the lowest value in place of NaN, e.g. outside the field of view."""
     missing = np.isnan(voxels)
     count = int(missing.sum())
-    if count == 0 or count == missing.size:  # the latter is refused as any other
+    if count == 0 or count == missing.size:  # if all are NaN, `make_case` refuses them
         return voxels
     log.warning("%s: %d voxels are NaN, and count as the lowest value", name, count)
     return np.asarray(np.where(missing, np.nanmin(voxels), voxels))
 
 
 def boxes_in_slices(segments: Sequence[Segment], orientation: Orientation) -> npt.NDArray[np.int64]:
-    """Boxes (N, 6) of segments in the slices of `orientation`; (N, 4) where there is one slice."""
+    """The boxes (N, 6) of segments in slices; (N, 4) if there is only one slice."""
     boxes = np.array([orientation.box(one.first, one.last) for one in segments], np.int64).reshape(
         -1, 6
     )
@@ -43,10 +43,10 @@ def case_of(
     modality: Modality,
     window: Window,
 ) -> Case:
-    """The case of a scan, its slices in the order of `orientation`, label i + 1 for segment i.
+    """The case of a scan, with slices as `orientation` has them; segment i gets label i + 1.
 
-    A scan of one slice is an image. A volume in colour becomes grey, as the network takes slices
-    of a volume.
+    A scan of one slice becomes an image. A volume in colour becomes grey, since slices of a volume
+    are grey for the network.
 
     Raises:
         CaseError: the values cannot be used.
@@ -69,17 +69,17 @@ def case_of(
         name=scan.name,
     )
     if case.image.size > 1 and case.image.min() == case.image.max():
-        log.warning("%s: nothing is seen in it, all its values are equal or nearly so", scan.name)
+        log.warning("%s: nothing is visible, all its values are equal or nearly equal", scan.name)
     return case
 
 
 def to_grid(labels: Labels, orientation: Orientation) -> Labels:
-    """Labels (I, J, K) of labels (D, H, W), or of an image's (H, W)."""
+    """Labels (D, H, W), or (H, W) of an image, on the grid (I, J, K)."""
     return orientation.to_grid(labels.reshape(orientation.shape))
 
 
 def describe(scan: Scan, orientation: Orientation) -> str:
-    """Size, spacing and orientation of a scan, and how it is walked."""
+    """Size, spacing and axes of a scan, and the orientation of its slices, for the log."""
     size = "x".join(map(str, scan.grid))
     if not scan.has_mm:
         return f"{scan.name}: {size} pixels"

@@ -1,4 +1,4 @@
-"""Boxes and labels on a slice, to look at, and a box in words: what --dry-run and overlays show."""
+"""Draws boxes and labels on a slice, and describes a box in words, for --dry-run and overlays."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -17,12 +17,12 @@ Bytes = npt.NDArray[np.uint8]
 
 AXES = "ijk"
 MASK_OPACITY = 0.4
-SMALLEST_SIDE = 512  # pixels of a picture's longer side; a smaller one is enlarged
+SMALLEST_SIDE = 512  # pixels of a picture's longer side; a smaller picture is enlarged
 WORLD = "RAS"
 
 
 def box_line(one: Segment, scan: Scan, orientation: Orientation) -> str:
-    """Name, voxels, millimetres and slices of a box."""
+    """A line for the log: name, voxels, millimetres and slices of a box."""
     first, last = np.array(one.first), np.array(one.last)
     parts = [
         f"{axis} {low} to {high}" for axis, low, high in zip(AXES, first, last, strict=True)
@@ -47,17 +47,16 @@ def drawn(
     orientation: Orientation,
     zoom: int = 1,
 ) -> Bytes:
-    """A slice in colour, with labels tinted and boxes outlined, enlarged `zoom` times.
+    """A picture (zoom H, zoom W, 3), RGB, of a slice with labels tinted and boxes outlined.
 
-    Everything is in the order of the slices, whichever way the file stores its axes. The picture
-    is (zoom H, zoom W, 3), red first.
+    Slice and labels are in the orientation of slices, not of the file.
 
     Args:
         page: (H, W) or (H, W, 3), the slice as the network sees it.
-        labels: (H, W), of the same slice; None tints nothing.
-        segments: what the labels and the boxes are of; boxes lie in the file's grid.
-        orientation: which says where they lie in its slices.
-        zoom: pixels of the picture along a side of a pixel of the slice.
+        labels: (H, W), of the same slice; None: only boxes are drawn.
+        segments: their values, colours, and boxes on the file's grid.
+        orientation: converts the boxes to slices.
+        zoom: the factor by which the picture is enlarged.
     """
     shown = np.stack([page] * 3, axis=-1) if page.ndim == 2 else page.copy()
     if labels is not None:
@@ -86,9 +85,9 @@ def box_picture(one: Segment, orientation: Orientation, case: Case) -> bytes:
 def picture_of_labels(
     labels: Labels, segments: Sequence[Segment], orientation: Orientation, case: Case
 ) -> Bytes:
-    """Labels (I, J, 1) of a picture on it, (H, W, 3), as `drawn`; `case` is of its `orientation`.
+    """Draw the labels (I, J, 1) of a picture on it, see `drawn`; `case` has its `orientation`.
 
-    One that was walked across is shown as its file has it.
+    If the slices do not lie in the picture's plane, the picture is shown as its file has it.
     """
     page = case.image
     if case.is_volume:

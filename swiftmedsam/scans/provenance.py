@@ -1,8 +1,11 @@
-"""Which files this program wrote, and nobody changed since: only those may be replaced unasked.
+"""Recognises unchanged files of this program: only these may be replaced without being named.
 
-Labels with a JSON of names beside them are known by their digest in it; a .seg.nrrd by a comment
-with the digest of the rest; a DICOM segmentation by its manufacturer's model name, which whoever
-changes it replaces by their own; a picture of a box by its text "Software".
+Each kind of file is recognised in its own way:
+
+    labels with a JSON of names    by their sha256 in the JSON
+    .seg.nrrd                      by a comment with the sha256 of the rest
+    DICOM segmentation             by ManufacturerModelName, which other programs replace
+    picture of a box               by its text "Software"
 """
 
 import hashlib
@@ -20,39 +23,39 @@ from swiftmedsam.manifest import sha256_of
 PROGRAM = f"SwiftMedSAM {__version__}"
 FILES = "files"  # key of the JSON: sha256 by name
 BLOCK = 1 << 20  # bytes that are read at a time
-# NRRD: comments begin with #, anywhere in the header but in its first line, the magic
+# NRRD: comments begin with # and may be anywhere in the header, after the first line (magic)
 SEAL = re.compile(rb"# SwiftMedSAM \S+ sha256 ([0-9a-f]{64})\n")
 # DICOM PS3.5 7.1.2: (0008,1090) Manufacturer's Model Name, LO, in explicit little endian
 MODEL_NAME = b"\x08\x00\x90\x10LO\x0c\x00SwiftMedSAM "
-HEADER_BYTES = 1 << 16  # in which that stands: far in front of what is said of frames
+HEADER_BYTES = 1 << 16  # the first bytes of a file, which contain MODEL_NAME if it is there
 PNG_HEADER = 33  # bytes: signature and IHDR
 SOFTWARE = b"Software\0SwiftMedSAM "  # PNG specification, 11.3.4.2 and 11.3.4.3
 
 
 def digests(contents: Mapping[Path, bytes]) -> dict[str, str]:
-    """The sha256 of contents by the names of their files, for the JSON of names."""
+    """The sha256 of each content by its file name, for the JSON of names."""
     return {path.name: sha256_of(content) for path, content in contents.items()}
 
 
 def sealed(nrrd: bytes) -> bytes:
-    """A NRRD file with a comment that says who wrote it, and its digest."""
+    """A NRRD file with a comment that has this program's name and the file's sha256."""
     magic, _, rest = nrrd.partition(b"\n")
     digest = sha256_of(nrrd)
     return magic + f"\n# {PROGRAM} sha256 {digest}\n".encode() + rest
 
 
 def signed(png: bytes) -> bytes:
-    """A PNG with a text that says which program wrote it."""
+    """A PNG with this program's name in its text "Software"."""
     text = b"tEXt" + SOFTWARE + __version__.encode()
     chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
     return png[:PNG_HEADER] + chunk + png[PNG_HEADER:]
 
 
 def is_own(path: Path, names: Path | None = None) -> bool:
-    """Whether this program wrote the file at `path` as it is; `names` is the JSON beside labels.
+    """Whether this program wrote the file at `path`; `names` is the JSON beside labels.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     if names is not None:
         known = _known(names)
@@ -65,7 +68,7 @@ def is_own(path: Path, names: Path | None = None) -> bool:
 
 
 def _known(names: Path) -> dict[str, Any]:
-    """The digests in the JSON of names; {} if it is none of this program's."""
+    """The digests in a JSON of names; {} if this program did not write it."""
     try:
         content = json.loads(names.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -75,11 +78,11 @@ def _known(names: Path) -> dict[str, Any]:
 
 
 def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(BLOCK):
-            found.update(block)
-    return found.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _is_sealed(content: bytes) -> bool:

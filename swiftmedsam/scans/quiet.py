@@ -1,4 +1,4 @@
-"""What libraries write to the standard error by themselves, caught: it is not ours to show."""
+"""Catches messages that libraries write to standard error themselves."""
 
 import contextlib
 import os
@@ -17,15 +17,15 @@ THEIRS = re.compile(
     rb"Meta(?:Image|Object|IO)\b.*|Uncompress failed.*| *ideal = .*|.* required and not defined\.|"
     rb"(?:ERROR|WARNING): In .*|\w+ImageIO \(0x.*|\s*"
 )
-_one_at_a_time = threading.Lock()  # the standard error is the whole process's
+_one_at_a_time = threading.Lock()  # all threads share standard error
 
 
 @contextlib.contextmanager
 def complaints(found: list[bytes]) -> Iterator[None]:
-    """Collect in `found` the lines that libraries write meanwhile; pass on those of others."""
+    """Collect the lines that libraries write inside this `with` in `found`; pass other lines on."""
     try:
         kept = os.dup(2)
-    except OSError:  # there is none
+    except OSError:  # the process has no standard error
         yield
         return
     with _one_at_a_time, tempfile.TemporaryFile() as caught:
@@ -41,5 +41,5 @@ def complaints(found: list[bytes]) -> Iterator[None]:
             for line in caught.read().splitlines(keepends=True):
                 if THEIRS.fullmatch(line.rstrip(b"\r\n")):
                     found.append(line.strip())
-                else:  # another thread's
+                else:  # from another thread
                     os.write(2, line)

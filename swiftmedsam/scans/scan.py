@@ -1,4 +1,4 @@
-"""What every reader returns: voxels on the file's own grid, and where they lie in the world."""
+"""A scan, as every reader returns it: voxels on the file's grid, and the affine to the world."""
 
 import colorsys
 import importlib
@@ -20,41 +20,41 @@ Voxels = npt.NDArray[np.generic]
 MAX_LABELS = 65535  # of a label map: 16 bits
 Colour = tuple[int, int, int]  # red, green and blue, 0..255
 
-RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # and back: ITK and DICOM count to the left and back
-# Pictures have no place in the world. With this one, columns run to the patient's left and rows to
-# the back, so that axial slices show a picture as it is.
+RAS_OF_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # converts LPS (ITK, DICOM) to RAS, and RAS to LPS
+# Pictures have no place in the world. With this affine, columns run to the patient's left and rows
+# to the back, so that the axial slice is the picture as it is.
 PICTURE_AFFINE = RAS_OF_LPS
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV has it
-RIGHT_ANGLE = np.deg2rad(0.5)  # axes that are further from it are not at right angles by rounding
-GOLDEN_RATIO = 0.618034  # steps of it around the circle of hues never come close to each other
+RIGHT_ANGLE = np.deg2rad(0.5)  # tolerance of right angles; a smaller deviation is rounding
+GOLDEN_RATIO = 0.618034  # multiples of it give hues that are far from each other
 
 
 class ScanError(CaseError):
-    """A scan, or a box in it, that cannot be used; the message names the file."""
+    """A scan, or a box in it, cannot be used; the message names the file."""
 
 
 class SeveralError(ScanError):
-    """A file or folder with several images, of which an option names one."""
+    """A file or folder has several images, and none is chosen."""
 
     def __init__(self, message: str, found: str) -> None:
-        """`message` says which option names one, `found` only the file and what is there."""
+        """`message` names the option that chooses one; `found` only has the file and the number."""
         super().__init__(message)
         self.found = found
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """An image or volume as its file has it; made by a reader."""
+    """An image or volume on the grid of its file; made by a reader."""
 
     path: Path
     voxels: Voxels  # (I, J, K) or (I, J, K, 3): the file's grid, fastest index first; image: K = 1
     affine: Float64Array  # (4, 4): voxel (i, j, k, 1) to mm in RAS (right, anterior, superior)
-    modality: str = ""  # as the file says, if it does
-    slice_axis: int | None = None  # along which its slices were acquired, if the file says so
-    has_mm: bool = True  # whether the affine is the file's, not `PICTURE_AFFINE`
-    sources: tuple[tuple[Path, int], ...] = ()  # of DICOM: file and frame of each k
-    unit: str = ""  # of the values: HU, SUV or Bq/ml, if the file says so
-    files: tuple[Path, ...] = ()  # that it was read from, and of DICOM images of other series
+    modality: str = ""  # from the file; "": unknown
+    slice_axis: int | None = None  # axis along which slices were acquired; None: unknown
+    has_mm: bool = True  # whether the affine is from the file, and not `PICTURE_AFFINE`
+    sources: tuple[tuple[Path, int], ...] = ()  # for DICOM: file and frame of each k
+    unit: str = ""  # of the values: HU, SUV or Bq/ml; "": unknown
+    files: tuple[Path, ...] = ()  # all files that it was read from; for DICOM also other series
 
     @property
     def name(self) -> str:
@@ -69,12 +69,12 @@ class Scan:
 
     @property
     def spacing_mm(self) -> Float64Array:
-        """Distance (3,) of neighbours along i, j and k."""
+        """Distances (3,) between neighbouring voxels along i, j and k."""
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0), np.float64)
 
     @property
     def is_sheared(self) -> bool:
-        """Whether i, j and k are not at right angles, as where the gantry was tilted."""
+        """Whether i, j and k are not at right angles, for example because of a tilted gantry."""
         directions = self.affine[:3, :3] / self.spacing_mm
         cosines = directions.T @ directions - np.eye(3)
         return bool(np.abs(cosines).max() > np.sin(RIGHT_ANGLE))
@@ -82,17 +82,17 @@ class Scan:
 
 @dataclass(frozen=True)
 class Segment:
-    """One object of a label map: what belongs to it besides its voxels."""
+    """One object of a label map: its value, name, box and colour."""
 
     value: int  # in the label map
     name: str
     first: tuple[int, int, int]  # corners of its box: voxels (i, j, k), both inclusive
     last: tuple[int, int, int]
-    own_colour: Colour | None = None  # where somebody gave it one
+    own_colour: Colour | None = None  # from a file, if it has one
 
     @property
     def colour(self) -> Colour:
-        """Its own; else, of the same value, the same one in every file."""
+        """Its own colour; else a colour that depends on its value only."""
         if self.own_colour is not None:
             return self.own_colour
         red, green, blue = colorsys.hsv_to_rgb(self.value * GOLDEN_RATIO % 1, 0.75, 1)
@@ -111,10 +111,10 @@ def made_scan(
     unit: str = "",
     files: tuple[Path, ...] = (),
 ) -> Scan:
-    """A checked scan of voxels (I, J, K) or (I, J, K, 3).
+    """A checked scan of voxels (I, J, K) or (I, J, K, 3); `Scan` describes the arguments.
 
     Raises:
-        ScanError: an empty grid, no real numbers, or an affine that has no inverse.
+        ScanError: the grid is empty, voxels are no real numbers, or the affine has no inverse.
     """
     name = printable(path.name)
     if 0 in voxels.shape:
@@ -123,7 +123,7 @@ def made_scan(
         raise ScanError(f"{name}: voxels should be real numbers, found {voxels.dtype}")
     to_world = np.asarray(affine, np.float64)
     sides = np.linalg.norm(to_world[:3, :3], axis=0)
-    # of unit vectors: a small voxel is no degenerate one
+    # the volume of unit vectors, so that small voxels do not count as degenerate
     if not np.isfinite(to_world).all() or (sides == 0).any():
         volume = 0.0
     else:
@@ -136,7 +136,7 @@ def made_scan(
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """What may be taken to read a file and for what becomes of it, and how that is estimated."""
+    """The memory that a file and its case may need, and the function that estimates this need."""
 
     size: int  # bytes
     estimate: Callable[[tuple[int, ...], np.dtype[np.generic], int], int] = estimate_scan_peak
@@ -149,17 +149,17 @@ def require_memory(
     reading: int,
     limit: MemoryLimit | None,
 ) -> None:
-    """Refuse a scan by what its header says, before its voxels are read; see `swiftmedsam.memory`.
+    """Refuse a scan that is too large, before its voxels are read; see `swiftmedsam.memory`.
 
     Args:
         name: of the file.
-        shape: (I, J, K) or (I, J, K, 3), of what is to be read.
-        dtype: that its voxels are to have.
-        reading: bytes of all that is held while they are read.
-        limit: what this process may take; None is no limit.
+        shape: (I, J, K) or (I, J, K, 3), of the voxels.
+        dtype: of the voxels, once they are read.
+        reading: peak in bytes while they are read.
+        limit: None is no limit.
 
     Raises:
-        ScanError: it would take more.
+        ScanError: the scan would need more.
     """
     if limit is None:
         return
@@ -169,7 +169,7 @@ def require_memory(
 
 
 def require_peak(name: str, what: str, peak: int, limit: MemoryLimit) -> None:
-    """Raise ScanError if `peak` bytes, for `what` the file of that name has, are too many."""
+    """Raise ScanError if `peak` bytes exceed `limit`; `name` and `what` are for the message."""
     if peak > limit.size:
         raise ScanError(
             f"{name}: {what} need about {peak / 1e9:.1f} GB, "
@@ -178,7 +178,7 @@ def require_peak(name: str, what: str, peak: int, limit: MemoryLimit) -> None:
 
 
 def grey(colour: Voxels) -> Voxels:
-    """Luminance (...) of colour (..., 3), in the same dtype."""
+    """The luminance (...) of colours (..., 3), in the same dtype."""
     precise = np.float32 if colour.dtype.itemsize <= 2 else np.float64
     mean = colour.astype(precise) @ np.array(LUMINANCE, precise)
     whole = colour.dtype.kind in "iu"
@@ -186,10 +186,10 @@ def grey(colour: Voxels) -> Voxels:
 
 
 def choose_volume(count: int, chosen: int | None, name: str) -> int:
-    """Which of `count` volumes (or components) is meant: the chosen one, or the only one.
+    """The number of the volume (or component) to use: the chosen one, or the only one.
 
     Raises:
-        ScanError: there are several and none is chosen, or not that many.
+        ScanError: there are several and none is chosen, or `chosen` is not below `count`.
     """
     if chosen is None and count > 1:
         found = f"{name}: has {count} volumes"
@@ -200,10 +200,10 @@ def choose_volume(count: int, chosen: int | None, name: str) -> int:
 
 
 def extra(module: str, name: str) -> ModuleType:
-    """A library that is no part of the container, imported now; `name` is the file that needs it.
+    """Import an optional library, which the container does not have; file `name` needs it.
 
     Raises:
-        ScanError: it is not installed.
+        ScanError: the library is not installed.
     """
     try:
         return importlib.import_module(module)

@@ -1,7 +1,8 @@
-"""An image or volume that is opened once and asked for many boxes, as an interactive program does.
+"""A session: an image or volume that is opened once and segmented many times.
 
-Embeddings are kept: another box in the same slices costs the decoder alone. Numbers of a box are
-x, y(, z) of the array, last axis first; of a file its i, j, k.
+This is for interactive programs. Embeddings are kept, so another box in the same slices costs only
+the decoder. A box of an array is x_min, y_min(, z_min), x_max, y_max(, z_max), where x is the last
+axis; a box of a file is in its i, j(, k).
 """
 
 import dataclasses
@@ -41,11 +42,11 @@ from swiftmedsam.scans.write import check_encoding, write
 from swiftmedsam.segment import EMBEDDINGS_KEPT, NetworkLike, segment
 from swiftmedsam.settings import Settings
 
-COLOURS = (3, 4)  # length of the last axis of an array that is a picture in colour
+COLOURS = (3, 4)  # an array with a last axis of this length is a picture in colour
 
 
 def embeddings_within(size: int) -> int:
-    """How many embeddings to keep in so many bytes; 1 at least."""
+    """The number of embeddings that fit into `size` bytes; at least 1."""
     return max(1, min(EMBEDDINGS_KEPT, size // EMBEDDING_BYTES))
 
 
@@ -56,13 +57,14 @@ def scan_of_array(
     is_volume: bool | None = None,
     name: str = "array",
 ) -> Scan:
-    """A scan of an array (H, W), (H, W, 3 or 4) or (D, H, W), `spacing_mm` in the same order.
+    """A scan of an array (H, W), (H, W, 3 or 4) or (D, H, W).
 
-    Slices are walked across the axis of the longest spacing, else along D. `is_volume` None takes
-    an array with a last axis of 3 or 4 for a picture in colour.
+    `spacing_mm` has the order of the array's axes. Slices lie along the axis of the longest
+    spacing, else along D. If `is_volume` is None, an array with a last axis of 3 or 4 is a picture
+    in colour.
 
     Raises:
-        ScanError: an array of another shape, or a spacing that does not fit.
+        ScanError: the array has another shape, or the spacing does not fit it.
     """
     pixels = np.asarray(array)
     if is_volume is None:
@@ -74,21 +76,21 @@ def scan_of_array(
     if is_volume:
         voxels = pixels.T
     else:
-        plane = pixels[..., :3] if pixels.ndim == 3 else pixels  # no alpha
+        plane = pixels[..., :3] if pixels.ndim == 3 else pixels  # without alpha
         voxels = plane.swapaxes(0, 1)[:, :, np.newaxis]
     sides = np.ones(axes) if spacing_mm is None else np.asarray(spacing_mm, np.float64)
     if sides.shape != (axes,) or not (np.isfinite(sides) & (sides > 0)).all():
         raise ScanError(f"{name}: spacing_mm should be {axes} lengths above 0, got {spacing_mm}")
     along_ijk = [*sides[::-1], *[1.0] * (4 - axes)]
     affine = PICTURE_AFFINE @ np.diag(along_ijk)
-    # an array has spacing, but no place in the world that a box in mm could be meant in
+    # an array has spacing, but no place in the world, so a box cannot be in mm
     return made_scan(Path(name), voxels, affine, slice_axis=None if is_volume else 2, has_mm=False)
 
 
 class OpenImage:
-    """An image or volume to be asked for boxes, as often as you like; made by `open_image`.
+    """An open image or volume that can be segmented many times; made by `open_image`.
 
-    Several threads may ask the same one: each gets the labels of its own boxes.
+    Several threads may use one: each gets the labels of its own boxes.
     """
 
     def __init__(
@@ -106,19 +108,22 @@ class OpenImage:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the labels: (D, H, W) of an array, (K, J, I) of a file; (H, W) where K is 1."""
+        """Shape of the labels: (D, H, W) of an array, (K, J, I) of a file; two axes of an image."""
         i, j, k = self._scan.grid
         return (j, i) if k == 1 else (k, j, i)
 
     def segment(self, boxes: npt.ArrayLike, progress: Progress | None = None) -> Result:
-        """The labels, of `shape`, of boxes (N, 4) or (N, 6): i + 1 where box i is.
+        """Segment the boxes; the labels of the result have `shape`, and box i has the value i + 1.
 
-        Where masks meet, the smaller box counts, of equal ones the later (settings). The first
-        answer in a slice takes the encoder and the decoder, later ones the decoder. A small box is
-        also shown in a crop, which is encoded when it is new.
+        By default, the smaller box wins where masks overlap, and of equal boxes the later. Each
+        slice is encoded when it is first needed; a small box may need a crop that is encoded, too.
+
+        Args:
+            boxes: (N, 4) or (N, 6), in the units of `open_image`; first and last both inclusive.
+            progress: called with the number of steps done, and of all steps.
 
         Raises:
-            ScanError: a box that is none, or lies outside.
+            ScanError: a box has the wrong form, or lies outside.
         """
         placed = boxes_in_slices(self._segments(boxes, ()), self._orientation).astype(np.float64)
         case = dataclasses.replace(self._case, boxes=placed)
@@ -131,15 +136,18 @@ class OpenImage:
     def write(
         self, path: Path | str, labels: Labels, boxes: npt.ArrayLike, names: Sequence[str] = ()
     ) -> None:
-        """Write labels that `segment` gave for `boxes`, on the grid of the file that was opened.
+        """Write labels that `segment` made for `boxes`, on the grid of the opened file.
 
-        The kind of file is what the end of its name says; `names` are of the boxes.
+        Args:
+            path: of the output; its suffix chooses the format.
+            labels: of `shape`.
+            boxes: the boxes of these labels.
+            names: of the boxes; a box without one gets its number.
 
         Raises:
-            OSError: it cannot be written.
-            ScanError: labels of this scan do not fit into that kind of file, there is none of
-                that name, it cannot be written, or it is an input, or what lies beside it (names,
-                an overlay) is somebody's own.
+            OSError: the file cannot be written.
+            ScanError: the format is unknown or cannot hold these labels, the file cannot be written
+                or is an input, or a file beside it (names, overlay) is not this program's.
         """
         outputs = outputs_of(self._scan.path, Path(path))
         segments = self._segments(boxes, names)
@@ -151,7 +159,7 @@ class OpenImage:
         write(outputs, on_its_grid, self._scan, segments, self._orientation, self._case)
 
     def _segments(self, boxes: npt.ArrayLike, names: Sequence[str]) -> list[Segment]:
-        """Boxes (N, 4) or (N, 6), or a single one, on the grid; without a name, by their number."""
+        """Boxes (N, 4) or (N, 6), or a single one, on the grid; default names are numbers."""
         where = self._scan.name
         try:
             corners = np.asarray(boxes, np.float64)
@@ -187,28 +195,28 @@ def open_image(
     series: str | None = None,
     memory_limit: int | None = None,
 ) -> OpenImage:
-    """An image or volume to be asked for boxes.
+    """Open an image or volume that is to be segmented many times.
 
     Args:
         source: a file or a DICOM folder (docs/formats.md), or an array (H, W), (H, W, 3 or 4) or
             (D, H, W).
-        network: what `load` returned.
+        network: from `load`.
         settings: how boxes become masks; None: those of the network's weights, else `BEST`.
-        spacing_mm: of an array, in the order of its axes; slices are then those that are furthest
-            apart, without it those along D.
-        is_volume: of an array; None takes a last axis of 3 or 4 for colour.
-        modality: CT, MR, ...; else what the file says or the values look like.
-        window: for CT in Hounsfield units.
-        plane: "axial", "coronal", "sagittal", or as it was acquired.
+        spacing_mm: of an array, in the order of its axes; slices lie along the axis of the longest
+            spacing. None: along D.
+        is_volume: of an array; None: a last axis of 3 or 4 means colour.
+        modality: "CT", "MR", ...; "": from the file, else guessed from the values.
+        window: the range of Hounsfield units that is shown of a CT.
+        plane: "axial", "coronal", "sagittal", or "acquired".
         units: of boxes, "voxel" or "mm".
         space: of boxes in mm, "RAS" or "LPS".
-        volume: which one of a file that has several.
-        series: which one of a DICOM folder, number or UID.
-        memory_limit: bytes that this process may use; None is all that it has.
+        volume: which volume, counted from 0, if the file has several.
+        series: number or UID of the series, if a DICOM folder has several.
+        memory_limit: bytes that this process may use; None: all that it has.
 
     Raises:
-        ScanError: it cannot be read, or would take more than `memory_limit`.
-        ValueError: there is no modality of that name.
+        ScanError: the source cannot be read, or would need more than `memory_limit`.
+        ValueError: no modality has that name.
     """
     limit = available_memory() if memory_limit is None else memory_limit
     if isinstance(source, str | Path):

@@ -1,4 +1,4 @@
-"""A table of what was found: size, brightness and extent of each object, units in its columns."""
+"""The table of --stats: size, intensity and extent of each object."""
 
 import csv
 import io
@@ -30,11 +30,11 @@ def measure(
     segments: list[Segment],
     predicted_iou: PredictedIou,
 ) -> list[Row]:
-    """A row for each segment of labels (I, J, K) on the grid of `scan`, by `COLUMNS`.
+    """A row of `COLUMNS` for each segment of labels (I, J, K) on the grid of `scan`.
 
-    `predicted_iou` is what `swiftmedsam.segment` filled for the boxes of `segments`, in their
-    order. Cells that cannot be known are empty: millimetres of a picture, the volume of one slice,
-    the brightness of an object that was not found. Intensities are the scan's own values.
+    `predicted_iou` is that of the `Result`, for the boxes of `segments` in their order. Unknown
+    cells are empty: millimetres of a picture, the volume of a single slice, the intensity of an
+    object without voxels. Intensities are the scan's own values.
     """
     values = grey(scan.voxels) if scan.voxels.ndim == 4 else scan.voxels
     slices = orientation.to_slices(labels)
@@ -71,14 +71,14 @@ def _rounded(number: float) -> str:
 
 
 def longest_diameter(mask: npt.NDArray[np.bool_], steps: Float64Array) -> float:
-    """The largest distance in mm between two corners of pixels of a mask (H, W); 0 of an empty one.
+    """The largest distance in mm between two pixel corners of a mask (H, W); 0 if it is empty.
 
-    `steps` (3, 2) are mm from a row to the next and from a column to the next.
+    `steps` (3, 2) are the vectors in mm to the next row and to the next column.
     """
     pixels = np.argwhere(mask)
     if len(pixels) == 0:
         return 0.0
-    hull = cv2.convexHull(pixels.astype(np.int32))[:, 0]  # no other pixel can be further out
+    hull = cv2.convexHull(pixels.astype(np.int32))[:, 0]  # the outermost pixels
     corners = (hull[:, np.newaxis] + PIXEL_CORNERS).reshape(-1, 2) @ steps.T  # (4 P, 3)
     apart = corners[:, np.newaxis] - corners
     return float(np.sqrt((apart**2).sum(axis=-1)).max())

@@ -1,4 +1,4 @@
-"""Labels on the scan's own grid, their names, and for pictures an overlay to look at."""
+"""Writes labels on the scan's own grid, their names, and an overlay of pictures."""
 
 import io
 import json
@@ -42,7 +42,7 @@ def _names(scan: Scan, segments: list[Segment], digests: dict[str, str]) -> byte
 
 
 def _encoded(path: Path, labels: Labels, scan: Scan, segments: list[Segment]) -> bytes:
-    """The content of `path`, by the end of its name."""
+    """The content of `path`, in the format of its suffix."""
     suffix = suffix_of(path, WRITTEN)
     if suffix in nifti.SUFFIXES:
         return nifti.encoded(labels, scan, path)
@@ -56,7 +56,7 @@ def _encoded(path: Path, labels: Labels, scan: Scan, segments: list[Segment]) ->
         return stream.getvalue()
     try:
         content = itk.encoded(labels, scan, path, segments)
-    except RuntimeError as error:  # SimpleITK's only one
+    except RuntimeError as error:  # SimpleITK raises no other
         raise ScanError(
             f"{printable(path.name)}: could not be written by way of {tempfile.gettempdir()}, "
             "which may be full"
@@ -65,12 +65,12 @@ def _encoded(path: Path, labels: Labels, scan: Scan, segments: list[Segment]) ->
 
 
 def check_encoding(outputs: Outputs, scan: Scan, segments: list[Segment]) -> None:
-    """Try it with labels of one voxel: what cannot be written is known before it is reckoned.
+    """Encode labels of one voxel, so that an unsuitable output format fails before segmentation.
 
-    Takes no longer for a large scan than for a small one.
+    This takes as long for a large scan as for a small one.
 
     Raises:
-        ScanError: labels of this scan do not fit into that kind of file, or its library is missing.
+        ScanError: the format cannot hold labels of this scan, or its library is missing.
     """
     path = outputs.labels
     suffix = suffix_of(path, WRITTEN)
@@ -97,13 +97,13 @@ def write(
     orientation: Orientation,
     case: Case,
 ) -> None:
-    """Write labels (I, J, K) on the grid of `scan`, and what goes with them: all or nothing.
+    """Write labels (I, J, K) on the grid of `scan`, and the files beside them: all or none.
 
-    The overlay is made of `case`, what the network saw of the scan in the slices of `orientation`.
+    The overlay is drawn on the image of `case`, whose slices have the `orientation`.
 
     Raises:
         OSError: the folder cannot be written to, or is full.
-        ScanError: what `check_encoding` finds.
+        ScanError: the format cannot hold the labels.
     """
     contents = {outputs.labels: _encoded(outputs.labels, labels, scan, segments)}
     if outputs.overlay is not None:
@@ -112,4 +112,4 @@ def write(
         )
     if outputs.names is not None:
         contents[outputs.names] = _names(scan, segments, provenance.digests(contents))
-    write_together(contents)  # the labels last: where they are, there is the rest
+    write_together(contents)  # the labels last: if they are there, the others are, too

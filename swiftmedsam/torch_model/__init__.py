@@ -1,9 +1,15 @@
-"""The network in torch: LiteMedSAM and its reductions SwiftMedSAM v1 and v2.
+"""The network in torch: LiteMedSAM, and the smaller SwiftMedSAM v1, v2 and v3.
 
-The image goes through `tiny_vit` to an embedding; a box goes through `prompt_encoder` to two
-tokens; `mask_decoder` (around `transformer`) makes mask logits of both. `architecture` holds the
-numbers in which the variants differ, `checkpoint` reads and writes their weights. Nothing here
-knows about files of images, OpenVINO or training.
+- `model`: the whole network.
+- `tiny_vit`: the image encoder of lite, v1 and v2. Pixels become an embedding.
+- `dense_vit`: the image encoder of v3.
+- `prompt_encoder`: a box becomes two tokens.
+- `mask_decoder`: embedding and tokens become mask logits and predicted IoU.
+- `transformer`: the attention inside the mask decoder.
+- `architecture`: the numbers in which the variants differ.
+- `checkpoint`: reads and writes the weights.
+
+Nothing here reads images, and nothing here uses OpenVINO or trains.
 """
 
 from swiftmedsam.torch_model.architecture import (

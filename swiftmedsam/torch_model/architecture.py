@@ -1,20 +1,22 @@
-"""The numbers in which the variants differ, each with its source; nothing is computed here."""
+"""The numbers in which the variants differ, with their sources."""
 
 from dataclasses import dataclass
 
-INPUT_SIZE = 256  # pixels per side of the square the encoder sees
-EMBEDDING_SIZE = 64  # cells per side of its output: two of the three patch merges halve
+INPUT_SIZE = 256  # pixels per side of the square input of the encoder
+EMBEDDING_SIZE = 64  # cells per side of the embedding; two of the three patch merges halve the size
 NUM_MASK_TOKENS = 4  # SAM: one single-mask token and three for ambiguous prompts
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseEncoder:
-    """Numbers of the encoder in `dense_vit`: stages at 128, 64, 32 and 32 cells a side."""
+    """Numbers of the encoder in `dense_vit`; its stages have 128, 64, 32 and 32 cells per side."""
 
     widths: tuple[int, int, int, int]  # channels of each stage
-    depths: tuple[int, int, int]  # blocks of the first three; the last has one for each window
-    expansion: int  # of the fused blocks
-    windows: tuple[int, ...]  # cells a side of each attention block's windows
+    depths: tuple[
+        int, int, int
+    ]  # blocks of the first three stages; the last stage has one for each of `windows`
+    expansion: int  # of channels inside a fused block, as a factor
+    windows: tuple[int, ...]  # cells per side of the windows, for each attention block
     heads: int
 
 
@@ -22,8 +24,8 @@ class DenseEncoder:
 class Architecture:
     """Hyper-parameters of one variant.
 
-    The first five differ between LiteMedSAM and SwiftMedSAM (paper, Table 1). The rest are the same
-    in every published checkpoint and exist so that tests can run a network in milliseconds.
+    The first five differ between LiteMedSAM and SwiftMedSAM (paper, Table 1). The others are equal
+    in all published checkpoints; they are fields so that tests can use a tiny network.
     """
 
     encoder_depths: tuple[int, int, int, int]
@@ -61,8 +63,8 @@ SWIFT_V2 = Architecture(
     decoder_heads=4,
     iou_head_depth=2,
 )
-# Our own, not the paper's: v1's decoder behind an encoder of a quarter of v2's work. How it was
-# chosen: docs/log/2026-11-30-v3.md.
+# Not in the paper: the decoder of v1 with an encoder that does a quarter of the work of v2's.
+# docs/log/2026-11-30-v3.md says how it was chosen.
 SWIFT_V3 = Architecture(
     encoder_depths=(0, 0, 0, 0),
     decoder_depth=1,
@@ -73,7 +75,7 @@ SWIFT_V3 = Architecture(
         widths=(32, 64, 128, 256), depths=(1, 2, 3), expansion=4, windows=(8, 16, 8, 16), heads=8
     ),
 )
-# For tests only: every kind of layer once, about a thousandth of the work.
+# For tests only: each kind of layer once, with about a thousandth of the work.
 TINY = Architecture(
     encoder_depths=(1, 1, 1, 1),
     decoder_depth=1,

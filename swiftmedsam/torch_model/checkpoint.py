@@ -1,4 +1,4 @@
-"""Weights in and out: strict, safe (no pickled code), and with an error one can act on."""
+"""Read and write weights. All tensors must fit, and no pickled code is run."""
 
 import json
 from collections.abc import Mapping
@@ -14,20 +14,22 @@ from torch import Tensor
 from swiftmedsam.torch_model.architecture import VARIANTS, Architecture
 from swiftmedsam.torch_model.model import SwiftMedSAM
 
-WRAPPERS = ("model", "state_dict")  # keys under which trainers keep the state dict
-PARALLEL_PREFIX = "module."  # left there by DistributedDataParallel
+WRAPPERS = ("model", "state_dict")  # keys under which training programs store the state dict
+PARALLEL_PREFIX = "module."  # DistributedDataParallel adds it to each name
 
 
 class CheckpointError(ValueError):
-    """A file that is not a checkpoint of the variant asked for."""
+    """A file that is not a checkpoint of the wanted variant."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name of a `.safetensors` or torch file: bare, under "model", "module."-prefixed.
+    """Read the tensors of a `.safetensors` or torch file, by name.
+
+    A torch file may hold them directly or under a key of `WRAPPERS`. The prefix "module." goes.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file holds no dictionary of tensors, or would have to run code.
+        CheckpointError: the file holds no dictionary of tensors, or reading it could run code.
     """
     content: Any
     try:
@@ -37,12 +39,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except UnpicklingError as error:  # what weights_only refuses to run
+    except UnpicklingError as error:  # weights_only refuses code
         raise CheckpointError(
             f"{path.name}: holds more than tensors; refused, since loading it could run code"
         ) from error
     except Exception as error:
-        # a damaged file breaks torch's reader anywhere: struct.error, IndexError, KeyError, ...
+        # on a damaged file torch raises any error: struct.error, IndexError, KeyError, ...
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path.name}: not a readable checkpoint ({reason})") from error
     for wrapper in WRAPPERS:
@@ -58,7 +60,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _expected(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Shapes by name, without allocating the network."""
+    """Return the shapes of all tensors by name, without allocating the network."""
     with torch.device("meta"):
         model = SwiftMedSAM(architecture)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -67,7 +69,7 @@ def _expected(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 def first_difference(
     state: Mapping[str, Tensor], architecture: Architecture
 ) -> tuple[str, str, str] | None:
-    """Name, what `state` has and what `architecture` wants of the first tensor that differs."""
+    """Return the first tensor that does not fit: its name, what `state` has, what is expected."""
     expected = _expected(architecture)
     for name, shape in expected.items():
         if name not in state:
@@ -81,7 +83,7 @@ def first_difference(
 
 
 def fitting_variant(state: Mapping[str, Tensor]) -> str | None:
-    """Name of the preset whose tensors `state` holds exactly, or None."""
+    """Return the name of the variant whose tensors `state` holds exactly, or None."""
     fits = (name for name, preset in VARIANTS.items() if first_difference(state, preset) is None)
     return next(fits, None)
 
@@ -89,10 +91,11 @@ def fitting_variant(state: Mapping[str, Tensor]) -> str | None:
 def model_of(
     state: Mapping[str, Tensor], architecture: Architecture, source: str = "checkpoint"
 ) -> SwiftMedSAM:
-    """The network of `architecture` with the tensors of `state`, in float32, in eval mode.
+    """Return a network with the tensors of `state`, in float32, in eval mode.
 
     Raises:
-        CheckpointError: a tensor is missing, surplus or of another shape; `source` is named.
+        CheckpointError: a tensor is missing, surplus or of another shape. The message names
+            `source`.
     """
     difference = first_difference(state, architecture)
     if difference:
@@ -106,11 +109,11 @@ def model_of(
 
 
 def load_model(path: Path, architecture: Architecture) -> SwiftMedSAM:
-    """The network with the weights of `path`; strict: every tensor must be there and fit.
+    """Return a network with the weights of the file `path`. Every tensor must be there and fit.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: it is no checkpoint, or one of another variant.
+        CheckpointError: the file is not a checkpoint, or is one of another variant.
     """
     return model_of(read_state_dict(path), architecture, path.name)
 
@@ -122,7 +125,7 @@ def save_model(
     dtype: torch.dtype = torch.float32,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write every tensor of `model` as safetensors, floating-point ones as `dtype`."""
+    """Write all tensors of `model` as safetensors; floating-point tensors are stored as `dtype`."""
     state = {
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
         for name, tensor in model.state_dict().items()
@@ -133,12 +136,12 @@ def save_model(
 
 
 def trained_on(path: Path) -> list[str]:
-    """Data sets whose labels the weights of a `.safetensors` file were trained on, as it says.
+    """Return the data sets with whose labels the weights were trained, from a file's metadata.
 
-    None are named in a file of another kind, or in one that was written before they were kept.
+    The list is empty for other files than `.safetensors`, and for files without this entry.
 
     Raises:
-        CheckpointError: the file cannot be read, or its entry is not a JSON list of names.
+        CheckpointError: the file cannot be read, or the entry is not a JSON list of names.
     """
     if path.suffix != ".safetensors":
         return []

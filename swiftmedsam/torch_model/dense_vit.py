@@ -1,10 +1,10 @@
-"""Image encoder of v3: dense convolutions at high resolution, attention at 32 x 32 alone.
+"""Image encoder of v3: dense convolutions at high resolution, attention at 32 x 32 only.
 
-Like `tiny_vit` it makes an embedding (B, C, 64, 64) of pixels (B, 3, 256, 256), with a fraction of
-the work: 3 x 3 convolutions that are not depthwise run at the full rate of a CPU's matrix units and
-pass over memory less often (fused blocks: Tan and Le, "EfficientNetV2", ICML 2021, section 3.3).
-The decoder needs detail at 64 x 64, which it gets from the stage of that resolution through the
-neck; everything behind is at 32 x 32.
+Like `tiny_vit`, it takes pixels (B, 3, 256, 256) and returns an embedding (B, C, 64, 64), with less
+work. Its 3 x 3 convolutions are not depthwise: they use the matrix units of a CPU fully and read
+and write memory less often (fused blocks: Tan and Le, "EfficientNetV2", ICML 2021, section 3.3).
+The decoder needs details at 64 x 64. The neck takes them from the stage of that resolution; all
+later stages are at 32 x 32.
 """
 
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ class ResidualBlock(nn.Module):
 
 
 class FusedBlock(nn.Module):
-    """A 3 x 3 convolution that widens, a 1 x 1 that narrows, added to their input."""
+    """A 3 x 3 convolution to more channels, a 1 x 1 back to fewer, added to their input."""
 
     def __init__(self, channels: int, expansion: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class FusedBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """A convolution with batch norm and activation, with stride 2 or 1."""
+    """A convolution of stride 1 or 2, batch norm, activation."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Downsample(nn.Module):
 
 
 class Neck(nn.Module):
-    """Features at 32 x 32 and at 64 x 64 together become the embedding."""
+    """Features at 32 x 32 and at 64 x 64 are combined to the embedding."""
 
     def __init__(self, deep: int, fine: int, channels: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Neck(nn.Module):
 
 
 class DenseViT(nn.Module):
-    """The image encoder: a stem, stages at 128, 64, 32 and 32 cells a side, the neck."""
+    """The image encoder: a stem, stages of 128, 64, 32 and 32 cells per side, the neck."""
 
     def __init__(self, dims: DenseEncoder, embedding_dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Mask decoder of SAM: embedding and prompt tokens to mask logits and predicted IoU."""
+"""Mask decoder of SAM: makes mask logits and predicted IoU of an embedding and prompt tokens."""
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +29,10 @@ class MLP(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Kirillov et al., 2023, appendix A; `multimask_output=False`, the one mask a box needs.
+    """The mask decoder (Kirillov et al., 2023, appendix A) with `multimask_output=False`.
 
-    The three further mask tokens take part in the attention, as they did when the weights were
-    trained, but no masks are made of them.
+    A box needs one mask only. The three other mask tokens take part in the attention, as they did
+    in training, but are not decoded to masks.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -63,8 +63,8 @@ class MaskDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return mask logits (N, 256, 256) and predicted IoU (N,) of N prompts.
 
-        `image` (1 or N, C, 64, 64) is the embedding with the dense prompt added,
-        `image_positions` (1, C, 64, 64), `prompt_tokens` (N, 2, C).
+        `image` (1 or N, C, 64, 64) is the embedding plus the dense prompt, `image_positions`
+        (1, C, 64, 64) are its position codes, `prompt_tokens` (N, 2, C) the boxes.
         """
         n = prompt_tokens.shape[0]
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (5, C)

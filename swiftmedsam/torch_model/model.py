@@ -1,4 +1,4 @@
-"""SwiftMedSAM as one module: encode a slice once, decode any number of boxes in it."""
+"""The whole network: it encodes a slice once, and decodes any number of boxes in it."""
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ from swiftmedsam.torch_model.tiny_vit import TinyViT
 
 
 class SwiftMedSAM(nn.Module):
-    """Image encoder, prompt encoder and mask decoder under the names of published checkpoints."""
+    """Image encoder, prompt encoder and mask decoder, named as in published checkpoints."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -29,10 +29,10 @@ class SwiftMedSAM(nn.Module):
     def decode(self, embedding: Tensor, boxes_256: Tensor) -> tuple[Tensor, Tensor]:
         """Return mask logits (N, 256, 256) and predicted IoU (N,) of `boxes_256` (N, 4).
 
-        `embedding` is (1, C, 64, 64), shared by all boxes, or (N, C, 64, 64), one for each; boxes
-        are x_min, y_min, x_max, y_max in input pixels.
+        `embedding` is (1, C, 64, 64) for all boxes, or (N, C, 64, 64), one for each box. Boxes are
+        x_min, y_min, x_max, y_max in input pixels.
         """
-        kind = embedding.dtype  # may be less than f32: a sum of both would be f32
+        kind = embedding.dtype  # may be bfloat16; added to f32 codes it would become f32
         return self.mask_decoder(
             embedding + self.prompt_encoder.dense_prompt().to(kind),
             self.prompt_encoder.dense_positions().to(kind),

@@ -1,7 +1,7 @@
 """Prompt encoder of SAM (Kirillov et al., 2023, appendix A): boxes only.
 
-Points and mask prompts are not computed; their weights are kept, so that a checkpoint comes out of
-`save_model` as it went into `load_model`.
+Point and mask prompts are not computed. Their weights are kept: `save_model` then writes the same
+tensors that `load_model` has read.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from swiftmedsam.torch_model.architecture import EMBEDDING_SIZE, INPUT_SIZE
 from swiftmedsam.torch_model.tiny_vit import LayerNorm2d
 
-TOP_LEFT, BOTTOM_RIGHT = 2, 3  # rows of SAM's point embeddings; 0 and 1 are for clicks
+TOP_LEFT, BOTTOM_RIGHT = 2, 3  # rows of SAM's point embeddings; rows 0 and 1 are for points
 MASK_PROMPT_CHANNELS = 16
 
 
@@ -32,7 +32,7 @@ class RandomFourierFeatures(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Two tokens of a box, and the position code of every embedding cell."""
+    """Makes two tokens of each box, and the position codes of the cells of the embedding."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class PromptEncoder(nn.Module):
 
     def forward(self, boxes_256: Tensor) -> Tensor:
         """Return tokens (N, 2, C) of `boxes_256` (N, 4): x_min, y_min, x_max, y_max in input px."""
-        corners = (boxes_256.reshape(-1, 2, 2) + 0.5) / INPUT_SIZE  # to the centres of the pixels
+        corners = (boxes_256.reshape(-1, 2, 2) + 0.5) / INPUT_SIZE  # the centres of the pixels
         kinds = [self.point_embeddings[i].weight for i in (TOP_LEFT, BOTTOM_RIGHT)]
         return self.pe_layer(corners) + torch.cat(kinds)
 
@@ -65,5 +65,5 @@ class PromptEncoder(nn.Module):
         return self.pe_layer(torch.stack([x, y], dim=-1)).permute(2, 0, 1).unsqueeze(0)
 
     def dense_prompt(self) -> Tensor:
-        """Return what is added to each cell, (1, C, 1, 1): "no mask was given"."""
+        """Return the code of "no mask prompt", (1, C, 1, 1), which is added to each cell."""
         return self.no_mask_embed.weight.reshape(1, -1, 1, 1)

@@ -1,11 +1,14 @@
-"""Image encoder: TinyViT as in LiteMedSAM, pixels (B, 3, 256, 256) to embedding (B, C, 64, 64).
+"""Image encoder of lite, v1 and v2: TinyViT as in LiteMedSAM.
 
-Four stages: one of inverted-bottleneck convolutions at full resolution, three of windowed attention
-(Wu et al., "TinyViT", ECCV 2022, section 3 and figure 2). Unlike the original, the patch embedding
-keeps the resolution and the last patch merge has stride 1 (LiteMedSAM's published checkpoint).
+It takes pixels (B, 3, 256, 256) and returns an embedding (B, C, 64, 64).
 
-Between convolutions, pixels are rows of (B, H * W, C): on four axes OpenVINO's CPU plugin carries
-the convolutions' layout on, and copies back and forth (docs/log/2026-11-24-speed.md).
+It has four stages: one of inverted-bottleneck convolutions at full resolution, three of windowed
+attention (Wu et al., "TinyViT", ECCV 2022, section 3 and figure 2). There are two differences from
+that paper, both as in the published checkpoint of LiteMedSAM: the patch embedding keeps the
+resolution, and the last patch merge has stride 1.
+
+Between convolutions, features have the shape (B, H * W, C). With four axes, OpenVINO's CPU plugin
+keeps the layout of the convolutions and copies back and forth (docs/log/2026-11-24-speed.md).
 """
 
 import torch
@@ -20,7 +23,7 @@ MERGE_STRIDES = (2, 2, 1)  # 256 -> 128 -> 64 -> 64
 
 
 def to_tokens(x: Tensor) -> Tensor:
-    """Return rows (B, H * W, C), one for each pixel of `x` (B, C, H, W)."""
+    """Return tokens (B, H * W, C), one for each pixel of `x` (B, C, H, W)."""
     b, c, height, width = x.shape
     return x.permute(0, 2, 3, 1).reshape(b, height * width, c)
 
@@ -32,7 +35,7 @@ def to_maps(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 class LayerNorm2d(nn.Module):
-    """Layer norm over the channels of (B, C, H, W), each pixel for itself (as in SAM)."""
+    """Layer norm over the channels of each pixel of (B, C, H, W), as in SAM."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -60,7 +63,7 @@ class ConvNorm(nn.Sequential):
 
 
 class PatchEmbed(nn.Module):
-    """Two 1x1 convolutions: 3 colours to the first stage's channels, pixel by pixel."""
+    """Two 1x1 convolutions: from 3 colours to the channels of the first stage."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -74,7 +77,7 @@ class PatchEmbed(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck: widen, 3x3 depthwise, narrow, add the input."""
+    """Inverted bottleneck: more channels, 3x3 depthwise, fewer channels, plus the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -107,7 +110,7 @@ class PatchMerging(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention in one window, with a learned bias per head and |offset|."""
+    """Multi-head self-attention in one window; each head learns a bias for each |offset|."""
 
     attention_bias_idxs: Tensor
 
@@ -129,7 +132,7 @@ class WindowAttention(nn.Module):
         x = self.norm(x)
         weights = self.qkv.weight.view(self.heads, 3, -1, dim)  # by head, then q, k and v
         biases = self.qkv.bias.view(self.heads, 3, -1)
-        q, k, v = (  # each (B, heads, L, dim / heads); apart, none has to be copied
+        q, k, v = (  # each (B, heads, L, dim / heads); split this way, none is copied
             F.linear(x, weights[:, i].reshape(dim, dim), biases[:, i].flatten())
             .view(b, length, self.heads, -1)
             .transpose(1, 2)
@@ -141,7 +144,7 @@ class WindowAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Layer norm, widen, GELU, narrow."""
+    """Layer norm, linear to more channels, GELU, linear back."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -174,7 +177,7 @@ class AttentionBlock(nn.Module):
         return to_maps(tokens, height, width)
 
     def _attend(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """Return what attention makes of `tokens` (B, H * W, dim), window by window."""
+        """Return the attention (B, H * W, dim) of `tokens` (B, H * W, dim), window by window."""
         b, _, dim = tokens.shape
         w = self.window
         bottom, right = -height % w, -width % w
@@ -188,7 +191,7 @@ class AttentionBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one resolution, then the patch merge to the next (none after the last)."""
+    """Blocks of one resolution, then the patch merge; the last stage has no patch merge."""
 
     def __init__(self, blocks: list[nn.Module], downsample: nn.Module | None) -> None:
         super().__init__()
@@ -196,7 +199,7 @@ class Stage(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the next stage's input (B, C', H', W') of `x` (B, C, H, W)."""
+        """Return (B, C', H', W'), the input of the next stage, of `x` (B, C, H, W)."""
         for block in self.blocks:
             x = block(x)
         return x if self.downsample is None else self.downsample(x)

@@ -1,4 +1,4 @@
-"""Two-way transformer of SAM's mask decoder: tokens look at the image, the image looks back.
+"""Two-way transformer of SAM's mask decoder: attention from tokens to image, and back.
 
 Kirillov et al., "Segment Anything", 2023, appendix A, figure 14.
 """
@@ -6,7 +6,7 @@ Kirillov et al., "Segment Anything", 2023, appendix A, figure 14.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DOWNSAMPLE_RATE = 2  # cross-attention works in half the dimension
+DOWNSAMPLE_RATE = 2  # cross-attention has half the dimension
 
 
 class Attention(nn.Module):
@@ -53,7 +53,7 @@ class TwoWayBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int, mlp_dim: int, *, first: bool) -> None:
         super().__init__()
-        self.first = first  # the first block's queries are nothing but their own position code
+        self.first = first  # in the first block the queries are their own position codes
         self.self_attn = Attention(dim, heads)
         self.norm1 = nn.LayerNorm(dim)
         self.cross_attn_token_to_image = Attention(dim, heads, DOWNSAMPLE_RATE)
@@ -64,9 +64,9 @@ class TwoWayBlock(nn.Module):
         self.cross_attn_image_to_token = Attention(dim, heads, DOWNSAMPLE_RATE)
 
     def look(self, tokens: Tensor, token_positions: Tensor, keys: Tensor, image: Tensor) -> Tensor:
-        """Return `tokens` (N, T, C) after their look at each other and at the image.
+        """Return `tokens` (N, T, C) after self-attention, attention to the image, and the MLP.
 
-        `image` (N, 4096, C) are its values, `keys` the same with its positions.
+        `image` (N, 4096, C) are the values; `keys` are `image` plus its position codes.
         """
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
@@ -90,7 +90,7 @@ class TwoWayBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
-    """`depth` two-way blocks and a last look of the tokens at the image."""
+    """`depth` two-way blocks, then one more attention of the tokens to the image."""
 
     def __init__(self, dim: int, depth: int, heads: int, mlp_dim: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class TwoWayTransformer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return tokens (N, T, C) and image (N, 4096, C) after all blocks.
 
-        `tokens` (N, T, C) serve as their own position code; `image` and `image_positions` are
+        `tokens` (N, T, C) are also their own position codes. `image` and `image_positions` are
         (1 or N, 4096, C).
         """
         queries = tokens

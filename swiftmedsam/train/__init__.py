@@ -1,12 +1,16 @@
-"""From a trained LiteMedSAM to a trained SwiftMedSAM, in steps that grow dearer.
+"""Train a SwiftMedSAM from a trained LiteMedSAM, its teacher.
 
-`initialise` copies what fits; `features` caches what the teacher computes; `blockwise` repairs each
-shortened stage of the encoder on its own, against the teacher's features at that point; `loop`
-trains decoder and encoder on truth and teacher. `data`, `augment` and `losses` serve all of them.
-Preprocessing is the program's own, `swiftmedsam.frame`.
+- `__main__`: the command, with its four phases.
+- `options`: all choices of a training run, and the recipes.
+- `run`: end-to-end training on truth and teacher.
+- `losses`: the losses.
+- `data/`: pictures of the corpus, augmented and drawn in batches.
+- `repair/`: short trainings of single parts, before the end-to-end training.
+- `machine/`: memory, precision and libraries of the machine.
+- `tools/`: commands around a run: means of weights, curves, quick scores, cases.
+- `lent/`: training on a machine that is lent for minutes.
 
-`package` makes a folder of all this and of weights and pictures for a machine that is lent for
-minutes; there `lease` trains, if need be with `without_opencv` in OpenCV's place.
+Pixels are framed as in the program (`swiftmedsam.frame`).
 """
 
 import sys
@@ -14,5 +18,5 @@ from importlib import import_module
 
 try:
     import cv2 as cv2
-except ImportError:  # an accelerator machine
+except ImportError:  # a lent machine may have no OpenCV
     sys.modules["cv2"] = import_module("swiftmedsam.train.machine.without_opencv")

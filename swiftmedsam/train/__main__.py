@@ -1,12 +1,14 @@
-"""`python -m swiftmedsam.train --variant v2 --init lite_medsam.pth --data DIR --out runs/NAME
-[--resume]`.
+"""Train a variant of the network.
 
-Four phases, each of which leaves its weights in the run folder and is skipped when they are there:
+    python -m swiftmedsam.train --variant v2 --init lite_medsam.pth --data DIR --out runs/NAME
+        [--resume]
 
-    cache     the teacher's features of some hundred pictures       runs/NAME/cache/
-    blocks    stage 0 and stage 2 of the encoder, each on its own   runs/NAME/stage0.safetensors...
-    decoder   on the cached embeddings                              runs/NAME/decoder.safetensors
-    together  end to end, on truth and teacher                      runs/NAME/student.safetensors
+There are four phases. Each writes its result into the run folder, and is skipped if it is there:
+
+    cache     compute features of the teacher of some hundred pictures   cache/
+    blocks    train stages 2 and 0 of the encoder, one by one            stage2.safetensors, ...
+    decoder   train the decoder on the cached embeddings                 decoder.safetensors
+    together  train end to end, on truth and teacher                     student.safetensors
 """
 
 import argparse
@@ -42,14 +44,14 @@ from swiftmedsam.train.run import Run
 
 log = logging.getLogger("train")
 
-# Those that are a number or one of some words; whoever wants another augmentation writes a recipe.
+# The fields that are a number or a word. Another augmentation needs a recipe of its own.
 OPTION_FIELDS = [
     field
     for field in dataclasses.fields(Options)
     if field.type in (int, float) or get_args(field.type)
 ]
 
-# Steps by part. Stage 0 is whole in v1, and converges faster where it is not.
+# Training steps of each part. v1 keeps stage 0 whole; in v2, stage 0 converges faster.
 REPAIRS = {"v1": {"stage2": 300}, "v2": {"stage2": 450, "stage0": 250}}
 DENSE = {name for name, preset in VARIANTS.items() if preset.dense_encoder}
 
@@ -57,25 +59,35 @@ DENSE = {name for name, preset in VARIANTS.items() if preset.dense_encoder}
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("swiftmedsam train", description=__doc__.splitlines()[0])
     parser.add_argument("--variant", choices=sorted({*REPAIRS, *DENSE}), required=True)
-    parser.add_argument("--init", type=Path, required=True, help="the teacher's checkpoint")
-    parser.add_argument("--teacher", choices=sorted(VARIANTS), default="lite", help="its variant")
-    parser.add_argument("--data", type=Path, required=True, help="tar shards or npz with gts")
+    parser.add_argument("--init", type=Path, required=True, help="checkpoint of the teacher")
+    parser.add_argument(
+        "--teacher", choices=sorted(VARIANTS), default="lite", help="variant of the teacher"
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of tar shards, or of npz with gts"
+    )
     parser.add_argument(
         "--unlabelled-data", type=Path, metavar="DIR", nargs="+", default=[],
-        help="tar shards whose labels, if any, are not read, for the teacher (with --unlabelled)",
+        help="tar shards for the teacher, with --unlabelled; labels in them are not read",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="run folder")
-    parser.add_argument("--start", type=Path, help="weights of the variant: skip to 'together'")
+    parser.add_argument(
+        "--start", type=Path, help="weights of the variant: do the phase 'together' only"
+    )
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="ours")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--cached", action="store_true", help="'together' on the cached pictures")
-    parser.add_argument("--pictures", type=int, default=1000, help="rows of the cache")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    parser.add_argument(
+        "--cached", action="store_true", help="use the cached pictures in the phase 'together'"
+    )
+    parser.add_argument("--pictures", type=int, default=1000, help="number of cached pictures")
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--devices", default="auto")
     parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--precision", help="Fabric's name; default: bf16-mixed if it pays here")
+    parser.add_argument(
+        "--precision", help="as Fabric names it; default: bf16-mixed where this is faster"
+    )
     together = parser.add_argument_group(
-        "of 'together' (swiftmedsam/train/options.py; default: the recipe's)"
+        "options of the phase 'together' (swiftmedsam/train/options.py; default: from the recipe)"
     )
     for field in OPTION_FIELDS:
         flag, words = f"--{field.name.replace('_', '-')}", get_args(field.type)
@@ -87,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def repaired(arguments: argparse.Namespace, teacher: SwiftMedSAM) -> SwiftMedSAM:
-    """The student after the phases cache, blocks and decoder, done or loaded."""
+    """Return the student after the phases cache, blocks and decoder; load what is there."""
     out: Path = arguments.out
     architecture = VARIANTS[arguments.variant]
     cache = out / "cache"
@@ -95,7 +107,10 @@ def repaired(arguments: argparse.Namespace, teacher: SwiftMedSAM) -> SwiftMedSAM
         log.info("cache: features of %d pictures", arguments.pictures)
         source = CorpusSource(arguments.data, Augmentation(extent=0, warp=0))
         write_cache(teacher, source, cache, arguments.pictures, seed=1)
-    phases = [*REPAIRS[arguments.variant], "decoder"]  # each starts from the one before
+    phases = [
+        *REPAIRS[arguments.variant],
+        "decoder",
+    ]  # each starts from the weights of the one before
     paths = [out / f"{phase}.safetensors" for phase in phases]
     done = max((i for i, path in enumerate(paths) if path.exists()), default=-1)
     if done < 0:
@@ -114,10 +129,11 @@ def repaired(arguments: argparse.Namespace, teacher: SwiftMedSAM) -> SwiftMedSAM
 
 
 def source_of(arguments: argparse.Namespace, options: Options) -> CorpusSource:
-    """The pictures to train on; their number is logged for each data set.
+    """Return the pictures to train on, and log their number for each data set.
 
     Raises:
-        CorpusError: a folder holds no picture, or a shard's pictures and labels are not in pairs.
+        CorpusError: a folder holds no picture, or a shard has a picture without labels, or labels
+            without a picture.
     """
     source = CorpusSource(arguments.data, options.augmentation, arguments.unlabelled_data)
     for kind, pictures in (("labelled", source.labelled), ("unlabelled", source.unlabelled)):

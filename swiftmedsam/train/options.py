@@ -1,4 +1,4 @@
-"""Every choice of a training run, in one place; stored in each checkpoint."""
+"""All choices of a training run. Each checkpoint stores them."""
 
 import dataclasses
 import json
@@ -10,46 +10,53 @@ from swiftmedsam.train.data.augment import Augmentation
 
 @dataclass(frozen=True)
 class Options:
-    """One end-to-end run.
+    """The choices of one end-to-end run.
 
-    The defaults are our recipe: a network that was repaired block by block starts near its
-    teacher, so small steps on truth, an average of the weights, and frozen batch-norm statistics.
+    The defaults are our recipe. A network that was repaired block by block starts near its teacher.
+    So the steps are small, weights are averaged, and batch-norm statistics are frozen.
     """
 
     steps: int = 4000
-    minutes: float = 0.0  # at most: a run and its cosine end with these or `steps`; 0: no limit
+    minutes: float = (
+        0.0  # 0: no limit; else the run and its cosine end after these minutes or after `steps`
+    )
     batch_size: int = 8  # pictures per process and step
-    unlabelled: int = 0  # of them: pictures without labels, for the teacher to answer
+    unlabelled: int = 0  # how many of them have no labels; there the teacher's masks are the target
     boxes: int = 3  # per picture
-    free_boxes: int = 2  # per taught picture, anywhere: there the teacher's mask is the target
-    pseudo_objects: int = 0  # of those boxes: moved to what the teacher sees in them
+    free_boxes: int = 2  # per taught picture, anywhere in it; the teacher's mask is the target
+    pseudo_objects: int = (
+        0  # how many of the free boxes are moved to the object that the teacher finds there
+    )
     learning_rate: float = 2e-4
     weight_decay: float = 0.01
     warmup: int = 50  # steps
-    # plateau: ReduceLROnPlateau on the mean loss of a report
+    # plateau: ReduceLROnPlateau on the mean loss between two reports
     schedule: Literal["cosine", "plateau"] = "cosine"
     clip_norm: float = 1.0
-    teacher_weight: float = 0.5  # of the distance to its embedding and answers; 0: no teacher
-    taught: int = 2  # pictures of a batch that the teacher looks at, too: it costs half a step
-    average_decay: float = 0.996  # of the exponential moving average of the weights; 0: none
-    truth_weight: float = 1.0  # of the loss on labels; 0: labels are not looked at
+    teacher_weight: float = 0.5  # of the loss on the teacher's embedding and masks; 0: no teacher
+    taught: int = 2  # pictures of a batch that the teacher sees, too; this takes half of a step
+    average_decay: float = 0.996  # of the moving average of the weights; 0: no average
+    truth_weight: float = 1.0  # of the loss on labels; 0: labels are not used
     freeze_statistics: bool = True  # batch norm keeps the running mean and variance
-    # For layers that start from nothing: steps with each batch's own statistics, which are then
-    # measured once and kept. Running ones never fit: a batch holds 8 very different pictures.
+    # For layers that start with random weights: in these first steps each batch has its own
+    # statistics; then they are measured once and frozen. Running statistics would not fit, since
+    # a batch holds 8 very different pictures.
     settling: int = 0
-    frozen_stages: int = 0  # first stages of the encoder that keep their weights; 4: all of it
+    frozen_stages: int = (
+        0  # so many first stages of the encoder do not change; 4: the whole encoder
+    )
     augmentation: Augmentation = field(default_factory=Augmentation)
-    report_every: int = 25  # steps: a line of the log
-    save_every: int = 50  # steps: a checkpoint to resume from
+    report_every: int = 25  # steps between two lines of the log
+    save_every: int = 50  # steps between two checkpoints
     seed: int = 0
     workers: int = 0  # processes that prepare pictures; 0: the training process itself
 
     def __post_init__(self) -> None:
-        """Refuse what no run can have.
+        """Check the numbers.
 
         Raises:
             ValueError: the length of the run is not positive, or there are more unlabelled pictures
-                than the teacher is asked about.
+                than taught pictures.
         """
         taught = self.taught if self.teacher_weight else 0
         most = min(taught, self.batch_size - 1 if self.truth_weight else self.batch_size)
@@ -59,16 +66,16 @@ class Options:
                 f"{most}: truth_weight needs a labelled picture, and the teacher answers for "
                 f"{taught} (taught; 0 without teacher_weight)"
             )
-        if self.steps < 1 or not self.minutes >= 0:  # also where minutes are not a number
+        if self.steps < 1 or not self.minutes >= 0:  # not (minutes < 0): NaN must fail, too
             raise ValueError(f"steps {self.steps}, minutes {self.minutes}: expected at least 1, 0")
 
     def to_json(self) -> str:
-        """Text that `from_json` reads."""
+        """Return a JSON text that `from_json` reads."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Options":
-        """Options as they were stored.
+        """Read options that `to_json` wrote.
 
         Raises:
             TypeError: a field is unknown.
@@ -78,8 +85,8 @@ class Options:
         return cls(**values)
 
 
-# SwiftMedSAM paper, section 4.1: 26 epochs of 1.5 million pictures at batch 32 on a cluster. Kept
-# for whoever has both; lr 0.005 on repaired weights undoes the repair within some dozen steps.
+# SwiftMedSAM paper, section 4.1: 26 epochs of 1.5 million pictures with batch 32, on a cluster. On
+# repaired weights its learning rate of 0.005 destroys the repair within some dozen steps.
 PAPER = Options(
     steps=26 * 1_500_000 // 32,
     batch_size=32,

@@ -1,8 +1,8 @@
-"""End-to-end training on truth and teacher: one loop for a CPU, a GPU and many of them.
+"""End-to-end training on truth and teacher, on a CPU, a GPU or several GPUs.
 
-Lightning Fabric does devices, precision and gradient exchange (Accelerate was weighed: it does the
-same, and wants its own configuration files). A run folder holds `log.csv`, `last.ckpt` to resume
-from, and `student.safetensors`, the averaged weights.
+Lightning Fabric handles devices, precision and the exchange of gradients. (Accelerate does the
+same, but needs configuration files of its own.) A run folder holds `log.csv`, the checkpoint
+`last.ckpt`, and the averaged weights `student.safetensors`.
 """
 
 import csv
@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from swiftmedsam.torch_model import SwiftMedSAM, save_model
-from swiftmedsam.train.data.prompts import boxes_of
+from swiftmedsam.train.data.prompts import pseudo_boxes
 from swiftmedsam.train.data.stream import Batch, Batches, Source
 from swiftmedsam.train.losses import teacher_loss, trust_in, truth_loss
 from swiftmedsam.train.machine.lean import make_lean
@@ -33,7 +33,7 @@ from swiftmedsam.train.repair.blockwise import relative_error
 log = logging.getLogger(__name__)
 
 MOMENTUM = 0.1  # of batch norms, torch's default
-SETTLING_BATCHES = 25  # that statistics are measured over: 200 pictures in batches of 8
+SETTLING_BATCHES = 25  # to measure statistics: 200 pictures in batches of 8
 
 LAST = "last.ckpt"
 WEIGHTS = "student.safetensors"
@@ -42,7 +42,7 @@ COLUMNS = ("step", *TERMS, "learning_rate", "pictures_per_second")
 
 
 class Student(nn.Module):
-    """The network as it is trained: several boxes in each picture of a batch."""
+    """The network for training: each picture of a batch has several boxes."""
 
     def __init__(self, model: SwiftMedSAM) -> None:
         super().__init__()
@@ -51,10 +51,11 @@ class Student(nn.Module):
     def forward(
         self, pixels: Tensor, boxes: Tensor, free_boxes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Embedding, logits and IoU of `boxes` (L, K, 4), logits of `free_boxes` (T, F, 4).
+        """Return embedding, logits and IoU of `boxes`, and logits of `free_boxes`.
 
-        Shapes: (B, C, 64, 64), (L * K, 256, 256), (L * K,), (T * F, 256, 256). The boxes are in the
-        last L of the B pictures, the free boxes in the first T.
+        `boxes` (L, K, 4) belong to the last L of the B pictures, `free_boxes` (T, F, 4) to the
+        first T. The embedding is (B, C, 64, 64), logits and IoU of the boxes are (L * K, 256, 256)
+        and (L * K,), logits of the free boxes are (T * F, 256, 256).
         """
         embedding = self.model.encode(pixels)
         (taught, free), (labelled, own) = free_boxes.shape[:2], boxes.shape[:2]
@@ -62,7 +63,7 @@ class Student(nn.Module):
             embedding[len(embedding) - labelled :].repeat_interleave(own, 0),
             embedding[:taught].repeat_interleave(free, 0),
         ]
-        # Fabric hands them over in bfloat16, which holds whole pixels, and nothing between
+        # Fabric passes boxes in bfloat16, which holds whole pixels but no fractions
         prompts = torch.cat([boxes.flatten(0, 1), free_boxes.flatten(0, 1)]).float()
         if not len(prompts):
             none = embedding.new_zeros(0)
@@ -74,25 +75,26 @@ class Student(nn.Module):
 
 @dataclass
 class Answers:
-    """What the teacher sees in F boxes of each of T pictures."""
+    """The masks of the teacher for F boxes in each of T pictures."""
 
     boxes: Tensor  # (T, F, 4)
     logits: Tensor  # (T * F, 256, 256)
-    trust: Tensor  # (T * F,), by `trust_in`
+    trust: Tensor  # (T * F,), from `trust_in`
 
 
 def _decode(model: SwiftMedSAM, embedding: Tensor, boxes: Tensor) -> Tensor:
-    """Logits (T, K, 256, 256) of `boxes` (T, K, 4) in T pictures."""
+    """Return the logits (T, K, 256, 256) of `boxes` (T, K, 4) in T pictures."""
     count = boxes.shape[1]
     logits, _ = model.decode(embedding.repeat_interleave(count, 0), boxes.flatten(0, 1))
     return logits.unflatten(0, (-1, count))
 
 
 def _answers_of(teacher: SwiftMedSAM, embedding: Tensor, batch: Batch) -> Answers:
-    """Ask the teacher about the free boxes of the pictures of `embedding` (T, C, 64, 64).
+    """Return the teacher's masks of the free boxes of T pictures; `embedding` (T, C, 64, 64).
 
-    As many of them as a picture has shifts are moved to what the teacher sees in them, as a user's
-    box would be: a box anywhere hardly ever holds an organ.
+    The first free boxes of each picture, one for each of its shifts, are first moved to the object
+    that the teacher finds in them. They are then like boxes of users; a box at a random place
+    hardly ever holds an organ.
     """
     taught = len(embedding)
     unlabelled = len(batch["pixels"]) - len(batch["boxes"])
@@ -100,10 +102,10 @@ def _answers_of(teacher: SwiftMedSAM, embedding: Tensor, batch: Batch) -> Answer
     if objects := shifts.shape[1]:
         first = boxes[:, :objects]
         seen = _decode(teacher, embedding, first).flatten(0, 1)
-        moved = boxes_of(seen, shifts.flatten(0, 1), first.flatten(0, 1))
+        moved = pseudo_boxes(seen, shifts.flatten(0, 1), first.flatten(0, 1))
         boxes = torch.cat([moved.unflatten(0, (-1, objects)), boxes[:, objects:]], dim=1)
     logits = _decode(teacher, embedding, boxes)
-    trust = logits.new_ones(taught)  # without a truth the teacher is all there is
+    trust = logits.new_ones(taught)  # without truth, the teacher is trusted
     if labelled := max(0, taught - unlabelled):
         known = _decode(teacher, embedding[unlabelled:], batch["boxes"][:labelled])
         trust[unlabelled:] = trust_in(known, batch["targets"][:labelled])
@@ -113,10 +115,10 @@ def _answers_of(teacher: SwiftMedSAM, embedding: Tensor, batch: Batch) -> Answer
 def batch_loss(
     student: nn.Module, batch: Batch, teacher: SwiftMedSAM | None, options: Options
 ) -> dict[str, Tensor]:
-    """Terms of the loss of one batch; "loss" is their weighted sum.
+    """Return the terms of the loss of one batch, by name; "loss" is their weighted sum.
 
-    "teacher" is the relative error of the embedding, "answers" the difference from the teacher's
-    masks of free boxes: what it knows of whatever the truth does not name.
+    "teacher" is the relative error of the embedding. "answers" is the difference from the teacher's
+    masks of free boxes: the student learns what the teacher knows about unlabelled objects.
     """
     wanted = batch.get("embedding")
     if options.teacher_weight and wanted is None and teacher is None:
@@ -142,11 +144,11 @@ def batch_loss(
     return {"loss": loss, "truth": truth, "teacher": distance, "answers": difference}
 
 
-State = dict[str, Any]  # of a run: all that a checkpoint holds
+State = dict[str, Any]  # the state of a run, as a checkpoint stores it
 
 
 def _done(state: State, options: Options) -> float:
-    """How much of a run is done, 0 to 1, by its steps or by the time it may take."""
+    """Return the part of a run, 0..1, that is done: by steps or by time, whichever is more."""
     by_time = state["minutes"] / options.minutes if options.minutes else 0.0
     return min(1.0, max(state["step"] / options.steps, by_time))
 
@@ -154,7 +156,7 @@ def _done(state: State, options: Options) -> float:
 def _schedule(
     optimizer: torch.optim.Optimizer, options: Options, done: Callable[[], float]
 ) -> LambdaLR | ReduceLROnPlateau:
-    """Sets the learning rate: "cosine" after every step, "plateau" after a report, by its loss."""
+    """Return the schedule of the learning rate: "cosine" by step, "plateau" by the loss."""
     if options.schedule == "plateau":
         return ReduceLROnPlateau(optimizer)
 
@@ -166,9 +168,9 @@ def _schedule(
 
 
 def _average(decay: float) -> Callable[[list[Tensor], list[Tensor], int], None]:
-    """Exponential moving average of weights and statistics; counters and indices are copied.
+    """Return a moving average of weights and statistics that copies integers.
 
-    torch's own averages integers too, and truncates: 0.9 * 3 + 0.1 * 3 became 2.
+    torch's own average truncates integers, such as counters: 0.9 * 3 + 0.1 * 3 became 2.
     """
     blend = get_ema_multi_avg_fn(decay)
 
@@ -182,11 +184,13 @@ def _average(decay: float) -> Callable[[list[Tensor], list[Tensor], int], None]:
 
 
 def set_trainable(model: SwiftMedSAM, options: Options) -> None:
-    """Training mode by `options`: what is frozen gets no gradient and keeps its statistics."""
+    """Set the training mode; frozen layers get no gradient and keep their statistics."""
     model.train()
     model.requires_grad_(True)
-    model.prompt_encoder.requires_grad_(False)  # shared with the teacher, and a box is a box
-    # the three masks for ambiguous prompts are not computed, so they cannot learn
+    model.prompt_encoder.requires_grad_(
+        False
+    )  # it has the teacher's weights, and boxes do not change
+    # the three masks for ambiguous prompts are not computed, so they get no gradient
     model.mask_decoder.output_hypernetworks_mlps[1:].requires_grad_(False)
     encoder, frozen = model.image_encoder, options.frozen_stages
     parts = [encoder.patch_embed, *encoder.layers, encoder.neck]
@@ -201,17 +205,17 @@ def _batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 def keep_statistics(model: nn.Module) -> None:
-    """Let every batch norm keep its mean and variance from here on."""
+    """Freeze mean and variance of every batch norm."""
     for norm in _batch_norms(model):
         norm.eval()
 
 
 @torch.no_grad()
 def measure_statistics(model: SwiftMedSAM, batches: Iterable[Tensor]) -> None:
-    """Set mean and variance of every batch norm to those over all pixels (B, 3, 256, 256)."""
+    """Measure mean and variance of every batch norm over `batches` of pixels (B, 3, 256, 256)."""
     for norm in _batch_norms(model):
         norm.reset_running_stats()
-        norm.momentum = None  # torch: the plain mean over all batches
+        norm.momentum = None  # in torch: the mean over all batches
     for pixels in batches:
         model.encode(pixels)
     for norm in _batch_norms(model):
@@ -226,7 +230,7 @@ class Run:
     folder: Path
     options: Options
     fabric: Fabric
-    trained_on: Sequence[str] = ()  # data sets whose labels the weights have learned from
+    trained_on: Sequence[str] = ()  # data sets whose labels the weights were trained on
 
     def train(
         self,
@@ -236,9 +240,9 @@ class Run:
         *,
         resume: bool = False,
     ) -> SwiftMedSAM:
-        """Train `model`; return the averaged weights. With `resume`, go on from `last.ckpt`.
+        """Train `model`; return the averaged weights. With `resume`, continue from `last.ckpt`.
 
-        `model` and `teacher` are changed in place, their modules made lean.
+        `model` and `teacher` are changed in place; `make_lean` changes their modules.
         """
         fabric, options = self.fabric, self.options
         set_trainable(model, options)
@@ -279,7 +283,7 @@ class Run:
         count, began = 0, time.monotonic()
         start = began - 60 * state["minutes"]
         for batch in loader:
-            with fabric.autocast():  # for the teacher; the student brings its own
+            with fabric.autocast():  # for the teacher; Fabric does it for the student
                 terms = batch_loss(student, batch, teacher, options)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(terms["loss"])
@@ -292,10 +296,13 @@ class Run:
                 with fabric.autocast():
                     measure_statistics(model, self._pixels(batches, step))
                 average.module.load_state_dict(model.state_dict())
-            if options.minutes:  # the processes must agree on the last step
+            if options.minutes:  # all processes must end with the same step
                 state["minutes"] = fabric.broadcast((time.monotonic() - start) / 60)
             last = _done(state, options) == 1
-            for name, value in terms.items():  # left on the device: reading one waits for it
+            for (
+                name,
+                value,
+            ) in terms.items():  # they stay on the device: reading a value would wait for it
                 sums[name] = sums.get(name, 0) + value.detach()
             count += 1
             if isinstance(schedule, LambdaLR):
@@ -315,17 +322,17 @@ class Run:
         return average.module if options.average_decay else model
 
     def _pixels(self, batches: Batches, first: int) -> Iterator[Tensor]:
-        """Changed pixels (B, 3, 256, 256) of the batches from `first` on."""
+        """Yield the changed pixels (B, 3, 256, 256) of the batches, from batch `first`."""
         for step in range(first, first + SETTLING_BATCHES):
             yield self.fabric.to_device(batches[step]["pixels"])
 
     def _means(self, sums: Mapping[str, Tensor], count: int) -> dict[str, float]:
-        """Means over `count` steps and all processes: each must set the same learning rate."""
+        """Return means over `count` steps of all processes: all must set the same learning rate."""
         means = {name: total / count for name, total in sums.items()}
         return {name: mean.item() for name, mean in self.fabric.all_reduce(means).items()}
 
     def _forget_after(self, step: int) -> None:
-        """Take rows of the log back that a killed run wrote after its last checkpoint."""
+        """Remove the rows that a killed run wrote to the log after its last checkpoint."""
         path = self.folder / "log.csv"
         if self.fabric.is_global_zero and path.exists():
             header, *rows = path.read_text().splitlines(keepends=True)
@@ -355,7 +362,7 @@ class Run:
         )  # fmt: skip
 
     def _save(self, state: State, best: SwiftMedSAM) -> None:
-        """A checkpoint that is whole at any instant, and the weights to use."""
+        """Write the checkpoint, as an atomic file, and the averaged weights."""
         partial = self.folder / (LAST + ".partial")
         self.fabric.save(partial, state)
         if self.fabric.is_global_zero:

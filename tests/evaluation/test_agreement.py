@@ -121,7 +121,7 @@ def test_what_cannot_be_read_is_said_in_one_line(shards, tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path}: has no tar file\n"
     put_shard(shards, "CT_Some.tar", {"bad.webp": b"no picture"})
     assert main([str(shards), *arguments]) == 1
-    words = "'bad.webp' is not a picture that can be read"
+    words = "'bad.webp' cannot be read as a picture"
     assert capsys.readouterr().err == f"{shards / 'CT_Some.tar'}: {words}\n"
     (shards / "CT_Some.tar").write_bytes(b"no archive")
     assert main([str(shards), *arguments]) == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from swiftmedsam.evaluation.__main__ import main as evaluate
-from swiftmedsam.evaluation.breadth import NEVER, TRAINED, below, main, measure
+from swiftmedsam.evaluation.breadth import NEVER, TRAINED, below, main, measure_breadth
 from swiftmedsam.evaluation.datasets import Known
 from swiftmedsam.evaluation.metrics import ObjectScore
 from swiftmedsam.evaluation.score import summarise
@@ -43,7 +43,7 @@ def rows_of(which, nsd=0.5):
 
 
 def measured(gts, **changes):
-    return measure([rows_of(0), rows_of(1)], {**KNOWN, **changes}, TRAINED_SETS, gts)
+    return measure_breadth([rows_of(0), rows_of(1)], {**KNOWN, **changes}, TRAINED_SETS, gts)
 
 
 def means(lines):
@@ -97,7 +97,7 @@ def test_a_difference_is_paired_by_case(tmp_path):
     """Where all cases differ by the same, the difference is certain, whatever their spread."""
     base = rows_of(0)
     other = [row(each.name, each.dsc - 0.125, each.nsd) for each in base][::-1]
-    found = measure([base, other], KNOWN, TRAINED_SETS, tmp_path)
+    found = measure_breadth([base, other], KNOWN, TRAINED_SETS, tmp_path)
     for line in [*found.averages, *found.datasets[TRAINED], *found.modalities]:
         (difference,) = line.dsc_difference
         assert (difference.low, difference.mean, difference.high) == pytest.approx([0.125] * 3)
@@ -110,7 +110,7 @@ def test_the_intervals_are_those_of_cases_drawn_within_their_data_set(tmp_path):
     names = [[f"2DBox_US_{letter}-{i}.npz" for i in range(61)] for letter in "AB"]
     rows = [row(name, dsc) for group in names for name, dsc in zip(group, scores, strict=True)]
     known = {r.name: Known(f"US_{r.dataset}", None, 1, {}) for r in rows}
-    found = measure([rows], known, frozenset({"US_A"}), tmp_path)
+    found = measure_breadth([rows], known, frozenset({"US_A"}), tmp_path)
     error = scores.std() / np.sqrt(61)
     one, _, both, _ = (line.dsc[0] for line in found.averages)
     # 10 %: drawing 2000 times, the width has a noise of about 2 %
@@ -122,7 +122,7 @@ def test_data_sets_below_are_listed_worst_first_be_it_in_dsc_or_in_nsd(tmp_path)
     other = [
         row(each.name, DSC[each.name][1], 0.5 + (each.dataset == "B_x") / 4) for each in rows_of(0)
     ]
-    found = measure([rows_of(0), other], KNOWN, TRAINED_SETS, tmp_path)
+    found = measure_breadth([rows_of(0), other], KNOWN, TRAINED_SETS, tmp_path)
     assert [(group, each.name, each.dsc_difference[0].mean) for group, each in below(found, 0)] == [
         (NEVER, "OCT_C", -0.5),
         (TRAINED, "XRay_B_x", 0.0),  # -0.25 in NSD
@@ -158,7 +158,7 @@ def test_organs_are_told_by_the_names_of_their_labels_and_others_by_label_and_ca
         row(name, 0.5, by_object=[ObjectScore(9.0, *each) for each in of_case])
         for name, of_case in zip(ORGANS, objects, strict=True)
     ]
-    found = measure([rows], ORGANS, frozenset(), tmp_path)
+    found = measure_breadth([rows], ORGANS, frozenset(), tmp_path)
     assert {
         each.name: (each.cases, each.dsc[0].mean, each.nsd[0].mean) for each in found.organs
     } == {
@@ -306,7 +306,10 @@ def sets_with(**changes):
     ("content", "words"),
     [
         (["2DBox_US_A-1"], "should be a JSON object with an entry for each case"),
-        ({"2DBox_US_A-1": {"set": "US_A", "trained": True}}, "says nothing of 2 cases, first 2D"),
+        (
+            {"2DBox_US_A-1": {"set": "US_A", "trained": True}},
+            "has no entry for 2 cases, such as 2D",
+        ),
         (sets_with(trained=True), "'2DBox_US_A-2' should have 'set'"),
         (sets_with(set="US_A", trained="yes"), "'2DBox_US_A-2' should have 'set'"),
         (sets_with(set="US_A", trained=True, edition="2"), "'2DBox_US_A-2' should have 'set'"),
@@ -349,13 +352,13 @@ def saved_scores(**changes):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"average": {}}, "no scores of python -m swiftmedsam.evaluation --json"),
+        ({"average": {}}, "is not a JSON of python -m swiftmedsam.evaluation --json"),
         (
             saved_scores(cases=[{"name": "2DBox_US_A-1.npz"}]),
-            "no scores of python -m swiftmedsam.evaluation",
+            "is not a JSON of python -m swiftmedsam.evaluation",
         ),
         (saved_scores(rules={"spacing": "official"}), "scored with spacing in 'official'"),
-        (saved_scores(), "lacks 2 of 3 cases, first 2DBox_US_A-2.npz"),
+        (saved_scores(), "lacks 2 of 3 cases, such as 2DBox_US_A-2.npz"),
     ],
 )
 def test_scores_that_do_not_fit_are_refused_in_one_line(

@@ -5,7 +5,7 @@ import pytest
 
 from swiftmedsam.evaluation.timing import growth
 from swiftmedsam.evaluation.timing.growth import OBJECTS, SLICES, cases, growth_table, main
-from swiftmedsam.evaluation.timing.measure import Run, Said
+from swiftmedsam.evaluation.timing.measure import ProgramRun, Said
 from tests.helpers import make_case_file
 
 
@@ -45,7 +45,7 @@ def test_every_case_is_run_as_often_as_asked_for_with_the_programs_options(
 
     def run(program, case):
         seen.append((case.name, program.words))
-        return Run(1.5, None, 0, True, Said(seconds=1.0))
+        return ProgramRun(1.5, None, 0, True, Said(seconds=1.0))
 
     monkeypatch.setattr(growth, "run", run)
     assert main([str(small), "--repeats", "2", "--", "--mode", "litemedsam"]) == 0
@@ -56,7 +56,7 @@ def test_every_case_is_run_as_often_as_asked_for_with_the_programs_options(
 
 
 def test_a_run_that_fails_ends_the_command(small, monkeypatch, capsys):
-    failed = Run(1.0, None, 1, False, Said(last_words="no weights here"))
+    failed = ProgramRun(1.0, None, 1, False, Said(last_words="no weights here"))
     monkeypatch.setattr(growth, "run", lambda *_: failed)
     assert main([str(small)]) == 1
     assert "3DBox_CT_1x2.npz: no weights here" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.ablation import modes
-from benchmarks.ablation.modes import Row, Variant
+from benchmarks.ablation.modes import ModeRow, Variant
 from benchmarks.reference.true_boxes import TrueBoxes
 from swiftmedsam import make_case, read_case
 from swiftmedsam.segment import segment
@@ -65,12 +65,14 @@ def test_dsc_on_paper():
 
 def test_means_are_by_modality_and_time_is_a_ratio():
     rows = [
-        Row("a", "2DBox_US_1", "2D", "US", 0.5, 1.0), Row("b", "2DBox_US_1", "2D", "US", 0.7, 4.0),
-        Row("a", "2DBox_US_2", "2D", "US", 0.7, 1.0), Row("b", "2DBox_US_2", "2D", "US", 0.9, 1.0),
-        Row("a", "2DBox_OCT_1", "2D", "OCT", 0.2, 2.0),
-        Row("b", "2DBox_OCT_1", "2D", "OCT", 0.4, 1.0),
+        ModeRow("a", "2DBox_US_1", "2D", "US", 0.5, 1.0),
+        ModeRow("b", "2DBox_US_1", "2D", "US", 0.7, 4.0),
+        ModeRow("a", "2DBox_US_2", "2D", "US", 0.7, 1.0),
+        ModeRow("b", "2DBox_US_2", "2D", "US", 0.9, 1.0),
+        ModeRow("a", "2DBox_OCT_1", "2D", "OCT", 0.2, 2.0),
+        ModeRow("b", "2DBox_OCT_1", "2D", "OCT", 0.4, 1.0),
     ]  # fmt: skip
-    assert modes.table(rows).splitlines() == [
+    assert modes.modes_table(rows).splitlines() == [
         "| 2D, 3 cases | OCT | US | mean | time |",
         "|---|---|---|---|---|",
         "| a | 20.0 | 60.0 | 40.0 | 1.00 |",
@@ -88,13 +90,13 @@ def test_the_command_compares_variants_on_cases(inputs, tmp_path, tiny_weights, 
             read_case(path), modes.load(tiny_weights, threads=1), settings=LITEMEDSAM
         )
         np.savez(truths / path.name, gts=labels)
-    table, picture = tmp_path / "modes.csv", tmp_path / "modes.png"
+    csv_file, picture = tmp_path / "modes.csv", tmp_path / "modes.png"
     variants = ["litemedsam: mode=litemedsam", "best", "best, every 3rd slice: step=3"]
     words = [str(inputs), str(truths), *variants, "--weights", str(tiny_weights)]
-    assert modes.main([*words, "--csv", str(table), "--picture", str(picture)]) == 0
+    assert modes.main([*words, "--csv", str(csv_file), "--picture", str(picture)]) == 0
     printed = capsys.readouterr().out
     assert "| litemedsam | 100.0 | 100.0 | 1.00 |" in printed  # its own answers are the truth here
-    with table.open() as stream:
+    with csv_file.open() as stream:
         rows = list(csv.DictReader(stream))
     names = [text.partition(":")[0] for text in variants]
     in_turn = [*names, *names[1:], names[0]]  # the second case begins with the second variant

@@ -257,7 +257,7 @@ def test_pictures_are_of_the_best_quality_that_fits():
     picture = np.random.default_rng(1).integers(0, 256, (64, 64), np.uint8)
     sizes = [
         len(pictures.data_uri(shrink(picture, 64 // divisor), quality))
-        for divisor, quality in pictures.STEPS
+        for divisor, quality in pictures.QUALITIES
     ]
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[2]
     assert len(encode([picture], sizes[2])[0]) == sizes[2]

@@ -143,7 +143,7 @@ def test_the_command_prints_dsc_by_modality_and_move(folders, tmp_path, boxes_as
         # OCT: 10 pixels, outward two sides only: 80 x 30 and 110 x 60: 4800 / 7400, 10000 / 11600
         "OCT           1  64.86  100.00  86.21",
         "Average       2  59.71  100.00  77.89",
-        "DSC in %, by how far the boxes' sides were moved outward, in pixels of the 256 input",
+        "DSC in %, by how far the sides of the boxes were moved outward, in input pixels",
     ]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["+10", "-10", "0"]
     assert np.count_nonzero(read_labels(tmp_path / "out" / "+10" / IMAGE)) == 50 * 30

@@ -6,7 +6,7 @@ import pytest
 from openvino import opset13 as ops
 
 from benchmarks.speed import roofline
-from benchmarks.speed.roofline import Step, steps, table
+from benchmarks.speed.roofline import ExecutedStep, executed_steps, roofline_table
 from benchmarks.speed.work import work
 
 
@@ -33,11 +33,12 @@ def test_products_convolutions_and_attention_are_counted():
 
 def test_the_table_says_how_much_of_the_roof_is_reached():
     steps = [
-        Step("Conv", 1e-3, 100_000_000, 1_000_000), Step("Conv", 1e-3, 1_000_000, 1_000_000),
-        Step("Copy", 2e-3, 0, 5_000_000),
+        ExecutedStep("Conv", 1e-3, 100_000_000, 1_000_000),
+        ExecutedStep("Conv", 1e-3, 1_000_000, 1_000_000),
+        ExecutedStep("Copy", 2e-3, 0, 5_000_000),
     ]  # fmt: skip
     # at 200 GFLOP/s and 10 GB/s these take 0.5 and 0.1 ms at least, and take 2 ms
-    assert table(steps, 200e9, 10e9).splitlines()[2:] == [
+    assert roofline_table(steps, 200e9, 10e9).splitlines()[2:] == [
         "| Conv | 2 | 2.0 | 50% | 0.10 | 50 | 50 | 30% |",
         "| Copy | 1 | 2.0 | 50% | - | - | - | - |",
     ]
@@ -48,7 +49,7 @@ def test_all_of_the_work_is_found_in_the_steps(tiny_weights):
     model = core.read_model(tiny_weights / "encoder.xml")
     compiled = core.compile_model(model, "CPU", {"PERF_COUNT": True, "INFERENCE_NUM_THREADS": 1})
     compiled.create_infer_request().infer([np.zeros((1, 3, 256, 256), np.float32)])
-    found = steps(model, compiled.get_runtime_model())
+    found = executed_steps(model, compiled.get_runtime_model())
     assert sum(step.flop for step in found) == sum(work(model).values()) > 0
 
 

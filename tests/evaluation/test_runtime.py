@@ -18,7 +18,7 @@ from swiftmedsam.evaluation.timing.measure import (
     CONTAINER_PEAK,
     PARTS,
     Program,
-    Run,
+    ProgramRun,
     RunError,
     Said,
     app_program,
@@ -191,7 +191,7 @@ def test_a_slow_program_is_not_repeated(inputs, tmp_path, ours, monkeypatch):
     make_case_file(inputs, IMAGE)
     takes = {"swiftmedsam": 1.0, "slow": 30.0, "nothing": 0.0}
     monkeypatch.setattr(
-        runtime, "run", lambda program, case: Run(takes[program.name], None, 0, True, Said())
+        runtime, "run", lambda program, case: ProgramRun(takes[program.name], None, 0, True, Said())
     )
     out = tmp_path / "timings.csv"
     words = ["--repeats", "3", "--once-above", "29.9", "--program", "slow=true"]
@@ -220,7 +220,7 @@ def test_tables_have_medians_ratios_and_the_published_column(inputs, tmp_path, o
     assert float(other[-1]) == pytest.approx(seconds["slow"] / seconds["swiftmedsam"], rel=0.01)
     (row,) = [li for li in lines if li[:4] == ["2DBox_X-Ray_0053-made", "320x640", "34", "9.8"]]
     assert row[4:8] == ["9.3", "9.8", "1.8", "-"] and float(row[-1]) >= 1
-    assert OTHER_MACHINES in printed and "What does nothing takes " in printed
+    assert OTHER_MACHINES in printed and "A program that does nothing takes " in printed
 
 
 def test_a_case_of_another_size_is_not_in_table_5(inputs, tmp_path, ours, capsys):

@@ -6,7 +6,7 @@ import pytest
 from swiftmedsam.evaluation.published import MADE, TABLE_5, published_name
 from swiftmedsam.evaluation.timing.table5 import (
     SETS,
-    Source,
+    SourceCase,
     Wanted,
     choose,
     choose_depth,
@@ -24,7 +24,7 @@ from tests.helpers import make_case_file
 
 def source(path, **changed):
     fields = {"modality": "CT", "shape": (1, 30, 40), "boxes": 1, **changed}
-    return Source(path, **fields)
+    return SourceCase(path, **fields)
 
 
 def block(shape, box):

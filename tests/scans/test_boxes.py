@@ -449,5 +449,5 @@ def test_layers_that_are_not_certain_are_one_line(fields, message, tmp_path):
 def test_layers_are_no_label_map_of_a_case(tmp_path):
     both = [layered(0), layered(1)]
     path = slicer_file(tmp_path / "a.seg.nrrd", *both, voxels=layers(2))
-    with pytest.raises(ScanError, match=r"^a.seg.nrrd: expected one label a voxel, .* of 2 la"):
+    with pytest.raises(ScanError, match=r"^a.seg.nrrd: expected one label per voxel, .* of 2 la"):
         read_labels(path)

@@ -215,7 +215,7 @@ def test_a_grid_without_right_angles_is_told(command, data):
     save_volume(data, affine=sheared)
     status, lines = make(command, data, "--modality", "MR")
     assert status == 0
-    assert lines[0] == "liver_0.nii.gz: its axes count as if at right angles, and are not"
+    assert lines[0] == "liver_0.nii.gz: its axes are not at right angles, but count as if they were"
 
 
 def test_no_scan_is_overwritten_by_labels_of_another(command, data):

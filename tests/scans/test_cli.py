@@ -118,7 +118,7 @@ def test_hounsfield_units_get_the_window(program, volume, tiny_network, mine):
         *box_words(), "--window", "bone", inputs=volume, outputs=mine / "out.nii"
     )
     assert status == 0
-    assert "scan.nii.gz: taken for CT, for 5% of it is air at -1000 (--modality)" in lines
+    assert "scan.nii.gz: taken for CT, since 5% of it is air at -1000 (--modality)" in lines
     case = make_case(hounsfield, BOXES, modality="CT", window=WINDOWS["bone"])
     found = np.asanyarray(nibabel.load(mine / "out.nii").dataobj)
     np.testing.assert_array_equal(found.T, labels_of(case, tiny_network))
@@ -446,7 +446,7 @@ def test_a_scan_in_which_nothing_is_seen_is_told(offset, program, volume, mine):
     nibabel.save(nibabel.Nifti1Image(voxels, ALIGNED, dtype=np.int64), volume)
     status, lines = program("--quiet", *box_words(), inputs=volume, outputs=mine / "out.nii")
     assert (status, len(lines)) == (0, 1)
-    assert lines[0] == "scan.nii.gz: nothing is seen in it, all its values are equal or nearly so"
+    assert lines[0] == "scan.nii.gz: nothing is visible, all its values are equal or nearly equal"
 
 
 def test_a_dry_run_fails_where_the_run_would(program, photo, volume, mine):

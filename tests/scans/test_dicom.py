@@ -133,8 +133,8 @@ def test_slices_of_a_tilted_gantry_lie_where_each_of_them_says(tmp_path, caplog)
     np.testing.assert_array_equal(scan.voxels, VOXELS)
     np.testing.assert_allclose(scan.affine, TILTED, atol=ROUNDED)
     assert caplog.messages == [
-        "ct: the stack is tilted by 20.0 degrees against its slices (gantry tilt); they are taken "
-        "as they are, each where it lies"
+        "ct: the stack is tilted by 20.0 degrees against its slices (gantry tilt); each stays "
+        "where it was acquired"
     ]
     for file, _ in scan.sources:
         header = pydicom.dcmread(file)
@@ -234,7 +234,7 @@ def test_frames_of_a_film_are_images_of_which_one_is_chosen(tmp_path):
     with pytest.raises(ScanError) as raised:
         read_scan(tmp_path / "a.dcm")
     assert str(raised.value) == (
-        "a.dcm: 4 frames say no position, so they are images and no slices of a volume, "
+        "a.dcm: 4 frames have no position, so they are images, not slices of a volume, "
         "--volume should name one of 0..3"
     )
     for k in range(4):

@@ -134,7 +134,7 @@ def test_segments_may_overlap_where_boxes_come_from_them(tmp_path):
     with pytest.raises(ScanError) as raised:
         read_labels(path, scan)
     assert str(raised.value) == (
-        "seg.dcm: expected one label a voxel, found 'part 1' and 'part 2', which overlap"
+        "seg.dcm: expected one label per voxel, found 'part 1' and 'part 2', which overlap"
     )
 
 

@@ -231,7 +231,7 @@ def test_a_ct_in_another_unit_gets_no_window_of_hounsfield_units(tmp_path, caplo
         path = saved(tmp_path / "a.dcm", PAGE.astype(np.int16), RescaleType=kind, **rescaled)
         scan = read_scan(path)
         assert (scan.modality, scan.unit) == (modality, unit)
-    assert caplog.messages == ["a.dcm: CT, but by its RescaleType in no Hounsfield units"]
+    assert caplog.messages == ["a.dcm: CT, but by its RescaleType not in Hounsfield units"]
     # an empty slope says nothing of units
     path = saved(tmp_path / "b.dcm", PAGE.astype(np.int16), RescaleSlope=None, RescaleType="HU")
     assert read_scan(path).unit == ""
@@ -261,10 +261,10 @@ NOT_RESCALED = {"RescaleSlope": None, "RescaleIntercept": None}
         ([{"RescaleType": "HU"}, {"RescaleType": "US"}],
          "ct: slices should be of one unit, found RescaleType HU and US"),
         ([{"PhotometricInterpretation": "MONOCHROME1"}],
-         "ct: slices should be of one kind, found low values that show bright in 1 of 4 slices "
+         "ct: slices should be of one kind, found low values shown bright in 1 of 4 slices "
          "(PhotometricInterpretation, PresentationLUTShape)"),
         ([{"PresentationLUTShape": "INVERSE"}] * 3,
-         "ct: slices should be of one kind, found low values that show bright in 3 of 4 slices "
+         "ct: slices should be of one kind, found low values shown bright in 3 of 4 slices "
          "(PhotometricInterpretation, PresentationLUTShape)"),
     ],
 )  # fmt: skip
@@ -299,7 +299,7 @@ def test_values_that_are_turned_are_in_no_unit(modality, tmp_path, caplog):
     path = saved(tmp_path / "a.dcm", WORDS, PhotometricInterpretation="MONOCHROME1", **tags)
     scan = read_scan(path)
     assert (scan.modality, scan.unit) == (modality.replace("CT", ""), "")
-    assert ["low values show bright" in message for message in caplog.messages] == [True]
+    assert ["low values are shown bright" in message for message in caplog.messages] == [True]
     np.testing.assert_array_equal(values(path), 65535 - PAGE)
 
 

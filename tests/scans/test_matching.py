@@ -133,7 +133,7 @@ def test_what_is_not_used_and_what_is_not_sure_is_said(tmp_path, caplog):
     files = ["a.png", "p1/b.png", "a.png", "p2/scan.png"]
     assert found_for(tmp_path / "p2" / "scan.png", table, files) == "3"
     assert caplog.messages == [
-        "boxes.csv: not used, since of other files: 3 boxes (a.png, p1/b.png)"
+        "boxes.csv: boxes of other files are not used: 3 boxes (a.png, p1/b.png)"
     ]
     caplog.clear()
     assert found_for(tmp_path / "p2" / "scan.png", table, ["images/scan.png"]) == "0"
@@ -195,7 +195,7 @@ def test_rows_of_a_folder_beside_are_left_out_and_said_to_be(tmp_path, caplog):
     found = boxes_in_folder(tmp_path / "p2", entries(tmp_path / "boxes.csv", files))
     assert {file: boxes[0].name for file, boxes in found.items()} == {"scan.png": "1"}
     assert caplog.messages == [
-        "boxes.csv: not used, since of other files: 2 boxes (p1/scan.png, p1/more.png)"
+        "boxes.csv: boxes of other files are not used: 2 boxes (p1/scan.png, p1/more.png)"
     ]
 
 

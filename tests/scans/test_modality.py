@@ -71,7 +71,7 @@ def test_a_scan_with_air_is_taken_for_ct_and_that_is_said(kind, caplog):
     scan = scan_of(CTS[kind], np.eye(4))
     assert modality_of(scan, None) is find_modality("CT")
     (message,) = caplog.messages
-    assert message.startswith("scan.nii: taken for CT, for ")
+    assert message.startswith("scan.nii: taken for CT, since ")
     assert message.endswith("% of it is air at -1000 (--modality)")
 
 
@@ -81,9 +81,7 @@ def test_signed_values_without_a_peak_of_air_are_no_ct_and_that_is_said(kind, dt
     caplog.set_level(logging.INFO)
     scan = scan_of(OTHERS[kind].astype(dtype), np.eye(4))
     assert modality_of(scan, None) is UNKNOWN
-    assert caplog.messages == [
-        "scan.nii: no CT by its values, taken as they are spread (--modality)"
-    ]
+    assert caplog.messages == ["scan.nii: no CT by its values, percentiles are used (--modality)"]
     lowest = np.nanmin(scan.voxels)
     assert caplog.records[0].levelno == (logging.WARNING if lowest < -500 else logging.INFO)
 

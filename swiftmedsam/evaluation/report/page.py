@@ -1,8 +1,8 @@
-"""The report as one HTML page: what `report` has gathered, in; text, out.
+"""The report as the text of one HTML page.
 
-Nothing is fetched: styles (`page.css`), script (`page.js`) and pictures are in the page, and its
-security policy forbids the rest. Without the script there is all but sorting, filter and slider.
-Every text that comes from a file name goes through `_text`.
+The page loads nothing: styles (`page.css`), script (`page.js`) and pictures are in it, and its
+security policy forbids everything else. Without the script, only sorting, filter and slider are
+missing. Every text from a file name goes through `_text`.
 """
 
 import html
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from swiftmedsam.evaluation.report.pictures import Shown, View
+from swiftmedsam.evaluation.report.pictures import Panel, Shown
 from swiftmedsam.evaluation.score import CaseScore, by_modality
 from swiftmedsam.messages import printable
 
@@ -32,16 +32,16 @@ WHISKER = 1.5  # interquartile ranges, Tukey's
 class Entry:
     """One case of the report."""
 
-    name: str  # of the file
+    name: str  # name of the file
     modality: str
     shown: Shown
-    missing: bool  # there is no output
+    missing: bool  # whether the output is missing
     score: CaseScore | None  # None: no truth
     seconds: float | None
 
 
 def worst_first(entries: Sequence[Entry]) -> list[Entry]:
-    """Cases without an output, then those with truth by DSC, then those without, by name."""
+    """Sort: cases without output, then cases with truth by DSC, then the others by name."""
 
     def key(entry: Entry) -> tuple[bool, float, str]:
         dsc = 2.0 if entry.score is None else entry.score.dsc  # above any DSC
@@ -51,7 +51,7 @@ def worst_first(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _text(text: str) -> str:
-    """Text of a file name or a modality for the page: printable, and never markup."""
+    """Make a file name or modality printable, and escape it for HTML."""
     return html.escape(printable(text))
 
 
@@ -63,16 +63,16 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _lines(view: View, name: str) -> str:
-    """Boxes, truth and mask over a picture, each with a dark line below for bright pictures.
+def _lines(view: Panel, name: str) -> str:
+    """Draw boxes, truth and mask; below each line is a dark one, to be seen on bright pictures.
 
-    `name` is the start of the ids, unique in the page.
+    `name` is the beginning of the ids; it must be unique in the page.
     """
     boxes = "".join(
         f"M{x_min:g} {y_min:g}H{x_max:g}V{y_max:g}H{x_min:g}z"
         for x_min, y_min, x_max, y_max in view.boxes
     )
-    # the middle of a pixel is a whole number in the paths, and half a pixel further in the picture
+    # in the paths, centres of pixels are whole numbers; in SVG they are at half pixels
     return "".join(
         f'<g transform="translate(.5 .5)"><use href="#{name}-{layer}" class="{layer} below"/>'
         f'<g class="{layer}"><path id="{name}-{layer}" d="{path}"/></g></g>'
@@ -81,10 +81,10 @@ def _lines(view: View, name: str) -> str:
     )
 
 
-def _figure(view: View, name: str, alt: str) -> str:
+def _figure(view: Panel, name: str, alt: str) -> str:
     caption = f"<figcaption>{view.name}</figcaption>" if view.name else ""
     label = html.escape(f"{alt}, {view.name}" if view.name else alt)
-    # never higher than the window, whatever the shape
+    # not higher than the window, for any shape
     style = f"aspect-ratio:{view.aspect:.4g};max-width:{85 * view.aspect:.4g}vh"
     return (
         f'<figure><svg role="img" aria-label="{label}" viewBox="0 0 {view.width} {view.height}"'
@@ -95,7 +95,7 @@ def _figure(view: View, name: str, alt: str) -> str:
 
 
 def _thumbnail(entry: Entry, number: int) -> str:
-    """The middle slice, small, under the contours that the case's own picture has."""
+    """Draw the middle slice, small; it uses the contours of the large picture."""
     view = entry.shown.slices[entry.shown.middle]
     name = f"c{number}-{entry.shown.middle}"
     lines = "".join(
@@ -111,13 +111,13 @@ def _thumbnail(entry: Entry, number: int) -> str:
 
 
 def _number(value: float | None, text: str) -> str:
-    """A cell that is sorted by `value` and reads `text`; a dash where nothing is known."""
+    """Return a cell with `text`, sorted by `value`; a dash for None."""
     known = "" if value is None else f"{value:.6g}"
     return f'<td class="number" data-value="{known}">{text or "–"}</td>'
 
 
 def _row(entry: Entry, number: int) -> str:
-    """The row of a case in the table; `data-value` is what it is sorted by."""
+    """Return the row of a case in the table; it is sorted by `data-value`."""
     score = entry.score
     dsc, nsd = (None, None) if score is None else (score.dsc, score.nsd)
     note = ' <strong class="note">no output</strong>' if entry.missing else ""
@@ -136,7 +136,7 @@ def _row(entry: Entry, number: int) -> str:
 
 
 def _facts(entry: Entry) -> str:
-    """The line of numbers below the heading of a case."""
+    """Return the line of numbers below the heading of a case."""
     *depth, height, width = entry.shown.shape
     size = f"{width} × {height} pixels" + (f", {depth[0]} slices" if depth else "")
     boxes = entry.shown.objects
@@ -153,7 +153,7 @@ def _facts(entry: Entry) -> str:
 
 
 def _case(entry: Entry, number: int) -> str:
-    """The section of a case: without the script its slices are a montage."""
+    """Return the section of a case; without the script it shows all its slices."""
     shown, title = entry.shown, printable(entry.name.removesuffix(".npz"))
     slices, planes = (
         "".join(
@@ -173,9 +173,9 @@ def _case(entry: Entry, number: int) -> str:
 
 
 def box_plot(values: Sequence[float]) -> str:
-    """An SVG of values 0..1: median, quartiles, whiskers, and every value as a small ring.
+    """Return an SVG of values 0..1: median, quartiles, whiskers, and a ring for each value.
 
-    Whiskers end at the last value within `WHISKER` interquartile ranges of the box.
+    Whiskers end at the last value within `WHISKER` interquartile ranges of the quartiles.
     """
     low, median, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
     reach = WHISKER * (high - low)
@@ -200,7 +200,7 @@ def box_plot(values: Sequence[float]) -> str:
 
 
 def _modalities(entries: Sequence[Entry]) -> str:
-    """The table of modalities with their box plots; nothing where no case has truth."""
+    """Return the table of modalities with box plots; "" if no case has truth."""
     scores = [entry.score for entry in entries if entry.score is not None]
     if not scores:
         return ""
@@ -222,7 +222,7 @@ def _modalities(entries: Sequence[Entry]) -> str:
 
 
 def _controls(entries: Sequence[Entry]) -> str:
-    """The layers, which are switched by CSS alone, and the filter, which the script shows."""
+    """Return the switches of the layers (CSS only), and the filter (shown by the script)."""
     layers = "".join(
         f'<label class="key {layer}"><input type="checkbox" id="show-{layer}" checked>'
         f'<svg aria-hidden="true" width="34" height="10"><path class="below" d="M1 5h32"/>'
@@ -241,7 +241,7 @@ def _controls(entries: Sequence[Entry]) -> str:
 
 
 def page(entries: Sequence[Entry]) -> str:
-    """The whole page, worst cases first."""
+    """Return the whole page, the worst cases first."""
     ordered = worst_first(entries)
     missing = sum(entry.missing for entry in entries)
     numbered = list(enumerate(ordered, start=1))

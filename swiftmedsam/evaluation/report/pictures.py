@@ -1,7 +1,7 @@
-"""What the report shows of a case: small pictures, and contours as SVG paths to lay over them.
+"""The pictures of a case in the report: small pictures, and contours over them as SVG paths.
 
-Contours are kept apart from the pixels, so that the page can switch them on and off. All of a case
-must fit in `CASE_BYTES`: what the contours leave is for the pixels.
+Contours are not drawn into the pixels, so that the page can switch them on and off. Contours and
+pixels of a case together fit into `CASE_BYTES`.
 """
 
 import base64
@@ -22,17 +22,17 @@ from swiftmedsam.evaluation.metrics import Labels, array_spacing_mm, slice_dscs
 from swiftmedsam.evaluation.score import MAX_LABEL, ScoreError, read_output, read_truth
 from swiftmedsam.npz import read_case
 
-PAGE_BYTES = 20_000_000  # a page of CASES_PER_PAGE is to stay below this
+PAGE_BYTES = 20_000_000  # limit of a page of CASES_PER_PAGE cases
 CASES_PER_PAGE = 200
-CASE_BYTES = 90_000  # of text, pictures in base64; the rest of the page has 10,000 a case
-IMAGE_SIDE, SLICE_SIDE, THUMBNAIL_SIDE = 640, 256, 96  # pixels of the longer side, at most
-MAX_SLICES, WORST_SLICES = 12, 3  # the second by DSC, of the first
-# What the sides of pictures are divided by, and the quality of their WebP: the first that fits.
-STEPS = ((1, 80), (1, 65), (1, 50), (1, 35), (1, 20), (2, 20), (4, 20))
-LINE_BYTES = CASE_BYTES // 2  # for contours; many cells have many
-COARSER = (1, 2, 4)  # times `TOLERANCE`, until they fit
+CASE_BYTES = 90_000  # contours and pictures in base64; the rest of the page takes 10,000 a case
+IMAGE_SIDE, SLICE_SIDE, THUMBNAIL_SIDE = 640, 256, 96  # limits of the longer side in pixels
+MAX_SLICES, WORST_SLICES = 12, 3  # shown slices; those among them with the lowest DSC
+# Divisor of the sides of pictures, and quality of WebP; the first pair that fits is used.
+QUALITIES = ((1, 80), (1, 65), (1, 50), (1, 35), (1, 20), (2, 20), (4, 20))
+LINE_BYTES = CASE_BYTES // 2  # limit of the contours of a case
+COARSER = (1, 2, 4)  # factors of `TOLERANCE`; the first with which the contours fit is used
 THUMBNAIL_QUALITY = 60
-TOLERANCE = 0.5  # picture pixels that a contour may leave the mask's, so that it has fewer corners
+TOLERANCE = 0.5  # picture pixels between contour and mask, at most; saves corners
 
 PLANES = ("coronal plane, row", "sagittal plane, column")  # across y and x of a volume
 
@@ -41,44 +41,42 @@ Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
 
 
 def _box(x_min: float, y_min: float, x_max: float, y_max: float) -> Box:
-    """For the type checker, which cannot count a list."""
+    """Make a tuple of four; the type checker does not know the length of a list."""
     return (x_min, y_min, x_max, y_max)
 
 
 @dataclass(frozen=True)
-class View:
-    """One picture, and the lines over it in pixels of the stored slice (height, width)."""
+class Panel:
+    """A picture, and the lines over it in pixels of the stored slice (height, width)."""
 
     name: str  # such as "slice 17, DSC 71.3 %"; "" for an image
     height: int
     width: int
     aspect: float  # width / height as it is to be shown; pixels need not be square
-    uri: str  # of the picture, data:image/webp
+    uri: str  # the picture, data:image/webp
     boxes: tuple[Box, ...]
-    mask: str  # the path of the contours; "" where there are none
+    mask: str  # SVG path of the contours; "" without contours
     truth: str
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page has of a case."""
+    """The pictures and numbers of a case on the page."""
 
-    objects: int  # boxes
+    objects: int  # number of boxes
     shape: tuple[int, ...]  # (H, W) or (D, H, W)
     thumbnail: str  # data URI
-    middle: int  # the slice that the thumbnail is of
-    slices: tuple[View, ...]  # of a volume up to `MAX_SLICES`, lowest first; an image is one
-    planes: tuple[View, ...]  # of a volume the coronal and the sagittal one
+    middle: int  # index of the slice of the thumbnail
+    slices: tuple[Panel, ...]  # up to `MAX_SLICES` of a volume, lowest first; one for an image
+    planes: tuple[Panel, ...]  # a coronal and a sagittal one of a volume; none for an image
 
 
 def path_of(labels: Labels | None, pixel: float = 1.0) -> str:
-    """The SVG path of the contours of all labels of a slice (H, W), holes too.
+    """Return the SVG path of the contours of all labels of a slice (H, W), with their holes.
 
-    "" where there is no label, or where `labels` is None.
-
-    The path runs through the middles of the objects' outermost pixels. The middle of pixel (x, y)
-    is (x, y) here, so that the page has to move it by half a pixel. `pixel` is the size of a pixel
-    of the picture in those of the slice.
+    It is "" if there is no label, or if `labels` is None. The path runs through the centres of the
+    outermost pixels of objects. The centre of pixel (x, y) is (x, y), so the page moves the path by
+    half a pixel. `pixel` is the size of a pixel of the picture, in pixels of the slice.
     """
     if labels is None:
         return ""
@@ -89,13 +87,13 @@ def path_of(labels: Labels | None, pixel: float = 1.0) -> str:
             continue
         offset = (region[1].start, region[0].start)
         mask = (labels[region] == label).astype(np.uint8)
-        # two levels: an object, and the holes in it
+        # two levels: objects, and holes in them
         outlines, _ = cv2.findContours(
             mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=offset
         )  # fmt: skip
         for outline in outlines:
             corners = cv2.approxPolyDP(outline, TOLERANCE * pixel, True)[:, 0]  # (K, 2)
-            # steps instead of places, and a minus parts numbers as a space does: shorter
+            # relative steps are shorter; a minus needs no space before it
             steps = " ".join(f"{x} {y}" for x, y in np.diff(corners, axis=0).tolist())
             steps = steps.replace(" -", "-")
             x, y = corners[0].tolist()
@@ -104,7 +102,7 @@ def path_of(labels: Labels | None, pixel: float = 1.0) -> str:
 
 
 def shrink(image: Picture, side: int) -> Picture:
-    """`image` (H, W) or (H, W, 3) with its longer side at most `side` pixels; never enlarged."""
+    """Shrink `image` (H, W[, 3]) until its longer side is at most `side` pixels."""
     height, width = image.shape[:2]
     scale = min(1.0, side / max(height, width))
     if scale == 1.0:
@@ -114,7 +112,7 @@ def shrink(image: Picture, side: int) -> Picture:
 
 
 def data_uri(image: Picture, quality: int) -> str:
-    """`image` (H, W) or RGB (H, W, 3) as WebP of this quality, 0..100, in base64."""
+    """Return `image` (H, W) or RGB (H, W, 3) as WebP of a quality of 0..100, in base64."""
     channels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     done, encoded = cv2.imencode(".webp", channels, [cv2.IMWRITE_WEBP_QUALITY, quality])
     assert done, "WebP takes any picture of up to 16383 pixels a side"
@@ -122,12 +120,13 @@ def data_uri(image: Picture, quality: int) -> str:
 
 
 def encode(pictures: Sequence[Picture], limit: int) -> list[str]:
-    """Data URIs of all pictures, of the best quality that keeps them within `limit` bytes.
+    """Return data URIs of all pictures, in the best quality with at most `limit` bytes together.
 
-    Where none does, they are made smaller, too; where that is not enough, the smallest.
+    If no quality is enough, the pictures are shrunk. If this is not enough either, the smallest
+    ones are returned.
     """
     uris: list[str] = []
-    for divisor, quality in STEPS:
+    for divisor, quality in QUALITIES:
         smaller = [shrink(each, max(1, max(each.shape[:2]) // divisor)) for each in pictures]
         uris = [data_uri(picture, quality) for picture in smaller]
         if sum(map(len, uris)) <= limit:
@@ -138,9 +137,10 @@ def encode(pictures: Sequence[Picture], limit: int) -> list[str]:
 def contours(
     maps: Sequence[tuple[Labels | None, Labels | None]], pixels: Sequence[float]
 ) -> list[tuple[str, str]]:
-    """The paths of mask and truth of each view, of the finest tolerance that fits in `LINE_BYTES`.
+    """Return the paths of mask and truth of each panel, as fine as `LINE_BYTES` allows.
 
-    Where none does, of the coarsest. `pixels` are the views' `pixel` for `path_of`.
+    If no tolerance of `COARSER` fits, the coarsest is used. `pixels` holds `pixel` of `path_of` for
+    each panel.
     """
     paths: list[tuple[str, str]] = []
     for coarser in COARSER:
@@ -148,20 +148,20 @@ def contours(
             (path_of(found, coarser * pixel), path_of(truth, coarser * pixel))
             for (found, truth), pixel in zip(maps, pixels, strict=True)
         ]
-        if sum(len(path) for of_view in paths for path in of_view) <= LINE_BYTES:
+        if sum(len(path) for of_panel in paths for path in of_panel) <= LINE_BYTES:
             break
     return paths
 
 
 def evenly(first: int, last: int, most: int) -> list[int]:
-    """Up to `most` whole numbers from `first` to `last`, both among them, evenly apart."""
+    """Return up to `most` evenly spaced whole numbers from `first` to `last`, with both ends."""
     return [int(z) for z in np.linspace(first, last, min(most, last - first + 1)).round()]
 
 
 def slices_shown(case: Case, dscs: npt.NDArray[np.float64]) -> list[int]:
-    """Up to `MAX_SLICES` indices z, the worst by `dscs` (D,) among them.
+    """Choose up to `MAX_SLICES` indices z; `WORST_SLICES` of them have the lowest `dscs` (D,).
 
-    The others are even steps from the lowest to the highest slice that has a box. NaN is no DSC.
+    The others are evenly spaced between the lowest and highest slice with a box. NaN is no DSC.
     """
     low, high = 0, case.image.shape[0] - 1
     if len(case.boxes):
@@ -173,20 +173,20 @@ def slices_shown(case: Case, dscs: npt.NDArray[np.float64]) -> list[int]:
 
 
 def middle_of(case: Case) -> tuple[int, int]:
-    """Row y and column x in the middle of the boxes of a volume; its own where it has none."""
+    """Return row y and column x in the middle of all boxes; without boxes, of the volume."""
     _, height, width = case.image.shape
     if not len(case.boxes):
         return height // 2, width // 2
     (x, y), (x_max, y_max) = case.boxes[:, :2].min(axis=0), case.boxes[:, 3:5].max(axis=0)
-    # a box may end at the height or the width itself
+    # a box may end at y = height or x = width
     return min(int((y + y_max) / 2), height - 1), min(int((x + x_max) / 2), width - 1)
 
 
 def spacing_of(files: Sequence[Path]) -> tuple[float, float, float]:
-    """Spacing in mm of a volume's axes (z, y, x), from the first file that has one that can be.
+    """Return the spacing in mm of axes (z, y, x), from the first file with a valid one.
 
-    All 1 where none has: inputs may lack it (docs/formats.md), and here only the looks depend on
-    it.
+    Without any it is 1: inputs may lack it (docs/formats.md), and here it changes only the
+    proportions of pictures.
     """
     for file in files:
         with np.load(file, allow_pickle=False) as archive:
@@ -201,11 +201,11 @@ def spacing_of(files: Sequence[Path]) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """A slice through a case in any of three directions, not yet encoded."""
+    """A slice through a case along one of three axes, not yet encoded."""
 
     name: str
     aspect: float  # width / height as it is to be shown
-    image: Picture  # (H, W) or (H, W, 3); of a volume rows and columns may be along other axes
+    image: Picture  # (H, W[, 3]); in a volume H and W may be other axes
     boxes: tuple[Box, ...]
     found: Labels | None  # (H, W)
     truth: Labels | None
@@ -226,7 +226,7 @@ def _volume_cut(
     axis: int,
     index: int,
 ) -> Cut:
-    """The slice `index` of a volume across `axis`, 0 to 2 for z, y, x."""
+    """Return the slice `index` of a volume along `axis`; 0, 1, 2 are z, y, x."""
     rows, columns = (each for each in range(3) if each != axis)
     lows, highs = case.boxes[:, 2::-1], case.boxes[:, :2:-1]  # (N, 3) z, y, x
     boxes = tuple(
@@ -246,9 +246,9 @@ def _volume_cut(
 def _volume_cuts(
     case: Case, found: Labels | None, truth: Labels | None, spacing_mm: Sequence[float]
 ) -> list[Cut]:
-    """The slices of a volume that are shown, lowest first, then one across y and one across x.
+    """Return the shown slices of a volume, lowest first, then one along y and one along x.
 
-    Where there is an output and its truth, the names of slices have their DSC.
+    If there are an output and its truth, the names of slices contain their DSC.
     """
     dscs: npt.NDArray[np.float64] = np.full(len(case.image), np.nan)
     if found is not None and truth is not None:
@@ -263,7 +263,7 @@ def _volume_cuts(
 
 
 def _labels(path: Path | None, read: Callable[[Path], Labels], case: Case) -> Labels | None:
-    """The labels of an output or a truth, None where there is none."""
+    """Read the labels of an output or a truth; None if there is no file."""
     if path is None:
         return None
     labels = read(path)
@@ -273,11 +273,11 @@ def _labels(path: Path | None, read: Callable[[Path], Labels], case: Case) -> La
 
 
 def show(source: Path, output: Path | None, truth_file: Path | None) -> Shown:
-    """What to show of the case in the file `source`, whose output and truth may be missing.
+    """Make the pictures of the case in the file `source`; output and truth may be None.
 
     Raises:
         CaseError: the case cannot be read.
-        ScoreError: its output or truth cannot be read, or is of another shape.
+        ScoreError: output or truth cannot be read, or has another shape.
     """
     case = read_case(source)
     found, truth = _labels(output, read_output, case), _labels(truth_file, read_truth, case)
@@ -295,11 +295,13 @@ def show(source: Path, output: Path | None, truth_file: Path | None) -> Shown:
     paths = contours([(cut.found, cut.truth) for cut in cuts], pixels)
     middle = slices // 2
     thumbnail = data_uri(shrink(pictures[middle], THUMBNAIL_SIDE), THUMBNAIL_QUALITY)
-    lines = sum(len(path) for of_view in paths for path in of_view)
+    lines = sum(len(path) for of_panel in paths for path in of_panel)
     uris = encode(pictures, CASE_BYTES - len(thumbnail) - lines)
     views = [
-        View(cut.name, cut.image.shape[0], cut.image.shape[1], cut.aspect, uri, cut.boxes, *of_view)
-        for cut, uri, of_view in zip(cuts, uris, paths, strict=True)
+        Panel(
+            cut.name, cut.image.shape[0], cut.image.shape[1], cut.aspect, uri, cut.boxes, *of_panel
+        )
+        for cut, uri, of_panel in zip(cuts, uris, paths, strict=True)
     ]
     return Shown(
         len(case.boxes), case.label_shape, thumbnail, middle,

@@ -1,9 +1,11 @@
-"""`python -m swiftmedsam.evaluation.report.sheet INPUTS GTS SEGS [OTHER_SEGS] --out FILE`: a
-contact sheet to look at.
+"""Draw cases to look at, as one picture.
 
-With one folder of outputs the worst cases, or of each modality the worst, the median and the best
-(`--by-modality`); with two the cases that OTHER_SEGS gains most in, and those it loses most in. A
-row is a case: its most telling object, close up; of a volume five of the object's slices.
+    python -m swiftmedsam.evaluation.report.sheet INPUTS GTS SEGS [OTHER_SEGS] --out FILE
+
+With one folder of outputs, the sheet shows the worst cases, or the worst, median and best case of
+each modality (`--by-modality`). With two, it shows the cases with the largest gains and losses of
+OTHER_SEGS. A row is a case. It shows one object close up: its worst, or its most changed one. Of a
+volume it shows five slices of the object.
 """
 
 import argparse
@@ -18,6 +20,9 @@ import numpy.typing as npt
 
 from swiftmedsam.case import CaseError
 from swiftmedsam.evaluation.console import (
+    ORANGE,
+    PURPLE,
+    SKY_BLUE,
     add_shared_options,
     clear_line,
     picture,
@@ -37,28 +42,28 @@ from swiftmedsam.evaluation.score import (
 )
 from swiftmedsam.npz import read_case
 
-if TYPE_CHECKING:  # for development only
+if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANELS = 5
 AROUND = 0.4  # of the box's longer side, shown on each side of it
-# Okabe and Ito's colours, which colour-blind people can tell apart, and styles of lines
-LINES = (("#56b4e9", "-"), ("#e69f00", "-"), ("#cc79a7", "--"))  # truth, SEGS, OTHER_SEGS
+# Colour and style of the contours of truth, SEGS and OTHER_SEGS
+CONTOURS = ((SKY_BLUE, "-"), (ORANGE, "-"), (PURPLE, "--"))
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """A case of the sheet."""
 
     title: str
-    name: str  # of its files
-    place: int  # of the object that is shown, among the truth's labels
+    name: str  # name of its files
+    place: int  # position of the shown object among the labels of the truth
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m swiftmedsam.evaluation.report.sheet",
-        description="Draw the cases one should look at: worst ones, or gains and losses.",
+        description="Draw cases to look at: the worst, or the largest gains and losses.",
         epilog="Blue: truth; orange: SEGS; violet, dashed: OTHER_SEGS; white: the given box. "
         "Exit status: 0, or 1 when a case cannot be read or scored, 2 on wrong usage.",
     )
@@ -68,7 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("other", type=Path, metavar="OTHER_SEGS", nargs="?", help="another one")
     parser.add_argument("--out", type=picture, required=True, metavar="FILE", help="png or jpg")
     parser.add_argument(
-        "--count", type=positive, default=10, help="rows, of gains and of losses each (default 10)"
+        "--count",
+        type=positive,
+        default=10,
+        help="number of rows; of gains and of losses each (default 10)",
     )
     parser.add_argument(
         "--by-modality", action="store_true", help="worst, median and best of each modality"
@@ -85,27 +93,29 @@ def _dscs(row: CaseScore) -> npt.NDArray[np.float64]:
     return np.array([each.dsc for each in row.by_object])
 
 
-def worst(rows: Sequence[CaseScore], count: int) -> Iterator[Row]:
-    """The cases of lowest DSC, each with its worst object."""
+def worst(rows: Sequence[CaseScore], count: int) -> Iterator[SheetRow]:
+    """Yield the cases with the lowest DSC, each with its worst object."""
     for row in sorted(rows, key=lambda row: row.dsc)[:count]:
-        yield Row(f"worst: DSC {_percent(row.dsc)}", row.name, int(np.argmin(_dscs(row))))
+        yield SheetRow(f"worst: DSC {_percent(row.dsc)}", row.name, int(np.argmin(_dscs(row))))
 
 
-def of_each_modality(rows: Sequence[CaseScore]) -> Iterator[Row]:
-    """Worst, median and best case of each modality, with its worst, median and best object."""
+def of_each_modality(rows: Sequence[CaseScore]) -> Iterator[SheetRow]:
+    """Yield worst, median and best case of each modality, with worst, median and best object."""
     for members in by_modality(rows).values():
         ordered = sorted(members, key=lambda row: row.dsc)
         for word, share in (("worst", 0.0), ("median", 0.5), ("best", 1.0)):
             row = ordered[round(share * (len(ordered) - 1))]
             objects = np.argsort(_dscs(row), kind="stable")
             place = int(objects[round(share * (len(objects) - 1))])
-            yield Row(f"{word}: DSC {_percent(row.dsc)}", row.name, place)
+            yield SheetRow(f"{word}: DSC {_percent(row.dsc)}", row.name, place)
 
 
-def changes(base: Sequence[CaseScore], other: Sequence[CaseScore], count: int) -> Iterator[Row]:
-    """The largest gains of `other`, then its largest losses, each with its most changed object.
+def changes(
+    base: Sequence[CaseScore], other: Sequence[CaseScore], count: int
+) -> Iterator[SheetRow]:
+    """Yield the largest gains of `other`, then its largest losses, with the most changed object.
 
-    Both are rows that `score` returned for the same truth.
+    `base` and `other` are rows that `score` returned for the same truth.
     """
     pairs = sorted(zip(base, other, strict=True), key=lambda pair: pair[0].dsc - pair[1].dsc)
     gains = [pair for pair in pairs[:count] if pair[1].dsc > pair[0].dsc]
@@ -115,11 +125,11 @@ def changes(base: Sequence[CaseScore], other: Sequence[CaseScore], count: int) -
             change = _dscs(after) - _dscs(before)
             place = int(np.argmax(change if word == "gain" else -change))
             title = f"{word}: {_percent(before.dsc)} to {_percent(after.dsc)}"
-            yield Row(title, before.name, place)
+            yield SheetRow(title, before.name, place)
 
 
 def close_up(box: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """x from and to, y from and to, around a box (4,)."""
+    """Return the shown part around a box (4,): x from, x to, y from, y to."""
     margin = AROUND * max(box[2] - box[0], box[3] - box[1], 8)
     return box[0] - margin, box[2] + margin, box[1] - margin, box[3] + margin
 
@@ -128,21 +138,21 @@ def draw_panel(
     axes: "Axes", image: npt.NDArray[np.uint8], masks: Sequence[npt.NDArray[np.bool_]],
     box: npt.NDArray[np.float64], shown: tuple[float, float, float, float],
 ) -> None:  # fmt: skip
-    """A slice (H, W) or (H, W, 3), the contours of the masks (H, W), and a box (4,).
+    """Draw a slice (H, W[, 3]), the contours of masks (H, W), and a box (4,).
 
-    `shown` is x from and to, y from and to.
+    `shown` is the part to show: x from, x to, y from, y to.
     """
     axes.imshow(image, cmap="gray")
-    for mask, (colour, style) in zip(masks, LINES, strict=False):
+    for mask, (colour, style) in zip(masks, CONTOURS, strict=False):
         if mask.any():
             axes.contour(mask, [0.5], colors=colour, linestyles=style, linewidths=1.2)
-    x, y, x_max, y_max = box + np.array([-0.5, -0.5, 0.5, 0.5])  # around all of its pixels
+    x, y, x_max, y_max = box + np.array([-0.5, -0.5, 0.5, 0.5])  # around all pixels of the box
     axes.plot([x, x_max, x_max, x, x], [y, y, y_max, y_max, y], color="w", lw=0.6)
     left, right, top, bottom = shown
     axes.set(xlim=(left, right), ylim=(bottom, top))
 
 
-def draw(rows: Sequence[Row], options: argparse.Namespace) -> None:
+def draw_sheet(rows: Sequence[SheetRow], options: argparse.Namespace) -> None:
     """Write the sheet.
 
     Raises:
@@ -160,7 +170,7 @@ def draw(rows: Sequence[Row], options: argparse.Namespace) -> None:
         case = read_case(options.inputs / row.name)
         maps: list[Labels] = [read_truth(options.gts / row.name)]
         for folder in (options.segs, options.other):
-            if folder is not None:  # a missing output has no mask
+            if folder is not None:  # there is an output
                 there = (folder / row.name).exists()
                 maps.append(read_output(folder / row.name) if there else np.zeros_like(maps[0]))
         label = int(np.unique(maps[0][maps[0] > 0])[row.place])
@@ -205,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = list(worst(*scored, options.count))
         if not rows:
             raise ScoreError(f"{options.inputs}: has no case to show")
-        draw(rows, options)
+        draw_sheet(rows, options)
     except (CaseError, ScoreError, OSError) as error:
         print(f"{clear_line()}{error}", file=sys.stderr)
         return 1

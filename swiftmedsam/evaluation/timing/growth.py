@@ -1,10 +1,11 @@
-"""`python -m swiftmedsam.evaluation.timing.growth INPUTS [-- options of python -m app]`: time by
-slices and objects.
+"""Measure how the time of a volume grows with its slices and objects.
 
-Made like `swiftmedsam.evaluation.timing.table5`'s cases: a volume of INPUTS that has one box, tiled
-to 60 x 512 x 512 so that six boxes cross the same 56 slices. It is asked for 1, 2, 3 and 6 of them,
-and, made to cross 14 and 28 slices, for 1. Cases in turns, a fresh process each; seconds are the
-program's own, from reading to writing, medians.
+    python -m swiftmedsam.evaluation.timing.growth INPUTS [-- options of python -m app]
+
+A volume of INPUTS with one box is tiled to 60 x 512 x 512, as in `timing.table5`, so that six boxes
+cross the same 56 slices. It is segmented with 1, 2, 3 and 6 of these boxes, and with one box that
+crosses 14 or 28 slices. Cases run in turns, each in a fresh process. Seconds are medians; the
+program reports them, from reading to writing.
 """
 
 import argparse
@@ -34,11 +35,11 @@ Arrays = dict[str, npt.NDArray[np.generic]]
 
 
 def cases(inputs: Path) -> dict[tuple[int, int], Arrays]:
-    """Arrays of a case by its number of objects and of slices that each of them crosses.
+    """Make the cases: arrays by number of objects, and of slices that each object crosses.
 
     Raises:
         CaseError: a file of `inputs` cannot be read.
-        ScoreError: none of them is a volume with one box.
+        ScoreError: no file is a volume with one box.
     """
     sources = [source for source in find_sources(inputs) if source.boxes == 1]
     most, longest = max(OBJECTS), max(SLICES)
@@ -54,7 +55,7 @@ def cases(inputs: Path) -> dict[tuple[int, int], Arrays]:
 def seconds_of(
     made: dict[tuple[int, int], Arrays], options: Sequence[str], repeats: int
 ) -> dict[tuple[int, int], float]:
-    """Median seconds by case, of `repeats` runs in turns.
+    """Return the median seconds of each case, of `repeats` runs in turns.
 
     Raises:
         OSError: a case cannot be written.
@@ -77,7 +78,7 @@ def seconds_of(
 
 
 def growth_table(seconds: dict[tuple[int, int], float]) -> str:
-    """What a further slice costs in ms, and a further object in parts of the first one."""
+    """Return a table: ms of one more slice, and % of one object's time of one more object."""
     longest = max(slices for _, slices in seconds)
     rows = [["Objects", "Slices", "Seconds", "A further slice, ms", "A further object, % of one"]]
     one = seconds[1, longest]

@@ -1,4 +1,4 @@
-"""One run of a program on one case, in a fresh process or container: seconds, memory, its split."""
+"""Run a program on one case, in a fresh process or container; measure seconds and memory."""
 
 import re
 import shlex
@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SPAWN = Path(__file__).with_name("spawn.py")
-STEPS = ("read", "encode", "decode", "write")  # of the program's line about a case
-PARTS = ("start", *STEPS, "rest")  # of a run
+# The steps that `python -m app` names in its line about a case, as in swiftmedsam/program/jobs.py
+STEPS = ("read", "encode", "decode", "write")
+PARTS = ("start", *STEPS, "rest")  # the parts of a run
 # `3DBox_CT_1.npz  40x256x256  6 boxes  12.30 s (read 0.10, encode 9.00, ...)`
 CASE_LINE = re.compile(r"  (?P<seconds>\d+\.\d+) s \((?P<steps>\w+ \d+\.\d+(?:, \w+ \d+\.\d+)*)\)$")
 RUN_LINE = re.compile(r"(?P<variant>\w+), (?P<precision>[\w+]+), \d+ threads")
 PEAK_LINE = re.compile(r"peak_bytes (?P<bytes>\d+)")
 
-# The challenge's limits and its command, followed by what says the container's peak.
+# The limits and the command of the challenge, then a command that prints the peak of the container.
 ENGINE_WORDS = ("container", "run", "-m", "8G", "--rm")
 CONTAINER_PEAK = (
     "status=$?; for file in memory.peak memory/memory.max_usage_in_bytes; do "
@@ -28,22 +29,22 @@ CONTAINER_PEAK = (
 
 
 class RunError(RuntimeError):
-    """A command that cannot be run; the message names it."""
+    """A command cannot be run; the message names it."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A command; `{inputs}` and `{outputs}` in its words stand for the folders.
+    """A command to time. `{inputs}` and `{outputs}` in its words are replaced by the folders.
 
-    `python` as the first word is the interpreter that runs this.
+    If the first word is `python`, it is replaced by the interpreter that runs this.
     """
 
     name: str
     words: tuple[str, ...]
-    contained: bool = False  # in a container, which says its peak memory itself
+    contained: bool = False  # runs in a container, which prints its peak memory
 
     def command(self, inputs: Path, outputs: Path) -> list[str]:
-        """The words with the folders put in, and with this interpreter for `python`."""
+        """Return the words with the folders and this interpreter filled in."""
         words = [sys.executable if self.words[0] == "python" else self.words[0], *self.words[1:]]
         return [
             word.replace("{inputs}", str(inputs)).replace("{outputs}", str(outputs))
@@ -53,50 +54,50 @@ class Program:
 
 @dataclass
 class Said:
-    """What a program said of itself."""
+    """The numbers that a program printed about its run."""
 
-    seconds: float | None = None  # by its own clock, the case alone
-    steps: dict[str, float] = field(default_factory=dict)  # of `STEPS`
+    seconds: float | None = None  # of the case, by the clock of the program
+    steps: dict[str, float] = field(default_factory=dict)  # by name, of `STEPS`
     ran_as: str = ""  # variant, precision, threads
     container_peak: int | None = None  # bytes
     last_words: str = ""
 
 
 @dataclass(frozen=True)
-class Run:
+class ProgramRun:
     """One run on one case."""
 
     seconds: float  # wall time, from start to end of the process or container
     peak_bytes: int | None
     status: int
-    written: bool  # whether the output is there
+    written: bool  # whether there is an output
     said: Said
 
     @property
     def ok(self) -> bool:
-        """Whether it did what it should."""
+        """Whether it succeeded and wrote an output."""
         return self.status == 0 and self.written
 
     @property
     def split(self) -> dict[str, float]:
-        """Seconds by part, `seconds` in all. Empty where the program says nothing of itself.
+        """Seconds by part, `seconds` in all; empty if the program prints no times.
 
-        "start" is before and after the case: start of process or container, imports, weights, end.
-        "rest" is in the case, but in none of `STEPS`: resizing masks, painting labels.
+        "start" is the time before and after the case: process or container, imports, weights.
+        "rest" is the time of the case outside `STEPS`: resizing masks, painting labels.
         """
         if self.said.seconds is None:
             return {}
         start = self.seconds - self.said.seconds
-        # not below 0, since the program rounds each of its figures
+        # at least 0, since the program rounds its numbers
         rest = max(0.0, self.said.seconds - sum(self.said.steps.values()))
         return {"start": start, **self.said.steps, "rest": rest}
 
 
 def python_program(name: str, command: str) -> Program:
-    """A program of a command line to which the folders are added where it does not name them.
+    """Make a program of a command line; the folders are added if it does not name them.
 
     Raises:
-        ValueError: there is no command, or a quote is left open.
+        ValueError: the command is empty, or a quote is not closed.
     """
     words = shlex.split(command)
     if not words:
@@ -107,7 +108,7 @@ def python_program(name: str, command: str) -> Program:
 
 
 def container_program(name: str, engine: str, image: str, shell: str) -> Program:
-    """The challenge's container: 8 GB, its two folders, `shell` in `/bin/bash -c`."""
+    """Make a program in a container as in the challenge: 8 GB, two folders, `/bin/bash -c`."""
     return Program(
         name,
         (
@@ -119,7 +120,7 @@ def container_program(name: str, engine: str, image: str, shell: str) -> Program
 
 
 def app_program(name: str, engine: str | None, image: str, options: Sequence[str]) -> Program:
-    """This repository's program, in a process or, given an engine, in a container of `image`."""
+    """Make our program: in a process, or with an `engine` in a container of `image`."""
     if engine is None:
         return python_program(name, shlex.join(["python", "-m", "app", *options]))
     shell = f"{shlex.join(['sh', 'predict.sh', *options])}; {CONTAINER_PEAK}"
@@ -127,14 +128,14 @@ def app_program(name: str, engine: str | None, image: str, options: Sequence[str
 
 
 def nothing_program(engine: str | None, image: str) -> Program:
-    """What does nothing in a process or container: its time is that of the machinery."""
+    """Make a program that does nothing, to time the start of a process or container."""
     if engine is None:
         return Program("nothing", ("true",))
     return container_program("nothing", engine, image, "true")
 
 
 def _read_log(text: str) -> Said:
-    """What is to be known from a program's output; of several cases the last one's."""
+    """Read the numbers from the output of a program; of several cases, those of the last."""
     said = Said()
     for line in text.splitlines():
         if found := PEAK_LINE.fullmatch(line):
@@ -150,21 +151,21 @@ def _read_log(text: str) -> Said:
     return said
 
 
-def run(program: Program, case: Path | None) -> Run:
-    """Run a program on one case, its output thrown away; without a case on an empty folder.
+def run(program: Program, case: Path | None) -> ProgramRun:
+    """Run a program on one case, or on an empty folder; the output is deleted.
 
     Raises:
-        RunError: there is no such command, or this is not Linux.
+        RunError: the command does not exist, or this is not Linux.
         OSError: the case cannot be copied.
     """
-    if not sys.platform.startswith("linux"):  # others count memory in other ways
+    if not sys.platform.startswith("linux"):  # other systems count memory differently
         raise RunError("time and memory of programs are measured on Linux only")
     with tempfile.TemporaryDirectory(prefix="runtime-") as folder:
         root = Path(folder)
         inputs, outputs, log = root / "inputs", root / "outputs", root / "log"
         for each in (root, inputs, outputs):
             each.mkdir(exist_ok=True)
-            each.chmod(0o777)  # a container's user is another one
+            each.chmod(0o777)  # the container has another user
         if case is not None:
             shutil.copyfile(case, inputs / case.name)
         command = program.command(inputs, outputs)
@@ -177,7 +178,7 @@ def run(program: Program, case: Path | None) -> Run:
         seconds, peak, status = done.stdout.split()
         said = _read_log(log.read_text(errors="replace"))
         written = case is None or (outputs / case.name).exists()
-    return Run(
+    return ProgramRun(
         float(seconds), said.container_peak if program.contained else int(peak), int(status),
         written, said,
     )  # fmt: skip

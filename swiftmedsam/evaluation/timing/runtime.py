@@ -1,9 +1,10 @@
-"""`python -m swiftmedsam.evaluation.timing.runtime INPUTS --out FILE`: seconds and memory, a fresh
-process per case.
+"""Measure seconds and memory of programs: a fresh process for each case.
 
-The challenge times a fresh container per case, from its start to its end. So does this with
-`--engine docker`; without an engine a process takes the container's place. Programs to compare run
-in turns, case by case (A B, A B, A B), so that whatever else the machine does hits all of them.
+    python -m swiftmedsam.evaluation.timing.runtime INPUTS --out FILE
+
+The challenge times a fresh container for each case, from its start to its end. `--engine docker`
+does the same; without it, a process is used in place of the container. Programs run in turns, case
+by case (A B, A B, A B), so that other load of the machine affects all of them.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from swiftmedsam.evaluation.score import ScoreError, npz_files
 from swiftmedsam.evaluation.timing.measure import (
     PARTS,
     Program,
-    Run,
+    ProgramRun,
     RunError,
     app_program,
     nothing_program,
@@ -51,7 +52,7 @@ from swiftmedsam.system import available_threads, cpu_flags, cpu_model, physical
 OURS = "swiftmedsam"
 MARKS = ("o", "s", "^", "D", "v")
 NOTHING_RUNS = 5
-ISA_FLAGS = {  # of /proc/cpuinfo
+ISA_FLAGS = {  # flags in /proc/cpuinfo, and their names
     "avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx_vnni": "AVX-VNNI",
     "avx512_bf16": "bf16", "amx_int8": "AMX int8", "amx_bf16": "AMX bf16",
 }  # fmt: skip
@@ -60,29 +61,29 @@ CSV_COLUMNS = ("program", "file", "repeat", "seconds", *PARTS, "peak_bytes", "ex
 
 
 @dataclass(frozen=True)
-class Size:
-    """How large a case is."""
+class CaseSize:
+    """The size of a case."""
 
     shape: tuple[int, ...]  # (H, W) or (D, H, W)
     boxes: int
 
     @property
     def words(self) -> tuple[str, str]:
-        """Shape and number of boxes, for a table."""
+        """Return shape and number of boxes, for a table."""
         return "x".join(map(str, self.shape)), str(self.boxes)
 
 
 @dataclass(frozen=True)
 class Timed:
-    """One run, and of what."""
+    """A run, with its program, case and repeat."""
 
     program: str
     file: str
     repeat: int
-    run: Run
+    run: ProgramRun
 
     def row(self) -> list[object]:
-        """The line of the CSV; empty where nothing is known."""
+        """Return the row of the CSV; unknown values are empty."""
         split = self.run.split
         parts = [f"{split[part]:.3f}" if part in split else "" for part in PARTS]
         status = self.run.status or (0 if self.run.written else "no output")
@@ -98,30 +99,32 @@ def _parser() -> argparse.ArgumentParser:
         "python -m swiftmedsam.evaluation.timing.runtime",
         usage="%(prog)s INPUTS --out FILE [options] [-- options of python -m app]",
         description="Time this program, and others beside it, on every case of a folder.",
-        epilog="What follows '--' goes to python -m app: -- --precision bf16 --mode litemedsam. "
+        epilog="Options after '--' are for python -m app: -- --precision bf16 --mode litemedsam. "
         "Exit status: 0, or 1 when a run failed, 2 on wrong usage.",
     )
     parser.add_argument("inputs", type=Path, metavar="INPUTS", help="folder of cases")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE",
-        help="CSV, a row per run, written as they end; for --timings of the report",
+        help="CSV with a row for each run, written when it ends; for --timings of the report",
     )  # fmt: skip
     parser.add_argument(
         "--program", action="append", default=[], metavar="NAME=COMMAND",
-        help="another program, run in turns with this one. {inputs} and {outputs} are the folders, "
-        "added at the end where neither is there: 'lite=python -m benchmarks.reference.baseline'",
+        help="another program, run in turns with this one. {inputs} and {outputs} are the folders; "
+        "without them, both are added at the end: 'lite=python -m benchmarks.reference.baseline'",
     )  # fmt: skip
     parser.add_argument(
         "--engine", metavar="COMMAND",
-        help="docker or podman: a fresh container of 8 GB per case, in place of a process",
+        help="docker or podman: use a fresh container of 8 GB for each case, not a process",
     )  # fmt: skip
-    parser.add_argument("--image", default=OURS, help="what the engine runs (default %(default)s)")
+    parser.add_argument(
+        "--image", default=OURS, help="image that the engine runs (default %(default)s)"
+    )
     parser.add_argument(
         "--repeats", type=positive, default=3, help="runs of each case (default %(default)s)"
     )
     parser.add_argument(
         "--once-above", type=float, default=float("inf"), metavar="SECONDS",
-        help="a case whose first run took a program longer is not repeated for it",
+        help="if the first run of a program on a case took longer, do not repeat it",
     )  # fmt: skip
     parser.add_argument("--only", metavar="GLOB", default="*", help="time these files alone")
     parser.add_argument(
@@ -132,10 +135,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def programs(options: argparse.Namespace, app: Sequence[str]) -> list[Program]:
-    """This repository's program, then the others.
+    """Return our program, then the others.
 
     Raises:
-        RunError: one of them is none, or two have one name.
+        RunError: a program is not NAME=COMMAND, or two have the same name.
     """
     found = [app_program(OURS, options.engine, options.image, app)]
     for text in options.program:
@@ -151,10 +154,12 @@ def programs(options: argparse.Namespace, app: Sequence[str]) -> list[Program]:
     return found
 
 
-def measure(
+def timed_runs(
     options: argparse.Namespace, cases: dict[str, Path], compared: Sequence[Program]
 ) -> Iterator[Timed]:
-    """Every run as it ends: in each repeat of a case every program once, and nothing at the end.
+    """Yield each run when it ends; last come runs of the program that does nothing.
+
+    In each repeat of a case, every program runs once.
 
     Raises:
         RunError: a program cannot be started.
@@ -177,12 +182,12 @@ def measure(
 def record(
     options: argparse.Namespace, cases: dict[str, Path], compared: Sequence[Program]
 ) -> list[Timed]:
-    """All runs, each written to the CSV as it ends; for errors see `measure`."""
+    """Return all runs, and write each to the CSV when it ends; errors are as in `timed_runs`."""
     runs, show = [], progress()
     with options.out.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(CSV_COLUMNS)
-        for timed in measure(options, cases, compared):
+        for timed in timed_runs(options, cases, compared):
             runs.append(timed)
             writer.writerow(timed.row())
             file.flush()
@@ -192,7 +197,7 @@ def record(
 
 
 def machine() -> str:
-    """Model, instruction sets and cores of the CPU, and the memory."""
+    """Describe the machine: model, instruction sets and cores of the CPU, and memory."""
     flags = cpu_flags()
     isa = [name for flag, name in ISA_FLAGS.items() if flag in flags]
     if bound := os.environ.get("ONEDNN_MAX_CPU_ISA"):
@@ -203,8 +208,8 @@ def machine() -> str:
     )
 
 
-def _medians(runs: Sequence[Run]) -> list[str]:
-    """Cells: seconds with their range, the parts, the peak; what no run says is a dash."""
+def _medians(runs: Sequence[ProgramRun]) -> list[str]:
+    """Return cells: seconds with their range, parts, peak memory; a dash for unknown values."""
     seconds = [run.seconds for run in runs]
     cells = [f"{statistics.median(seconds):.2f}", f"{min(seconds):.2f}-{max(seconds):.2f}"]
     for part in PARTS:
@@ -215,21 +220,21 @@ def _medians(runs: Sequence[Run]) -> list[str]:
     return cells
 
 
-def by_case(runs: Sequence[Timed]) -> dict[str, dict[str, list[Run]]]:
-    """Runs that went well by file and program, in the order they came."""
-    found: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+def by_case(runs: Sequence[Timed]) -> dict[str, dict[str, list[ProgramRun]]]:
+    """Return the successful runs by file and program, in their order."""
+    found: dict[str, dict[str, list[ProgramRun]]] = defaultdict(lambda: defaultdict(list))
     for timed in runs:
         if timed.run.ok:
             found[timed.file][timed.program].append(timed.run)
     return found
 
 
-def _seconds(runs: Sequence[Run]) -> float:
+def _seconds(runs: Sequence[ProgramRun]) -> float:
     return statistics.median(run.seconds for run in runs)
 
 
-def runs_table(runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size]) -> str:
-    """A line per case and program; the last column is how many times our seconds it takes."""
+def runs_table(runs: dict[str, dict[str, list[ProgramRun]]], sizes: dict[str, CaseSize]) -> str:
+    """Return a table: a line for each case and program; the last column is its time / our time."""
     rows = [[
         "Case", "Size", "Boxes", "Program", "Runs", "Seconds", "Range", *map(str.title, PARTS),
         "Peak MB", "Times ours",
@@ -245,21 +250,21 @@ def runs_table(runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size]) ->
     return table(rows)
 
 
-def published_of(file: str, size: Size) -> Published | None:
-    """The row of the paper's Table 5 that a file stands for.
+def published_of(file: str, size: CaseSize) -> Published | None:
+    """Return the row of the paper's Table 5 that a file is or replaces; None for others.
 
-    A file that has the name of one of its cases and another shape or other boxes is none.
+    Shape and number of boxes must be the same, too.
     """
     case = published_name(file)
-    if case is None or size != Size(TABLE_5[case].shape, TABLE_5[case].objects):
+    if case is None or size != CaseSize(TABLE_5[case].shape, TABLE_5[case].objects):
         return None
     return TABLE_5[case]
 
 
 def published_table(
-    runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size], names: Sequence[str]
+    runs: dict[str, dict[str, list[ProgramRun]]], sizes: dict[str, CaseSize], names: Sequence[str]
 ) -> str:
-    """The paper's Table 5 with our columns beside it; nothing where none of its cases was run."""
+    """Return the paper's Table 5 with our columns; "" if none of its cases was run."""
     rows = [["Case", "Size", "Objects", *COLUMNS, *(f"{name} here" for name in names)]]
     for file, size in sizes.items():
         row = published_of(file, size)
@@ -272,16 +277,16 @@ def published_table(
     return f"{table(rows)}\n{OTHER_MACHINES}" if len(rows) > 1 else ""
 
 
-def draw(
-    runs: dict[str, dict[str, list[Run]]], sizes: dict[str, Size], names: Sequence[str],
+def draw_seconds(
+    runs: dict[str, dict[str, list[ProgramRun]]], sizes: dict[str, CaseSize], names: Sequence[str],
     out: Path,
 ) -> None:  # fmt: skip
-    """Write `out`: medians by case, full marks; published seconds of its namesake, hollow ones.
+    """Draw medians by case (full marks) and published seconds (hollow marks); write `out`.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: `out` cannot be written.
     """
-    from matplotlib.figure import Figure  # for development only; the tables need none
+    from matplotlib.figure import Figure  # here, since only --plot needs it
 
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     axes = figure.subplots()
@@ -304,14 +309,16 @@ def draw(
     figure.savefig(out, dpi=120)
 
 
-def _sizes(cases: dict[str, Path]) -> dict[str, Size]:
-    """Sizes by file; for errors see `read_case`."""
+def _sizes(cases: dict[str, Path]) -> dict[str, CaseSize]:
+    """Return the sizes by file; errors are as in `read_case`."""
     read = ((file, read_case(path)) for file, path in cases.items())
-    return {file: Size(case.label_shape, len(case.boxes)) for file, case in read}
+    return {file: CaseSize(case.label_shape, len(case.boxes)) for file, case in read}
 
 
-def _print_all(runs: Sequence[Timed], sizes: dict[str, Size], compared: Sequence[Program]) -> None:
-    """The machine, who ran as what, the tables, and the time of nothing."""
+def _print_all(
+    runs: Sequence[Timed], sizes: dict[str, CaseSize], compared: Sequence[Program]
+) -> None:
+    """Print the machine, how each program ran, the tables, and the time of doing nothing."""
     print(machine())
     for program in compared:
         ran_as = {t.run.said.ran_as for t in runs if t.program == program.name} - {""}
@@ -327,8 +334,8 @@ def _print_all(runs: Sequence[Timed], sizes: dict[str, Size], compared: Sequence
     if nothing:
         low, high = min(run.seconds for run in nothing), max(run.seconds for run in nothing)
         print(
-            f"What does nothing takes {_seconds(nothing):.3f} s ({low:.3f}-{high:.3f}, "
-            f"{len(nothing)} runs), which is in all figures"
+            f"A program that does nothing takes {_seconds(nothing):.3f} s ({low:.3f}-{high:.3f}, "
+            f"{len(nothing)} runs); all seconds above include this"
         )
     if beside := published_table(grouped, sizes, [each.name for each in compared]):
         print(f"\nTable 5 of the paper, seconds\n{beside}")
@@ -349,7 +356,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_all(runs, sizes, compared)
     if options.plot:
         try:
-            draw(by_case(runs), sizes, [program.name for program in compared], options.plot)
+            draw_seconds(by_case(runs), sizes, [program.name for program in compared], options.plot)
         except OSError as error:
             print(error, file=sys.stderr)
             return 1

@@ -1,7 +1,9 @@
-"""Run a command and print its seconds, its peak memory in bytes and its exit status, in one line.
+"""Run a command; print its seconds, peak memory in bytes and exit status in one line.
 
-`python -I -S spawn.py LOG COMMAND [ARGUMENT ...]`: a small program of its own, since Linux counts
-what the starting process holds towards the peak of the process it starts. Output goes to LOG.
+    python -I -S spawn.py LOG COMMAND [ARGUMENT ...]
+
+LOG gets the output of the command. This is a small program of its own, because Linux counts the
+memory of the starting process in the peak of the started process.
 """
 
 import os
@@ -20,7 +22,7 @@ def main() -> None:
     ]
     began = time.perf_counter()
     process = os.posix_spawnp(command[0], command, os.environ, file_actions=files)
-    _, status, usage = os.wait4(process, 0)  # of its children, too, if it waited for them
+    _, status, usage = os.wait4(process, 0)  # includes children of the command that it waited for
     seconds = time.perf_counter() - began
     print(seconds, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status))
 

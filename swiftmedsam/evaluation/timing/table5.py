@@ -1,19 +1,20 @@
-"""`python -m swiftmedsam.evaluation.timing.table5 INPUTS OUT`: stand-ins for the 14 cases of the
-paper's Table 5.
+"""Make cases like the 14 cases of the paper's Table 5.
 
-The table's own cases are the challenge's. These have their shapes and their numbers of boxes and
-are made of real ones, since the size of masks decides how a volume is tracked and noise has no
-masks. Nothing is drawn at random: the same INPUTS make the same arrays. The recipe:
+    python -m swiftmedsam.evaluation.timing.table5 INPUTS OUT
 
-1. Source: the case of INPUTS of the same kind, image or volume, that has the same modality (else
-   any), needs to be tiled least for that many boxes, is largest in its plane, comes first by name.
+The cases of the table belong to the challenge. The cases made here have the same shapes and numbers
+of boxes. They are made of real cases: the size of masks decides how a volume is tracked, and noise
+has no masks. Nothing is random: the same INPUTS give the same arrays. The steps:
+
+1. Source: a case of INPUTS of the same kind (image or volume), of the same modality if there is
+   one. Of these, the one that needs the fewest tiles, then the largest plane, then the first name.
 2. Tiles: mirrored copies side by side, as few as have enough boxes and change the proportions of
-   the picture by `MAX_STRETCH` at most. The plane is then resized to the wanted size.
-3. Slices: the source is stretched along z, blending neighbours, until its boxes cross as many
-   slices as wanted, counted box by box, and stands in the middle. Slices above and below are
+   the picture by at most `MAX_STRETCH`. The plane is then resized to the wanted size.
+3. Slices: the source is stretched along z (neighbours are blended) until its boxes cross the wanted
+   number of slices, counted box by box. It is put in the middle. Slices above and below are
    mirrored copies without boxes.
-4. Boxes: those of INPUTS, which come from the truth, moved with the pixels; of more than are
-   wanted every so manieth.
+4. Boxes: the boxes of the source, moved with the pixels. If there are too many, they are taken at
+   even intervals.
 """
 
 import argparse
@@ -35,10 +36,11 @@ from swiftmedsam.evaluation.score import ScoreError, npz_files, parse_name
 from swiftmedsam.npz import read_case
 
 MAX_STRETCH = 1.5  # of height over width
-# Slices that boxes cross in the paper's volumes, counted box by box, are guessed from seconds: for
-# a box in an image Swift v2 is published as 0.2 s faster than LiteMedSAM (1.6 and 1.8), for the CTs
-# and MRs with 1 and 6 objects whose ratio is the usual one (0888, 0860, 0179, 0121) as 20.0, 3.5,
-# 4.4 and 28.7 s. That would be 100, 18, 22 and 144 slices, of 0.94, 0.81, 0.60 and 0.63 s for v2.
+# How many slices the boxes of the paper's volumes cross is not published; it is estimated from the
+# published seconds. For one box in an image, Swift v2 takes 0.2 s less than LiteMedSAM (1.6 and 1.8
+# s). For the CTs and MRs with 1 and 6 objects and the usual ratio (0888, 0860, 0179, 0121) it takes
+# 20.0, 3.5, 4.4 and 28.7 s less. That would be 100, 18, 22 and 144 slices, with 0.94,
+# 0.81, 0.60 and 0.63 s each for v2.
 V2_SECONDS_A_SLICE = 0.75
 
 Boxes = npt.NDArray[np.float64]
@@ -47,35 +49,35 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a case shall be like."""
+    """The wanted properties of a case."""
 
     name: str  # without .npz
     shape: tuple[int, ...]  # (H, W) or (D, H, W)
     boxes: int
-    box_slices: int  # that they cross, counted box by box; of an image as many as boxes
+    box_slices: int  # slices that boxes cross, counted box by box; for an image 1 a box
 
     @property
     def is_volume(self) -> bool:
-        """Whether it has slices."""
+        """Whether it is a volume."""
         return len(self.shape) == 3
 
     @property
     def depth(self) -> int:
-        """Its slices; an image is one."""
+        """Number of slices; 1 for an image."""
         return self.shape[0] if self.is_volume else 1
 
 
 @dataclass(frozen=True)
-class Source:
-    """A case that others can be made of."""
+class SourceCase:
+    """A case from which others can be made."""
 
     path: Path
     modality: str
-    shape: tuple[int, int, int]  # (D, H, W), of an image (1, H, W)
+    shape: tuple[int, int, int]  # (D, H, W); (1, H, W) for an image
     boxes: int
 
     def tiles(self, wanted: Wanted) -> int:
-        """How many copies have enough boxes."""
+        """Return the number of copies that have enough boxes."""
         return math.ceil(wanted.boxes / self.boxes)
 
 
@@ -92,7 +94,7 @@ FIGURES_OF_TABLE = ("2DBox_US_0525", "2DBox_Microscope_0016")
 _BY_TABLE = tuple(_table_5())
 SETS = {
     "table5": _BY_TABLE,
-    # The four works of which the speed of programs is compared.
+    # The four cases on which the speed of programs is compared.
     "figures": (
         *(each for each in _BY_TABLE if each.name.startswith(FIGURES_OF_TABLE)),
         Wanted("3DBox_CT_1x56" + MADE, (60, 512, 512), 1, 56),
@@ -102,33 +104,35 @@ SETS = {
 
 
 def _as_volume(case: Case) -> tuple[Pixels, Boxes]:
-    """Pixels (D, H, W[, 3]) and boxes (N, 6) of a case; an image is one slice."""
+    """Return pixels (D, H, W[, 3]) and boxes (N, 6) of a case; an image has one slice."""
     if case.is_volume:
         return case.image, case.boxes
     return case.image[np.newaxis], np.insert(case.boxes, [2, 4], 0, axis=1)
 
 
-def find_sources(folder: Path) -> list[Source]:
-    """The cases of a folder that have boxes, by name.
+def find_sources(folder: Path) -> list[SourceCase]:
+    """Return the cases of a folder that have boxes, by name.
 
     Raises:
-        CaseError: one cannot be read.
-        ScoreError: the folder is none, or a name is not that of a case.
+        CaseError: a case cannot be read.
+        ScoreError: `folder` is not a folder, or a name is not the name of a case.
     """
     sources = []
     for name, path in npz_files(folder, "*").items():
         pixels, boxes = _as_volume(read_case(path))
         if len(boxes):
             depth, height, width = pixels.shape[:3]
-            sources.append(Source(path, parse_name(name)[0], (depth, height, width), len(boxes)))
+            sources.append(
+                SourceCase(path, parse_name(name)[0], (depth, height, width), len(boxes))
+            )
     return sources
 
 
-def choose(sources: Sequence[Source], wanted: Wanted) -> Source:
-    """The source that a case is made of.
+def choose(sources: Sequence[SourceCase], wanted: Wanted) -> SourceCase:
+    """Choose the source for a wanted case.
 
     Raises:
-        ScoreError: there is none of its kind.
+        ScoreError: there is no source of its kind.
     """
     modality, kind = parse_name(f"{wanted.name}.npz")[0], "3" if wanted.is_volume else "2"
     candidates = [source for source in sources if source.path.name[0] == kind]
@@ -143,8 +147,8 @@ def choose(sources: Sequence[Source], wanted: Wanted) -> Source:
     )  # fmt: skip
 
 
-def choose_grid(source: Source, wanted: Wanted) -> tuple[int, int]:
-    """Rows and columns of tiles: the fewest of good proportions; those with the best of them."""
+def choose_grid(source: SourceCase, wanted: Wanted) -> tuple[int, int]:
+    """Choose rows and columns of tiles: the fewest with good proportions, of these the best."""
     (height, width), (wanted_height, wanted_width) = source.shape[1:], wanted.shape[-2:]
 
     def stretch(grid: tuple[int, int]) -> float:
@@ -161,12 +165,12 @@ def choose_grid(source: Source, wanted: Wanted) -> tuple[int, int]:
 
 
 def _scaled(low: Boxes, high: Boxes, scale: float) -> tuple[Boxes, Boxes]:
-    """First and last pixel that the pixels `low` to `high`, both inclusive, touch once scaled."""
+    """Scale the range of pixels `low` to `high`; return its first and last pixel. All inclusive."""
     return np.floor(low * scale), np.ceil((high + 1) * scale) - 1
 
 
 def tiled_boxes(boxes: Boxes, size: tuple[int, int], grid: tuple[int, int]) -> Boxes:
-    """Boxes (N * tiles, 6) of mirrored copies of slices of `size` (height, width), side by side."""
+    """Return the boxes (N * tiles, 6) of mirrored copies, side by side; `size` (height, width)."""
     height, width = size
     copies = []
     for row, column in np.ndindex(*grid):
@@ -180,12 +184,12 @@ def tiled_boxes(boxes: Boxes, size: tuple[int, int], grid: tuple[int, int]) -> B
 
 
 def count_box_slices(boxes: npt.NDArray[np.number]) -> int:
-    """How many slices boxes (N, 6) cross, counted box by box."""
+    """Count the slices that boxes (N, 6) cross, box by box."""
     return int((boxes[:, 5] - boxes[:, 2] + 1).sum())
 
 
 def choose_depth(boxes: Boxes, depth: int, wanted: Wanted) -> int:
-    """The fewest slices to stretch `depth` to so that `boxes` cross enough; if none, all."""
+    """Choose the fewest slices for which the stretched `boxes` cross enough; else all slices."""
     for stretched in range(1, wanted.depth):
         low, high = _scaled(boxes[:, 2], boxes[:, 5], stretched / depth)
         if (high - low + 1).sum() >= wanted.box_slices:
@@ -194,7 +198,7 @@ def choose_depth(boxes: Boxes, depth: int, wanted: Wanted) -> int:
 
 
 def slice_at(pixels: Pixels, position: int, stretched: int) -> npt.NDArray[np.float32]:
-    """A slice of `pixels` made `stretched` slices deep; mirrored copies go on at both ends."""
+    """Return a slice of `pixels` stretched to `stretched` slices, mirrored beyond both ends."""
     depth = len(pixels)
     inside = position % (2 * stretched)
     inside = min(inside, 2 * stretched - 1 - inside)
@@ -209,7 +213,7 @@ def slice_at(pixels: Pixels, position: int, stretched: int) -> npt.NDArray[np.fl
 def _resized(
     plane: npt.NDArray[np.float32], grid: tuple[int, int], size: tuple[int, int]
 ) -> Pixels:
-    """`plane` (h, w[, 3]) tiled, mirrored, and resized to `size` (height, width)."""
+    """Tile `plane` (h, w[, 3]) with mirrored copies, and resize it to `size` (height, width)."""
     rows, columns = grid
     padding = [(0, (rows - 1) * plane.shape[0]), (0, (columns - 1) * plane.shape[1])]
     tiled = np.pad(plane, padding + [(0, 0)] * (plane.ndim - 2), mode="symmetric")
@@ -218,8 +222,8 @@ def _resized(
     return np.round(cv2.resize(tiled, size[::-1], interpolation=filter_)).astype(np.uint8)
 
 
-def make(source: Source, wanted: Wanted) -> dict[str, npt.NDArray[np.generic]]:
-    """The arrays of a case: imgs, boxes, spacing (of a volume), and words on what it is made of.
+def make(source: SourceCase, wanted: Wanted) -> dict[str, npt.NDArray[np.generic]]:
+    """Make the arrays of a case: imgs, boxes, spacing (of a volume), and a text on its source.
 
     Raises:
         CaseError: the source cannot be read.
@@ -254,14 +258,14 @@ def make(source: Source, wanted: Wanted) -> dict[str, npt.NDArray[np.generic]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m swiftmedsam.evaluation.timing.table5",
-        description="Make stand-ins for the cases of the paper's Table 5 out of real cases.",
+        description="Make cases like those of the paper's Table 5, from real cases.",
         epilog="Exit status: 0, or 1 when a case cannot be used or made, 2 on wrong usage.",
     )
     parser.add_argument("inputs", type=Path, metavar="INPUTS", help="folder of cases")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
     parser.add_argument(
         "--set", choices=SETS, default="table5",
-        help="table5: its 14 cases (default); figures: the four whose speed is compared",
+        help="table5: its 14 cases (default); figures: the four cases to compare speed",
     )  # fmt: skip
     return parser
 

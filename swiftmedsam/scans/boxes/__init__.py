@@ -1,1 +1,1 @@
-"""Boxes as people write them: files and tables, and which scan each one is for."""
+"""Reads files and tables of boxes, and finds the scan that each box belongs to."""

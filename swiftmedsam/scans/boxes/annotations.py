@@ -1,4 +1,4 @@
-"""Boxes of the programs that people draw them in: 3D Slicer's ROIs, COCO and LabelMe."""
+"""Reads boxes of annotation programs: 3D Slicer's ROIs, COCO and LabelMe."""
 
 import logging
 from collections.abc import Sequence
@@ -26,18 +26,19 @@ log = logging.getLogger(__name__)
 
 TO_MM = {"mm": 1.0, "um": 0.001}  # 3D Slicer's units
 ROI_TYPES = (None, "Box", "BoundingBox")
-RIGHT_ANGLES = 1e-3  # of cosines: what deviates less is rounding
-UPRIGHT = 0.5  # pixels: corners of a rectangle that deviate less do not make it a rotated one
-MOST_SHOWN = 10  # shapes that a message lists
+RIGHT_ANGLES = 1e-3  # tolerance of cosines; a smaller deviation is rounding
+UPRIGHT = 0.5  # pixels; a rectangle whose corners deviate less is not rotated
+MOST_SHOWN = 10  # shapes in a message
 
 
 def read_slicer(content: dict[str, Any], path: Path) -> list[Entry]:
-    """ROI markups of 3D Slicer (its schema 1.0.3): `center`, `size` and `orientation`.
+    """Boxes of 3D Slicer's ROI markups (schema 1.0.3): `center`, `size` and `orientation`.
 
-    Points are the 8 corners of each, so that one that is rotated as the scan's grid is no larger.
+    The points of a box are its 8 corners. So a ROI that is rotated like the scan's grid does not
+    become larger.
 
     Raises:
-        ScanError: a markup is no box, or has a value that is not of the schema.
+        ScanError: a markup is no box, or has a value that the schema does not allow.
     """
     name = printable(path.name)
     stem = path.name.removesuffix(".json").removesuffix(".mrk")
@@ -63,7 +64,7 @@ def read_slicer(content: dict[str, Any], path: Path) -> list[Entry]:
                 "is not placed"
             )
         axes = np.eye(3)
-        if "orientation" in markup:  # columns are the directions of the ROI's sides
+        if "orientation" in markup:  # its columns are the directions of the ROI's sides
             axes = np.array(numbers(markup, "orientation", 9, where)).reshape(3, 3)
         if not np.allclose(axes.T @ axes, np.eye(3), atol=RIGHT_ANGLES):
             raise ScanError(f"{where}: 'orientation' should be 3 sides of length 1 at right angles")
@@ -73,7 +74,7 @@ def read_slicer(content: dict[str, Any], path: Path) -> list[Entry]:
 
 
 def _units(markup: dict[str, Any], where: str) -> tuple[float, str]:
-    """Millimetres in the units of a markup, and its space; units may be a code of three parts."""
+    """Millimetres per unit of a markup, and its space. The unit may be a code of three parts."""
     units, space = markup.get("coordinateUnits", "mm"), markup.get("coordinateSystem", "LPS")
     unit = units[0] if isinstance(units, list) and units else units
     if not isinstance(unit, str) or unit not in TO_MM:
@@ -89,11 +90,11 @@ def _refuse_fractions(found: Sequence[float], where: str) -> None:
 
 
 def _on_picture(name: str, ends: Sequence[float], size: tuple[int, int] | None) -> Drawn:
-    """A box of x, y, x, y that count from the picture's corner, not from a pixel's centre."""
+    """A box of x_min, y_min, x_max, y_max, where 0 is the picture's corner, no pixel centre."""
     return Drawn(name, np.array(ends).reshape(2, 2) - 0.5, drawn_on=size)
 
 
-def _say_left_out(name: str, what: str, left_out: Sequence[str]) -> None:
+def _warn_of_left_out(name: str, what: str, left_out: Sequence[str]) -> None:
     if left_out:
         more = len(left_out) - MOST_SHOWN
         shown_ones = ", ".join(left_out[:MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
@@ -101,12 +102,12 @@ def _say_left_out(name: str, what: str, left_out: Sequence[str]) -> None:
 
 
 def read_coco(content: dict[str, Any], path: Path) -> list[Entry]:
-    """COCO: `bbox` is x, y, width and height, by image and category.
+    """Boxes of COCO: `bbox` is x, y, width and height.
 
-    Crowds of objects are left out, and said to be.
+    Crowds of objects are left out, with a warning.
 
     Raises:
-        ScanError: an annotation has no box or no image, or a value that is not of the kind.
+        ScanError: an annotation has no box, no image, or a wrong value.
     """
     file = printable(path.name)
     images = _images(content, file)
@@ -136,7 +137,7 @@ def read_coco(content: dict[str, Any], path: Path) -> list[Entry]:
         _refuse_fractions([x, y, width, height], where)
         path_of_image, size = images[image]
         entries.append(Entry(_on_picture(name, [x, y, x + width, y + height], size), path_of_image))
-    _say_left_out(file, "crowds of objects", crowds)
+    _warn_of_left_out(file, "crowds of objects", crowds)
     return entries
 
 
@@ -170,10 +171,10 @@ def _categories(content: dict[str, Any], name: str) -> dict[str, str]:
 
 
 def read_labelme(content: dict[str, Any], path: Path) -> list[Entry]:
-    """LabelMe: rectangles of two opposite corners, or of four; other shapes are left out.
+    """Boxes of LabelMe: rectangles of two opposite corners, or of four; others are left out.
 
     Raises:
-        ScanError: there is no rectangle, or one that is rotated, or a value is not of the kind.
+        ScanError: there is no rectangle, one is rotated, or a value is wrong.
     """
     name = printable(path.name)
     file = words(field(content, "imagePath", name), "'imagePath'", name)
@@ -184,7 +185,7 @@ def read_labelme(content: dict[str, Any], path: Path) -> list[Entry]:
         where = f"{name}: shape {count}"
         shape = mapping(one, where)
         if shape.get("shape_type") != "rectangle":
-            kind = shape.get("shape_type") or "polygon"  # of files before there were other shapes
+            kind = shape.get("shape_type") or "polygon"  # old files had only polygons
             others.append(f"shape {count} ({printable(str(kind))})")
             continue
         own = label(field(shape, "label", where), "'label'", where)
@@ -205,7 +206,7 @@ def read_labelme(content: dict[str, Any], path: Path) -> list[Entry]:
         entries.append(Entry(_on_picture(own, ends, size), file))
     if others and not entries:
         raise ScanError(f"{name}: expected rectangles, found {', '.join(others[:MOST_SHOWN])}")
-    _say_left_out(name, "no rectangles", others)
+    _warn_of_left_out(name, "no rectangles", others)
     return entries
 
 

@@ -1,4 +1,4 @@
-"""Boxes as people draw them, in voxels or millimetres, to whole voxels of a scan's grid."""
+"""Converts boxes that a user drew, in voxels or millimetres, to whole voxels of a scan's grid."""
 
 import logging
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 UNITS = ("voxel", "mm")
 SPACES = ("RAS", "LPS")
-CENTRE_TOLERANCE = 1e-3  # voxels: a box whose side runs through centres takes them in
-STRAIGHT = 0.5  # voxels: corners that deviate less from a box along the grid do not count
+CENTRE_TOLERANCE = 1e-3  # voxels; a box includes voxels whose centres lie on its side
+STRAIGHT = 0.5  # voxels; a box whose corners deviate less is not rotated against the grid
 AXES = "ijk"
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What numbers mean where a file does not say it itself."""
+    """Units and space of numbers, for files that do not state them."""
 
     units: str = "voxel"
     space: str | None = None
@@ -30,35 +30,35 @@ class Meaning:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A box as somebody drew it, in some scan or other."""
+    """A box as the user drew it, before it is placed on the grid of a scan."""
 
-    name: str  # "" until it is numbered
+    name: str  # "": it gets its number as name later
     # (P, 3) points that span it: (i, j, k) of the file's grid, or mm in RAS. (P, 2) on a picture.
     points: Float64Array
     in_mm: bool = False
-    colour: Colour | None = None  # that it is to have, if somebody gave it one
-    # (columns, rows) of the picture that it was drawn on, if its file says them
+    colour: Colour | None = None  # of its label, if the file has one
+    # (columns, rows) of the picture that it was drawn on, if the file has them
     drawn_on: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A box of a file of boxes, and the scan that it says it is for."""
+    """A box of a file of boxes, with the path of its scan, if the file has one."""
 
     box: Drawn
-    file: str | None = None  # path of the scan, as written there
+    file: str | None = None  # path of the scan, as the file of boxes has it
     table: Path | None = None  # the file of boxes
 
     @property
-    def said(self) -> tuple[Path, str] | None:
-        """The file of boxes and the path of the scan in it; None if there is no such path."""
+    def reference(self) -> tuple[Path, str] | None:
+        """The file of boxes, and the path of the scan in it; None if it has no path."""
         return None if self.table is None or self.file is None else (self.table, self.file)
 
 
 def are_fractions(numbers: Sequence[float]) -> bool:
-    """Whether coordinates are fractions of the size of a picture, as many programs write them.
+    """Whether coordinates seem to be fractions of a picture's size, as many programs write them.
 
-    They are taken for such if some are no whole numbers and none reaches 2, or if they are 0 0 1 1.
+    They do if some are not whole and all are below 2, or if they are 0 0 1 1.
     """
     return [*numbers] == [0, 0, 1, 1] or (
         any(number % 1 for number in numbers) and all(abs(number) < 2 for number in numbers)
@@ -72,14 +72,19 @@ def drawn_box(
     space: str | None = None,
     where: str = "--box",
 ) -> Drawn:
-    """Box of corners (4,) i_min, j_min, i_max, j_max or (6,), with k, or x, y and z in mm.
+    """Make a box from its corners.
 
-    In millimetres the two corners are any two that are opposite, since left may be above right.
-    `where` is what the box was read from, for messages.
+    Args:
+        name: of the object; may be "".
+        corners: (4,) i_min, j_min, i_max, j_max, or (6,) i_min, j_min, k_min, i_max, j_max, k_max.
+            In mm (6,) x, y, z, x, y, z of two opposite corners, in any order.
+        units: one of `UNITS`.
+        space: one of `SPACES`, for mm.
+        where: the source of the box, for messages.
 
     Raises:
-        ScanError: another count, a minimum above its maximum, fractions of the picture's size, or
-            millimetres in no space.
+        ScanError: the count is wrong, a minimum is above its maximum, the numbers are fractions of
+            the picture's size, or millimetres have no space.
     """
     ends = np.array(corners, np.float64)
     where = f"{where}: box '{name}'" if name else f"{where}: a box"
@@ -101,18 +106,19 @@ def drawn_box(
 
 
 def to_ras(points: Float64Array, space: str) -> Float64Array:
-    """Points (P, 3) in mm of one of `SPACES`, in RAS."""
+    """Convert points (P, 3) in mm from `space`, one of `SPACES`, to RAS."""
     return points if space == "RAS" else points @ RAS_OF_LPS[:3, :3]
 
 
 def on_grid(drawn: Drawn, scan: Scan, value: int) -> Segment:
-    """The voxels of `scan` whose centres lie in the box, as its first and last; cut to the grid.
+    """Place a box on the grid of `scan`: it gets the voxels whose centres it holds.
 
-    A box that lies between two centres is as thick as one voxel.
+    The box is cut to the grid. A box between two centres is one voxel thick. The label of the box
+    is `value`.
 
     Raises:
-        ScanError: it lies outside, was drawn on a picture of another size, has no third axis in a
-            volume, or mm where the scan has none.
+        ScanError: the box lies outside, was drawn on a picture of another size, has no third axis
+            in a volume, or is in mm while the scan has no mm.
     """
     points, grid = drawn.points, np.array(scan.grid)
     where = f"{scan.name}: box '{drawn.name}'"

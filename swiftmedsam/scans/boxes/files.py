@@ -1,6 +1,6 @@
-"""Files of boxes: tables (CSV, JSON), 3D Slicer's ROI markups, COCO and LabelMe.
+"""Reads files of boxes: tables (CSV, JSON), 3D Slicer's ROI markups, COCO and LabelMe.
 
-Which kind it is, its content says; which scan a box is for, its row does, or nothing.
+The kind is recognised by the content. A row may name the scan that its box belongs to.
 """
 
 import codecs
@@ -17,17 +17,17 @@ from swiftmedsam.scans.boxes.tables import KINDS, read_csv, read_rows
 from swiftmedsam.scans.formats.by_suffix import READERS, suffix_of
 from swiftmedsam.scans.scan import ScanError
 
-# The key of its first object that a kind of JSON has.
+# Each kind of JSON is recognised by a key of its outermost object.
 JSON_KINDS: dict[str, Callable[[dict[str, Any], Path], list[Entry]]] = {
     "markups": read_slicer, "annotations": read_coco, "shapes": read_labelme
 }  # fmt: skip
 
 
 def read_boxes(path: Path, meaning: Meaning) -> list[Entry]:
-    """The boxes of a file; those of a table are meant as `meaning` says.
+    """Read the boxes of a file; a table without units or space has those of `meaning`.
 
     Raises:
-        ScanError: it cannot be read, is of no known kind, or holds no box.
+        ScanError: the file cannot be read, is of no known kind, or has no box.
     """
     name = printable(path.name)
     text = _text(path)
@@ -41,7 +41,7 @@ def read_boxes(path: Path, meaning: Meaning) -> list[Entry]:
 
 
 def _text(path: Path) -> str:
-    """What a file says, in UTF-8 or, as Excel's "Unicode text", in UTF-16."""
+    """The text of a file, in UTF-8 or UTF-16 (Excel's "Unicode text")."""
     name = printable(path.name or str(path))
     if suffix_of(path, tuple(READERS)):
         raise ScanError(

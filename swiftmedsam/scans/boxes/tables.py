@@ -1,4 +1,4 @@
-"""Tables of boxes, a row a box: CSV of any delimiter, and lists of rows in JSON."""
+"""Reads tables of boxes, one box per row: CSV of any delimiter, and lists of rows in JSON."""
 
 import csv
 import io
@@ -25,8 +25,8 @@ from swiftmedsam.scans.scan import ScanError
 
 log = logging.getLogger(__name__)
 
-# What a column can mean, and its names, without case, spaces and underscores. Of a meaning with
-# several groups of names, those of a later group count where there are none of an earlier one.
+# The meanings of columns, with their names in lower case, letters and digits only. If a meaning has
+# several groups of names, a later group counts only if no column has a name of an earlier one.
 COLUMNS: dict[str, tuple[tuple[str, ...], ...]] = {
     "file": (
         ("file", "filename", "filepath", "path", "image", "imagename", "imagefile", "imagepath",
@@ -61,7 +61,7 @@ def _plain(column: str) -> str:
 
 
 def columns_of(header: Iterable[str], where: str) -> dict[str, str]:
-    """The column of each meaning that a header has.
+    """The columns of a header by meaning, a key of `COLUMNS`; other columns are left out.
 
     Raises:
         ScanError: two columns have the same meaning.
@@ -85,12 +85,12 @@ def _needed(columns: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_csv(text: str, name: str, meaning: Meaning) -> list[Entry]:
-    """The boxes of a table with a header; `name` is the file's, for messages.
+    """Read the boxes of a CSV table with a header; `name` is that of the file, for messages.
 
-    Excel's line `sep=;`, rows without a value and rows that begin with # are no boxes.
+    Excel's line `sep=;`, empty rows and rows that begin with # are skipped.
 
     Raises:
-        ScanError: it is no such table, or a row is no box.
+        ScanError: the text is no such table, or a row is no box.
     """
     header: list[str] | None = None
     columns: dict[str, str] = {}
@@ -123,17 +123,17 @@ def read_csv(text: str, name: str, meaning: Meaning) -> list[Entry]:
     entries = _entries(rows, meaning)
     if comments:
         log.warning("%s: left out, since they begin with #: lines %s", name, _few(comments))
-    _say_unused(name, header or [], columns.values())
+    _warn_of_unused(name, header or [], columns.values())
     return entries
 
 
 def read_rows(content: Any, name: str, meaning: Meaning) -> list[Entry]:
-    """The boxes of a list of rows of JSON, or of such a list under `boxes`.
+    """Read the boxes of a JSON list of rows, or of an object with such a list under `boxes`.
 
-    What stands beside `boxes` counts for each of them.
+    The other keys of that object count for each row.
 
     Raises:
-        ScanError: it is no such list, or a row is no box.
+        ScanError: the content is no such list, or a row is no box.
     """
     if isinstance(content, list):
         content = {"boxes": content}
@@ -155,12 +155,12 @@ def read_rows(content: Any, name: str, meaning: Meaning) -> list[Entry]:
         used |= set(columns.values())
         rows.append((where, {key: row[column] for key, column in columns.items()}))
     entries = _entries(rows, meaning)
-    _say_unused(name, keys, used)
+    _warn_of_unused(name, keys, used)
     return entries
 
 
 def _delimiter(text: str) -> str:
-    """What parts the cells of the header: the most frequent of three."""
+    """The delimiter of the header's cells: the most frequent of comma, semicolon and tab."""
     lines = (line for line in text.splitlines() if line.strip() and not line.startswith("#"))
     return max(",;\t", key=next(lines, "").count)
 
@@ -168,7 +168,7 @@ def _delimiter(text: str) -> str:
 def _cells(
     text: str, delimiter: str, first_line: int, name: str
 ) -> Iterator[tuple[int, list[str]]]:
-    """Lines that are not empty, by their number, and their cells without spaces around them."""
+    """For each line that is not empty, its number and its cells, stripped of spaces."""
     stream = io.StringIO(text, newline="")
     rows = csv.reader(stream, delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
@@ -178,13 +178,13 @@ def _cells(
                 yield rows.line_num + first_line - 1, cells
     except csv.Error as error:
         raise ScanError(
-            f"{name}: line {rows.line_num + first_line - 1} cannot be parted into cells, as where "
-            "a quote is not closed"
+            f"{name}: line {rows.line_num + first_line - 1} cannot be split into cells, a "
+            "quote may not be closed"
         ) from error
 
 
 def _with_points(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """A row whose numbers have points for the commas that some countries write."""
+    """A row with decimal points in place of decimal commas."""
     plain = dict(row)
     for key in (*CORNERS, "width", "height"):
         cell = plain.get(key, "")
@@ -197,7 +197,7 @@ def _with_points(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def _entries(rows: Iterable[tuple[str, Mapping[str, Any]]], meaning: Meaning) -> list[Entry]:
-    """Boxes of rows by the meaning of their columns; each row says where it is."""
+    """The boxes of rows; a row is its place, for messages, and its values by meaning."""
     entries: list[Entry] = []
     nameless = ""
     for where, row in rows:
@@ -210,7 +210,7 @@ def _entries(rows: Iterable[tuple[str, Mapping[str, Any]]], meaning: Meaning) ->
 
 
 def _entry(row: Mapping[str, Any], where: str, meaning: Meaning) -> Entry:
-    """A box of values by the meaning of their columns; None and a text of spaces are no values."""
+    """The box of a row, given as values by meaning; None and blank text count as no value."""
     cells = {key: value for key, value in row.items() if value is not None and str(value).strip()}
     units = UNITS.get(str(cells.get("units", meaning.units)).lower())
     space = cells.get("space", meaning.space)
@@ -242,7 +242,7 @@ def _entry(row: Mapping[str, Any], where: str, meaning: Meaning) -> Entry:
     return Entry(replace(drawn, drawn_on=size), file)
 
 
-def _say_unused(name: str, header: Iterable[str], used: Iterable[str]) -> None:
+def _warn_of_unused(name: str, header: Iterable[str], used: Iterable[str]) -> None:
     unused = [f"'{printable(key)}'" for key in header if key and key not in set(used)]
     if unused:
         log.warning("%s: columns that are not used: %s", name, ", ".join(unused))

@@ -1,1 +1,1 @@
-"""DICOM: series in, voxels on a regular grid out; segmentations (SEG) in and out."""
+"""DICOM: reads series as voxels on a regular grid; reads and writes segmentations (SEG)."""

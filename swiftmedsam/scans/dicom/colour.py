@@ -1,6 +1,6 @@
-"""Colours of DICOM: RGB, YBR as decoders turn it into RGB, and palettes (PS3.3 C.7.6.3.1).
+"""Colours of DICOM: RGB, YBR, which decoders convert to RGB, and palettes (PS3.3 C.7.6.3.1).
 
-An ICC profile is not applied, and an alpha palette is left out.
+An ICC profile is not applied. An alpha palette is ignored.
 """
 
 from collections.abc import Sequence
@@ -13,23 +13,23 @@ from swiftmedsam.scans.dicom.tags import DAMAGED, TagError, numbers_of, text_of,
 from swiftmedsam.scans.scan import Voxels
 
 PALETTE = "PALETTE COLOR"
-# Of each of them decoders make RGB; YBR_ICT and YBR_RCT are undone inside JPEG 2000.
+# Decoders convert all of these to RGB; for YBR_ICT and YBR_RCT this is a part of JPEG 2000.
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", PALETTE)
 OF_JPEG_2000 = ("YBR_ICT", "YBR_RCT")
-JPEG_2000 = "1.2.840.10008.1.2.4.9"  # how its transfer syntaxes begin
+JPEG_2000 = "1.2.840.10008.1.2.4.9"  # its transfer syntaxes begin with this
 CHANNELS = ("Red", "Green", "Blue")
 
 
 def is_colour(header: Any) -> bool:
-    """Whether pixels are colours, by their photometric interpretation."""
+    """Whether pixels are in colour, by their photometric interpretation."""
     return text_of(header, "PhotometricInterpretation") in COLOURS
 
 
 def colours_of(dataset: Any, frames: Sequence[int], pydicom: Any) -> Voxels:
-    """Colours (K, rows, columns, 3) of these frames, uint8 or uint16.
+    """Colours (K, rows, columns, 3) of the K `frames`, in RGB, uint8 or uint16.
 
     Raises:
-        TagError: the pixels are damaged, or a tag contradicts another.
+        TagError: the pixels are damaged, or tags contradict each other.
     """
     photometric = text_of(dataset, "PhotometricInterpretation")
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -54,7 +54,7 @@ def colours_of(dataset: Any, frames: Sequence[int], pydicom: Any) -> Voxels:
     if planar not in (0, 1):
         raise TagError(f"PlanarConfiguration should be 0 or 1, found {planar}")
     if syntax.is_encapsulated:
-        # frames that are compressed say it themselves, and decoders give pixel after pixel
+        # compressed frames have their own planar configuration; decoders return RGB per pixel
         dataset.PlanarConfiguration = 0
     return np.asarray(decoded(dataset, pydicom)[1][list(frames)])
 
@@ -62,10 +62,11 @@ def colours_of(dataset: Any, frames: Sequence[int], pydicom: Any) -> Voxels:
 def palette_colours(stored: Stored, dataset: Any, pydicom: Any) -> Voxels:
     """Colours (..., 3) of stored values (...), by the palettes of the file.
 
-    Values below the first entry, or above the last one, have its colour (PS3.3 C.7.6.3.1.5).
+    Values below the first entry have its colour, values above the last entry have that one's (PS3.3
+    C.7.6.3.1.5).
 
     Raises:
-        TagError: a palette is missing, or not as its descriptor says.
+        TagError: a palette is missing, or contradicts its descriptor.
     """
     tables = [_palette(dataset, channel, stored.dtype.kind == "i", pydicom) for channel in CHANNELS]
     if len({(len(entries), entries.dtype.itemsize, first) for entries, first in tables}) > 1:
@@ -76,7 +77,7 @@ def palette_colours(stored: Stored, dataset: Any, pydicom: Any) -> Voxels:
 
 
 def _palette(dataset: Any, channel: str, signed: bool, pydicom: Any) -> tuple[Voxels, int]:
-    """Entries (N,) of a palette in uint8 or uint16, and the stored value of the first one."""
+    """Entries (N,) of a palette, uint8 or uint16, and the stored value of the first entry."""
     keyword = f"{channel}PaletteColorLookupTable"
     descriptor = numbers_of(dataset, f"{keyword}Descriptor", 3)
     if descriptor is None:
@@ -91,7 +92,7 @@ def _palette(dataset: Any, channel: str, signed: bool, pydicom: Any) -> tuple[Vo
     data = value_of(dataset, f"{keyword}Data")
     entries: Stored = np.zeros(0, np.uint8)
     if data is None:
-        if bits == 16 or count <= 1 << 8:  # pydicom counts entries in the type of their values
+        if bits == 16 or count <= 1 << 8:  # pydicom counts entries with `bits` bits
             entries = _segmented(dataset, channel, first, count, pydicom)
     elif len(data) >= 2 * count:
         entries = np.frombuffer(data[: 2 * count], "<u2" if little else ">u2")

@@ -1,4 +1,4 @@
-"""Samples of DICOM pixels as they are stored: which bits of a word count, and the decoders."""
+"""Decodes DICOM pixels to stored samples: which bits of a word are the sample, and the decoders."""
 
 import struct
 from dataclasses import dataclass
@@ -11,32 +11,33 @@ from swiftmedsam.scans.dicom.tags import DAMAGED, TagError, frames_of, text_of, 
 
 KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 OVERLAYS = range(0x6000, 0x6020, 2)  # groups
-RLE = "1.2.840.10008.1.2.5"  # which keeps words as they are
+RLE = "1.2.840.10008.1.2.5"  # RLE keeps whole words
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 START_OF_JPEG, START_OF_JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 # Markers of JPEG and JPEG-LS that begin the header of a frame (ITU-T T.81 B.1.1.3, T.87 C.1.1).
 FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 END_OF_IMAGE = b"\xff\xd9"
-# Of JPEG and JPEG-LS, and of JPEG 2000 (start of data), by the ends of their transfer syntaxes.
+# The start-of-scan marker of JPEG and JPEG-LS, and the start-of-data marker of JPEG 2000, by
+# transfer syntax.
 STARTS_OF_SCAN = {
     f"1.2.840.10008.1.2.4.{end}": start
     for start, ends in ((b"\xff\xda", (50, 51, 57, 70, 80, 81)), (b"\xff\x93", (90, 91)))
     for end in ends
 }
 
-Stored = npt.NDArray[Any]  # words or samples: integers, or floats of a file that has them
+Stored = npt.NDArray[Any]  # words or samples: integers; or floats, if the file has them
 
 
 @dataclass(frozen=True)
 class Sample:
-    """How a sample lies in its word (PS3.5 8.1.1)."""
+    """The place of a sample in its word (PS3.5 8.1.1)."""
 
     keyword: str  # of the element that has the pixels
     allocated: int  # bits of a word
-    bits: int  # of them that are stored
-    high: int  # the highest of these, from 0
+    bits: int  # bits of a sample
+    high: int  # the highest bit of the sample, counted from 0
     signed: bool
-    overlays: bool  # whether other bits of a word are an overlay's
+    overlays: bool  # whether other bits of the word are an overlay
 
     @property
     def word(self) -> Any:
@@ -44,25 +45,25 @@ class Sample:
         return np.dtype(f"u{max(1, self.allocated // 8)}")
 
     def unsigned(self, words: Stored) -> Stored:
-        """Whole words of a plane, without a sign."""
+        """Whole words as unsigned integers; floats stay as they are."""
         return words if words.dtype.kind == "f" else words.view(self.word)
 
     def stored(self, words: Stored) -> Stored:
-        """The samples in words, with their sign."""
+        """The samples in `words`, of the same shape, with their sign."""
         if words.dtype.kind == "f":
             return words
         width = 8 * words.dtype.itemsize
         signed = np.dtype(f"i{words.dtype.itemsize}")
         plain = words.view(self.word)
         if self.bits < width and self.allocated > 1:
-            plain = plain << (width - 1 - self.high)  # what lies above falls out
+            plain = plain << (width - 1 - self.high)  # drops the bits above the sample
             return np.asarray((plain.view(signed) if self.signed else plain) >> (width - self.bits))
         return np.asarray(plain.view(signed) if self.signed else plain)
 
     def loses(self, words: Stored, stored: Stored, mask: Any) -> bool:
-        """Whether words (rows, columns) have other bits than those of samples; not where `mask`.
+        """Whether words (rows, columns) have bits that are not part of `stored`, outside `mask`.
 
-        Copies of the sign above it are none.
+        Copies of the sign bit above it do not count.
         """
         if words.dtype.kind == "f" or self.bits >= self.allocated:
             return False
@@ -71,11 +72,11 @@ class Sample:
         others = self.word.type((1 << self.allocated) - 1 - (((1 << self.bits) - 1) << low))
         lost = (plain & others) != 0
         if lost.any():
-            lost &= stored.view(self.word) << low != plain  # else copies of the sign
+            lost &= stored.view(self.word) << low != plain  # equal: copies of the sign bit
         return bool((lost if mask is None else lost & ~mask).any())
 
     def range_of(self, stored: Stored) -> tuple[float, float]:
-        """The lowest and the highest value that a sample can have; of floats, that they have."""
+        """The lowest and highest possible value of a sample; for floats those that occur."""
         if stored.dtype.kind == "f":
             return float(np.nanmin(stored)), float(np.nanmax(stored))
         if self.signed:
@@ -84,7 +85,7 @@ class Sample:
 
 
 def sample_of(header: Any) -> Sample:
-    """What a header says of the words of integer pixels.
+    """The layout of integer pixels, from a header.
 
     Raises:
         TagError: a tag is missing or contradicts another.
@@ -118,7 +119,7 @@ def sample_of(header: Any) -> Sample:
 
 
 def _overlay_positions(header: Any) -> list[int]:
-    """Bits of a word that are overlays (PS3.3 C.9.2, retired): those without data of their own."""
+    """The bits of a word that hold overlays (PS3.3 C.9.2, retired): those without OverlayData."""
     return [
         int(header[group, 0x0102].value or 0)
         for group in OVERLAYS
@@ -127,12 +128,12 @@ def _overlay_positions(header: Any) -> list[int]:
 
 
 def decoded(dataset: Any, pydicom: Any) -> tuple[Sample, Stored]:
-    """How samples lie in words, and the words (frames, rows, columns[, 3]) of a file.
+    """Decode a file: the layout of its samples, and its words (frames, rows, columns[, 3]).
 
-    Of a file in colour they are samples, and RGB where it stores them as YBR.
+    For a file in colour the words are samples, and YBR is converted to RGB.
 
     Raises:
-        TagError: there are more or fewer than the header says, or they are damaged.
+        TagError: the number of frames is not that of the header, or the pixels are damaged.
     """
     keyword = next(one for one in KEYWORDS if one in dataset)
     if keyword == "PixelData":
@@ -157,14 +158,14 @@ def decoded(dataset: Any, pydicom: Any) -> tuple[Sample, Stored]:
 
 
 def keeps_words(syntax: Any) -> bool:
-    """Whether a transfer syntax stores whole words, with the bits that are no sample's."""
+    """Whether a transfer syntax stores whole words, with bits that are not part of a sample."""
     return not syntax.is_encapsulated or syntax == RLE
 
 
 def check_frames(dataset: Any, pydicom: Any, keyword: str = "PixelData") -> None:
-    """Raise TagError if pixels are fewer, or more, than the header says; before they are decoded.
+    """Raise TagError if there are fewer or more pixels than the header says; nothing is decoded.
 
-    Of those that are not compressed, less than a frame too much is padding.
+    Uncompressed pixels may be followed by padding of less than a frame.
     """
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         return check_streams(dataset, pydicom)
@@ -185,12 +186,12 @@ def check_frames(dataset: Any, pydicom: Any, keyword: str = "PixelData") -> None
 
 
 def check_streams(dataset: Any, pydicom: Any) -> None:
-    """Look at the compressed frames of a file before they are decoded.
+    """Check the compressed frames of a file before they are decoded.
 
-    Decoders make up what a stream lacks, without a word.
+    Decoders fill the missing part of a truncated stream without an error.
 
     Raises:
-        TagError: there is not one whole stream for each frame.
+        TagError: there is not one complete stream for each frame.
     """
     frames = frames_of(dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -208,7 +209,7 @@ def check_streams(dataset: Any, pydicom: Any) -> None:
             dataset.PixelData, number_of_frames=frames, extended_offsets=offsets
         ):
             count += 1
-            # neither marker can be a part of what is between them
+            # neither marker can occur in the data between them
             if scan is not None and stream.rfind(END_OF_IMAGE) <= stream.rfind(scan):
                 raise TagError(f"PixelData is cut off: frame {count} of {frames} has no end")
             _check_size(stream, dataset, f"frame {count} of {frames}")
@@ -221,9 +222,9 @@ def check_streams(dataset: Any, pydicom: Any) -> None:
 
 
 def _check_size(stream: bytes, dataset: Any, which: str) -> None:
-    """Raise TagError where a compressed frame says another size than its file.
+    """Raise TagError if a compressed frame has another size than its file.
 
-    Decoders look at the number of pixels alone: rows and columns may be the other way round.
+    Decoders compare only the number of pixels, so rows and columns could be exchanged.
     """
     wanted = whole_of(dataset, "Rows"), whole_of(dataset, "Columns")
     found = size_of_stream(stream)
@@ -235,7 +236,7 @@ def _check_size(stream: bytes, dataset: Any, which: str) -> None:
 
 
 def size_of_stream(stream: bytes) -> tuple[int, int] | None:
-    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream declares; None if it says none."""
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream declares; None if it has none."""
     if stream.startswith(START_OF_JPEG_2000) and len(stream) >= 24:  # ITU-T T.800 A.5.1
         right, lower, left, upper = struct.unpack_from(">4I", stream, 8)
         return lower - upper, right - left
@@ -246,8 +247,8 @@ def size_of_stream(stream: bytes) -> tuple[int, int] | None:
         marker = stream[at + 1]
         if marker in FRAME_HEADERS:
             rows, columns = struct.unpack_from(">2H", stream, at + 5)
-            return (rows, columns) if rows and columns else None  # 0: said later, or elsewhere
-        if marker == 0xFF:  # a byte that fills up
+            return (rows, columns) if rows and columns else None  # 0: given later, or elsewhere
+        if marker == 0xFF:  # a fill byte
             at += 1
         else:
             at += 2 + struct.unpack_from(">H", stream, at + 2)[0]

@@ -1,4 +1,4 @@
-"""Which files of a folder are DICOM images, of which series, and what is said of the others."""
+"""Finds the DICOM images under a folder, by series, and warns about other files."""
 
 import logging
 import struct
@@ -13,17 +13,17 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".dcm", ".ima")
 MAGIC_AT, MAGIC = 128, b"DICM"
-APPLE_DOUBLE = b"\x00\x05\x16\x07"  # what macOS writes beside a file, named ._ and the file's name
-# Modalities of what only describes images.
+APPLE_DOUBLE = b"\x00\x05\x16\x07"  # start of the file ._NAME that macOS writes beside a file NAME
+# Modalities of objects that are made from images, or describe them.
 NO_SCAN = ("SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "SR", "PR", "KO")
 NAMES_SHOWN = 5  # of files in a message
 
-Headers = list[tuple[Path, Any]]  # each file with what pydicom read of it
+Headers = list[tuple[Path, Any]]  # each file with its header, read by pydicom
 SeriesKey = tuple[str, str]  # SeriesInstanceUID and SeriesNumber, "" where missing
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do, whatever it is called."""
+    """Whether a file begins as DICOM files do; its name does not matter."""
     if not path.is_file():
         return False
     with path.open("rb") as stream:
@@ -31,7 +31,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def names_of(paths: list[Path]) -> str:
-    """The first few names of files, and how many more there are."""
+    """The first few names of files, and the number of the others."""
     shown = ", ".join(printable(path.name) for path in paths[:NAMES_SHOWN])
     more = len(paths) - NAMES_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
@@ -40,13 +40,13 @@ def names_of(paths: list[Path]) -> str:
 def headers_under(folder: Path, pydicom: Any) -> dict[SeriesKey, Headers]:
     """Headers of the images under a folder, by series.
 
-    Objects of DICOM that are no images (reports, plans, segmentations), and files that are no
-    DICOM, are left alone.
+    DICOM objects that are no images (reports, plans, segmentations) and files that are not DICOM
+    are ignored.
 
     Raises:
         OSError: a file cannot be opened.
-        ScanError: a file that is DICOM by its name or its first bytes cannot be read as such, or
-            ends before it says how large its image is: a slice would be missing without a word.
+        ScanError: a file that is DICOM by its name or its first bytes cannot be read, or ends
+            before the size of its image: otherwise a slice would be missing without notice.
     """
     found: dict[SeriesKey, Headers] = {}
     faults: list[str] = []
@@ -83,12 +83,12 @@ def headers_under(folder: Path, pydicom: Any) -> dict[SeriesKey, Headers]:
 
 
 def _class_of(header: Any) -> Any:
-    """The SOP class; of a file that is cut, what its first lines say."""
+    """The SOP class; if a truncated file lacks it, the one of the file's meta information."""
     return header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
 
 
 def _is_image_class(header: Any) -> bool:
-    """Whether a file says that it is an image, or is cut before it can say what it is."""
+    """Whether the SOP class is that of an image, or is missing in a truncated file."""
     kind = _class_of(header)
     return not kind or "Image Storage" in kind.name
 
@@ -99,7 +99,7 @@ def _is_known_class(header: Any) -> bool:
 
 
 def _fault(path: Path) -> str:
-    """What is wrong with a file that should be DICOM and does not begin as such; "" if nothing."""
+    """The fault of a file that should be DICOM but does not begin as DICOM; "" if none."""
     named = path.name.lower().endswith(SUFFIXES)
     if named and path.is_symlink() and not path.exists():
         return "expected DICOM, found a link to a file that is not there"
@@ -117,9 +117,9 @@ def _fault(path: Path) -> str:
 
 
 def _should_be_named(path: Path) -> bool:
-    """Whether a file that is not used could be a slice, or a link that is not followed have some.
+    """Whether an unused file could be a slice, or an unfollowed link could lead to slices.
 
-    Slices may be packed one by one (`a.dcm.gz`).
+    Slices may be compressed one by one (`a.dcm.gz`).
     """
     if path.is_symlink() and not path.is_file():  # to a folder, or to nothing
         return path.is_dir() or not path.suffix
@@ -130,9 +130,10 @@ def _should_be_named(path: Path) -> bool:
 
 
 def _begins_as_dataset(head: bytes, size: int) -> bool:
-    """Whether a file begins with an element of the groups 2 or 8, as DICOM data sets do.
+    """Whether a file begins with an element of group 2 or 8, as DICOM data sets do.
 
-    DICOM PS3.5 7.1: group and element, then the letters of a value representation or a length.
+    PS3.5 7.1: an element begins with its group and element number; the two letters of a value
+    representation or a length follow.
     """
     if len(head) < 8:
         return False
@@ -146,10 +147,10 @@ def _begins_as_dataset(head: bytes, size: int) -> bool:
 def choose_series(
     found: dict[SeriesKey, Headers], series: str | None, name: str, folder: Path
 ) -> Headers:
-    """The images of the only series under a folder, or of that of the number or UID `series`.
+    """The images of the only series under a folder, or of the one with number or UID `series`.
 
     Raises:
-        ScanError: there are none, or several; then the message says what chooses each.
+        ScanError: there is no series, or several; then the message lists them.
     """
     if not found:
         raise ScanError(f"{name}: expected DICOM images, or boxes that name its files, found none")
@@ -172,14 +173,14 @@ def choose_series(
 
 
 def _chooser(key: SeriesKey, found: dict[SeriesKey, Headers]) -> str:
-    """What chooses a series: its number; its UID where several have that number, or it has none."""
+    """The value of --series for a series: its number, or its UID if the number is not unique."""
     uid, number = key
     is_one = number and sum(other == number for _, other in found) == 1
     return number if is_one else uid or number or "without a number"
 
 
 def _description(headers: Headers, chooser: str, folder: Path) -> str:
-    """What a series is; with date and folder where it is not chosen by its number."""
+    """Describe a series for a message; with date and folder if its number does not choose it."""
     path, header = headers[0]
     described = text_of(header, "SeriesDescription") or "no description"
     facts = [text_of(header, "Modality") or "?", f"{len(headers)} files", described]
@@ -191,11 +192,11 @@ def _description(headers: Headers, chooser: str, folder: Path) -> str:
 
 
 def without_copies(headers: Headers, name: str, pydicom: Any) -> Headers:
-    """Each image once, where a folder has the same file twice; what is left out is said.
+    """Each image once; a warning lists the copies that are left out.
 
     Raises:
         OSError: a file cannot be opened.
-        ScanError: two images differ and have one SOPInstanceUID, or it is damaged.
+        ScanError: two different images have one SOPInstanceUID, or a file is damaged.
     """
     kept: dict[str, Path] = {}
     left_out: list[Path] = []
@@ -224,9 +225,9 @@ def without_copies(headers: Headers, name: str, pydicom: Any) -> Headers:
 
 
 def require_whole(headers: Headers, name: str) -> None:
-    """Raise ScanError where parts of an image that is spread over several files are missing.
+    """Raise ScanError if an image is spread over several files and one of them is missing.
 
-    DICOM PS3.3 C.7.6.16.2.2.4, concatenations.
+    These are concatenations, PS3.3 C.7.6.16.2.2.4.
     """
     parts: dict[str, set[int]] = {}
     totals: dict[str, int] = {}

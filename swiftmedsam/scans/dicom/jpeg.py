@@ -1,7 +1,7 @@
 """Lossy JPEG of 12 bits in DICOM (JPEG Extended, process 4): imagecodecs decodes it, gdcm cannot.
 
-libjpeg-turbo, which is what imagecodecs calls, makes up what a stream lacks, without a word. So a
-frame is refused before that where it has no end, or is not of the size that the file says.
+imagecodecs calls libjpeg-turbo, which fills the missing part of a truncated stream without an
+error. So a frame without an end, or of another size than the file's, is refused before.
 """
 
 from io import BytesIO
@@ -26,12 +26,12 @@ def is_of_12_bits(dataset: Any) -> bool:
 
 
 def samples_of(dataset: Any, name: str, pydicom: Any) -> npt.NDArray[np.uint16]:
-    """The samples (frames, rows, columns) of such a file, without a sign; `name` in messages.
+    """Decode such a file: unsigned samples (frames, rows, columns); `name` is for messages.
 
     Raises:
         ScanError: imagecodecs is not installed.
-        TagError: a frame is damaged, cut off, in colour or of another size, or there are more or
-            fewer.
+        TagError: a frame is damaged, cut off, in colour or of another size, or the number of frames
+            is wrong.
     """
     imagecodecs = extra("imagecodecs", name)
     check_streams(dataset, pydicom)
@@ -50,7 +50,7 @@ def samples_of(dataset: Any, name: str, pydicom: Any) -> npt.NDArray[np.uint16]:
 
 
 def _check(frame: bytes, rows: int, columns: int) -> None:
-    """Raise TagError if a frame is no JPEG of that size, grey and of more than 8 bits."""
+    """Raise TagError unless a frame is a grey JPEG of that size with more than 8 bits."""
     pages = pages_in(BytesIO(frame))
     if pages != [Page(columns, rows, 1, 2)]:
         found = " and ".join(

@@ -1,8 +1,9 @@
-"""DICOM segmentations (SEG) as labels on the grid of a scan: boxes around them, or a label map.
+"""Reads DICOM segmentations (SEG) on the grid of a scan: boxes around segments, or a label map.
 
-A SEG has frames only where a segment is, in any order, and may cover a part of its images. So each
-frame is laid on the scan's grid by its own position, or by the image that it refers to where there
-are no positions; one that fits nowhere is refused. Nothing is resampled.
+A SEG has frames only where a segment is, in any order, and may cover only a part of its images. So
+each frame is placed on the scan's grid by its own position. If the scan has no positions, the image
+that the frame refers to gives its place. A frame that does not fit the grid is refused. Nothing is
+resampled.
 """
 
 import logging
@@ -49,16 +50,16 @@ log = logging.getLogger(__name__)
 # Segmentation Storage and Label Map Segmentation Storage.
 CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 TYPES = ("BINARY", "FRACTIONAL", "LABELMAP")
-# By which a pixel may lie beside a voxel: slices that are evenly spaced differ by 0.02.
+# Tolerance of positions. Evenly spaced slices may differ by 0.02 (`stack.EVEN`).
 SAME_PLACE_VOXELS = 0.05
-PIXEL_BYTES = 64  # of a frame, while its voxels are looked for
+PIXEL_BYTES = 64  # of memory for each pixel of a frame, while its voxels are computed
 
 VoxelArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Described:
-    """What a SEG says of a segment."""
+    """Name and colour of a segment, as the SEG describes it."""
 
     name: str
     colour: Colour | None
@@ -68,7 +69,7 @@ def is_segmentation(path: Path) -> bool:
     """Whether a file is a DICOM segmentation.
 
     Raises:
-        ScanError: it is a DICOM file that is damaged, or pydicom is not installed.
+        ScanError: the file is DICOM and damaged, or pydicom is not installed.
     """
     if not is_dicom(path):
         return False
@@ -82,13 +83,13 @@ def is_segmentation(path: Path) -> bool:
 def boxes_of_segments(
     path: Path, scan: Scan, margin: int, memory_limit: MemoryLimit | None = None
 ) -> list[Drawn]:
-    """A box around each segment of a SEG, in its order, with its name and colour.
+    """A box around each segment of a SEG, in their order, with name and colour.
 
-    They are in voxels of `scan`; `margin` of them are added on every side, inside of the grid. A
-    segment without a voxel is left out, with a warning.
+    The boxes are in voxels of `scan`, wider by `margin` voxels on every side, and cut to the grid.
+    A segment without a voxel is left out, with a warning.
 
     Raises:
-        ScanError: it is damaged, does not lie on the scan's grid, or would take too much memory.
+        ScanError: the SEG is damaged, does not lie on the scan's grid, or needs too much memory.
     """
     name = printable(path.name)
     segments, marked = _read(path, scan, memory_limit)
@@ -113,10 +114,10 @@ def boxes_of_segments(
 
 
 def label_map_of(path: Path, scan: Scan, memory_limit: MemoryLimit | None = None) -> Scan:
-    """The label map (I, J, K) uint16 of a SEG on the grid of `scan`: values are segment numbers.
+    """The label map (I, J, K) uint16 of a SEG on the grid of `scan`; values are segment numbers.
 
     Raises:
-        ScanError: segments overlap, and what `boxes_of_segments` says.
+        ScanError: segments overlap, or an error that `boxes_of_segments` names.
     """
     name = printable(path.name)
     segments, marked = _read(path, scan, memory_limit)
@@ -126,7 +127,7 @@ def label_map_of(path: Path, scan: Scan, memory_limit: MemoryLimit | None = None
         others = labels[where]
         if (both := others[(others != 0) & (others != number)]).size:
             raise ScanError(
-                f"{name}: expected one label a voxel, found '{segments[int(both[0])].name}' and "
+                f"{name}: expected one label per voxel, found '{segments[int(both[0])].name}' and "
                 f"'{segments[number].name}', which overlap"
             )
         labels[where] = number
@@ -138,7 +139,7 @@ def label_map_of(path: Path, scan: Scan, memory_limit: MemoryLimit | None = None
 def _read(
     path: Path, scan: Scan, memory_limit: MemoryLimit | None
 ) -> tuple[dict[int, Described], Iterator[tuple[int, VoxelArray]]]:
-    """What a SEG says of its segments, by their numbers, and what `_marked` finds."""
+    """The descriptions of a SEG's segments, by number, and their voxels, see `_marked`."""
     name = printable(path.name)
     pydicom = extra("pydicom", name)
     with readable(name, pydicom):
@@ -159,7 +160,7 @@ def _read(
 
 
 def _segments(dataset: Any, name: str) -> dict[int, Described]:
-    """What is said of each segment; 0 is the background of a label map."""
+    """The description of each segment, by number; without 0, the background of a label map."""
     found: dict[int, Described] = {}
     for item in value_of(dataset, "SegmentSequence") or []:
         number = whole_of(item, "SegmentNumber")
@@ -167,9 +168,9 @@ def _segments(dataset: Any, name: str) -> dict[int, Described]:
             raise TagError(
                 f"SegmentNumber should be one of 1..{MAX_LABELS}, each once, found {number}"
             )
-        called = printable(text_of(item, "SegmentLabel")) or f"segment {number}"
+        segment_name = printable(text_of(item, "SegmentLabel")) or f"segment {number}"
         lab = numbers_of(item, "RecommendedDisplayCIELabValue", 3)
-        found[number] = Described(called, None if lab is None else _colour(lab, name))
+        found[number] = Described(segment_name, None if lab is None else _colour(lab, name))
     found.pop(0, None)
     if not found:
         raise TagError("SegmentSequence is missing")
@@ -177,7 +178,7 @@ def _segments(dataset: Any, name: str) -> dict[int, Described]:
 
 
 def _colour(lab: Float64Array, name: str) -> Colour:
-    """Of CIELab in whole numbers of 16 bits (PS3.3 C.10.7.1.1)."""
+    """RGB of a CIELab colour (3,), given in whole numbers of 16 bits (PS3.3 C.10.7.1.1)."""
     lightness, a, b = lab / 65535 * [100, 255, 255] - [0, 128, 128]
     colours = extra("highdicom", name).color
     red, green, blue = colours.CIELabColor(lightness, a, b).to_rgb(clip=True)
@@ -185,7 +186,7 @@ def _colour(lab: Float64Array, name: str) -> Colour:
 
 
 def _check_space(dataset: Any, scan: Scan, pydicom: Any) -> None:
-    """Raise TagError if positions of a SEG and of a DICOM scan are in different spaces."""
+    """Raise TagError if a SEG and a DICOM scan have different frames of reference."""
     if not scan.sources or not scan.has_mm:
         return
     keyword = "FrameOfReferenceUID"
@@ -198,7 +199,7 @@ def _check_space(dataset: Any, scan: Scan, pydicom: Any) -> None:
 def _marked(
     dataset: Any, segments: dict[int, Described], scan: Scan, name: str, pydicom: Any
 ) -> Iterator[tuple[int, VoxelArray]]:
-    """Numbers of segments with voxels (N, 3) of the scan that are theirs, frame by frame.
+    """For each segment in each frame, its number and its voxels (N, 3) of the scan.
 
     Raises:
         ScanError: a frame is damaged, or does not lie on the grid.
@@ -238,14 +239,14 @@ def _marked(
 
 
 def _planes(dataset: Any, pydicom: Any) -> Iterator[Stored]:
-    """The stored values (rows, columns) of each frame; of palettes it is these that count."""
+    """The stored values (rows, columns) of each frame; a palette is not applied."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if whole_of(dataset, "BitsAllocated") != 1 or syntax.is_encapsulated:
         yield from pydicom.pixels.iter_pixels(dataset, raw=True)
         return
     if not syntax.is_little_endian:
         raise TagError(f"TransferSyntaxUID {syntax.name} is not read where pixels are single bits")
-    # frames follow each other without a gap, and may begin inside of a byte (PS3.5 8.1.1)
+    # frames follow each other without a gap, and may begin inside a byte (PS3.5 8.1.1)
     rows, columns = whole_of(dataset, "Rows"), whole_of(dataset, "Columns")
     content = np.frombuffer(dataset.PixelData, np.uint8)
     for frame in range(frames_of(dataset)):
@@ -256,7 +257,7 @@ def _planes(dataset: Any, pydicom: Any) -> Iterator[Stored]:
 
 
 class _Places:
-    """Where the frames of a SEG lie on the grid of a scan."""
+    """Places the frames of a SEG on the grid of a scan."""
 
     def __init__(self, dataset: Any, scan: Scan, pydicom: Any) -> None:
         self._dataset, self._scan = dataset, scan
@@ -272,10 +273,10 @@ class _Places:
                 self._images[uids[path], frame] = k
 
     def voxels(self, frame: int, pixels: VoxelArray) -> VoxelArray:
-        """Voxels (N, 3) of the scan that pixels (N, 2), row and column, of a frame are.
+        """The scan's voxels (N, 3) at the pixels (N, 2), row and column, of a frame.
 
         Raises:
-            TagError: they lie between voxels, or outside of the grid.
+            TagError: the pixels lie between voxels, or outside the grid.
         """
         scan, where = self._scan, f"frame {frame + 1} of {frames_of(self._dataset)}"
         grid = np.array(scan.grid)
@@ -295,7 +296,7 @@ class _Places:
         )
 
     def _by_position(self, frame: int) -> Float64Array:
-        """Steps (3, 3) in voxels: to the next row, to the next column, and the first pixel."""
+        """Vectors (3, 3) in voxels: to the next row, to the next column, to the first pixel."""
         measures = group_of(self._dataset, frame, "PixelMeasuresSequence")
         plane = group_of(self._dataset, frame, "PlaneOrientationSequence")
         place = group_of(self._dataset, frame, "PlanePositionSequence")
@@ -316,7 +317,7 @@ class _Places:
         return np.asarray((steps @ (self._to_voxel @ RAS_OF_LPS).T)[:, :3], np.float64)
 
     def _by_image(self, frame: int, where: str) -> Float64Array:
-        """The same by the image that a frame is derived from."""
+        """The same vectors, from the image that the frame is derived from."""
         group = group_of(self._dataset, frame, "DerivationImageSequence")
         sources = value_of(group, "SourceImageSequence") or [None]
         uid = "" if sources[0] is None else text_of(sources[0], "ReferencedSOPInstanceUID")

@@ -1,7 +1,8 @@
-"""DICOM: a folder of one series or several, or a file; classic, enhanced, and frames in time.
+"""Reads DICOM: a folder of one or several series, or a file; classic, enhanced or multi-frame.
 
-pydicom reads, gdcm decodes, or `dicom_jpeg`. Values are those of the modality (`dicom_values`):
-rescaled, PET to SUV where the file allows it, turned so that more is brighter.
+pydicom reads the files; gdcm decodes the pixels, or `jpeg` does. Values are in the unit of the
+modality (`values`): rescaled, inverted if low values are shown bright, and for PET converted to SUV
+if the file allows it (`suv`).
 """
 
 import logging
@@ -27,7 +28,7 @@ from swiftmedsam.scans.dicom.slices import Slice, slices_of
 from swiftmedsam.scans.dicom.stack import stack
 from swiftmedsam.scans.dicom.suv import uptake
 from swiftmedsam.scans.dicom.tags import MOST_SHOWN, frames_of, readable, text_of
-from swiftmedsam.scans.dicom.values import check_pixels, in_hounsfield, is_turned, read_values
+from swiftmedsam.scans.dicom.values import check_pixels, in_hounsfield, is_inverted, read_values
 from swiftmedsam.scans.dicom.volumes import choose, choose_frames
 from swiftmedsam.scans.scan import (
     PICTURE_AFFINE,
@@ -47,7 +48,7 @@ __all__ = ["SUFFIXES", "is_dicom", "read", "readable"]
 
 log = logging.getLogger(__name__)
 
-SLICE_BYTES = 632  # of a `Slice` and what it holds
+SLICE_BYTES = 632  # of a `Slice` with all its fields
 
 
 def _stored(header: Any) -> int:
@@ -56,15 +57,15 @@ def _stored(header: Any) -> int:
 
 
 def _decoded(header: Any) -> int:
-    """Bytes of the frames of a file, which are decoded all at once."""
+    """Bytes of all decoded frames of a file; they are decoded at once."""
     samples = int(header.get("SamplesPerPixel") or 1) * _stored(header)
     return int(header.Rows) * int(header.Columns) * frames_of(header) * samples
 
 
 def _require_memory_of_frames(headers: Sequence[Any], name: str, limit: MemoryLimit | None) -> None:
-    """Raise ScanError if slices of frames that are only declared would take more than `limit`.
+    """Raise ScanError if the `Slice` objects of all declared frames would need more than `limit`.
 
-    Which of them are wanted is not known yet: what their pixels take is asked afterwards.
+    Their pixels are checked later, by `_require_memory`, once the volume is chosen.
     """
     if limit is None:
         return
@@ -76,7 +77,7 @@ def _require_memory_of_frames(headers: Sequence[Any], name: str, limit: MemoryLi
 def _require_memory(
     headers: Sequence[Any], chosen: Sequence[Slice], name: str, limit: MemoryLimit | None
 ) -> None:
-    """Raise ScanError if `chosen` slices, of files of these headers, take more than `limit`."""
+    """Raise ScanError if the `chosen` slices, from files with `headers`, need more than `limit`."""
     header = headers[0]
     rows, columns = chosen[0].size
     shape: tuple[int, ...] = (columns, rows, len(chosen))
@@ -85,12 +86,12 @@ def _require_memory(
     if palette or header.get("SamplesPerPixel", 1) == 3:
         values, dtype = 3 * values, np.dtype(f"u{2 if _stored(header) > 1 else 1}")
         shape = shape if len(chosen) > 1 else (*shape, 3)
-    reading = 2 * values * dtype.itemsize  # slices, beside the volume of them
+    reading = 2 * values * dtype.itemsize  # the slices, and the volume that they are copied to
     if dtype == np.float32:
-        reading += 8 * rows * columns  # one of them in float64, while it is rescaled
+        reading += 8 * rows * columns  # one slice in float64, while it is rescaled
     else:
-        reading += 4 * values  # their grey
-    # and what the decoder makes of one file
+        reading += 4 * values  # the conversion to grey
+    # the decoded frames of one file
     reading += 2 * max(map(_decoded, headers)) + SLICE_BYTES * sum(map(frames_of, headers))
     require_memory(name, shape, dtype, reading, limit)
 
@@ -101,12 +102,18 @@ def read(
     memory_limit: MemoryLimit | None = None,
     series: str | None = None,
 ) -> Scan:
-    """The scan of a DICOM file, or of a folder of them; `series` chooses by number or UID.
+    """Read the scan of a DICOM file, or of a folder of DICOM files.
+
+    Args:
+        path: the file or folder.
+        volume: which volume, counted from 0, if there are several.
+        memory_limit: None is no limit.
+        series: number or UID of the series, if a folder has several.
 
     Raises:
         OSError: a file cannot be opened.
-        ScanError: nothing there can be read, it is not one series of one regular grid, or would
-            take more than `memory_limit`.
+        ScanError: nothing can be read, the images are not one series on one regular grid, or they
+            need more than `memory_limit`.
     """
     name = printable(path.name)
     pydicom = extra("pydicom", name)
@@ -131,7 +138,7 @@ def read(
                 slices += slices_of(file, header, pydicom)
         chosen, affine, has_mm = _placed(slices, volume, name)
         files = {one.path for one in chosen}
-        # those of the volume first, then the others of the series
+        # headers of the volume first, then the others of the series
         every = [header for _, header in sorted(headers, key=lambda one: one[0] not in files)]
         own = every[: len(files)]
         _require_memory(own, chosen, name, memory_limit)
@@ -167,7 +174,7 @@ def _check_kind(header: Any, name: str) -> None:
 def _placed(
     slices: Sequence[Slice], volume: int | None, name: str
 ) -> tuple[list[Slice], Float64Array, bool]:
-    """Slices of the chosen volume in order, their affine, and whether it is in mm."""
+    """Slices of the chosen volume in order, their affine (4, 4), and whether it is in mm."""
     first = slices[0]
     if len(slices) == 1 and (first.position is None or first.spacing_mm is None):
         choose_volume(1, volume, name)
@@ -188,7 +195,7 @@ def _without_place(one: Slice) -> Float64Array:
 
 
 def _by_file(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
-    """Runs of slices that are frames of one file, so that a file is decoded once."""
+    """Group consecutive slices that are frames of one file, so that a file is decoded once."""
     run: list[Slice] = []
     for one in slices:
         if run and run[-1].path != one.path:
@@ -199,9 +206,10 @@ def _by_file(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
 
 
 def _warn_of_fewer(headers: Sequence[tuple[Path, Any]], count: int, name: str) -> None:
-    """Say where files declare more slices than there are: a stack without its ends looks whole.
+    """Warn if files declare more slices than exist: a stack without its ends looks complete.
 
-    NumberOfSlices (DICOM PS3.3 C.8.9.1) is of a volume, ImagesInAcquisition (C.7.6.1) of all.
+    NumberOfSlices (PS3.3 C.8.9.1) counts those of a volume, ImagesInAcquisition (PS3.3 C.7.6.1) all
+    images.
     """
     images = sum(frames_of(header) for _, header in headers)
     for tag, found in (("NumberOfSlices", count), ("ImagesInAcquisition", images)):
@@ -214,11 +222,11 @@ def _warn_of_fewer(headers: Sequence[tuple[Path, Any]], count: int, name: str) -
 
 
 def _factor_and_unit(headers: Sequence[Any], name: str) -> tuple[float, str]:
-    """What rescaled values are multiplied by, and their unit then; "" where the file says none."""
+    """The factor for rescaled values, and the unit that they have then; "" if it is unknown."""
     header = headers[0]
-    if is_turned(header, {}):  # then they are no longer what was measured
+    if is_inverted(header, {}):  # inverted values have no unit
         if text_of(header, "Modality") == "PT":
-            log.warning("%s: PET of which low values show bright: turned, and in no unit", name)
+            log.warning("%s: PET whose low values are shown bright: inverted, without a unit", name)
         return 1.0, ""
     if text_of(header, "Modality") == "PT":
         return uptake(headers, name)
@@ -228,14 +236,14 @@ def _factor_and_unit(headers: Sequence[Any], name: str) -> tuple[float, str]:
 
 
 def _modality(header: Any, name: str) -> str:
-    """The modality as DICOM calls it; "" of a CT whose values are no Hounsfield units or turned."""
+    """DICOM's code of the modality; "" for a CT that is inverted or not in Hounsfield units."""
     modality = text_of(header, "Modality")
     if modality == "CT" and not in_hounsfield(header)[1]:
-        log.warning("%s: CT, but by its RescaleType in no Hounsfield units", name)
+        log.warning("%s: CT, but by its RescaleType not in Hounsfield units", name)
         return ""
-    if modality == "CT" and is_turned(header, {}):
+    if modality == "CT" and is_inverted(header, {}):
         log.warning(
-            "%s: CT of which low values show bright: turned, and in no Hounsfield units", name
+            "%s: CT whose low values are shown bright: inverted, not in Hounsfield units", name
         )
         return ""
     return modality

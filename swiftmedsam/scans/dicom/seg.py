@@ -1,4 +1,4 @@
-"""DICOM segmentations (SEG) with highdicom: labels that refer to the images they were made on."""
+"""Writes DICOM segmentations (SEG) with highdicom; they refer to the images that were segmented."""
 
 import io
 import logging
@@ -18,19 +18,20 @@ log = logging.getLogger(__name__)
 
 SUFFIX = ".dcm"
 UTF_8 = "ISO_IR 192"
-LONG_STRING = 64  # characters that a name may have (PS3.5 6.2, LO), without these
+# A name (VR LO, PS3.5 6.2) has at most 64 characters, none of these.
+LONG_STRING = 64
 NOT_IN_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\\\u2028\u2029]")
 NO_SEGMENTATION = "lacks what a DICOM segmentation must say, an output as .nii.gz can be made"
-SERIES_NUMBER_OFFSET = 1000  # added to that of the images, so that viewers list it behind them
+SERIES_NUMBER_OFFSET = 1000  # added to the images' number, so that viewers list the SEG after them
 
 
 def check(scan: Scan, segments: list[Segment], path: Path) -> None:
-    """Try it with the first slice alone, without its pixels: what a SEG lacks is known early.
+    """Encode the first slice alone, without its pixels, so that a missing tag is found early.
 
-    Names that DICOM cannot say are warned of.
+    Names that DICOM cannot hold cause a warning.
 
     Raises:
-        ScanError: what `encoded` finds in that slice.
+        ScanError: `encoded` cannot encode that slice.
     """
     warn_of_names(segments, path)
     first = replace(scan, voxels=scan.voxels[:, :, :1], sources=scan.sources[:1])
@@ -42,14 +43,20 @@ def check(scan: Scan, segments: list[Segment], path: Path) -> None:
 def encoded(
     labels: Voxels, scan: Scan, segments: list[Segment], path: Path, *, is_trial: bool = False
 ) -> bytes:
-    """The content of `path`, a SEG of labels (I, J, K) on the slices of `scan`.
+    """The content of `path`: a binary SEG of labels (I, J, K) on the slices of `scan`.
 
-    A binary one, which every viewer reads; a segment's code is "tissue", since names are anybody's.
-    DICOM counts segments from 1 on: segment i + 1 is `segments[i]`, whatever its value. A trial
-    reads no pixels, and of a file of many frames takes the one of its slice for the only one.
+    The code of each segment is "tissue", since a name can be any text. DICOM counts segments from
+    1: segment i + 1 is `segments[i]`; its value does not matter.
+
+    Args:
+        labels: (I, J, K), on the grid of `scan`.
+        scan: of DICOM files.
+        segments: name, value and colour of each label.
+        path: of the output, for messages.
+        is_trial: `labels` and `scan` are one slice; of a multi-frame file only its frame is used.
 
     Raises:
-        ScanError: the scan is no DICOM, or lacks what a SEG must say of it.
+        ScanError: the scan is not DICOM, or lacks a tag that a SEG needs.
     """
     name = printable(path.name)
     if not scan.sources:
@@ -61,25 +68,25 @@ def encoded(
     highdicom, pydicom = extra("highdicom", name), extra("pydicom", name)
     with readable(scan.name, pydicom, NO_SEGMENTATION):
         files = list(dict.fromkeys(file for file, _ in scan.sources))
-        # a SEG takes nothing of their pixels
+        # a SEG needs only their headers
         images = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
         if is_trial and "PerFrameFunctionalGroupsSequence" in images[0]:
             frame = scan.sources[0][1]
             groups = images[0].PerFrameFunctionalGroupsSequence
             images[0].PerFrameFunctionalGroupsSequence = groups[frame : frame + 1]
             images[0].NumberOfFrames = 1
-        for image in images:  # whose texts the segmentation takes over
+        for image in images:  # the SEG copies their texts
             image.decode()
             image.SpecificCharacterSet = UTF_8
         count = len(segments)
-        # a value that no segment has is one too many, and highdicom refuses it
+        # a value without segment becomes count + 1, which highdicom refuses
         numbers = np.full(MAX_LABELS + 1, count + 1, np.min_scalar_type(count + 1))
         numbers[[0, *(one.value for one in segments)]] = np.arange(count + 1)
         planes = np.empty(labels.shape[::-1], numbers.dtype)  # (K, rows, columns)
         for plane, page in zip(planes, labels.T, strict=True):
-            plane[...] = numbers[page]  # numpy makes 8 bytes of each index: not of all at once
+            plane[...] = numbers[page]  # by slices: numpy converts indices to 8 bytes each
         if len(images) == 1 and (frames := int(images[0].get("NumberOfFrames") or 1)) > 1:
-            # in the order of the file, and empty where the frame is of another volume
+            # all frames in the order of the file; those of other volumes are empty
             every = np.zeros((frames, *planes.shape[1:]), planes.dtype)
             every[[frame for _, frame in scan.sources]] = planes
             planes = every
@@ -98,7 +105,7 @@ def encoded(
             device_serial_number="0",
             series_description="SwiftMedSAM",
         )
-        # a frame for each slice of each segment, or some would be lost without a word
+        # highdicom must write a frame for each slice of each segment, and may drop some silently
         wanted = sum(np.count_nonzero(np.bincount(plane.ravel())[1:]) for plane in planes)
         if wanted and int(segmentation.NumberOfFrames) != wanted:
             raise TagError(f"{NO_SEGMENTATION} (its frames have no position)")
@@ -109,14 +116,14 @@ def encoded(
 
 
 def name_of(segment: Segment) -> str:
-    """The name of a segment, as far as DICOM can say it."""
+    """The name of a segment in the form that DICOM allows."""
     text = segment.name.encode("utf-8", "replace").decode()
     short = NOT_IN_NAMES.sub(" ", text)[:LONG_STRING].strip()
     return short or f"label {segment.value}"
 
 
 def warn_of_names(segments: list[Segment], path: Path) -> None:
-    """Say which names are written otherwise than they are, since DICOM cannot say them."""
+    """Warn about names that are changed because DICOM does not allow them."""
     for one in segments:
         if name_of(one) != one.name:
             log.warning(

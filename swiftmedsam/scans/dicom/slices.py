@@ -1,7 +1,7 @@
-"""Slices of DICOM files: where each lies, and the tags that say which volume it belongs to.
+"""Slices of DICOM files: the position of each, and the tags that tell volumes apart.
 
-Classic files have these tags themselves; in enhanced ones they are in the functional groups of a
-frame, else in those that its frames share, else where classic files have them.
+Classic files have these tags at the top level. Enhanced files have them in the functional groups of
+a frame, or in the shared functional groups, or at the top level.
 """
 
 import re
@@ -14,16 +14,16 @@ from typing import Any
 from swiftmedsam.scans.dicom.tags import TagError, frames_of, group_of, number_of, numbers_of
 from swiftmedsam.scans.scan import Float64Array
 
-Mark = float | str | tuple[float, ...]  # the value of a tag, so that it can be compared and sorted
+Mark = float | str | tuple[float, ...]  # the value of a tag, in a form that can be sorted
 PER_FRAME, SHARED = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
 GRIDS_OF_SLICES = ("MOSAIC", "VFRAME")  # in ImageType: many slices in one picture (Siemens, UIH)
 SLICE_VECTOR = "SliceVector"
-FRAMES_OF_TIME = ("FrameTimeVector",)  # how long frames last, not what they are of
+FRAMES_OF_TIME = ("FrameTimeVector",)  # durations, which do not identify a frame
 PALETTE = "PALETTE COLOR"
 
-# Tags whose values differ between volumes and never within one, by the name that messages have;
-# each with the keywords that it may have, the one of enhanced files first.
+# Tags that have one value within a volume. By the name in messages; with the keywords that the tag
+# may have, that of enhanced files first.
 OF_A_VOLUME: dict[str, tuple[str, ...]] = {
     **{keyword: (keyword,) for keyword in (
         "Modality", "PatientID", "StudyInstanceUID", "SeriesNumber", "FrameOfReferenceUID",
@@ -33,8 +33,8 @@ OF_A_VOLUME: dict[str, tuple[str, ...]] = {
     "ImageType": ("FrameType", "ImageType"),
     "EchoTime": ("EffectiveEchoTime", "EchoTime"),
 }  # fmt: skip
-# Tags that may differ within a volume too. Where several slices lie at one position they count, if
-# their values are the same at every position. The first of them that do so are asked first.
+# Tags that may also vary within a volume. If several slices lie at one position, such a tag can
+# tell volumes apart when it has the same values at every position. The first such tag is used.
 OF_A_TIME: dict[str, tuple[str, ...]] = {
     "TemporalPosition": ("TemporalPositionIndex", "TemporalPositionIdentifier"),
     **{keyword: (keyword,) for keyword in (
@@ -51,12 +51,12 @@ OF_A_TIME: dict[str, tuple[str, ...]] = {
     )},
     "AcquisitionNumber": ("FrameAcquisitionNumber", "AcquisitionNumber"),
 }  # fmt: skip
-# Times of day, by the keyword of the time: keywords that have both, and that of the date.
+# Times of day, by their keyword: the keywords of date and time in one, and the one of the date.
 CLOCKS = {
     "AcquisitionTime": (("FrameAcquisitionDateTime", "AcquisitionDateTime"), "AcquisitionDate"),
     "ContentTime": ((), "ContentDate"),
 }
-# Private tags that say what public ones say elsewhere: group, element, creator.
+# Private tags of facts that other vendors write to public tags: group, element, creator.
 PRIVATE = (
     (0x0019, 0x0C, "SIEMENS MR HEADER"),  # b-value
     (0x0019, 0x0E, "SIEMENS MR HEADER"),  # direction of the gradient
@@ -72,12 +72,12 @@ WANTED = {
     for keywords in table.values()
     for keyword in keywords
 } | {"FrameAcquisitionDateTime", "AcquisitionDateTime"}
-# Of the dimensions of an enhanced file, those that say where a frame lies.
+# The dimensions of an enhanced file that are positions of a frame.
 PLACES = (
     "ImagePositionPatient", "ImageOrientationPatient", "InStackPositionNumber", "SliceLocation",
     "PlanePositionSequence", "PlaneOrientationSequence", "ImagePositionVolume",
 )  # fmt: skip
-# In sequences of these names are the tags of other images.
+# Sequences with these words in their names hold tags of other images.
 OF_OTHERS = re.compile("Referenc|Source|Derivation")
 TIME_OF_DAY = re.compile(r"([0-9]{2})([0-9]{2})?([0-9]{2}(?:\.[0-9]*)?)?")
 DAY = 86400  # s
@@ -85,26 +85,27 @@ DAY = 86400  # s
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One plane of a series: a file, or a frame of one."""
+    """One slice of a series: a file, or a frame of a file."""
 
     path: Path
-    frame: int  # of the file
+    frame: int  # of the file, counted from 0
     size: tuple[int, int]  # rows, columns
     spacing_mm: tuple[float, float] | None  # between rows, between columns
     position: Float64Array | None  # (3,) of the first pixel, LPS
     orientation: Float64Array | None  # (6,) cosines along a row and along a column
     thickness_mm: float = 1.0
-    marks: dict[str, Mark] = field(default_factory=dict)  # of the tags above that it has
+    marks: dict[str, Mark] = field(default_factory=dict)  # values of the tags above, by name
 
 
 def slices_of(path: Path, header: Any, pydicom: Any) -> Iterator[Slice]:
     """The slices of one file.
 
-    Where it has several frames without functional groups, as films have, they are at no position.
+    The frames of a multi-frame file without functional groups, for example a film, have no
+    position.
 
     Raises:
-        TagError: the file is one picture of many slices or a part of a slide, or a tag that says
-            where a slice lies is no such thing.
+        TagError: the file is one picture of many slices, or tiles of a slide; or a tag of the
+            position is wrong.
     """
     frames = frames_of(header)
     _refuse_grid_of_slices(header)
@@ -138,7 +139,7 @@ def slices_of(path: Path, header: Any, pydicom: Any) -> Iterator[Slice]:
 
 
 def _spacing_mm(measures: Any, header: Any) -> tuple[float, float] | None:
-    """Between rows and between columns; None where no tag says so."""
+    """Distances in mm between rows and between columns; None if no tag has them."""
     for holder, keyword in ((measures, "PixelSpacing"), (header, "ImagerPixelSpacing")):
         spacing = numbers_of(holder, keyword, 2)
         if spacing is not None:
@@ -149,15 +150,15 @@ def _spacing_mm(measures: Any, header: Any) -> tuple[float, float] | None:
 
 
 def _thickness_mm(measures: Any) -> float:
-    """Of a slice that has no neighbour to be measured to."""
+    """The thickness of a slice, for a volume of one slice."""
     for keyword in ("SpacingBetweenSlices", "SliceThickness"):
         if thickness := number_of(measures, keyword):
-            return abs(thickness)  # DICOM PS3.3 C.8.4.15: the sign is a direction
+            return abs(thickness)  # PS3.3 C.8.4.15: the sign is a direction
     return 1.0
 
 
 def _refuse_grid_of_slices(header: Any) -> None:
-    """Raise TagError for one picture that many slices lie in, side by side."""
+    """Raise TagError if the file is one picture with many slices side by side."""
     kinds = header.get("ImageType") or ()
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     if grid := next((kind for kind in GRIDS_OF_SLICES if kind in kinds), None):
@@ -165,7 +166,7 @@ def _refuse_grid_of_slices(header: Any) -> None:
     else:
         try:
             count = int(header.get_private_item(0x0019, 0x0A, "SIEMENS MR HEADER").value)
-        except (KeyError, TypeError, ValueError):  # missing, or of a form that pydicom leaves raw
+        except (KeyError, TypeError, ValueError):  # missing, or a form that pydicom does not decode
             return
         if count <= 1:
             return
@@ -174,7 +175,7 @@ def _refuse_grid_of_slices(header: Any) -> None:
 
 
 def _refuse_slide(header: Any, frames: int) -> None:
-    """Raise TagError for tiles of a slide; the picture of a slide in one piece is a picture."""
+    """Raise TagError for tiles of a slide; a slide in one piece can be read as a picture."""
     total = header.get("TotalPixelMatrixRows"), header.get("TotalPixelMatrixColumns")
     in_pieces = None not in total and total != (header.Rows, header.Columns)
     is_slide = header.get("SOPClassUID") == WHOLE_SLIDE or None not in total
@@ -190,7 +191,7 @@ def _refuse_slide(header: Any, frames: int) -> None:
 
 
 def _flat(item: Any) -> dict[str, Any]:
-    """The wanted tags of an item and of the sequences in it, by keyword."""
+    """The tags in `WANTED` of an item and of the sequences in it, by keyword."""
     found: dict[str, Any] = {}
     for element in item or ():
         if element.VR != "SQ":
@@ -203,13 +204,13 @@ def _flat(item: Any) -> dict[str, Any]:
 
 
 def _mark(value: Any) -> Mark | None:
-    """The value of a tag as a number, a text or numbers; None where there is none."""
+    """The value of a tag as a number, a text or numbers; None if it is empty."""
     if isinstance(value, bytes):
         value = value.rstrip(b"\0 ").decode("latin-1")
     if isinstance(value, str):
         return value.strip() or None
     if isinstance(value, (int, float)):
-        return float(f"{value:.6g}")  # rounding is no difference
+        return float(f"{value:.6g}")  # values that differ only by rounding become equal
     if value is None or not len(value):
         return None
     if all(isinstance(one, (int, float)) for one in value):
@@ -221,9 +222,9 @@ def _mark(value: Any) -> Mark | None:
 def _marks(
     header: Any, shared: dict[str, Any], own: dict[str, Any], common: dict[str, Mark] | None = None
 ) -> dict[str, Mark]:
-    """The marks of a frame: of its `own` tags, else of `shared` ones, else of the header.
+    """The marks of a frame: from its `own` tags, else from `shared` tags, else from the header.
 
-    `common` are the marks that it has without tags of its own, where they are known.
+    `common` are the marks that do not come from its own tags, if they are known already.
     """
     marks = dict(common or {})
     for name, keywords in (*OF_A_VOLUME.items(), *OF_A_TIME.items()):
@@ -254,7 +255,7 @@ def _marks(
 
 
 def _seconds(day: Any, time: Any) -> float | None:
-    """Seconds since a day long ago, without a date since midnight; None without a time."""
+    """Seconds since the year 1, or since midnight if there is no date; None without a time."""
     match = TIME_OF_DAY.match(str(time or "").replace(":", "").strip())
     if match is None:
         return None
@@ -280,7 +281,7 @@ def _private_marks(header: Any) -> dict[str, Mark]:
 
 
 def _dimensions(header: Any, pydicom: Any) -> dict[int, str]:
-    """Where in DimensionIndexValues a dimension is that is no place, and how it is called."""
+    """The dimensions that are not positions: index in DimensionIndexValues, and name."""
     found = {}
     for index, item in enumerate(header.get("DimensionIndexSequence") or []):
         pointer = item.get("DimensionIndexPointer")
@@ -299,7 +300,7 @@ def _of_dimensions(content: Any, dimensions: dict[int, str]) -> dict[str, Mark]:
 
 
 def _vectors(header: Any, frames: int, pydicom: Any) -> dict[str, Any]:
-    """What numbers the frames of a nuclear medicine file (DICOM PS3.3 C.8.4.8), by keyword."""
+    """The vectors that number the frames of a nuclear medicine file (PS3.3 C.8.4.8), by keyword."""
     pointers = header.get("FrameIncrementPointer")
     if pointers is None:
         return {}

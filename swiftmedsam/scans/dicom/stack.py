@@ -1,11 +1,11 @@
-"""Slices of a DICOM volume, by the positions they say themselves, to one regular grid.
+"""Puts the slices of a DICOM volume on one regular grid, by their own positions.
 
-What is no regular grid is refused with what is wrong: slices missing, several
-orientations or sizes. Order and spacing are never taken from instance numbers, file names or the
+Slices that are no regular grid are refused, and the message names the reason: missing slices, or
+several orientations or sizes. Order and spacing never come from instance numbers, file names or the
 slice thickness.
 
-The slices of a gantry that was tilted are a grid, too, one whose axes are not at right angles. Each
-is segmented as it was acquired, and lies where it says; nothing is resampled.
+The slices of a tilted gantry are a grid, too; its axes are not at right angles. Each slice is
+segmented as it was acquired; nothing is resampled.
 """
 
 import logging
@@ -21,9 +21,9 @@ from swiftmedsam.scans.scan import RAS_OF_LPS, RIGHT_ANGLE, Float64Array, ScanEr
 log = logging.getLogger(__name__)
 
 SAME_POSITION_MM = 1e-3
-EVEN = 0.02  # part of the spacing by which a gap may differ: decimal places are rounded
-SAME_DIRECTION = 1e-4  # of cosines
-NO_DIRECTION = 0.01  # by which a cosine, or the length of a direction, is none
+EVEN = 0.02  # tolerance of gaps, as a part of the spacing: files have rounded positions
+SAME_DIRECTION = 1e-4  # tolerance of cosines, between slices
+NO_DIRECTION = 0.01  # tolerance of the length of a direction, and of the cosine of a right angle
 MOST_TILT = np.deg2rad(45)  # of the stack against the normal of its slices; gantries reach 30
 
 
@@ -69,14 +69,17 @@ def _rounded(spacing_mm: tuple[float, float] | None) -> tuple[float, ...]:
 
 
 def _normal(one: Slice) -> Float64Array:
-    """The direction (3,) across a slice; its length is 1."""
+    """The unit vector (3,) at right angles to a slice."""
     assert one.orientation is not None
     normal = np.cross(one.orientation[:3], one.orientation[3:])
     return np.asarray(normal / np.linalg.norm(normal), np.float64)
 
 
 def levels(slices: Sequence[Slice], name: str) -> list[list[tuple[Slice, float]]]:
-    """Slices of one kind by their height along their normal, from the lowest up, each with it."""
+    """Group slices by height along their normal, from the lowest up; each slice has its height.
+
+    `slices` have passed `require_one_kind`.
+    """
     normal = _normal(slices[0])
     heights = np.array([one.position for one in slices]) @ normal
     order = np.argsort(heights, kind="stable")
@@ -92,11 +95,11 @@ def levels(slices: Sequence[Slice], name: str) -> list[list[tuple[Slice, float]]
 def stack(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Float64Array]:
     """The slices of a volume in order, and their affine (4, 4): (i, j, k) to mm in RAS.
 
-    i runs along a row, j along a column, k from the lowest slice up. `slices` are of one kind and
-    lie at one position each.
+    i runs along a row, j along a column, k from the lowest slice up. `slices` have passed
+    `require_one_kind`, and no two have the same position.
 
     Raises:
-        ScanError: they are no regular grid.
+        ScanError: the slices are no regular grid.
     """
     placed = [level[0] for level in levels(slices, name)]
     chosen = [one for one, _ in placed]
@@ -115,7 +118,7 @@ def stack(slices: Sequence[Slice], name: str) -> tuple[list[Slice], Float64Array
 def _step(
     slices: Sequence[Slice], heights: Float64Array, normal: Float64Array, name: str
 ) -> Float64Array:
-    """From one slice (3,) to the next."""
+    """The vector (3,) from one slice to the next, in mm."""
     if len(slices) == 1:
         return normal * slices[0].thickness_mm
     gaps = np.diff(heights)
@@ -132,12 +135,12 @@ def _step(
     if tilt > MOST_TILT:
         raise ScanError(
             f"{name}: the stack is tilted by {np.rad2deg(tilt):.1f} degrees against its slices, "
-            f"no gantry by more than {np.rad2deg(MOST_TILT):.0f}"
+            f"expected at most {np.rad2deg(MOST_TILT):.0f}"
         )
     if tilt > RIGHT_ANGLE:
         log.warning(
-            "%s: the stack is tilted by %.1f degrees against its slices (gantry tilt); they are "
-            "taken as they are, each where it lies", name, np.rad2deg(tilt),
+            "%s: the stack is tilted by %.1f degrees against its slices (gantry tilt); each "
+            "stays where it was acquired", name, np.rad2deg(tilt),
         )  # fmt: skip
     straight = positions[0] + np.arange(len(slices))[:, np.newaxis] * step
     if np.abs(positions - straight).max() > max(EVEN * usual, 10 * SAME_POSITION_MM):

@@ -1,7 +1,7 @@
-"""Standardised uptake values of PET: what a voxel holds, per dose that is left and body weight.
+"""Standardised uptake values (SUV) of PET: activity per decayed dose and body weight.
 
-The rule is QIBA's vendor-neutral pseudo-code ("happy path"): nothing is guessed where a tag that it
-needs is missing.
+The rule is QIBA's vendor-neutral pseudo-code ("happy path"). If a tag that it needs is missing,
+nothing is guessed.
 """
 
 import logging
@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 SUV, BQML = "SUV", "Bq/ml"
 GRAMS_PER_KILOGRAM = 1000
-MOST_HALF_LIVES = 20  # between injection and scan, when a millionth of the dose is left
+MOST_HALF_LIVES = 20  # between injection and scan; a millionth of the dose is left then
 # A date, and a time down to the hour, the minute or the second; fractions do not matter.
 MOMENT = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2}) ([0-9]{2})([0-9]{2})?([0-9]{2})?(?:\.[0-9]*)?")
 GE_CREATOR, GE_SCAN_START = "GEMS_PETD_01", 0x0D  # of (0009,100d), a date and time
 
 
 class _NoSuvError(ValueError):
-    """A tag does not allow it."""
+    """A tag is missing or wrong, so that there is no SUV."""
 
     def __init__(self, what: str, wanted: str, found: Any) -> None:
         shown = "" if found is None else str(found)
@@ -32,11 +32,11 @@ class _NoSuvError(ValueError):
 
 
 def uptake(headers: Sequence[Any], name: str) -> tuple[float, str]:
-    """What rescaled values of a PET series are multiplied by, and their unit then; both logged.
+    """The factor for rescaled values of a PET series, and the unit that they have then.
 
-    `headers` are those of all its images. Bq/ml become SUV by body weight where they are corrected
-    for attenuation and decay, with dose, half-life, times and weight. Values in g/ml are SUV
-    already; the unit of any others is "".
+    Both are logged. `headers` are those of all its images. Bq/ml become SUV by body weight if they
+    are corrected for attenuation and decay, and dose, half-life, times and weight are given. Values
+    in g/ml are SUV already. Values in other units are kept, with the unit "".
     """
     units = headers[0].get("Units")
     if units == "GML":
@@ -58,7 +58,7 @@ def _factor(headers: Sequence[Any]) -> float:
     """SUV by body weight per Bq/ml.
 
     Raises:
-        _NoSuvError: a tag is missing or does not allow it.
+        _NoSuvError: a tag is missing or wrong.
     """
     header = headers[0]
     tracer: Any = next(iter(header.get("RadiopharmaceuticalInformationSequence") or []), {})
@@ -82,7 +82,7 @@ def _factor(headers: Sequence[Any]) -> float:
 
 
 def _number(holder: Any, keyword: str) -> float:
-    """The number above 0 that a tag should be."""
+    """The value of a tag, which must be a number above 0."""
     found, number = None, math.nan
     try:
         found = holder.get(keyword)
@@ -95,6 +95,7 @@ def _number(holder: Any, keyword: str) -> float:
 
 
 def _moment(what: str, date: Any, time: Any) -> datetime:
+    """Parse a date and a time; `what` names them in the message."""
     found = f"{date or 'no date'} {time or 'no time'}"
     if match := MOMENT.fullmatch(found):
         try:
@@ -112,10 +113,10 @@ def _of(header: Any, what: str) -> datetime:
 
 
 def _scan_start(headers: Sequence[Any]) -> datetime:
-    """When decay is corrected to.
+    """The moment to which decay is corrected.
 
-    That is when the series began, unless it is the date of a series that was made of another one
-    later. GE says in a tag of its own when the scan began.
+    It is the time of the series, unless that is later than an acquisition: then the series was made
+    from another one. For this case GE has its own tag with the start of the scan.
     """
     series = _of(headers[0], "Series")
     acquired = min(_of(header, "Acquisition") for header in headers)
@@ -131,13 +132,13 @@ def _scan_start(headers: Sequence[Any]) -> datetime:
 
 
 def _injection(header: Any, tracer: Any, scan: datetime) -> datetime:
-    """When the dose was given."""
+    """The moment when the dose was given."""
     keyword = "RadiopharmaceuticalStartDateTime"
     if moment := str(tracer.get(keyword) or ""):
-        # in the time zone of the file's other times, or there is no telling
+        # remove the file's time zone; a moment in another zone does not parse
         moment = moment.removesuffix(str(header.get("TimezoneOffsetFromUTC") or ""))
         return _moment(keyword, moment[:8], moment[8:])
     keyword = "RadiopharmaceuticalStartTime"
     start = _moment(keyword, scan.strftime("%Y%m%d"), tracer.get(keyword))
-    # a time of day without a date: what would lie after the scan was the day before
+    # A time of day without a date: if it is later than the scan, it was on the day before.
     return start if start <= scan else start - timedelta(days=1)

@@ -1,7 +1,7 @@
-"""Tags of a DICOM file: their values, checked, and one line for what cannot be read.
+"""Checked access to the tags of a DICOM file; a wrong value is an error of one line.
 
-pydicom takes much as it comes: an empty RescaleSlope, a text where a number should be. Here each
-value is what its tag should hold, absent, or refused with the name of the tag.
+pydicom accepts much: an empty RescaleSlope, or a text in place of a number. Here a value has the
+right type, or is absent, or is refused with the name of its tag.
 """
 
 import logging
@@ -19,8 +19,8 @@ import numpy as np
 from swiftmedsam.messages import one_line, printable
 from swiftmedsam.scans.scan import Float64Array, ScanError
 
-# What pydicom and the decoders raise for files that are damaged or of a kind they do not know;
-# `StopIteration` where there are fewer frames than the file says.
+# The errors of pydicom and the decoders for files that are damaged or of an unknown kind;
+# `StopIteration` if there are fewer frames than the file says.
 DAMAGED = (
     OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
     NotImplementedError, RuntimeError, MemoryError, AssertionError, StopIteration, struct.error,
@@ -29,7 +29,7 @@ DAMAGED = (
 TAG = re.compile(r"\(([0-9a-fA-F]{4}), ?([0-9a-fA-F]{4})\)")
 LACKING = re.compile(r"no attribute '(\w+)'")
 UNREADABLE = "not a readable DICOM file"
-# Functional groups that have an item wherever they are (DICOM PS3.3 C.7.6.16.2).
+# Functional groups that must have an item if they are present (PS3.3 C.7.6.16.2).
 NEVER_EMPTY = (
     "PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence",
     "PixelValueTransformationSequence",
@@ -38,14 +38,15 @@ MOST_SHOWN = 64  # characters of a value in a message
 
 
 class TagError(ValueError):
-    """What a file declares cannot be used; the message names the tag, and not yet the file."""
+    """A tag or the pixels cannot be used; the message names the tag, but not yet the file."""
 
 
 @contextmanager
 def readable(name: str, pydicom: Any, fault: str = UNREADABLE) -> Iterator[None]:
-    """Inside, what pydicom raises of the file `name` becomes one line; what else it says is lost.
+    """Inside this `with`, errors of pydicom become a ScanError of one line with the file `name`.
 
-    It logs a traceback for every decoder that it tries, and highdicom every module that it copies.
+    Warnings and log messages of pydicom and highdicom are suppressed: pydicom logs a traceback for
+    every decoder that it tries, and highdicom logs every module that it copies.
     """
     loggers = [logging.getLogger(library) for library in ("pydicom", "highdicom")]
     levels = [logger.level for logger in loggers]
@@ -62,11 +63,11 @@ def readable(name: str, pydicom: Any, fault: str = UNREADABLE) -> Iterator[None]
     except pydicom.errors.InvalidDicomError as error:
         raise ScanError(f"{name}: expected DICOM, found a file without its prefix") from error
     except OSError as error:
-        if error.filename is not None:  # the file cannot be opened, and the error knows which
+        if error.filename is not None:  # the file cannot be opened; the error names it
             raise
         raise ScanError(f"{name}: {fault} ({_reason(error, pydicom)})") from error
     except (*DAMAGED, pydicom.errors.BytesLengthException) as error:
-        if fault != UNREADABLE and type(error) is ValueError:  # highdicom says what it lacks
+        if fault != UNREADABLE and type(error) is ValueError:  # highdicom's message has the reason
             raise ScanError(f"{name}: {fault} ({one_line(error)})") from error
         raise ScanError(f"{name}: {fault} ({_reason(error, pydicom)})") from error
     finally:
@@ -75,7 +76,7 @@ def readable(name: str, pydicom: Any, fault: str = UNREADABLE) -> Iterator[None]
 
 
 def _reason(error: BaseException, pydicom: Any) -> str:
-    """What is wrong, in our own words: the tag, if the error names one."""
+    """The reason of an error in plain words, with the tag if the error names one."""
     if getattr(error, "strerror", None):
         return one_line(error)
     text = str(error)
@@ -100,14 +101,14 @@ def shown(value: Any) -> str:
 
 
 def value_of(holder: Any, keyword: str) -> Any:
-    """What a dataset has under `keyword`; None if the tag is missing or empty.
+    """The value of a tag, by its keyword; None if it is missing or empty.
 
     Raises:
-        TagError: it is damaged.
+        TagError: the tag is damaged.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's of values that are not as its VR says
+            warnings.simplefilter("ignore")  # pydicom warns of values that do not fit their VR
             value = holder.get(keyword)
     except DAMAGED as error:
         raise TagError(f"{keyword} cannot be read: it is damaged") from error
@@ -126,7 +127,7 @@ def number_of(holder: Any, keyword: str) -> float | None:
     """The finite number of a tag; None if it is missing or empty.
 
     Raises:
-        TagError: it is several numbers, or none.
+        TagError: the value is not one number.
     """
     found = numbers_of(holder, keyword, 1)
     return None if found is None else float(found[0])
@@ -136,7 +137,7 @@ def numbers_of(holder: Any, keyword: str, count: int) -> Float64Array | None:
     """The finite numbers (count,) of a tag; None if it is missing or empty.
 
     Raises:
-        TagError: it is more of them, or fewer, or no numbers.
+        TagError: the value is not `count` numbers.
     """
     value = value_of(holder, keyword)
     if value is None:
@@ -156,7 +157,7 @@ def whole_of(holder: Any, keyword: str, default: int | None = None) -> int:
     """The whole number of a tag, or `default` if it is missing or empty.
 
     Raises:
-        TagError: it is none, or missing without a default.
+        TagError: the value is not a whole number, or is missing without a default.
     """
     number = number_of(holder, keyword)
     if number is None:
@@ -169,10 +170,10 @@ def whole_of(holder: Any, keyword: str, default: int | None = None) -> int:
 
 
 def frames_of(header: Any) -> int:
-    """How many frames a file declares; 1 where it says nothing.
+    """The number of frames that a file declares; 1 if the tag is missing.
 
     Raises:
-        TagError: no number of frames.
+        TagError: the number is below 0, or no whole number.
     """
     frames = whole_of(header, "NumberOfFrames", 1)
     if frames < 0:
@@ -181,13 +182,13 @@ def frames_of(header: Any) -> int:
 
 
 def group_of(header: Any, frame: int, sequence: str) -> Any:
-    """A functional group of a frame in an enhanced file, its own before the shared one.
+    """A functional group of a frame of an enhanced file: its own one, else the shared one.
 
-    Of a classic file it is the header itself, where the same tags are.
+    For a classic file it is the header itself, which has the same tags.
 
     Raises:
-        TagError: there are fewer groups than frames, or the group is there and empty, so that
-            place, spacing or slope would be missing without a word.
+        TagError: there are fewer groups than frames, or a group of `NEVER_EMPTY` is empty:
+            otherwise position, spacing or slope would be missing without notice.
     """
     is_empty = False
     for holder in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):

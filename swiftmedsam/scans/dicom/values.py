@@ -1,9 +1,9 @@
-"""Values of DICOM pixels: what the tags around them declare is used, or refused with its name.
+"""Values of DICOM pixels. Each tag that describes pixels is applied, or refused with its name.
 
-The way of a grey sample (DICOM PS3.3 C.7.6.3, C.11.1 and PS3.5 8.1.1): the bits that are stored in
-its word, its sign, the modality's table or slope, and then turned where low values show bright.
-Pixels of padding are no values: they count as the lowest that there is. docs/properties.md has what
-becomes of each tag.
+The steps for a grey sample (PS3.3 C.7.6.3, C.11.1 and PS3.5 8.1.1): take its stored bits from the
+word, apply its sign, apply the modality's table or slope, and invert it if low values are shown
+bright. Padding pixels have no value; they get the lowest value of the volume. docs/properties.md
+lists the treatment of each tag.
 """
 
 import logging
@@ -36,10 +36,10 @@ from swiftmedsam.scans.scan import ScanError, Voxels
 log = logging.getLogger(__name__)
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
-# Units of a CT's rescaled values that are Hounsfield units; older files say "unspecified".
+# RescaleType of a CT in Hounsfield units; older files have US, "unspecified".
 HOUNSFIELD = ("HU", "HU_MOD", "US", "")
-# VRs of a slope or intercept; UN is that of a tag which the writer did not know. Others are damage:
-# US can hold no -1024.
+# VRs of a slope or intercept; UN is that of a tag unknown to the writer. Another VR is a fault: US,
+# for example, cannot hold -1024.
 DECIMAL = ("DS", "UN")
 
 Slopes = tuple[float, float]  # slope and intercept
@@ -48,28 +48,28 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Padding:
-    """Pixels that are no values: those from `low` to `high`."""
+    """The range of values that mark padding pixels: `low` to `high`, both inclusive."""
 
     low: float
     high: float
-    in_words: bool = False  # of whole words, since the stored bits cannot hold it
+    in_words: bool = False  # compare whole words, since the stored bits cannot hold the value
 
     def mask(self, words: Stored, stored: Stored) -> Mask:
-        """Which pixels of a plane (rows, columns) are padding."""
-        looked_at = words if self.in_words else stored
+        """The padding pixels of a plane, given as words and as samples (rows, columns)."""
+        values = words if self.in_words else stored
         if np.isnan(self.low):
-            return np.isnan(looked_at)
-        return np.asarray((looked_at >= self.low) & (looked_at <= self.high))
+            return np.isnan(values)
+        return np.asarray((values >= self.low) & (values <= self.high))
 
 
 def padding_of(dataset: Any, sample: Sample) -> Padding | None:
     """The padding that a file declares; None if it declares none.
 
-    Vendors write a negative value as an unsigned number and the other way round, or one that only a
-    whole word can hold; each is taken as the bits that it stands for.
+    Vendors write a negative value as an unsigned number, an unsigned value as a negative number, or
+    a value that only a whole word can hold. The bits of the value count.
 
     Raises:
-        TagError: it is no number, or has a limit but no value.
+        TagError: the padding is no number, or has a limit but no value.
     """
     keyword = {
         "PixelData": "PixelPaddingValue", "FloatPixelData": "FloatPixelPaddingValue",
@@ -99,10 +99,10 @@ def padding_of(dataset: Any, sample: Sample) -> Padding | None:
 
 
 def check_pixels(header: Any) -> None:
-    """Look at what a header declares of its pixels, before they are read.
+    """Check the tags of a header that describe its pixels, before the pixels are read.
 
     Raises:
-        TagError: something is missing, contradicts another, or is of a kind that is not read.
+        TagError: a tag is missing, contradicts another, or has a value that is not supported.
     """
     syntax = header.file_meta.get("TransferSyntaxUID")
     if syntax is None:
@@ -129,58 +129,61 @@ def check_pixels(header: Any) -> None:
     allocated = whole_of(header, "BitsAllocated")
     if allocated not in (1, 8, 16, 32, 64):
         raise TagError(f"BitsAllocated should be 1, 8, 16, 32 or 64, found {allocated}")
-    if value_of(header, "BitsStored") is not None:  # else floats, or `decoded` refuses it
+    if value_of(header, "BitsStored") is not None:  # otherwise floats, or `decoded` refuses it
         sample_of(header)
 
 
 @dataclass
-class Found:
-    """What there is to say of the files of a scan, all together."""
+class Facts:
+    """Facts about the files of a scan, collected while they are read."""
 
-    padded: int = 0  # voxels
-    notes: dict[str, None] = field(default_factory=dict)  # each once, in order
+    padded: int = 0  # voxels of padding
+    notes: dict[str, None] = field(default_factory=dict)  # warnings, each once, in order
     slopes: set[Slopes] = field(default_factory=set)
-    rescaled: set[bool] = field(default_factory=set)  # whether tags say how
-    units: set[str] = field(default_factory=set)  # of RescaleType, where it is given
-    # Of each slice, what its values were subtracted from to turn them; None where they were not.
-    turned_at: list[float | None] = field(default_factory=list)
+    rescaled: set[bool] = field(default_factory=set)  # whether a slice has tags for rescaling
+    units: set[str] = field(default_factory=set)  # values of RescaleType
+    # For each slice: inverted values are this number minus the value; None: not inverted.
+    inverted_from: list[float | None] = field(default_factory=list)
     real_world: set[Slopes] = field(default_factory=set)
 
 
 def read_values(runs: Iterable[Sequence[Slice]], name: str, pydicom: Any) -> Voxels:
-    """Values (K, rows, columns[, 3]) of slices, in their order; each run is of one file.
+    """Values (K, rows, columns[, 3]) of slices, in their order; each of `runs` is of one file.
 
-    Grey ones are float32 in the unit of the modality. `name` is that of the scan, for messages.
+    Grey values are float32 in the unit of the modality. `name` is that of the scan, for messages.
 
     Raises:
-        ScanError: a file is damaged, or declares what cannot be used; it is named. Or slices say
-            different things of what their values are.
+        ScanError: a file is damaged or not supported; the message names it. Or slices have
+            different units, or only some are inverted.
     """
     pieces: list[Voxels] = []
-    found = Found()
+    facts = Facts()
     for run in runs:
         file = printable(run[0].path.name)
         with readable(file, pydicom):
             dataset = pydicom.dcmread(run[0].path)
-            pieces.append(_of_one_file(run, dataset, file, pydicom, found))
-    if len(found.slopes) == 1 and len(found.real_world) > 1:
-        found.notes["RealWorldValueSlope differs between slices, and is not applied"] = None
-    _require_one_unit(found, name)
-    for note in found.notes:
+            pieces.append(_of_one_file(run, dataset, file, pydicom, facts))
+    if len(facts.slopes) == 1 and len(facts.real_world) > 1:
+        facts.notes["RealWorldValueSlope differs between slices, and is not applied"] = None
+    _require_one_unit(facts, name)
+    for note in facts.notes:
         log.warning("%s: %s", name, note)
-    _turn_alike(pieces, found.turned_at, name)
-    if found.padded:
+    _invert_alike(pieces, facts.inverted_from, name)
+    if facts.padded:
         _fill_padding(pieces, name)
-        log.info("%s: %d voxels are padding, and count as the lowest value", name, found.padded)
+        log.info("%s: %d voxels are padding, and count as the lowest value", name, facts.padded)
     return np.concatenate(pieces)
 
 
 def _of_one_file(
-    slices: Sequence[Slice], dataset: Any, file: str, pydicom: Any, found: Found
+    slices: Sequence[Slice], dataset: Any, file: str, pydicom: Any, facts: Facts
 ) -> Voxels:
-    """Values (K, rows, columns[, 3]) of frames of one file; padding is NaN, or infinite for 0."""
+    """Values (K, rows, columns[, 3]) of frames of one file.
+
+    Padding is infinity if its value is 0, otherwise NaN.
+    """
     if not any(keyword in dataset for keyword in KEYWORDS):
-        # of a file that is cut off pydicom may keep nothing
+        # pydicom may keep no pixels of a truncated file
         raise TagError("PixelData is missing: the file has no pixels, or is cut off")
     check_pixels(dataset)
     frames = [one.frame for one in slices]
@@ -193,9 +196,9 @@ def _of_one_file(
     else:
         sample, words = decoded(dataset, pydicom)
     padding = padding_of(dataset, sample)
-    turned = is_turned(dataset, found.notes)
+    inverted = is_inverted(dataset, facts.notes)
     if text_of(dataset, "PixelPresentation") in ("COLOR", "MIXED"):
-        found.notes["PixelPresentation has colours, which are left out; grey values are taken"] = (
+        facts.notes["PixelPresentation has colours, which are left out; grey values are taken"] = (
             None
         )
     out = np.empty((len(frames), *words.shape[1:]), np.float32)
@@ -207,54 +210,58 @@ def _of_one_file(
         unused = unused or sample.loses(plane, stored, mask)
         holder = group_of(dataset, frame, "PixelValueTransformationSequence")
         slopes = rescale_of(holder)
-        target[...], turned_at = _modality_values(stored, dataset, slopes, sample, turned=turned)
-        found.turned_at.append(turned_at)
-        found.slopes.add(slopes)
-        found.rescaled.add(
+        target[...], inverted_from = _modality_values(
+            stored, dataset, slopes, sample, inverted=inverted
+        )
+        facts.inverted_from.append(inverted_from)
+        facts.slopes.add(slopes)
+        facts.rescaled.add(
             any(value_of(at, tag) is not None for at, tag in (
                 (holder, "RescaleSlope"), (holder, "RescaleIntercept"),
                 (dataset, "ModalityLUTSequence"),
             ))
         )  # fmt: skip
-        found.units |= {text_of(holder, "RescaleType")} - {""}
-        found.real_world |= _real_world(dataset, frame)
+        facts.units |= {text_of(holder, "RescaleType")} - {""}
+        facts.real_world |= _real_world(dataset, frame)
         if mask is not None:
-            # what is 0 can stay so if nothing is lower: percentiles leave it out
+            # padding of value 0 stays 0 if no value is lower, since percentiles ignore 0
             target[mask] = np.where(target[mask] == 0, np.inf, np.nan)
-            found.padded += int(mask.sum())
+            facts.padded += int(mask.sum())
     if unused and not sample.overlays:
-        found.notes[
+        facts.notes[
             f"bits outside of BitsStored {sample.bits} and HighBit {sample.high} are set, and left "
             "out"
         ] = None
     return out
 
 
-def _require_one_unit(found: Found, name: str) -> None:
-    """Raise ScanError where slices of a volume are values of different units."""
-    if len(found.rescaled) > 1 and len(found.slopes) > 1:
+def _require_one_unit(facts: Facts, name: str) -> None:
+    """Raise ScanError if slices of a volume have different units."""
+    if len(facts.rescaled) > 1 and len(facts.slopes) > 1:
         raise ScanError(
             f"{name}: slices should all be rescaled, found some with RescaleSlope and "
             "RescaleIntercept, and some without"
         )
-    if len(found.units) > 1:
-        units = " and ".join(printable(unit[:MOST_SHOWN]) for unit in sorted(found.units))
+    if len(facts.units) > 1:
+        units = " and ".join(printable(unit[:MOST_SHOWN]) for unit in sorted(facts.units))
         raise ScanError(f"{name}: slices should be of one unit, found RescaleType {units}")
 
 
-def _turn_alike(planes: Sequence[Voxels], turned_at: Sequence[float | None], name: str) -> None:
-    """Make turned values comparable from slice to slice: all are subtracted from one number.
+def _invert_alike(
+    planes: Sequence[Voxels], inverted_from: Sequence[float | None], name: str
+) -> None:
+    """Make inverted values comparable between slices: subtract all from one number.
 
-    Each slice was turned within its own range, which depends on its slope and its bits.
+    Each slice was inverted within its own range, which depends on its slope and its bits.
 
     Raises:
-        ScanError: some slices are turned and some are not.
+        ScanError: some slices are inverted and some are not.
     """
-    ends = [end for end in turned_at if end is not None]
-    if 0 < len(ends) < len(turned_at):
+    ends = [end for end in inverted_from if end is not None]
+    if 0 < len(ends) < len(inverted_from):
         raise ScanError(
-            f"{name}: slices should be of one kind, found low values that show bright in "
-            f"{len(ends)} of {len(turned_at)} slices "
+            f"{name}: slices should be of one kind, found low values shown bright in "
+            f"{len(ends)} of {len(inverted_from)} slices "
             "(PhotometricInterpretation, PresentationLUTShape)"
         )
     if len(set(ends)) > 1:
@@ -264,7 +271,7 @@ def _turn_alike(planes: Sequence[Voxels], turned_at: Sequence[float | None], nam
 
 
 def _fill_padding(planes: Sequence[Voxels], name: str) -> None:
-    """Put the lowest value where `_of_one_file` left padding."""
+    """Give padding pixels, marked by `_of_one_file`, the lowest value."""
     every = [plane for part in planes for plane in part]
     lowest = min(float(np.min(one, where=np.isfinite(one), initial=np.inf)) for one in every)
     if lowest == np.inf:
@@ -275,7 +282,7 @@ def _fill_padding(planes: Sequence[Voxels], name: str) -> None:
 
 
 def _real_world(dataset: Any, frame: int) -> set[Slopes]:
-    """Slope and intercept that map stored values to a unit of the real world; at most one pair."""
+    """Slope and intercept of the RealWorldValueMappingSequence; at most one pair."""
     keyword = "RealWorldValueMappingSequence"
     item = group_of(dataset, frame, keyword)
     if item is dataset:
@@ -287,11 +294,12 @@ def _real_world(dataset: Any, frame: int) -> set[Slopes]:
     return set() if slope is None else {(slope, intercept or 0.0)}
 
 
-def is_turned(dataset: Any, notes: dict[str, None]) -> bool:
-    """Whether low values show bright; never in colour. What contradicts itself is noted.
+def is_inverted(dataset: Any, notes: dict[str, None]) -> bool:
+    """Whether low values are shown bright, so that values are inverted; never in colour.
 
     PS3.3 C.8.11.3: MONOCHROME1 goes with the shape INVERSE, which is one inversion and not two, and
-    MONOCHROME2 with IDENTITY. Where they contradict each other one of them says that it is turned.
+    MONOCHROME2 with IDENTITY. If they contradict each other, one of them asks for an inversion:
+    values are inverted, and a warning is added to `notes`.
     """
     photometric = text_of(dataset, "PhotometricInterpretation")
     shape = text_of(dataset, "PresentationLUTShape")
@@ -308,38 +316,38 @@ def is_turned(dataset: Any, notes: dict[str, None]) -> bool:
 
 
 def _modality_values(
-    stored: Stored, dataset: Any, slopes: Slopes, sample: Sample, *, turned: bool
+    stored: Stored, dataset: Any, slopes: Slopes, sample: Sample, *, inverted: bool
 ) -> tuple[Voxels, float | None]:
-    """Values (rows, columns) in the modality's unit of stored ones; PS3.3 C.11.1.
+    """Convert stored values (rows, columns) to the modality's unit (PS3.3 C.11.1).
 
-    And, where they are turned, what they were subtracted from.
+    Also returns the number that inverted values were subtracted from; None if not inverted.
     """
     slope, intercept = slopes
     table = value_of(dataset, "ModalityLUTSequence")
-    turned_at = None
+    inverted_from = None
     if table is None:
-        if turned:
-            turned_at = 2 * intercept + slope * sum(sample.range_of(stored))
-            slope, intercept = -slope, turned_at - intercept
+        if inverted:
+            inverted_from = 2 * intercept + slope * sum(sample.range_of(stored))
+            slope, intercept = -slope, inverted_from - intercept
         if (slope, intercept) == (1, 0):
-            return stored, turned_at
+            return stored, inverted_from
         values = stored.astype(np.float64)
         values *= slope
         values += intercept
-        return values, turned_at
+        return values, inverted_from
     if (slope, intercept) != (1, 0):
         raise TagError("ModalityLUTSequence and RescaleSlope are both given, expected one of them")
     entries, top = lut_of(table[0], dataset)
     _, first, _ = lut_descriptor(table[0])
-    found = entries[np.clip(stored.astype(np.int64) - first, 0, len(entries) - 1)]
-    return (top - found.astype(np.float64), float(top)) if turned else (found, None)
+    looked_up = entries[np.clip(stored.astype(np.int64) - first, 0, len(entries) - 1)]
+    return (top - looked_up.astype(np.float64), float(top)) if inverted else (looked_up, None)
 
 
 def rescale_of(holder: Any) -> Slopes:
-    """Slope and intercept; 1 and 0 where they are missing or empty, as anonymisers leave them.
+    """Slope and intercept; 1 and 0 if they are missing, or empty (as anonymisers leave them).
 
     Raises:
-        TagError: one is no number, or of another VR than DS, or the slope is 0.
+        TagError: one is no number or has a VR that is not in `DECIMAL`, or the slope is 0.
     """
     slope, intercept = (number_of(holder, f"Rescale{one}") for one in ("Slope", "Intercept"))
     for keyword in ("RescaleSlope", "RescaleIntercept"):
@@ -353,10 +361,10 @@ def rescale_of(holder: Any) -> Slopes:
 
 
 def in_hounsfield(header: Any) -> tuple[bool, bool]:
-    """Whether the values of a CT are in Hounsfield units, and whether they can be.
+    """Whether the values of a CT are certainly in Hounsfield units, and whether they can be.
 
-    Only a slope says that they are. Maps of iodine or of effective atomic numbers, say, are CT by
-    their modality and in another unit by their RescaleType.
+    They certainly are only if there is a slope. Maps of iodine or of effective atomic numbers, for
+    example, have the modality CT but another unit, by their RescaleType.
     """
     holder = group_of(header, 0, "PixelValueTransformationSequence")
     kind = text_of(holder, "RescaleType")
@@ -365,7 +373,7 @@ def in_hounsfield(header: Any) -> tuple[bool, bool]:
 
 
 def lut_descriptor(item: Any) -> tuple[int, int, int]:
-    """Entries, the stored value of the first of them, and their bits."""
+    """The number of entries of a table, the stored value of the first one, and their bits."""
     numbers = numbers_of(item, "LUTDescriptor", 3)
     if numbers is None:
         raise TagError("LUTDescriptor is missing")
@@ -374,10 +382,10 @@ def lut_descriptor(item: Any) -> tuple[int, int, int]:
 
 
 def lut_of(item: Any, dataset: Any) -> tuple[Voxels, int]:
-    """Entries (N,) of a table of the modality, and the highest value that they may have.
+    """Entries (N,) of a modality table, and the highest value that they can have.
 
     Raises:
-        TagError: there are not as many as its descriptor says.
+        TagError: the table contradicts its descriptor.
     """
     count, _, bits = lut_descriptor(item)
     data = value_of(item, "LUTData")
@@ -385,7 +393,7 @@ def lut_of(item: Any, dataset: Any) -> tuple[Voxels, int]:
         raise TagError("LUTData is missing")
     if isinstance(data, bytes):
         order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
-        # of 8 bits they may be packed, two in a word
+        # entries of 8 bits may be packed, two in a word
         width = 1 if bits <= 8 and len(data) < 2 * count else 2
         data = np.frombuffer(data[: len(data) // width * width], f"{order}u{width}")
     entries = np.atleast_1d(np.asarray(data))

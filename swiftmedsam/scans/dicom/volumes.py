@@ -1,16 +1,19 @@
-"""Which slices of a DICOM series are one volume.
+"""Finds the volumes of a DICOM series.
 
-A series may hold several volumes: phases, echoes, b-values, magnitude and phase. What tells them
-apart are tags, never instance numbers or the names of files:
+A series may hold several volumes: phases, echoes, b-values, magnitude and phase. Tags tell them
+apart, never instance numbers or file names:
 
-1. Slices that differ in a tag of `OF_A_VOLUME` (echo time, b-value, image type, ...) are never one
-   volume, wherever they lie.
-2. Where several slices then lie at one position, a tag of `OF_A_TIME` counts if it has the same
-   values at every position, or at least at half of them and at each once.
-3. Times that differ from slice to slice count if all slices of one volume were acquired before all
-   of the next, or if they are the steps of a cycle (trigger times, evenly spaced).
+1. Slices that differ in a tag of `OF_A_VOLUME` (echo time, b-value, image type, ...) never belong
+   to one volume.
+2. If several of the remaining slices lie at one position, a tag of `OF_A_TIME` separates them if it
+   has the same values at every position; or if each value is at half of the positions or more, and
+   at none twice.
+3. Times that differ from slice to slice separate volumes if all slices of one volume were acquired
+   before all slices of the next; or if they are the steps of a cycle (trigger times, evenly
+   spaced).
 
-Where no tag does so, or two tags contradict each other, nothing is guessed: the error names them.
+If no tag separates them, or two tags contradict each other, nothing is guessed: the error names the
+tags.
 """
 
 import logging
@@ -38,33 +41,33 @@ log = logging.getLogger(__name__)
 KINDS = (*OF_A_VOLUME, "SamplesPerPixel")
 NOT_NAMED = ("Modality", "PatientID", "StudyInstanceUID", "SeriesNumber", "FrameOfReferenceUID",
              "SamplesPerPixel")  # fmt: skip
-# Tags that slices of one position are told apart by, and that seldom differ along a volume.
+# Tags that separate slices at one position, and that seldom differ within a volume.
 ODD_WITHIN = ("TemporalPosition", "InversionTime", "FlipAngle", "KVP", "ConvolutionKernel",
               "ProtocolName", "SeriesDescription", "ContrastBolusAgent")  # fmt: skip
 CYCLE, IN_ORDER = "TriggerTime", ("TriggerTime", "FrameReferenceTime", *CLOCKS)
-MOST_SPREAD = DAY / 2  # of times in one volume and the next: without a date, midnight turns them
-EVEN_STEPS = 0.25  # part of a step by which the steps of a cycle may differ
+MOST_SPREAD = DAY / 2  # of all times: without a date, midnight would exchange their order
+EVEN_STEPS = 0.25  # tolerance of the steps of a cycle, as a part of a step
 LISTED = 8  # volumes in a message
 SHOWN = 48  # characters of a value in a message
 
-Parts = list[tuple[str, list[Slice]]]  # what each part is, and its slices
+Parts = list[tuple[str, list[Slice]]]  # for each part, its description and its slices
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """Slices of one position each, or what is wrong with them."""
+    """Slices with one position each; or slices that are no volume, with the fault."""
 
     slices: list[Slice]
-    label: str  # by what tags they differ from those of other volumes
-    fault: str = ""  # why they are no volume, if they are none
+    label: str  # the tags that differ from those of other volumes
+    fault: str = ""  # the reason why the slices are no volume; "" if they are one
 
 
 def choose(slices: Sequence[Slice], volume: int | None, name: str) -> list[Slice]:
-    """The slices of the only volume, or of number `volume`; in no order.
+    """The slices of the only volume, or of volume number `volume`; they are not sorted.
 
     Raises:
-        ScanError: there are several and none is chosen (the message says what each is), or no tag
-            tells the slices of a position apart.
+        ScanError: there are several volumes and none is chosen (the message lists them), or no tag
+            separates slices at one position.
     """
     volumes = _volumes(slices, name)
     if volume is None and len(volumes) > 1:
@@ -81,7 +84,7 @@ def choose(slices: Sequence[Slice], volume: int | None, name: str) -> list[Slice
             f"{'; '.join(listed + more)}", f"{name}: {found}",
         )  # fmt: skip
     if len(volumes) == 1 and volumes[0].fault:
-        volume = 0  # whichever was asked for
+        volume = 0  # the message about the fault is more useful than one about the number
     chosen = volumes[choose_volume(len(volumes), volume, name)]
     if chosen.fault:
         raise ScanError(chosen.fault)
@@ -90,7 +93,7 @@ def choose(slices: Sequence[Slice], volume: int | None, name: str) -> list[Slice
 
 
 def _warn_of_mixture(slices: Sequence[Slice], name: str) -> None:
-    """Say where slices that each have a place of their own may be of two volumes all the same."""
+    """Warn if slices may belong to several volumes, although each has its own position."""
     for tag in ODD_WITHIN:
         values = sorted({one.marks.get(tag) for one in slices}, key=_rank)
         if len(values) > 1:
@@ -128,7 +131,7 @@ def _volumes(slices: Sequence[Slice], name: str) -> list[Volume]:
 
 
 def _by_kind(slices: Sequence[Slice]) -> Parts:
-    """Slices by the tags that never differ within a volume, in the order of their values."""
+    """Group slices by the tags that never differ within a volume, in the order of their values."""
     differing = [tag for tag in KINDS if len({one.marks.get(tag) for one in slices}) > 1]
     parts: dict[tuple[Mark | None, ...], list[Slice]] = {}
     for one in slices:
@@ -140,7 +143,7 @@ def _by_kind(slices: Sequence[Slice]) -> Parts:
 
 
 def _rank(value: Mark | None) -> tuple[int, tuple[float, ...], str]:
-    """What sorts values: none first, then numbers, then texts."""
+    """A sort key for values: None first, then numbers, then texts."""
     if value is None:
         return 0, (), ""
     if isinstance(value, str):
@@ -162,10 +165,10 @@ def _shown(tag: str, value: Mark | None) -> str:
 
 
 def _by_time(slices: list[Slice], name: str) -> Parts:
-    """Slices of one position each, in the order of the tags that tell them apart.
+    """Group slices to volumes with one slice per position, in the order of the separating tags.
 
     Raises:
-        ScanError: no tag does, or two tags say different things.
+        ScanError: no tag separates them, or two tags contradict each other.
     """
     groups = [[one for one, _ in level] for level in levels(slices, name)]
     if max(map(len, groups)) == 1:
@@ -198,7 +201,7 @@ def _members(parts: Parts) -> set[frozenset[int]]:
 
 
 def _partitions(groups: list[list[Slice]]) -> Iterator[tuple[str, Parts]]:
-    """Each tag that tells slices of a position apart, and the parts that it makes of them."""
+    """Each tag that separates slices at one position, with its parts."""
     slices = [one for group in groups for one in group]
     tags = dict.fromkeys((*OF_A_TIME, *(tag for one in slices for tag in one.marks), *CLOCKS))
     for tag in tags:
@@ -210,10 +213,10 @@ def _partitions(groups: list[list[Slice]]) -> Iterator[tuple[str, Parts]]:
 
 
 def _of_values(tag: str, groups: list[list[Slice]]) -> Parts:
-    """Parts of one value of a tag each; none where its values are no pattern.
+    """One part for each value of a tag; [] if its values have no pattern.
 
-    They are one where each position has the same values equally often, and where each value is
-    at half of the positions at least and at none of them twice.
+    They have a pattern if each position has the same values equally often; or if each value is at
+    half of the positions or more, and at none twice.
     """
     counts = [Counter(one.marks.get(tag) for one in group) for group in groups]
     total = sum(counts, Counter[Mark | None]())
@@ -230,9 +233,10 @@ def _of_values(tag: str, groups: list[list[Slice]]) -> Parts:
 
 
 def _of_order(tag: str, groups: list[list[Slice]]) -> Parts:
-    """Parts of the first, second, ... slice in time at every position; none where that is unsure.
+    """Parts of the first, second, ... slice in time at every position; [] if they are not certain.
 
-    It is sure where parts follow each other, and where trigger times are evenly spaced.
+    They are certain if each part ends before the next begins, or if trigger times are evenly
+    spaced.
     """
     if len({len(group) for group in groups}) > 1:
         return []
@@ -256,9 +260,9 @@ def _of_order(tag: str, groups: list[list[Slice]]) -> Parts:
 
 
 def _are_steps_of_a_cycle(ranked: Float64Array, steps: Float64Array) -> bool:
-    """Whether times (positions, slices) are evenly spaced at each position, from about one start.
+    """Whether times (positions, slices) are evenly spaced at each position, with similar starts.
 
-    Heart beats differ in length, so the steps of one position may be longer than those of another.
+    Heart beats differ in length, so steps may differ between positions.
     """
     if steps.shape[1] < 2:  # any two times are evenly spaced
         return False
@@ -268,7 +272,7 @@ def _are_steps_of_a_cycle(ranked: Float64Array, steps: Float64Array) -> bool:
 
 
 def _tie(groups: list[list[Slice]], slices: Sequence[Slice]) -> str:
-    """Why slices are no volumes where no tag tells them apart."""
+    """The message for slices that no tag separates."""
     counts = sorted({len(group) for group in groups})
     if len(counts) > 1:
         more = [group for group in groups if len(group) > counts[0]]
@@ -281,28 +285,29 @@ def _tie(groups: list[list[Slice]], slices: Sequence[Slice]) -> str:
             if tag not in NOT_NAMED]  # fmt: skip
     same = [tag for tag in tags if len({one.marks.get(tag) for one in slices}) == 1]
     differ = [tag for tag in tags if tag not in same]
-    said = [f"{', '.join(same)} are the same in all"] if same else []
-    said += [f"{', '.join(differ)} differ without a pattern"] if differ else []
-    said += ["" if said else "times, trigger and echo times, b-values and image types are missing"]
+    facts = [f"{', '.join(same)} are the same in all"] if same else []
+    facts += [f"{', '.join(differ)} differ without a pattern"] if differ else []
+    if not facts:
+        facts = ["times, trigger and echo times, b-values and image types are missing"]
     found = f"{counts[0]} slices lie at each of {len(groups)} positions"
     if len(groups) == 1:
         found = f"all {counts[0]} slices are at the same position"
-    return f"{found}, and no tag says which belong together: {'; '.join(filter(None, said))}"
+    return f"{found}, and no tag says which belong together: {'; '.join(facts)}"
 
 
 def choose_frames(slices: Sequence[Slice], volume: int | None, name: str) -> list[Slice]:
-    """Frames of one file that say no position: those of one volume, in order.
+    """Choose a volume of the frames of one file that have no positions; in order.
 
-    Frames in time are no slices of a volume: each is an image. Nuclear medicine numbers its slices
-    (SliceVector); frames of the same other numbers (time slots, energies) are a volume.
+    Frames in time are images, not slices of a volume. Nuclear medicine numbers its slices
+    (SliceVector): frames that have all other numbers (time slots, energies) in common are a volume.
 
     Raises:
-        ScanError: there are several and none is chosen, or slices are missing.
+        ScanError: there are several volumes and none is chosen, or slices are missing.
     """
     if any(SLICE_VECTOR not in one.marks for one in slices):
         if volume is None and len(slices) > 1:
             found = (
-                f"{name}: {len(slices)} frames say no position, so they are images and no slices "
+                f"{name}: {len(slices)} frames have no position, so they are images, not slices "
                 "of a volume"
             )
             message = f"{found}, --volume should name one of 0..{len(slices) - 1}"

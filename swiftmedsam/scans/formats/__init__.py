@@ -1,1 +1,1 @@
-"""File formats of scans and label maps, by the end of a file name; DICOM has its own package."""
+"""File formats of scans and label maps, by suffix; DICOM has its own package."""

@@ -1,4 +1,4 @@
-"""File formats by the suffix of a file: who reads it, and what its labels are written as."""
+"""Chooses the format of a file by its suffix: its reader, and the suffix of its labels."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from swiftmedsam.scans.dicom import reader as dicom
 from swiftmedsam.scans.formats import itk, nifti, pictures
 from swiftmedsam.scans.scan import MemoryLimit, Scan, ScanError
 
-Reader = Callable[[Path, int | None, MemoryLimit | None], Scan]  # of a file, and which volume
+Reader = Callable[[Path, int | None, MemoryLimit | None], Scan]  # path, volume number, limit
 
 
 @dataclass(frozen=True)
 class Format:
-    """A file format that scans may have."""
+    """A file format of scans."""
 
     read: Reader
-    labels: Mapping[str, str]  # by suffix of the scan: the suffix of its labels, by default
+    labels: Mapping[str, str]  # by suffix of the scan: the default suffix of its labels
 
 
 FORMATS = (
@@ -34,20 +34,20 @@ FORMATS = (
 )
 READERS = {suffix: one.read for one in FORMATS for suffix in one.labels}
 LABELS = {suffix: labels for one in FORMATS for suffix, labels in one.labels.items()}
-# Ends of names that labels can be written as. Longer ones first: the end of a.seg.nrrd is no .nrrd.
+# Suffixes that labels can be written with; a longer one comes before a shorter one that it ends in.
 WRITTEN = (
     itk.SEGMENTATION, ".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".png", ".tif", ".tiff", ".npz"
 )  # fmt: skip
 
 
 def suffix_of(path: Path, known: tuple[str, ...]) -> str:
-    """The longest of `known` that the file's name ends in, however it is written; "" for none."""
+    """The longest of the `known` suffixes that a file's name has, in any case; "" for none."""
     name = path.name.lower()
     return max((suffix for suffix in known if name.endswith(suffix)), key=len, default="")
 
 
 def stem_of(path: Path) -> str:
-    """The file's name without the end that says its kind."""
+    """The file's name without its suffix."""
     suffix = suffix_of(path, (*READERS, *WRITTEN))
     return path.name[: len(path.name) - len(suffix)]
 
@@ -60,14 +60,18 @@ def read_scan(
     memory_limit: int | MemoryLimit | None = None,
     as_labels: bool = False,
 ) -> Scan:
-    """The scan of a file, or of a folder of DICOM files.
+    """Read the scan of a file, or of a folder of DICOM files.
 
-    `volume` is which one of a file that has several, `series` which one of a DICOM folder.
-    `as_labels`, a picture is a label map, whose values may be the indices of a palette.
+    Args:
+        path: the file or folder.
+        volume: which volume, counted from 0, if the file has several.
+        series: number or UID of the series, if a DICOM folder has several.
+        memory_limit: in bytes; None is no limit.
+        as_labels: a picture is a label map, whose values may be the indices of a palette.
 
     Raises:
-        ScanError: the file cannot be read, is broken, of no known kind, has several volumes and
-            none is chosen, or would take more than `memory_limit` bytes, as its header says.
+        ScanError: the file cannot be read, is broken or of an unknown kind, has several volumes and
+            none is chosen, or would need more than `memory_limit` bytes by its header.
     """
     limit = MemoryLimit(memory_limit) if isinstance(memory_limit, int) else memory_limit
     suffix = suffix_of(path, tuple(READERS))
@@ -84,11 +88,11 @@ def read_scan(
         if as_labels and suffix in pictures.SUFFIXES:
             return pictures.read_labels(path, limit)
         return READERS[suffix](path, volume, limit)
-    except OSError as error:  # it knows which file of a folder
+    except OSError as error:  # it names the file, if `path` is a folder
         found = printable(Path(error.filename or path).name)
         raise ScanError(f"{found}: cannot be read ({one_line(error)})") from error
 
 
 def default_suffix(path: Path) -> str:
-    """The suffix of a scan's labels by default: of the format of the scan."""
+    """The default suffix of a scan's labels, by the format of the scan."""
     return LABELS.get(suffix_of(path, tuple(READERS)), ".dcm")  # a folder, or no suffix: DICOM

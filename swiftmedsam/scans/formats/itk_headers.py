@@ -1,7 +1,7 @@
-"""Headers of NRRD and MetaImage, key by key, where SimpleITK reads past what they declare.
+"""Checks the keys of NRRD and MetaImage headers that SimpleITK ignores or misreads.
 
 Sources: the definition of the NRRD file format (teem.sourceforge.net/nrrd/format.html); MetaIO's
-documentation, and what its reader does.
+documentation and source.
 """
 
 import math
@@ -15,11 +15,11 @@ from swiftmedsam.messages import printable
 from swiftmedsam.scans.scan import ScanError
 
 MOST_BYTES = 1 << 20  # of a header
-# Kinds of NRRD's axes; those of a place in space, and of colours in red, green, blue(, alpha).
+# Kinds of NRRD's axes: axes of space, and axes of red, green, blue(, alpha).
 DOMAIN = {"domain", "space", "???", "none", "unknown"}
 COLOURS = {"rgb-color", "rgba-color", "3-color", "4-color"}
-ALONG_OTHERS = "time"  # which ITK takes for one more axis of space
-NO_COLOURS = {"hsv-color", "xyz-color"}  # of other primaries
+ALONG_OTHERS = "time"  # ITK treats it as one more axis of space
+NO_COLOURS = {"hsv-color", "xyz-color"}  # colour spaces that are not read
 ANATOMICAL = re.compile(r"(ras|las|lps)t?|(right|left)-(anterior|posterior)-superior(-time)?")
 NRRD_ENCODINGS = {"raw", "ascii", "text", "txt", "hex", "gzip", "gz"}
 LENGTHS_MM = {"mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "millimetre": 1.0, "um": 0.001,
@@ -41,22 +41,22 @@ PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a header says beyond what SimpleITK makes of it."""
+class HeaderFacts:
+    """Facts of a header that SimpleITK does not provide."""
 
-    to_mm: float = 1.0  # millimetres of its unit of length
+    to_mm: float = 1.0  # millimetres per unit of length
     modality: str = ""
-    is_colour: bool | None = None  # whether components are red, green and blue; None: not said
-    files: tuple[Path, ...] = ()  # that hold its data, if it does not
-    doubts: tuple[str, ...] = ()  # what the user should know, a line each
+    is_colour: bool | None = None  # whether components are red, green and blue; None: unknown
+    files: tuple[Path, ...] = ()  # the files of the data, if they are not in the header's file
+    doubts: tuple[str, ...] = ()  # warnings for the user, one line each
 
 
-def read_header(path: Path, *, is_nrrd: bool) -> Said:
-    """What the header of a file says.
+def read_header(path: Path, *, is_nrrd: bool) -> HeaderFacts:
+    """Read and check the header of a file.
 
     Raises:
         OSError: the file cannot be read.
-        ScanError: it is damaged, or declares what cannot be used.
+        ScanError: the header is damaged, or declares a property that is not supported.
     """
     with path.open("rb") as stream:
         content = stream.read(MOST_BYTES)
@@ -69,9 +69,9 @@ def _broken(name: str, reason: str) -> ScanError:
 
 
 def _require_numbers(text: str, key: str, name: str, count: int | None = None) -> None:
-    """Raise ScanError if `text` is not `count` numbers (None: one at least): ITK reads others as 0.
+    """Raise ScanError unless `text` is `count` numbers (None: at least one), also in vectors.
 
-    They may be in vectors.
+    ITK would read any other text as 0.
     """
     words = VECTORS.sub(" ", text.replace("none", "")).split()
     right = len(words) == count if count is not None else words
@@ -80,13 +80,13 @@ def _require_numbers(text: str, key: str, name: str, count: int | None = None) -
 
 
 def _start_of(text: str) -> str:
-    """A value of a header for a message: it may be as long as the file."""
+    """The start of a header's value, for a message: the value may be as long as the file."""
     shown = printable(text[:MOST_SHOWN])
     return f"{shown}..." if len(text) > MOST_SHOWN else shown or "none"
 
 
 def _length_unit(units: list[str], name: str, key: str) -> float:
-    """Millimetres of a unit of length that all of `units` are; "" is none."""
+    """Millimetres per unit of length; all of `units` must be the same, "" is no unit."""
     known = {unit.strip('"').lower() for unit in units} - {"", "???"}
     lengths = {LENGTHS_MM[unit] for unit in known if unit in LENGTHS_MM}
     if not known:
@@ -102,7 +102,7 @@ def _length_unit(units: list[str], name: str, key: str) -> float:
 # --- NRRD
 
 
-def _nrrd(content: bytes, path: Path, name: str) -> Said:
+def _nrrd(content: bytes, path: Path, name: str) -> HeaderFacts:
     lines = content.decode("latin-1").splitlines()
     if not lines or not re.fullmatch(r"NRRD000[1-6]", lines[0].strip()):
         found = printable(lines[0][:20]) if lines else "nothing"
@@ -144,10 +144,12 @@ def _nrrd(content: bytes, path: Path, name: str) -> Said:
     units = re.findall(r'"[^"]*"', fields.get("space units", fields.get("units", "")))
     key = "space units" if "space units" in fields else "units"
     along = _kinds(fields)
-    if key == "units" and len(along) == len(units):  # those of axes in space alone
+    if key == "units" and len(along) == len(units):  # only the units of axes of space count
         units = [unit for unit, kind in zip(units, along, strict=True) if kind in DOMAIN]
     to_mm = _length_unit(units[:3], name, key)
-    return Said(to_mm, "", is_colour, tuple(_nrrd_files(fields, rest, path, name)), tuple(doubts))
+    return HeaderFacts(
+        to_mm, "", is_colour, tuple(_nrrd_files(fields, rest, path, name)), tuple(doubts)
+    )
 
 
 def _nrrd_doubts(fields: dict[str, str], name: str) -> Iterator[str]:
@@ -168,15 +170,15 @@ def _kinds(fields: dict[str, str]) -> list[str]:
 
 
 def _nrrd_axes(fields: dict[str, str], name: str) -> bool | None:
-    """Whether components are colours; None where no axis is said to be one of components.
+    """Whether components are colours; None if no axis is declared to be of components.
 
     Raises:
-        ScanError: one of the first three axes of the grid is not one of space.
+        ScanError: one of the first three axes of the grid is not an axis of space.
     """
     kinds = _kinds(fields)
     components = [kind for kind in kinds if kind not in DOMAIN and kind != ALONG_OTHERS]
     if components:
-        kinds.remove(components[0])  # which ITK makes components of, wherever the axis is
+        kinds.remove(components[0])  # ITK turns this axis into components, at any place
     for kind in kinds[:3]:
         if kind not in DOMAIN:
             raise ScanError(
@@ -194,9 +196,9 @@ def _nrrd_axes(fields: dict[str, str], name: str) -> bool | None:
 
 
 def _nrrd_files(fields: dict[str, str], listed: list[str], path: Path, name: str) -> Iterator[Path]:
-    """Files that hold the data; patterns are left to SimpleITK."""
-    said = fields.get("data file", "")
-    for one in listed or ([said] if said and "%" not in said else []):
+    """The files of the data; a pattern is left to SimpleITK."""
+    data_file = fields.get("data file", "")
+    for one in listed or ([data_file] if data_file and "%" not in data_file else []):
         if not (path.parent / one).is_file():
             raise ScanError(f"{name}: its data file {printable(one)} is not there")
         yield path.parent / one
@@ -205,7 +207,7 @@ def _nrrd_files(fields: dict[str, str], listed: list[str], path: Path, name: str
 # --- MetaImage
 
 
-def _meta(content: bytes, path: Path, name: str) -> Said:
+def _meta(content: bytes, path: Path, name: str) -> HeaderFacts:
     fields: dict[str, str] = {}
     place, is_whole = 0, False
     while not is_whole and place < len(content):
@@ -251,37 +253,37 @@ def _meta(content: bytes, path: Path, name: str) -> Said:
     doubts += _meta_orientation(fields)
     to_mm = _length_unit([fields.get("DistanceUnits", "")], name, "DistanceUnits")
     modality = META_MODALITIES.get(fields.get("Modality", ""), "")
-    return Said(to_mm, modality, None, tuple(files), tuple(doubts))
+    return HeaderFacts(to_mm, modality, None, tuple(files), tuple(doubts))
 
 
 def _meta_orientation(fields: dict[str, str]) -> list[str]:
-    """A doubt where the letters say other directions than the matrix does.
+    """A warning if the letters give other directions than the matrix; [] otherwise.
 
-    Each letter is where an axis comes from: RAI are the axes of LPS.
+    A letter names the side where an axis begins: the axes of LPS are RAI.
     """
     keys = ("TransformMatrix", "Rotation", "Orientation")
     matrix = next((fields[key] for key in keys if key in fields), "1 0 0 0 1 0 0 0 1")
-    said = fields.get("AnatomicalOrientation", "")
+    letters = fields.get("AnatomicalOrientation", "")
     try:
         numbers = [float(number) for number in matrix.split()]
     except ValueError:
         return []
-    if len(numbers) != 9 or not re.fullmatch("[RLAPIS]{3}", said):
+    if len(numbers) != 9 or not re.fullmatch("[RLAPIS]{3}", letters):
         return []
     found = ""
     for axis in range(3):
         direction = numbers[3 * axis : 3 * axis + 3]
         longest = max(range(3), key=lambda world: abs(direction[world]))
         found += ("RL", "AP", "IS")[longest][direction[longest] < 0]
-    if found == said:
+    if found == letters:
         return []
-    return [f"AnatomicalOrientation says {said}, the matrix {found}, which counts"]
+    return [f"AnatomicalOrientation says {letters}, the matrix {found}, which counts"]
 
 
 def _meta_data(
     fields: dict[str, str], listed: list[str], path: Path, place: int, name: str
 ) -> tuple[list[Path], list[str]]:
-    """Files that hold the data, and doubts; MetaIO reads some that lack bytes without a word."""
+    """The files of the data, and warnings. MetaIO itself ignores some files that are too short."""
     sizes = [int(size) for size in fields["DimSize"].split() if re.fullmatch("[0-9]{1,9}", size)]
     if str(len(sizes)) != fields["NDims"] or 0 in sizes:
         raise _broken(name, f"DimSize should be {printable(fields['NDims'])} sizes of 1 or more, "
@@ -329,7 +331,7 @@ def _whole(text: str, name: str) -> int:
 def _meta_list(
     words: list[str], listed: list[str], sizes: list[int], path: Path, name: str
 ) -> list[Path]:
-    """Files of a list, or of a pattern with its first number, its last one and a step."""
+    """The files of a list, or of a pattern with a first number, a last number and a step."""
     axes = len(sizes) - 1
     if "%" in words[0]:
         numbers = [_whole(word, name) for word in words[1:4]]
@@ -342,7 +344,7 @@ def _meta_list(
             raise _broken(name, f"{printable(words[0])} is no pattern of files") from None
     else:
         found = [line.strip() for line in listed if line.strip()]
-        if len(words) > 1:  # LIST 2D: axes of each file
+        if len(words) > 1:  # LIST 2D: the number of axes of each file
             axes = _whole(words[1].upper().removesuffix("D"), name)
     expected = math.prod(sizes[axes:])
     if len(found) != expected:
@@ -354,10 +356,10 @@ def _meta_list(
 
 
 def _check_packed(data: Path, start: int, expected: int, size: str, name: str) -> None:
-    """Unpack zlib's data once, without keeping them: MetaIO goes on where it cannot.
+    """Unpack compressed data once, without keeping them, since MetaIO ignores errors.
 
     Raises:
-        ScanError: they are damaged, or not as many as expected.
+        ScanError: the data are damaged, or have not the expected size.
     """
     if not re.fullmatch("[1-9][0-9]{0,15}", size):
         raise _broken(name, f"CompressedDataSize should be a number of bytes, found '{size}'")

@@ -1,6 +1,6 @@
-"""NIfTI (.nii, .nii.gz): read with nibabel, and labels written with the header of their source.
+"""Reads NIfTI (.nii, .nii.gz) with nibabel, and writes labels with the header of their scan.
 
-Not read: pairs of .hdr and .img, whose older kinds do not say where left is.
+Pairs of .hdr and .img are not read: the older kinds do not define which side is left.
 """
 
 import gzip
@@ -32,15 +32,15 @@ from swiftmedsam.scans.scan import (
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".nii", ".nii.gz")
-ALIGNED = 2  # NIfTI's code: aligned to another file, here the source
+ALIGNED = 2  # NIfTI's code: aligned to another file, here the scan
 NIFTI1_LONGEST = 32767  # voxels along an axis
 GZIP = b"\x1f\x8b"
-PIECE_BYTES = 1 << 20  # that the rest of a file is unpacked by
+PIECE_BYTES = 1 << 20  # unpacked at a time, after the voxels
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
-    """The unpacked content of a file, and its header.
+    """Open a file: a stream of its unpacked content, and its header.
 
     Raises:
         ScanError: the file is no NIfTI, is damaged, or nibabel is not installed.
@@ -68,7 +68,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
 
 
 def _require_memory(header: Header, name: str, limit: MemoryLimit | None) -> None:
-    """Raise ScanError if a volume of a file would take more than `limit`."""
+    """Raise ScanError if a volume of a file would need more than `limit`."""
     stored = header.fields.get_data_dtype()
     shape = header.shape[:3]
     values = math.prod(shape)
@@ -77,18 +77,18 @@ def _require_memory(header: Header, name: str, limit: MemoryLimit | None) -> Non
         shape, dtype = (*shape, 3), np.dtype(np.uint8)
     elif header.slope is not None or stored == np.float64:
         dtype = np.dtype(np.float32)
-    # unpacked in two pieces; scaled in float64, the product beside the sum
+    # the content and the array of it; or two arrays in float64 while values are scaled
     reading = values * max(2 * stored.itemsize, 16 if header.slope is not None else 0)
     require_memory(name, shape, dtype, reading, limit)
 
 
 def read(path: Path, volume: int | None, memory_limit: MemoryLimit | None = None) -> Scan:
-    """The scan of a NIfTI file.
+    """Read the scan of a NIfTI file; `volume` counts from 0.
 
     Raises:
         OSError: the file cannot be read.
-        ScanError: it is broken, has several volumes and none is chosen, or would take more than
-            `memory_limit`.
+        ScanError: the file is broken, has several volumes and none is chosen, or would need more
+            than `memory_limit`.
     """
     name = printable(path.name)
     with _opened(path) as (stream, header):
@@ -105,13 +105,13 @@ def read(path: Path, volume: int | None, memory_limit: MemoryLimit | None = None
 
 
 def _voxels(stream: BinaryIO, header: Header, chosen: int, name: str) -> Voxels:
-    """Voxels (I, J, K[, 3]) of one volume, numbered with the last axis of the file fastest.
+    """Voxels (I, J, K[, 3]) of volume `chosen`; its number runs fastest along the last axis.
 
-    The rest of the file is unpacked too: only its end tells whether it is whole.
+    The rest of the file is unpacked, too: a truncated file is only noticed at its end.
 
     Raises:
         EOFError, zlib.error: the file is damaged.
-        ScanError: it ends too early.
+        ScanError: the file ends too early.
     """
     stored = header.fields.get_data_dtype()
     grid, others = header.shape[:3], header.shape[3:]
@@ -141,9 +141,9 @@ def _voxels(stream: BinaryIO, header: Header, chosen: int, name: str) -> Voxels:
         log.warning("%s: %d bytes after its voxels, by dim and vox_offset, are not used",
                     name, beyond)  # fmt: skip
     voxels = np.frombuffer(content, stored).reshape(grid, order="F")
-    if voxels.dtype.names:  # RGB or RGBA, a record of bytes, which is not scaled
+    if voxels.dtype.names:  # RGB or RGBA: records of bytes, which are not scaled
         return np.asarray(structured_to_unstructured(voxels)[..., :3])
-    with np.errstate(over="ignore"):  # becomes an infinity, and is refused as one
+    with np.errstate(over="ignore"):  # an overflow becomes infinity, which is refused later
         if header.slope is None:
             is_double = voxels.dtype.kind == "f" and voxels.dtype.itemsize > 4
             return voxels.astype(np.float32) if is_double else voxels
@@ -156,7 +156,7 @@ def _voxels(stream: BinaryIO, header: Header, chosen: int, name: str) -> Voxels:
 def encoded(labels: Voxels, scan: Scan, path: Path) -> bytes:
     """The content of `path`, a NIfTI file of labels (I, J, K) on the grid of `scan`.
 
-    Where the scan is NIfTI itself both its affines are kept bit by bit, with their codes.
+    If the scan is NIfTI, too, the labels have its sform and qform, bit by bit, with their codes.
     """
     nibabel = extra("nibabel", printable(path.name))
     if scan.path.name.lower().endswith(SUFFIXES):
@@ -164,17 +164,17 @@ def encoded(labels: Voxels, scan: Scan, path: Path) -> bytes:
             header = source.fields
         header["cal_min"] = header["cal_max"] = 0  # the display range of the scan's intensities
         header["descrip"] = header["aux_file"] = b""
-        header["vox_offset"] = 0  # extensions, which may hold the patient's name, are left out
+        header["vox_offset"] = 0  # without extensions, which may hold the patient's name
         header.set_data_dtype(labels.dtype)
         image = source.image(labels, None, header)
     else:
         kind = nibabel.Nifti1Image if max(scan.grid) <= NIFTI1_LONGEST else nibabel.Nifti2Image
         image = kind(labels, scan.affine, dtype=labels.dtype)
         image.set_sform(scan.affine, ALIGNED)
-        # it knows right angles only: better none than one that a reader may believe in
+        # a qform has only right angles: none is better than a wrong one
         image.set_qform(scan.affine, 0 if scan.is_sheared else ALIGNED)
         image.header.set_xyzt_units("mm")
     image.header.set_intent("label")
     content: bytes = image.to_bytes()
-    # no time stamp: the same labels are the same file
+    # without a time stamp, so that equal labels give equal files
     return gzip.compress(content, mtime=0) if path.suffix.lower() == ".gz" else content

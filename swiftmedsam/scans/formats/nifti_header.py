@@ -1,4 +1,4 @@
-"""The header of a NIfTI file, field by field: what counts, what is refused, what is warned of.
+"""Reads and checks the header of a NIfTI file, field by field.
 
 Source: nifti1.h and nifti2.h of the NIfTI Data Format Working Group.
 """
@@ -14,38 +14,39 @@ import numpy as np
 
 from swiftmedsam.scans.scan import Float64Array, ScanError, extra
 
-HEADER_BYTES = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}  # NIfTI-1 and 2, with voxels in the file
-PAIRS = (b"ni1\0", b"ni2\0\r\n\x1a\n")  # voxels in a file of their own
-MOST_OFFSET = 1 << 40  # a byte that no file here has
+HEADER_BYTES = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}  # magic of NIfTI-1 and 2, by header size
+PAIRS = (b"ni1\0", b"ni2\0\r\n\x1a\n")  # magic of headers whose voxels are in another file
+MOST_OFFSET = 1 << 40  # of the voxels; larger than any file
 EXTENDER = 4  # bytes after the header that say whether extensions follow
 TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # xyzt_units: none, metre, millimetre, micrometre
-SPACE_BITS = 7  # of xyzt_units; the next three are of time, and two are unused
+SPACE_BITS = 7  # mask of the unit of length in xyzt_units
+# Bits per voxel, by datatype.
 REAL = {2: 8, 4: 16, 8: 32, 16: 32, 64: 64, 128: 24, 256: 8, 512: 16, 768: 32, 1024: 64,
         1280: 64, 2304: 32}  # fmt: skip
 UNREAL = {1: "bits", 32: "complex numbers", 1536: "floats of 128 bits", 1792: "complex numbers",
           2048: "complex numbers"}  # fmt: skip
-MOST_EXTENSION = 1000  # codes of extensions are registered, 44 is the last so far
-CIFTI = range(3000, 3100)  # intent codes of matrices of brain places, which are no grid
-LEAST_SLOPE = sys.float_info.epsilon  # no unit needs a smaller one
+MOST_EXTENSION = 1000  # codes of extensions are registered; the last one so far is 44
+CIFTI = range(3000, 3100)  # intent codes of CIFTI matrices, which are no grid of voxels
+LEAST_SLOPE = sys.float_info.epsilon  # no unit needs a smaller slope
 MOST_CODE = 5  # of qform_code and sform_code
-FORMS_AGREE_MM = 0.01  # sform and qform that differ by less differ by rounding
-SPACINGS_AGREE = 0.01  # so do lengths of voxels, as a fraction
-LEAST_VOLUME = 1e-3  # of three unit vectors; below, they are taken to lie in a plane
+FORMS_AGREE_MM = 0.01  # a smaller difference of sform and qform is rounding
+SPACINGS_AGREE = 0.01  # a smaller difference of voxel sizes, as a fraction, is rounding
+LEAST_VOLUME = 1e-3  # of three unit vectors; below, they count as lying in a plane
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a file before its voxels are read."""
+    """A checked header."""
 
     fields: Any  # nibabel's header
     image: Any  # nibabel's class of images with such a header
     shape: tuple[int, ...]  # 3 axes or more
     affine: Float64Array  # (4, 4), voxels to mm
     offset: int  # bytes before the voxels
-    slope: float | None  # None: values are as they are stored
+    slope: float | None  # None: the stored values are the values
     inter: float
     slice_axis: int | None
-    doubts: tuple[str, ...]  # what the user should know of it, a line each
+    doubts: tuple[str, ...]  # warnings for the user, one line each
 
 
 def read_header(stream: BinaryIO, name: str) -> Header:
@@ -53,7 +54,7 @@ def read_header(stream: BinaryIO, name: str) -> Header:
 
     Raises:
         OSError, EOFError, zlib.error: the file cannot be read.
-        ScanError: it is no NIfTI file, or declares what cannot be used.
+        ScanError: it is no NIfTI file, or declares a property that is not supported.
     """
     nibabel = extra("nibabel", name)
     start = stream.read(max(HEADER_BYTES) + EXTENDER)
@@ -91,7 +92,7 @@ def read_header(stream: BinaryIO, name: str) -> Header:
 
 
 def _shape(fields: Any, name: str) -> tuple[int, ...]:
-    """Sizes of 3 axes or more, each 1 at least."""
+    """The sizes of the axes, each at least 1; at least 3 axes."""
     axes = int(fields["dim"][0])
     if not 2 <= axes <= 7:
         raise ScanError(f"{name}: dim[0] should be 2..7 axes, found {axes}")
@@ -102,7 +103,7 @@ def _shape(fields: Any, name: str) -> tuple[int, ...]:
 
 
 def _check_values(fields: Any, name: str, doubts: list[str]) -> None:
-    """Raise ScanError for values that are not read."""
+    """Raise ScanError if the type of the values is not supported."""
     code, bits = int(fields["datatype"]), int(fields["bitpix"])
     intent = int(fields["intent_code"])
     if intent in CIFTI:
@@ -117,9 +118,9 @@ def _check_values(fields: Any, name: str, doubts: list[str]) -> None:
 
 
 def _scaling(fields: Any, name: str) -> tuple[float | None, float]:
-    """Slope and intercept; a slope of 0, or NaN, which nibabel writes, is none.
+    """Slope and intercept; None if the slope is 0, or NaN, which nibabel writes for none.
 
-    Some readers (ITK) take a slope that is nearly 0 for none, others apply it: it is refused.
+    A slope that is nearly 0 is refused: some readers (ITK) ignore it, others apply it.
     """
     slope, inter = float(fields["scl_slope"]), float(fields["scl_inter"])
     if slope == 0 or math.isnan(slope):
@@ -139,18 +140,18 @@ def _scaling(fields: Any, name: str) -> tuple[float | None, float]:
 def _offset(
     fields: Any, size: int, stream: BinaryIO, start: bytes, name: str, doubts: list[str]
 ) -> int:
-    """Where voxels begin: after the header and its extensions."""
+    """The byte where voxels begin: after the header and its extensions."""
     declared = float(fields["vox_offset"])
     least = size + EXTENDER
     has_extensions = start[size : size + 1] not in (b"", b"\0")
-    if declared == 0 and not has_extensions:  # as if it were not set; so ITK and FSL take it
+    if declared == 0 and not has_extensions:  # not set; ITK and FSL do the same
         doubts.append(f"vox_offset is 0, voxels are taken from byte {least}")
         return least
     if not (least <= declared < MOST_OFFSET and declared == int(declared)):
         raise ScanError(f"{name}: vox_offset should be {least} or more, found {declared:g}")
     offset = int(declared)
     at = least
-    if has_extensions:  # each with its size and a code
+    if has_extensions:  # each begins with its size and a code
         stream.seek(least)
         while at + 8 <= offset or at == least:
             head = stream.read(8)
@@ -158,7 +159,7 @@ def _offset(
                 break
             (length, code) = struct.unpack(fields.endianness + "ii", head)
             if length < 16 or length % 16 or not 0 <= code < MOST_EXTENSION:
-                break  # no extension: room that nobody uses
+                break  # not an extension, but unused bytes
             at += length
             if at > offset:
                 raise ScanError(
@@ -178,14 +179,14 @@ def _unit(fields: Any, doubts: list[str]) -> int:
 
 
 def _affine(fields: Any, grid: tuple[int, ...], name: str, doubts: list[str]) -> Float64Array:
-    """Voxel to world, in the file's unit: the sform, else the qform, else the size of voxels.
+    """The affine (4, 4), voxel to world in the file's unit: the sform, else qform, else pixdim.
 
-    A form without an inverse counts as none, and gets the code 0, so that labels do not have it.
+    A form without an inverse is ignored, and its code becomes 0, so that labels do not get it.
     """
     pixdim = fields["pixdim"]
     for axis, size in enumerate(grid, start=1):
         if size == 1 and pixdim[axis] == 0:
-            pixdim[axis] = 1  # nothing says how thick the only slice is
+            pixdim[axis] = 1  # the thickness of the only slice is unknown
     if pixdim[0] == 0:
         pixdim[0] = 1  # as nifti1.h says
     damaged = extra("nibabel", name).spatialimages.HeaderDataError
@@ -198,7 +199,7 @@ def _affine(fields: Any, grid: tuple[int, ...], name: str, doubts: list[str]) ->
         if code == 0:
             continue
         try:
-            with np.errstate(all="ignore"):  # what overflows, or is NaN, has no inverse
+            with np.errstate(all="ignore"):  # a matrix with infinity or NaN has no inverse
                 matrix = np.array(getattr(fields, f"get_{form}")(), np.float64)
         except (ValueError, damaged):
             reasons[form] = _why_no_qform(fields)
@@ -209,8 +210,8 @@ def _affine(fields: Any, grid: tuple[int, ...], name: str, doubts: list[str]) ->
             continue
         forms[form] = matrix
     if reasons and not forms:
-        said = ", ".join(f"{form} {reason}" for form, reason in reasons.items())
-        raise ScanError(f"{name}: the affine should have an inverse, but {said}")
+        faults = ", ".join(f"{form} {reason}" for form, reason in reasons.items())
+        raise ScanError(f"{name}: the affine should have an inverse, but {faults}")
     for form, reason in reasons.items():
         (other,) = forms
         doubts.append(f"{form} {reason}, the {other} counts")
@@ -229,7 +230,7 @@ def _affine(fields: Any, grid: tuple[int, ...], name: str, doubts: list[str]) ->
 
 
 def _why_no_qform(fields: Any) -> str:
-    """What is wrong with a qform that nibabel refuses."""
+    """The fault of a qform that nibabel refuses."""
     sides, qfac = fields["pixdim"][1:4], float(fields["pixdim"][0])
     if not (np.isfinite(sides) & (sides > 0)).all():
         return f"has pixdim {sides.tolist()}"
@@ -266,5 +267,5 @@ def _other_spacing(sform: Float64Array, pixdim: Any) -> list[str]:
     sides = np.linalg.norm(sform[:3, :3], axis=0)
     if np.allclose(sides, np.abs(pixdim), rtol=SPACINGS_AGREE, atol=0):
         return []
-    said, counts = (" x ".join(f"{float(one):.4g}" for one in each) for each in (pixdim, sides))
-    return [f"pixdim says voxels of {said}, the sform {counts}, which counts"]
+    declared, used = (" x ".join(f"{float(one):.4g}" for one in each) for each in (pixdim, sides))
+    return [f"pixdim says voxels of {declared}, the sform {used}, which counts"]

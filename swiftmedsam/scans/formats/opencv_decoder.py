@@ -1,6 +1,6 @@
-"""Pictures decoded by OpenCV, without its words: what its decoders complain of is damaged.
+"""Decodes pictures with OpenCV; a picture with any warning counts as damaged.
 
-They write what they find to the standard error, and go on with grey or nothing for the rest.
+OpenCV's decoders write warnings to standard error, and fill the damaged part with grey or nothing.
 """
 
 import re
@@ -14,24 +14,24 @@ from swiftmedsam.scans.scan import ScanError, Voxels
 
 Bytes = npt.NDArray[np.uint8]
 
-FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # turned by EXIF, without alpha
+FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH  # applies EXIF's orientation, drops alpha
 HARMLESS = re.compile(rb"libpng warning: .*|Unknown Adobe color .*|Warning: unknown JFIF .*|")
 
 
 def decoded(content: Bytes, name: str, pages: tuple[int, int] | None = None) -> list[Voxels]:
-    """The picture in `content`, or its `pages` from the first to before the last, as stored.
+    """Decode the picture in `content`, or its pages from `pages[0]` to before `pages[1]`.
 
-    Each (H, W) or (H, W, 3), red first.
+    Each is (H, W) or (H, W, 3) in RGB.
 
     Raises:
-        MemoryError: there is not enough.
-        ScanError: it is damaged, or of a kind that OpenCV does not decode.
+        MemoryError: there is not enough memory.
+        ScanError: the picture is damaged, or of a kind that OpenCV does not decode.
     """
-    said: list[bytes] = []
+    messages: list[bytes] = []
     images: list[Voxels] = []
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_WARNING)
     try:
-        with complaints(said):
+        with complaints(messages):
             if pages is None:
                 image = cv2.imdecode(content, FLAGS)
                 images = [] if image is None else [np.asarray(image)]
@@ -44,7 +44,7 @@ def decoded(content: Bytes, name: str, pages: tuple[int, int] | None = None) -> 
     finally:
         cv2.utils.logging.setLogLevel(level)
     expected = 1 if pages is None else pages[1] - pages[0]
-    if len(images) != expected or any(not HARMLESS.fullmatch(line) for line in said):
+    if len(images) != expected or any(not HARMLESS.fullmatch(line) for line in messages):
         raise ScanError(
             f"{name}: not a readable picture, its pixels are damaged or stored in a way that is "
             "not read"

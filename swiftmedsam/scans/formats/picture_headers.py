@@ -1,7 +1,7 @@
-"""How large a picture is, by the header of its file: OpenCV says so only once it has decoded it.
+"""Reads the size of a picture from its header; OpenCV gives it only after decoding.
 
-PNG, BMP, JPEG and TIFF (BigTIFF, too). What is damaged, or so long that looking at it would take
-minutes, has no size here, and is refused: OpenCV would decode it without a limit.
+PNG, BMP, JPEG and TIFF (BigTIFF, too). A header that is damaged, or so long that to read it takes
+minutes, gives no size, and the file is refused: OpenCV would decode it without a limit.
 """
 
 import struct
@@ -14,17 +14,17 @@ from swiftmedsam.scans.formats import tiff
 from swiftmedsam.scans.formats.tiff import Tag
 
 PNG, GREY_PNG = b"\x89PNG\r\n\x1a\n", 0
-# Start of frame: the marker that has the size, one for each way of coding.
+# Start-of-frame markers, which have the size; one for each coding.
 JPEG_SIZES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 JPEG_ALONE = {0x01, 0xFF, *range(0xD0, 0xD9)}  # markers, and padding, without a length
 GREY_TIFF = (tiff.WHITE_IS_ZERO, tiff.BLACK_IS_ZERO)
 OS2_BMP = 12  # bytes of the older header
-MOST_MARKERS = 8192  # that are looked at
+MOST_MARKERS = 8192  # of a JPEG that are read
 
 
 @dataclass(frozen=True)
 class Page:
-    """Size of a picture, or of a page of a TIFF, once it is decoded."""
+    """The decoded size of a picture, or of a page of a TIFF."""
 
     width: int
     height: int
@@ -33,19 +33,19 @@ class Page:
 
 
 def read_pages(path: Path) -> list[Page]:
-    """The pages of a picture file; what `pages_in` says.
+    """The pages of a picture file, see `pages_in`.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
         return pages_in(stream)
 
 
 def pages_in(stream: BinaryIO) -> list[Page]:
-    """The pages of a picture; [] where its header does not say, or is too long.
+    """The pages of a picture; [] if its header gives no size, or is too long.
 
-    Of a damaged TIFF, those before the damage.
+    For a damaged TIFF, the pages before the damage.
     """
     found: list[Page] = []
     try:
@@ -61,7 +61,7 @@ def pages_in(stream: BinaryIO) -> list[Page]:
 def _pages(stream: BinaryIO) -> Iterator[Page]:
     head = stream.read(32)
     if head.startswith(PNG):
-        if head[12:16] != b"IHDR":  # as in what Xcode makes of a PNG, with a chunk of its own first
+        if head[12:16] != b"IHDR":  # Xcode, for example, puts a chunk of its own first
             return
         width, height, bits, kind = struct.unpack_from(">IIBB", head, 16)
         yield Page(width, height, 1 if kind == GREY_PNG else 3, 1 + (bits > 8))

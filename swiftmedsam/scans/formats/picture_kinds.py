@@ -1,4 +1,4 @@
-"""What PNG, JPEG and BMP declare beside their size: what is refused, and palettes as labels."""
+"""Decodes PNG, JPEG and BMP: refuses kinds that are not supported; reads palettes as labels."""
 
 import struct
 import zlib
@@ -13,7 +13,7 @@ from swiftmedsam.scans.scan import ScanError, Voxels
 JPEG, BMP = b"\xff\xd8", b"BM"
 PALETTE_PNG = 3  # colour type
 BMP_BITS = (1, 4, 8, 16, 24, 32)
-BMP_CODINGS = (0, 1, 2, 3)  # none, run lengths of 8 and of 4 bits, bit fields
+BMP_CODINGS = (0, 1, 2, 3)  # uncompressed, run lengths of 8 and of 4 bits, bit fields
 OS2_BMP = 12
 
 
@@ -27,10 +27,10 @@ def _chunks(content: Bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def decode(content: Bytes, name: str) -> Voxels:
-    """The picture in a PNG, JPEG or BMP, (H, W) or (H, W, 3) with red first.
+    """Decode a PNG, JPEG or BMP: (H, W), or (H, W, 3) in RGB.
 
     Raises:
-        ScanError: it is damaged, an animation, or of a kind that is not read.
+        ScanError: the picture is damaged, an animation, or of a kind that is not supported.
     """
     start = content[:64].tobytes()
     if start.startswith(PNG):
@@ -47,7 +47,7 @@ def decode(content: Bytes, name: str) -> Voxels:
 
 
 def _bmp(start: bytes) -> tuple[int, int, int]:
-    """Bytes of the header after the file's own, bits of a pixel, and how they are coded."""
+    """Bytes of the second header, bits per pixel, and compression."""
     (header,) = struct.unpack_from("<I", start, 14)
     if header == OS2_BMP:
         (bits,) = struct.unpack_from("<H", start, 24)
@@ -57,12 +57,13 @@ def _bmp(start: bytes) -> tuple[int, int, int]:
 
 
 def decode_labels(content: Bytes, name: str) -> Voxels:
-    """The label map (H, W) that a PNG or BMP is, or (H, W, 3) where it is in colour.
+    """Decode a PNG or BMP as label map (H, W), or (H, W, 3) if it is in colour.
 
-    Of a palette its indices are the labels; samples of fewer than 8 bits are as they are stored.
+    With a palette, its indices are the labels. Samples of fewer than 8 bits keep their stored
+    values.
 
     Raises:
-        ScanError: it is damaged, or a JPEG, whose values are not those that were drawn.
+        ScanError: the picture is damaged, or a JPEG, which changes values.
     """
     start = content[:64].tobytes()
     if start.startswith(JPEG):
@@ -74,7 +75,7 @@ def decode_labels(content: Bytes, name: str) -> Voxels:
         if colour == PALETTE_PNG:
             content = _without_palette(content)
         if bits < 8:
-            scale = 255 // ((1 << bits) - 1)  # what the decoder multiplies by
+            scale = 255 // ((1 << bits) - 1)  # the decoder multiplies samples by it
     elif start.startswith(BMP):
         header, bits, _ = _bmp(start)
         if bits <= 8:
@@ -89,7 +90,7 @@ def decode_labels(content: Bytes, name: str) -> Voxels:
 
 
 def _without_palette(content: Bytes) -> Bytes:
-    """A PNG of grey whose values are the indices of the palette of this one."""
+    """Change a PNG with a palette into a grey PNG whose values are the indices."""
     pieces = [np.frombuffer(PNG, np.uint8)]
     for kind, place, length in _chunks(content):
         piece = content[place - 8 : place + length + 4]
@@ -98,6 +99,6 @@ def _without_palette(content: Bytes) -> Bytes:
             piece[8 + 9] = 0  # the colour type: grey
             checked = np.frombuffer(struct.pack(">I", zlib.crc32(piece[4:-4].tobytes())), np.uint8)
             piece[-4:] = checked
-        if kind not in (b"PLTE", b"tRNS", b"bKGD", b"hIST", b"sBIT"):  # which are of a palette
+        if kind not in (b"PLTE", b"tRNS", b"bKGD", b"hIST", b"sBIT"):  # these belong to a palette
             pieces.append(piece)
     return np.concatenate(pieces)

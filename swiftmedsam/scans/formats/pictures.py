@@ -1,7 +1,7 @@
-"""PNG, JPEG, BMP and TIFF; a TIFF of several pages is a volume, or several.
+"""Reads and writes PNG, JPEG, BMP and TIFF; a TIFF of several pages is one or more volumes.
 
-Alpha is dropped, 16 bits are kept, and a picture is turned as its EXIF says: its labels lie on it
-as every viewer shows it, and have no EXIF of their own.
+Alpha is dropped and 16 bits are kept. EXIF's orientation is applied, as viewers do, so the labels
+need no EXIF of their own.
 """
 
 from pathlib import Path
@@ -29,16 +29,16 @@ from swiftmedsam.scans.scan import (
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 TIFF = (".tif", ".tiff")
-MOST_PIXELS = 1 << 30  # that OpenCV decodes
+MOST_PIXELS = 1 << 30  # OpenCV's limit
 
 Bytes = npt.NDArray[np.uint8]
 
 
 def _require_memory(path: Path, limit: MemoryLimit | None) -> None:
-    """Raise ScanError if the pages of a file would take more than `limit`, decoded.
+    """Raise ScanError if the decoded pages of a file would need more than `limit`.
 
-    Or if its header does not say: OpenCV goes by the content, and decodes kinds of files whose
-    headers are not known here, whatever they are called.
+    Also if its size is unknown: OpenCV recognises a file by its content, and would decode kinds
+    whose headers are not read here, under any name.
     """
     pages = read_pages(path)
     if not pages:
@@ -58,29 +58,29 @@ def _require_memory(path: Path, limit: MemoryLimit | None) -> None:
         shape = (width, height, 1, 3) if channels == 3 else (width, height, 1)
     decoded = sum(one.width * one.height * one.channels * one.itemsize for one in pages)
     if 0 not in shape:
-        reading = 2 * decoded + path.stat().st_size  # OpenCV's, and an array of it
+        reading = 2 * decoded + path.stat().st_size  # OpenCV's pixels, a copy, and the file
         require_memory(printable(path.name), shape, f"u{itemsize}", reading, limit)
 
 
 def read(path: Path, volume: int | None, memory_limit: MemoryLimit | None = None) -> Scan:
-    """The scan of a picture: (W, H, 1) or (W, H, 1, 3), or (W, H, pages) of a TIFF.
+    """Read the scan of a picture: (W, H, 1) or (W, H, 1, 3), or (W, H, pages) of a TIFF.
 
     Raises:
         OSError: the file cannot be read.
-        ScanError: it is broken, declares what is not read, its pages differ in size, it has
-            several volumes and none is chosen, or it would take more than `memory_limit`.
+        ScanError: the file is broken or not supported, its pages differ in size, it has several
+            volumes and none is chosen, or it would need more than `memory_limit`.
     """
     return _scan(path, volume, memory_limit, as_labels=False)
 
 
 def read_labels(path: Path, memory_limit: MemoryLimit | None = None) -> Scan:
-    """The label map that a picture is, (W, H, 1), or (W, H, pages) of a TIFF.
+    """Read a picture as label map (W, H, 1), or (W, H, pages) of a TIFF.
 
-    Of a palette its indices are the labels, not its colours; three equal channels are one.
+    With a palette, its indices are the labels, not its colours. Three equal channels become one.
 
     Raises:
         OSError: the file cannot be read.
-        ScanError: what `read` raises; or it is in colour, or a JPEG.
+        ScanError: `read` would raise it; or the picture is in colour, or a JPEG.
     """
     return _scan(path, None, memory_limit, as_labels=True)
 
@@ -91,7 +91,7 @@ def _scan(
     name = printable(path.name)
     _require_memory(path, memory_limit)
     with path.open("rb") as stream:
-        is_tiff = stream.read(4) in MAGIC  # the content says, whatever it is called
+        is_tiff = stream.read(4) in MAGIC  # by content, not by name
     if is_tiff:
         stack, directories = read_stack(path, name)
         chosen = choose_volume(len(stack.volumes), volume, name)
@@ -118,7 +118,7 @@ def _scan(
 
 
 def _calibrated(page: Voxels, line: tuple[float, float]) -> Voxels:
-    """Values on a straight line from samples, as ImageJ stores signed numbers of 16 bits."""
+    """Values of a page: zero + slope * sample. ImageJ stores signed 16-bit numbers this way."""
     if line == (0, 1):
         return page
     zero, slope = line
@@ -129,7 +129,7 @@ def _one_channel(page: Voxels, name: str) -> Voxels:
     """Labels (H, W) of a page whose channels are equal.
 
     Raises:
-        ScanError: they differ.
+        ScanError: the channels differ.
     """
     if page.ndim == 2:
         return page
@@ -142,10 +142,10 @@ def _one_channel(page: Voxels, name: str) -> Voxels:
 
 
 def encoded(labels: Voxels, path: Path) -> bytes:
-    """The content of `path`, a picture of labels (I, J, K), whose pixels are the label values.
+    """The content of `path`, a picture of labels (I, J, K); its pixels are the label values.
 
     Raises:
-        ScanError: it is a volume, and not a TIFF.
+        ScanError: the labels are a volume, and `path` is not a TIFF.
     """
     pages = [np.ascontiguousarray(page.T) for page in np.moveaxis(labels, 2, 0)]
     suffix = path.suffix.lower()
@@ -159,7 +159,7 @@ def encoded(labels: Voxels, path: Path) -> bytes:
 
 
 def too_many_slices(count: int, path: Path) -> ScanError:
-    """What to raise where a volume of `count` slices should become one picture at `path`."""
+    """The error for a volume of `count` slices that should become one picture at `path`."""
     return ScanError(
         f"{printable(path.name)}: {count} slices do not fit into one picture, "
         "expected an output ending in .nii.gz, .seg.nrrd, .mha or .tif"
@@ -167,6 +167,6 @@ def too_many_slices(count: int, path: Path) -> ScanError:
 
 
 def png(page: Bytes) -> bytes:
-    """The content of a PNG of `page` (H, W, 3), red first."""
+    """The content of a PNG of `page` (H, W, 3) in RGB."""
     _, content = cv2.imencode(".png", np.ascontiguousarray(page[:, :, ::-1]))
     return content.tobytes()

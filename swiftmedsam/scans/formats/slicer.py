@@ -1,7 +1,7 @@
-"""What the header of a 3D Slicer segmentation (.seg.nrrd) says of each segment, in and out.
+"""Reads and writes the segments in the header of a 3D Slicer segmentation (.seg.nrrd).
 
-A segmentation has layers, label maps of one grid. Segments of one layer differ by their value,
-those of different layers may overlap and have the same.
+A segmentation has one or more layers: label maps on one grid. Segments of one layer have different
+values. Segments of different layers may overlap, and may have the same value.
 """
 
 import re
@@ -11,36 +11,37 @@ from dataclasses import dataclass
 from swiftmedsam.messages import printable
 from swiftmedsam.scans.scan import Colour, ScanError, Segment
 
-FIELD = re.compile(r"Segment(\d{1,9})_(\w+)", re.ASCII)  # int() refuses thousands of digits
-PLACE = ("Layer", "LabelValue")  # fields that say which voxels are a segment's
+FIELD = re.compile(r"Segment(\d{1,9})_(\w+)", re.ASCII)  # 9 digits: int() refuses thousands
+PLACE = ("Layer", "LabelValue")  # the fields that define the voxels of a segment
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A segment as the header has it."""
+    """A segment as the header declares it."""
 
     name: str  # never empty
-    colour: Colour | None  # None where the header says none
+    colour: Colour | None  # None: the header has none
     layer: int
     value: int  # of its voxels in that layer, above 0
 
 
 def declared(fields: Mapping[str, str], layers: int, name: str) -> list[Declared]:
-    """The segments that the `fields` of a header declare, in its order; [] of another kind's.
+    """The segments that the `fields` of a header declare, in its order; [] if it declares none.
 
-    `layers` are in the file, `name` is that file's for messages. Older files (3D Slicer before
-    4.11) say neither layer nor value: each segment has a layer of its own, of 0 and 1.
+    `layers` is the number of layers in the file, `name` is the file's name for messages. Older
+    files (3D Slicer before 4.11) have neither layer nor value: each segment has its own layer of 0
+    and 1.
 
     Raises:
-        ScanError: a segment lacks a field that others have, one is no number or out of its range,
-            or two have the same value in the same layer.
+        ScanError: a segment lacks a field that others have, a field is no number or out of range,
+            or two segments have the same value in the same layer.
     """
     found: dict[int, dict[str, str]] = {}
     for key, text in fields.items():
         if match := FIELD.fullmatch(key):
             found.setdefault(int(match[1]), {})[match[2]] = text
-    said = [key for key in PLACE if any(key in one for one in found.values())]
-    needed = PLACE if said and layers > 1 else said  # in a single layer, segments need no layer
+    given = [key for key in PLACE if any(key in one for one in found.values())]
+    needed = PLACE if given and layers > 1 else given  # "Layer" is not needed if there is only one
     segments: list[Declared] = []
     for count, number in enumerate(sorted(found)):
         where, one = f"Segment{number}", found[number]
@@ -52,7 +53,7 @@ def declared(fields: Mapping[str, str], layers: int, name: str) -> list[Declared
         own = str(count if layers > 1 else 0)
         layer = _whole(one.get("Layer", own), f"{name}: '{where}_Layer'", 0, layers - 1)
         value = _whole(one.get("LabelValue", "1"), f"{name}: '{where}_LabelValue'", 1, None)
-        called = printable(one.get("Name", "").strip()) or f"label {value}"
+        segment_name = printable(one.get("Name", "").strip()) or f"label {value}"
         for other in segments:
             if (other.layer, other.value) == (layer, value):
                 raise ScanError(
@@ -60,7 +61,7 @@ def declared(fields: Mapping[str, str], layers: int, name: str) -> list[Declared
                     f"layer {layer}, got {value}"
                 )
         colour = _colour(one["Color"], f"{name}: '{where}_Color'") if "Color" in one else None
-        segments.append(Declared(called, colour, layer, value))
+        segments.append(Declared(segment_name, colour, layer, value))
     return segments
 
 
@@ -83,7 +84,7 @@ def _colour(text: str, where: str) -> Colour:
 
 
 def fields_of(segments: list[Segment], grid: tuple[int, int, int]) -> dict[str, str]:
-    """Fields of a header of one layer, (I, J, K) of `grid`: each segment's name, colour, value."""
+    """The header fields of segments in one layer of size `grid`: name, colour and value of each."""
     i, j, k = (size - 1 for size in grid)
     fields = {
         "Segmentation_MasterRepresentation": "Binary labelmap",

@@ -1,4 +1,4 @@
-"""What the directories of a TIFF declare, tag by tag, and what of it cannot be decoded right.
+"""Reads the directories of a TIFF, and refuses pages that cannot be decoded correctly.
 
 A TIFF has a directory of tags for each of its pictures ("pages"). Source: TIFF Revision 6.0, with
 its supplements 1 and 2, and BigTIFF.
@@ -12,16 +12,16 @@ from typing import BinaryIO
 
 MAGIC = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True),
          b"MM\0+": (">", True)}  # fmt: skip
-# How values of a tag are stored, as struct names it.
+# Types of a tag's values, as struct names them.
 ASCII = 2
 TYPES = {1: "B", ASCII: "B", 3: "H", 4: "I", 7: "B", 13: "I", 16: "Q", 18: "Q"}
-# More than these of a file are not looked at: it would take minutes.
+# A file with more than these is refused: to read it would take minutes.
 MOST_PAGES, MOST_TAGS, MOST_VALUES = 65535, 1_000_000, 1 << 22
 MOST_SHOWN = 8  # values of a tag, in a message
 
 
 class Tag(IntEnum):
-    """Numbers of the tags that are looked at."""
+    """Numbers of the tags that are read."""
 
     NEW_SUBFILE_TYPE = 254
     SUBFILE_TYPE = 255
@@ -67,7 +67,7 @@ SAMPLES_OF = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, Y
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 FORMATS = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}  # as numpy names them
 FORMAT_NAMES = {UNSIGNED: "unsigned", SIGNED: "signed", FLOAT: "floating-point"}
-# Types of samples that are decoded: where they are stored as they are, and compressed, by OpenCV.
+# Supported types of samples: uncompressed (numpy reads them), and compressed (OpenCV does).
 RAW_TYPES = {"u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"}
 PACKED_TYPES = {"u1", "u2", "i1", "i2", "i4", "f4", "f8"}
 NONE, FAX, LZW, JPEG, DEFLATE, PACKBITS = 1, (2, 3, 4), 5, 7, (8, 32946), 32773
@@ -76,66 +76,66 @@ COMPRESSION_NAMES = {6: "old JPEG", 22610: "JPEG XR", 33003: "JPEG 2000", 33005:
                      34712: "JPEG 2000", 34887: "LERC", 34892: "lossy JPEG", 34925: "LZMA",
                      34933: "PNG", 34934: "JPEG XR", 50000: "ZSTD", 50001: "WebP",
                      50002: "JPEG XL", 52546: "JPEG XL"}  # fmt: skip
-APART = 2  # PlanarConfiguration: each sample in a plane of its own
+APART = 2  # PlanarConfiguration: each sample has its own plane
 ALPHA = (1, 2)  # ExtraSamples: premultiplied, and not
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
 
 
 class TooLong(Exception):
-    """Where the rest, which a decoder may read, is not looked at."""
+    """A header is so long that it is not read to its end, although a decoder might."""
 
 
 @dataclass(frozen=True)
 class Directory:
     """The tags of one page."""
 
-    order: str  # "<" or ">", of bytes
+    order: str  # byte order, "<" or ">"
     values: Mapping[int, tuple[int, ...]]  # by tag
-    places: Mapping[int, tuple[int, str]]  # where in the file the first value is, and its type
+    places: Mapping[int, tuple[int, str]]  # by tag: the offset of its first value, and its type
     largest_below: int = 0  # pixels of the largest picture in its sub-directories
-    shift: int = 0  # bytes from the data that the directory refers to, to those of this page
+    shift: int = 0  # bytes that are added to the offsets of the directory, to get this page's data
 
     def __getitem__(self, tag: Tag) -> int:
         """The first value of a tag, or its default.
 
         Raises:
-            KeyError: it is missing and has none.
+            KeyError: the tag is missing and has no default.
         """
         return self.values[tag][0] if tag in self.values else DEFAULTS[tag]
 
     @property
     def description(self) -> str:
-        """ImageDescription as text, "" if there is none."""
+        """ImageDescription as text; "" if there is none."""
         letters = self.values.get(Tag.DESCRIPTION, ())
         text = bytes(letter for letter in letters if letter < 256)
         return text.rstrip(b"\0").decode(errors="replace")
 
     @property
     def is_reduced(self) -> bool:
-        """Whether it is declared as a smaller version, or the mask, of another page."""
+        """Whether the page is declared as a smaller version, or the mask, of another page."""
         flags = self[Tag.NEW_SUBFILE_TYPE]
         return bool(flags & (REDUCED | MASK)) or self[Tag.SUBFILE_TYPE] == 2
 
     @property
     def sample(self) -> str:
-        """The type of a sample, as numpy names it; "u1" of a bit."""
+        """The type of a sample, as numpy names it; "u1" for a bit."""
         bits, kind = self[Tag.BITS], FORMATS.get(self[Tag.SAMPLE_FORMAT], "?")
         return "u1" if bits == 1 else f"{kind}{bits // 8}" if bits % 8 == 0 else f"{bits} bits"
 
     @property
     def is_raw(self) -> bool:
-        """Whether samples are stored as they are, in whole bytes."""
+        """Whether samples are uncompressed, in whole bytes."""
         plain = self[Tag.PHOTOMETRIC] in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE)
         return self[Tag.COMPRESSION] == NONE and self[Tag.BITS] % 8 == 0 and plain
 
     @property
     def is_tiled(self) -> bool:
-        """Whether its data are in tiles, not in strips."""
+        """Whether the data are in tiles, not in strips."""
         return Tag.TILE_OFFSETS in self.values
 
     @property
     def offsets(self) -> list[int]:
-        """Where each strip or tile begins."""
+        """The byte where each strip or tile begins."""
         tag = Tag.TILE_OFFSETS if self.is_tiled else Tag.STRIP_OFFSETS
         return [offset + self.shift for offset in self.values.get(tag, ())]
 
@@ -146,7 +146,7 @@ class Directory:
 
     @property
     def segment(self) -> tuple[int, int]:
-        """Height and width of a tile, or of a strip but the last."""
+        """Height and width of a tile, or of a strip (the last strip may be lower)."""
         if self.is_tiled:
             return self[Tag.TILE_LENGTH], self[Tag.TILE_WIDTH]
         rows = self.values.get(Tag.ROWS_PER_STRIP, (self[Tag.LENGTH],))[0]
@@ -154,7 +154,7 @@ class Directory:
 
     @property
     def planes(self) -> int:
-        """How many planes of samples lie apart."""
+        """The number of separately stored planes of samples."""
         return self[Tag.SAMPLES] if self[Tag.PLANAR] == APART else 1
 
 
@@ -162,8 +162,8 @@ def directories(stream: BinaryIO) -> Iterator[Directory]:
     """The directories of a TIFF, each once, in their order.
 
     Raises:
-        KeyError, ValueError, OverflowError, struct.error: it is damaged.
-        TooLong: it has more pages or tags than are looked at.
+        KeyError, ValueError, OverflowError, struct.error: the file is damaged.
+        TooLong: the file has more than `MOST_PAGES` or `MOST_TAGS`.
     """
     stream.seek(0)
     order, big = MAGIC[stream.read(4)]
@@ -189,9 +189,9 @@ def directories(stream: BinaryIO) -> Iterator[Directory]:
 
 
 def _directory(stream: BinaryIO, order: str, big: bool, offset: int) -> tuple[Directory, int, int]:
-    """The directory at `offset`, where the next one is (0: nowhere), and how many tags it has."""
+    """The directory at `offset`, the offset of the next one (0: none), and the number of tags."""
     offset_type, count_type, at = ("Q", "Q", 8) if big else ("I", "H", 4)
-    entry = struct.Struct(f"{order}HH{offset_type}{at}s")  # tag, type, count; values, or where
+    entry = struct.Struct(f"{order}HH{offset_type}{at}s")  # tag, type, count; values or offset
     counter = struct.Struct(order + count_type)
     stream.seek(offset)
     (entries,) = counter.unpack(stream.read(counter.size))
@@ -203,7 +203,7 @@ def _directory(stream: BinaryIO, order: str, big: bool, offset: int) -> tuple[Di
     places: dict[int, tuple[int, str]] = {}
     for number, (tag, kind, count, value) in enumerate(entry.iter_unpack(content)):
         if tag not in TAGS or tag in values or kind not in TYPES or count == 0:
-            continue  # of a tag that is there twice, the first counts
+            continue  # the first entry of a repeated tag counts
         if kind == ASCII and tag not in OF_TEXT:
             continue  # its bytes would be taken for numbers
         if count > MOST_VALUES:
@@ -221,7 +221,7 @@ def _directory(stream: BinaryIO, order: str, big: bool, offset: int) -> tuple[Di
 
 
 def refusal(page: Directory, size: int) -> str | None:
-    """Why a page of a file of `size` bytes cannot be decoded right; None if it can.
+    """The reason why a page of a file of `size` bytes cannot be decoded; None if it can.
 
     Raises:
         KeyError: WIDTH, LENGTH or PHOTOMETRIC is missing.
@@ -231,13 +231,13 @@ def refusal(page: Directory, size: int) -> str | None:
 
 
 def _some(page: Directory, tag: Tag) -> str:
-    """The first values of a tag, which may have millions."""
+    """The first values of a tag, for a message; it may have millions."""
     values = page.values[tag]
     return ", ".join(map(str, values[:MOST_SHOWN])) + ", ..." * (len(values) > MOST_SHOWN)
 
 
 def _pixel_refusal(page: Directory) -> str | None:
-    """What is wrong with samples and colours."""
+    """The fault of samples and colours; None if there is none."""
     bits, samples, photometric = page[Tag.BITS], page[Tag.SAMPLES], page[Tag.PHOTOMETRIC]
     kind, compression = page[Tag.SAMPLE_FORMAT], page[Tag.COMPRESSION]
     if len(set(page.values.get(Tag.BITS, ()))) > 1:
@@ -283,7 +283,7 @@ def _pixel_refusal(page: Directory) -> str | None:
 
 
 def _layout_refusal(page: Directory) -> str | None:
-    """What is wrong with where samples lie."""
+    """The fault of the layout of samples; None if there is none."""
     bits, samples, compression = page[Tag.BITS], page[Tag.SAMPLES], page[Tag.COMPRESSION]
     if page[Tag.PLANAR] not in (1, APART):
         return f"PlanarConfiguration should be 1 or 2, found {page[Tag.PLANAR]}"
@@ -305,17 +305,17 @@ def _layout_refusal(page: Directory) -> str | None:
     if page[Tag.FILL_ORDER] != 1 and (page[Tag.FILL_ORDER] != 2 or bits != 1):
         return f"FillOrder {page[Tag.FILL_ORDER]} is not read for samples of {bits} bits"
     if page[Tag.IMAGE_DEPTH] != 1:
-        return f"ImageDepth {page[Tag.IMAGE_DEPTH]} is not read, expected a page a slice"
+        return f"ImageDepth {page[Tag.IMAGE_DEPTH]} is not read, expected one page per slice"
     for tag, program in ((Tag.METAMORPH, "MetaMorph"), (Tag.LSM, "Zeiss LSM")):
         if tag in page.values:
-            return f"stacks of {program} are not read, expected a page a slice"
+            return f"stacks of {program} are not read, expected one page per slice"
     if page.largest_below > page[Tag.WIDTH] * page[Tag.LENGTH]:
         return "a larger picture is in its sub-directories (SubIFDs), which are not read"
     return None
 
 
 def _data_refusal(page: Directory, size: int) -> str | None:
-    """What is wrong with strips and tiles of a file of `size` bytes."""
+    """The fault of strips or tiles in a file of `size` bytes; None if there is none."""
     width, length = page[Tag.WIDTH], page[Tag.LENGTH]
     if page.is_tiled and not {Tag.TILE_WIDTH, Tag.TILE_LENGTH} <= page.values.keys():
         return "TileWidth or TileLength is missing"

@@ -1,4 +1,4 @@
-"""Which pages of a TIFF are which slices of which volume, by what its writer says of them.
+"""Finds the slices and volumes among the pages of a TIFF, by the description of its writer.
 
 ImageJ, OME and tifffile describe their stacks in ImageDescription. Without such a description every
 page is a slice, in the order of the file.
@@ -29,30 +29,30 @@ STRAIGHT_LINE, NO_CALIBRATION = 0, 20  # ImageJ's calibration functions
 
 @dataclass(frozen=True)
 class Stack:
-    """The pages that count, and what they are."""
+    """The pages that are used, and the volumes that they form."""
 
     pages: list[Directory]
-    volumes: list[list[int]]  # of each, its slices' pages
-    line: tuple[float, float] = (0.0, 1.0)  # a value is the first number + the second x the sample
+    volumes: list[list[int]]  # for each volume, the indices of its slices in `pages`
+    line: tuple[float, float] = (0.0, 1.0)  # zero and slope: value = zero + slope x sample
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """What a writer says of its stack."""
+    """The axes of a stack, as its writer describes them."""
 
     writer: str
-    order: str  # axes of pages, the fastest first: Z, and C and T and others
+    order: str  # axes of pages, the fastest first: Z, C, T and others
     sizes: tuple[int, ...]
     line: tuple[float, float] = (0.0, 1.0)
 
 
 def stack_of(pages: Sequence[Directory], size: int, name: str) -> Stack:
-    """What the pages of a file of `size` bytes are.
+    """The volumes and slices of a file of `size` bytes, from its pages.
 
     Smaller versions and masks of other pages are left out, with a warning.
 
     Raises:
-        ScanError: the description contradicts the pages, or cannot be followed.
+        ScanError: the description contradicts the pages, or is not supported.
     """
     kept = [page for page in pages if not page.is_reduced] or list(pages)
     if len(kept) < len(pages):
@@ -93,9 +93,10 @@ def stack_of(pages: Sequence[Directory], size: int, name: str) -> Stack:
 
 
 def _one_after_the_other(page: Directory, count: int, size: int) -> list[Directory]:
-    """Pages of a stack whose only directory is that of the first: their data follow each other.
+    """The pages of a stack that has a directory only for its first page; else [`page`].
 
-    So ImageJ and tifffile write stacks that are larger than a TIFF can be. [`page`] if not.
+    The data of the other pages follow without a gap. ImageJ and tifffile write stacks in this way
+    if they are larger than a TIFF can be.
     """
     length = sum(page.byte_counts)
     starts = list(accumulate(page.byte_counts, initial=page.offsets[0] if page.offsets else 0))
@@ -106,10 +107,10 @@ def _one_after_the_other(page: Directory, count: int, size: int) -> list[Directo
 
 
 def _axes(page: Directory, name: str) -> _Axes | None:
-    """What the description of the first page says; None if it says nothing of pages.
+    """The axes that the description of the first page gives; None if it gives none.
 
     Raises:
-        ScanError: it cannot be followed.
+        ScanError: the description is damaged or not supported.
     """
     text = page.description.strip()
     if IMAGEJ.match(text):
@@ -123,14 +124,14 @@ def _axes(page: Directory, name: str) -> _Axes | None:
     return None
 
 
-def _of_imagej(said: dict[str, str], name: str) -> _Axes:
-    """Axes by ImageJ's lines KEY=VALUE; source: its class TiffDecoder and FileInfo."""
+def _of_imagej(values: dict[str, str], name: str) -> _Axes:
+    """Axes from ImageJ's lines KEY=VALUE; source: its classes TiffDecoder and FileInfo."""
     try:
         images, channels, slices, frames = (
-            int(said.get(key, "0")) for key in ("images", "channels", "slices", "frames")
+            int(values.get(key, "0")) for key in ("images", "channels", "slices", "frames")
         )
-        function = int(said.get("cf", NO_CALIBRATION))
-        line = float(said.get("c0", 0)), float(said.get("c1", 1))
+        function = int(values.get("cf", NO_CALIBRATION))
+        line = float(values.get("c0", 0)), float(values.get("c1", 1))
     except ValueError as error:
         raise ScanError(f"{name}: ImageJ's description (ImageDescription) is damaged") from error
     if function not in (STRAIGHT_LINE, NO_CALIBRATION):
@@ -150,17 +151,17 @@ def _of_imagej(said: dict[str, str], name: str) -> _Axes:
 
 
 def _of_ome(text: str, page: Directory, name: str) -> _Axes:
-    """Axes by the XML of OME-TIFF; source: its specification, 6.2."""
+    """Axes from the XML of OME-TIFF; source: its specification, 6.2."""
     images = PIXELS.findall(text)
     if len(images) > 1:
         raise ScanError(f"{name}: has {len(images)} images (OME), expected one")
-    said = dict(ATTRIBUTE.findall(images[0]))
-    order = said.get("DimensionOrder", "XYCZT")[2:]
-    sizes = {axis: said.get(f"Size{axis}", "1") for axis in "CZT"}
+    attributes = dict(ATTRIBUTE.findall(images[0]))
+    order = attributes.get("DimensionOrder", "XYCZT")[2:]
+    sizes = {axis: attributes.get(f"Size{axis}", "1") for axis in "CZT"}
     if sorted(order) != ["C", "T", "Z"] or not all(one.isdecimal() for one in sizes.values()):
         raise ScanError(f"{name}: the description of OME (ImageDescription) is damaged")
     counts = {axis: int(one) for axis, one in sizes.items()}
-    counts["C"] //= max(1, page[Tag.SAMPLES])  # a colour counts as so many channels
+    counts["C"] //= max(1, page[Tag.SAMPLES])  # OME counts each sample of a pixel as a channel
     counts = {axis: max(1, one) for axis, one in counts.items()}
     for plane in PLANE.findall(text):
         at = dict(ATTRIBUTE.findall(plane))
@@ -179,11 +180,11 @@ def _of_ome(text: str, page: Directory, name: str) -> _Axes:
 
 
 def _of_tifffile(text: str, page: Directory, name: str) -> _Axes | None:
-    """Axes by the JSON that tifffile writes: the shape of the array, and names of its axes."""
+    """Axes from the JSON that tifffile writes: the shape of the array, and names of its axes."""
     try:
-        said = json.loads(text)
-        shape = [int(side) for side in said["shape"]]
-        letters = str(said.get("axes", ""))
+        described = json.loads(text)
+        shape = [int(side) for side in described["shape"]]
+        letters = str(described.get("axes", ""))
         pixels = page[Tag.WIDTH] * page[Tag.LENGTH] * page[Tag.SAMPLES]
     except (ValueError, TypeError, KeyError) as error:
         raise ScanError(f"{name}: tifffile's description (ImageDescription) is damaged") from error
@@ -195,5 +196,5 @@ def _of_tifffile(text: str, page: Directory, name: str) -> _Axes | None:
         if math.prod(sizes) > 1 and math.prod(sizes) * pixels == math.prod(shape):
             return _Axes("tifffile", order, sizes)
     count = math.prod(shape) // max(1, pixels)
-    # a page that was written on its own is described on its own
+    # a description of one page says nothing about the others
     return _Axes("tifffile", "Z", (count,)) if count > 1 else None

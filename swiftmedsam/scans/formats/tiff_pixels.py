@@ -1,7 +1,7 @@
-"""Pixels of a TIFF: stored as they are with numpy, compressed ones with OpenCV.
+"""Decodes the pixels of a TIFF: uncompressed ones with numpy, compressed ones with OpenCV.
 
-Polarity, palettes, alpha and orientation are dealt with here, at every depth: OpenCV turns white
-and black around at 8 bits alone, multiplies colours by alpha, and turns some tiled pages wrongly.
+White-is-zero, palettes, alpha and orientation are applied here, at every bit depth. OpenCV inverts
+white-is-zero at 8 bits only, multiplies colours by alpha, and orients some tiled pages wrongly.
 """
 
 import logging
@@ -20,18 +20,18 @@ from swiftmedsam.scans.scan import ScanError, Voxels
 
 log = logging.getLogger(__name__)
 
-# Rows and columns from the top left (TIFF 6.0, Orientation): transposed, then rows and columns
-# from the other end.
+# By Orientation (TIFF 6.0): whether to transpose the picture; then the steps of rows and columns,
+# -1 to reverse them.
 TURNS = {1: (False, 1, 1), 2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1),
          5: (True, 1, 1), 6: (True, 1, -1), 7: (True, -1, -1), 8: (True, -1, 1)}  # fmt: skip
 
 
 def read_stack(path: Path, name: str) -> tuple[Stack, list[Directory]]:
-    """What the pages of a TIFF are, and all its directories.
+    """The volumes and slices of a TIFF, and all its directories.
 
     Raises:
         OSError: the file cannot be read.
-        ScanError: it is damaged, or declares what is not read.
+        ScanError: the file is damaged, or declares a property that is not supported.
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -62,9 +62,9 @@ def decode(
     content: Bytes, wanted: Sequence[Directory], pages: Sequence[Directory], name: str,
     *, as_labels: bool,
 ) -> list[Voxels]:  # fmt: skip
-    """The `wanted` of the `pages` of a file, each (H, W), or (H, W, 3) with red first.
+    """Decode the `wanted` of all `pages` of a file: each (H, W), or (H, W, 3) in RGB.
 
-    `as_labels`, a palette's indices are the values, not its colours, and a bit is 0 or 1.
+    With `as_labels`, the values of a palette are its indices, not its colours, and a bit is 0 or 1.
 
     Raises:
         ScanError: the file is damaged.
@@ -84,7 +84,10 @@ def decode(
 
 
 def _as_opencv_reads(content: Bytes, pages: Sequence[Directory]) -> Bytes:
-    """A copy of the file whose pages declare neither polarity, palette, orientation nor alpha."""
+    """A copy of the file without white-is-zero, palette, orientation and alpha in `pages`.
+
+    So OpenCV decodes the stored samples.
+    """
     copy = content.copy()
     for page in pages:
         changes = {Tag.ORIENTATION: 1, Tag.EXTRA_SAMPLES: 0}
@@ -99,11 +102,11 @@ def _as_opencv_reads(content: Bytes, pages: Sequence[Directory]) -> Bytes:
 
 
 def _raw(content: Bytes, page: Directory) -> Voxels:
-    """The samples (H, W) or (H, W, S) of a page that is not compressed."""
+    """The samples (H, W) or (H, W, S) of an uncompressed page."""
     width, length = page[Tag.WIDTH], page[Tag.LENGTH]
     high, wide = page.segment
     across, down = -(-width // wide), -(-length // high)
-    samples = page[Tag.SAMPLES] // page.planes  # that lie side by side
+    samples = page[Tag.SAMPLES] // page.planes  # of a pixel in one plane
     dtype = np.dtype(page.order + page.sample)
     image = np.empty((page.planes, length, width, samples), dtype.newbyteorder("="))
     for number, offset in enumerate(page.offsets):
@@ -120,11 +123,11 @@ def _raw(content: Bytes, page: Directory) -> Voxels:
 
 
 def _as_shown(samples: Voxels, page: Directory, name: str, as_labels: bool) -> Voxels:
-    """Samples (H, W[, S]) of a page as they are meant: without alpha, turned, white above black."""
+    """Samples (H, W[, S]) of a page as a picture: without alpha, oriented, white above black."""
     photometric, bits = page[Tag.PHOTOMETRIC], page[Tag.BITS]
     declared = np.dtype(page.sample)
     if samples.shape[:2] != (page[Tag.LENGTH], page[Tag.WIDTH]) or samples.dtype != declared:
-        raise ScanError(f"{name}: not a readable picture, decoded otherwise than it declares")
+        raise ScanError(f"{name}: not a readable picture, its pixels differ from its header")
     if samples.ndim == 3:
         samples = samples[:, :, :3] if photometric not in (0, 1) else samples[:, :, 0]
     if bits == 1 and as_labels:
@@ -141,7 +144,7 @@ def _as_shown(samples: Voxels, page: Directory, name: str, as_labels: bool) -> V
 
 
 def _colours(page: Directory) -> npt.NDArray[np.uint8]:
-    """The palette (N, 3) of a page, whose entries are of 16 bits."""
+    """The palette (N, 3) of a page; it is stored with 16 bits."""
     entries = np.array(page.values[Tag.COLOUR_MAP], np.uint16).reshape(3, -1).T
-    # some writers store 8 bits, as libtiff knows
+    # some writers store 8 bits; libtiff handles them in the same way
     return (entries >> 8 if entries.max(initial=0) > 255 else entries).astype(np.uint8)

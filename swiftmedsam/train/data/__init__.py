@@ -1,1 +1,8 @@
-"""Training pictures: read, changed as a scanner or a user could have, and drawn in batches."""
+"""Pictures to train on.
+
+- `corpus`: reads tar shards and npz files, and draws pictures in balanced shares.
+- `augment`: the changes of pictures.
+- `framed`: a drawn picture, changed and framed to the input of the network.
+- `prompts`: boxes to train with.
+- `stream`: the batches of a run.
+"""

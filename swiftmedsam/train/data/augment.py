@@ -1,7 +1,6 @@
-"""Changes of a training picture that a scanner or a user could have made.
+"""Augmentation: changes of a training picture that another scanner or user could have made.
 
-Geometry acts on the picture before it is framed, intensity on the framed pixels. Each change is a
-function of its own; `Augmentation` says how often each is applied, 0 switches it off.
+Geometry changes the picture before it is framed; intensity changes the framed pixels.
 """
 
 from dataclasses import dataclass
@@ -19,30 +18,30 @@ Random = np.random.Generator
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Probability of each change."""
+    """The probability of each change; 0 switches it off."""
 
     flip: float = 0.5  # left-right and, separately, up-down
     turn: float = 0.5  # by 90, 180 or 270 degrees
-    warp: float = 0.3  # by any angle, and its sides stretched
+    warp: float = 0.3  # turn by any angle, and stretch the sides
     crop: float = 0.4  # a window around one object, from its box to the whole picture
     brightness_contrast: float = 0.4
     gamma: float = 0.3
-    colour: float = 0.3  # another gain of red, green and blue: pictures in colour only
+    colour: float = 0.3  # other gains of red, green and blue; colour pictures only
     noise: float = 0.15
     blur: float = 0.1
     low_resolution: float = 0.1
-    invert: float = 0.05  # grey pictures only: not where colour carries meaning
-    extent: float = 0.5  # of a volume's slice: boxes as large as the object is in other slices
+    invert: float = 0.05  # grey pictures only, since colours have a meaning
+    extent: float = 0.5  # slices of volumes only: the box holds the object in other slices, too
 
 
-CROP_MIN_OVERSIZE = 1.3  # a window is at least this many times the object's box
-CROP_MIN_SHARE = 0.25  # of the picture's sides, for a window anywhere
+CROP_MIN_OVERSIZE = 1.3  # sides of a window, at least, in sides of the object's box
+CROP_MIN_SHARE = 0.25  # sides of a window anywhere, at least, in sides of the picture
 
 
 def flip_and_turn(
     image: Image, labels: Labels, options: Augmentation, random: Random
 ) -> tuple[Image, Labels]:
-    """Mirror and rotate by right angles; (H, W[, 3]) and (H, W[, P]) alike."""
+    """Mirror and rotate by right angles: both the image (H, W[, 3]) and the labels (H, W[, P])."""
     if random.random() < options.flip:
         image, labels = image[:, ::-1], labels[:, ::-1]
     if random.random() < options.flip:
@@ -54,12 +53,12 @@ def flip_and_turn(
 
 
 def crop_around(image: Image, labels: Labels, label: int, random: Random) -> tuple[Image, Labels]:
-    """A window that holds the object `label` whole, log-uniform between its size and the picture.
+    """Cut out a random window that holds the whole object `label`.
 
-    `labels` is (H, W), or (H, W, P) with those of other slices, whose object it holds, too.
-
-    What the program shows the network for a small box (a window around it, enlarged), and a view of
-    the same anatomy at another scale.
+    `labels` is (H, W), or (H, W, P) with the label maps of other slices: the window then holds the
+    object in all of them. The size is log-uniform, from little more than the object to the whole
+    picture. So the network sees enlarged crops, as the program shows them for small boxes, and the
+    same anatomy at several scales.
     """
     ys, xs = np.nonzero(labels == label)[:2]
     spans = []
@@ -77,7 +76,7 @@ def crop_around(image: Image, labels: Labels, label: int, random: Random) -> tup
 
 
 def crop_anywhere(image: Image, random: Random) -> Image:
-    """A window of `image` (H, W[, 3]) of its shape, a quarter to the whole of its sides."""
+    """Cut a random window out of `image` (H, W[, 3]): same proportions, 1/4 to 1 of the sides."""
     share = np.exp(random.uniform(np.log(CROP_MIN_SHARE), 0))
     sizes = [max(1, round(share * length)) for length in image.shape[:2]]
     y, x = (
@@ -96,9 +95,10 @@ def _uniform(low: float, high: float, batch: int, random: torch.Generator) -> Te
 
 
 def picture_area(pixels: Tensor) -> Tensor:
-    """True (B, 1, 256, 256) up to the last row and column of `pixels` that are not all zero.
+    """Return where the picture is, without the padding: bool (B, 1, 256, 256).
 
-    What is beyond is the frame's padding, at the bottom and the right; black inside is not.
+    The padding of the frame is at the bottom and the right: all rows and columns after the last one
+    that is not all zero. Black pixels before are part of the picture.
     """
     lit = pixels.amax(dim=1, keepdim=True) > 0
     rows, columns = lit.any(dim=3, keepdim=True), lit.any(dim=2, keepdim=True)
@@ -106,9 +106,9 @@ def picture_area(pixels: Tensor) -> Tensor:
 
 
 def change_intensity(pixels: Tensor, options: Augmentation, random: torch.Generator) -> Tensor:
-    """Pixels (B, 3, 256, 256) in 0..1 as another device might have shown them.
+    """Change the intensities of `pixels` (B, 3, 256, 256), values 0..1, at random.
 
-    Padding stays 0. The result is brought back to 0..1 per picture as `swiftmedsam.frame` does.
+    Padding stays 0. Each picture is rescaled to 0..1 afterwards, as in `swiftmedsam.frame`.
     """
     n = pixels.shape[0]
     inside = picture_area(pixels)
@@ -123,7 +123,7 @@ def change_intensity(pixels: Tensor, options: Augmentation, random: torch.Genera
     x = apply(
         x,
         options.brightness_contrast,
-        # in parts of the mean: a fixed shift would black out a dark ultrasound
+        # relative to the mean: a fixed shift would make a dark ultrasound all black
         ((x - mean) * contrast + mean * _uniform(0.5, 1.5, n, random)).clamp(0, 1),
     )
     x = apply(x, options.gamma, x.clamp(1e-4, 1) ** _uniform(0.6, 1.6, n, random))

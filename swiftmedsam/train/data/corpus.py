@@ -1,9 +1,10 @@
-"""Training pictures: the corpus' tar shards, or folders of the challenge's own training files.
+"""Read the training pictures: tar shards, or the training files of the challenge.
 
 A shard `<Modality>_<Dataset>.tar` holds pairs: KEY.webp or KEY.jpg (8-bit picture) and KEY.png
-(label map of the same size). Shards of unlabelled pictures hold no label maps. A folder holds npz
-with `imgs` and `gts`, 2D or 3D, whose names begin with `2DBox_<Modality>_` or `<Modality>_`. All
-become `Picture`s. A picture is decoded when it is drawn, so a corpus takes little memory.
+(label map of the same size). Shards of unlabelled pictures hold no label maps. The challenge's
+files are npz with `imgs` and `gts`, 2D or 3D; their names begin with `2DBox_<Modality>_` or
+`<Modality>_`. All become `Picture`s. A picture is decoded when it is drawn, so a corpus takes
+little memory.
 """
 
 import re
@@ -18,49 +19,51 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-# Pixels (3, 256, 256) uint8; labels (256, 256), or (256, 256, P) with those of the volume's other
-# slices behind; the teacher's embedding (C, 64, 64) if it is known.
+# Pixels (3, 256, 256) uint8; labels (256, 256), or (256, 256, P) where those after the first are of
+# other slices of the volume; the teacher's embedding (C, 64, 64) or None.
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-MODALITY_POWER, DATASET_POWER = 0.25, 0.5  # of a count of pictures: the share in training
-UNLABELLED_DATASET_POWER = 0.25  # the teacher answers, so few pictures cannot be learned by heart
-MIN_OBJECT_AREA = 20  # pixels; smaller objects are noise of the annotation
+# The share in training is the number of pictures to this power.
+MODALITY_POWER, DATASET_POWER = 0.25, 0.5
+# Lower: small data sets may be drawn more often, since their labels cannot be learned by heart.
+UNLABELLED_DATASET_POWER = 0.25
+MIN_OBJECT_AREA = 20  # pixels; smaller objects are errors of the annotation
 PICTURE_KINDS, LABELS_KIND = ("webp", "jpg"), "png"
 
 
 class CorpusError(ValueError):
-    """A corpus that nothing can be learned from: which file, what is wrong, what is expected."""
+    """A corpus that cannot be used. The message names the file, the fault, and what is expected."""
 
 
 class Source(Protocol):
     """Where framed pictures come from."""
 
     def draw(self, random: np.random.Generator) -> Sample:
-        """One of them, with labels."""
+        """Draw a picture with labels."""
 
     def draw_unlabelled(self, random: np.random.Generator) -> np.ndarray:
-        """Pixels (3, 256, 256) uint8 of a picture that has no labels."""
+        """Draw a picture without labels; return its pixels (3, 256, 256) uint8."""
 
 
 class Picture(Protocol):
-    """One slice with its label map."""
+    """An image, or one slice of a volume, with its label map."""
 
     modality: str
     dataset: str
-    key: str  # of a slice: the volume's, "__z", the slice's number
+    key: str  # of a slice: key of the volume, "__z", number of the slice
 
     def read(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]:
         """Return the image (H, W) or (H, W, 3), RGB, and the labels (H, W); 0 if unlabelled."""
 
 
 def _decode(data: bytes) -> npt.NDArray[np.integer]:
-    """Array (H, W) or (H, W, 3), RGB, of an encoded picture; 16 bit are kept."""
+    """Decode a picture file to (H, W) or (H, W, 3), RGB; 16-bit values are kept."""
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     return array if array.ndim == 2 else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
 
 
 @dataclass(frozen=True)
 class ShardPicture:
-    """Members of a tar file, found by offset and size: a picture and perhaps its label map."""
+    """A picture of a tar file, and its label map if there is one, by offset and size."""
 
     modality: str
     dataset: str
@@ -85,7 +88,7 @@ class ShardPicture:
 
 @dataclass(frozen=True)
 class NpzPicture:
-    """A slice of a challenge training file; `z` is None for a 2D image."""
+    """An image of a training file of the challenge, or its slice `z`; `z` is None for an image."""
 
     modality: str
     dataset: str
@@ -130,13 +133,13 @@ def _npz(path: Path) -> Iterator[NpzPicture]:
 
 
 def read_corpus(folder: Path, *, labelled: bool = True) -> list[Picture]:
-    """Every picture of the shards and npz files below `folder`, in a fixed order.
+    """Find all pictures in the shards and npz files below `folder`, in a fixed order.
 
-    `labelled` pictures need a label map each; without it, label maps are not needed, and npz files
-    are not read.
+    With `labelled`, each picture needs a label map. Without it, label maps are ignored, and npz
+    files are not read.
 
     Raises:
-        CorpusError: the folder holds none, or a shard has a picture without labels or labels
+        CorpusError: the folder holds no picture, or a shard has a picture without labels, or labels
             without a picture.
     """
     pictures: list[Picture] = []
@@ -152,21 +155,22 @@ def read_corpus(folder: Path, *, labelled: bool = True) -> list[Picture]:
 
 
 def counts(pictures: list[Picture]) -> dict[str, int]:
-    """Number of pictures of each data set, in the order of `pictures`."""
+    """Count the pictures of each data set, in the order of `pictures`."""
     return dict(Counter(picture.dataset for picture in pictures))
 
 
 def volume_of(picture: Picture) -> tuple[str, str]:
-    """Data set and key of the volume that a picture is a slice of; of an image its own."""
+    """Return data set and key of the volume of a slice; for an image, its own."""
     return picture.dataset, re.sub(r"__z\d+$", "", picture.key)
 
 
 class BalancedSampler:
-    """Draws modality, then data set, then picture: MR is half of the corpus.
+    """Draws a modality, then a data set of it, then a picture: half of the corpus is MR.
 
-    A modality's share is its count to the power of `modality_power`, a data set's share of it its
-    count to `dataset_power`; 0 is evenly. Evenly, two of three endoscopies come from 34 pictures,
-    which a long run would learn by heart.
+    The share of a modality is its number of pictures to `modality_power`; the share of a data set
+    in its modality is its number of pictures to `dataset_power`. With a power of 0 all shares are
+    equal. Two of three endoscopies would then come from 34 pictures, and a long run would learn
+    them by heart.
     """
 
     def __init__(
@@ -198,24 +202,24 @@ class BalancedSampler:
     def other_slices(
         self, picture: Picture, most: int, random: np.random.Generator
     ) -> list[Picture]:
-        """Up to `most` slices of the volume that `picture` is a slice of, itself not among them."""
+        """Draw up to `most` other slices of the volume of `picture`."""
         others = [other for other in self._volumes[volume_of(picture)] if other is not picture]
         chosen = random.permutation(len(others))[:most]
         return [others[i] for i in chosen]
 
 
-def box_of(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """The tight box (4,) x_min, y_min, x_max, y_max of a mask (H, W) that is not empty."""
+def tight_box(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return the tight box (4,), x_min, y_min, x_max, y_max, of a mask (H, W) that is not empty."""
     y, x = np.nonzero(mask)
     return np.array([x.min(), y.min(), x.max(), y.max()])
 
 
 def own_plane(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-    """The slice's own label map (H, W) of (H, W) or, with other slices' behind, (H, W, P)."""
+    """Return the label map (H, W) of the slice itself: the first of `labels` (H, W[, P])."""
     return labels.reshape(*labels.shape[:2], -1)[:, :, 0]
 
 
 def objects_of(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-    """The labels of a map that are large enough to learn from."""
+    """Return the labels of the objects that are large enough to learn from."""
     ids, areas = np.unique(labels, return_counts=True)
     return ids[(ids != 0) & (areas >= MIN_OBJECT_AREA)]

@@ -1,4 +1,4 @@
-"""Pictures of a corpus as the network sees them."""
+"""Pictures of a corpus, changed and framed to the input of the network."""
 
 import cv2
 import numpy as np
@@ -17,12 +17,12 @@ from swiftmedsam.train.data.corpus import (
 
 MAX_ANGLE = 45  # degrees
 MAX_STRETCH = 0.2  # log of the factor of a side
-OTHER_SLICES = 6  # of a volume, whose labels are read along
-MOST_DRAWS = 1000  # pictures without an object in a row, until the corpus is taken to have none
+OTHER_SLICES = 6  # slices of the same volume whose labels are read, too
+MOST_DRAWS = 1000  # after so many pictures without an object, the corpus has none
 
 
 def frame_labels(labels: np.ndarray) -> np.ndarray:
-    """Labels (H, W[, P]) in the frame of the input, (256, 256[, P]) uint16, 0 in the padding."""
+    """Frame labels (H, W[, P]) to (256, 256[, P]) uint16, 0 in the padding."""
     if labels.ndim == 3:
         return np.stack([frame_labels(plane) for plane in np.moveaxis(labels, 2, 0)], axis=2)
     height, width = Frame(*labels.shape).inner
@@ -36,15 +36,15 @@ def frame_labels(labels: np.ndarray) -> np.ndarray:
 def warp(
     image: np.ndarray, labels: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W[, 3]) and (H, W[, P]) turned by any angle about the centre, each side stretched.
+    """Turn image (H, W[, 3]) and labels (H, W[, P]) about the centre, and stretch their sides.
 
-    The size stays: corners go out of the picture, black comes in.
+    The size stays. Corners may leave the picture; empty places become 0.
     """
     height, width = labels.shape[:2]
     angle = np.deg2rad(random.uniform(-MAX_ANGLE, MAX_ANGLE))
     stretch = np.exp(random.uniform(-MAX_STRETCH, MAX_STRETCH, 2))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = turn * stretch  # the x and y of the picture, then turned
+    matrix = turn * stretch  # stretch along x and y of the picture, then turn
     centre = np.array([width - 1, height - 1]) / 2
     matrix = np.column_stack([matrix, centre - matrix @ centre])
     size = (width, height)
@@ -59,7 +59,7 @@ def warp(
 def _with_other_slices(
     sampler: BalancedSampler, picture: Picture, labels: np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
-    """`labels` (H, W), and behind them those of other slices of the volume, (H, W, P), if any."""
+    """Return `labels` (H, W), or with the labels of other slices after them, (H, W, P)."""
     maps = [other.read()[1] for other in sampler.other_slices(picture, OTHER_SLICES, random)]
     others = [other for other in maps if other.shape == labels.shape]
     return np.stack([labels, *others], axis=2) if others else labels
@@ -68,12 +68,13 @@ def _with_other_slices(
 def draw_picture(
     sampler: BalancedSampler, options: Augmentation, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Framed pixels (3, 256, 256) uint8 and labels of a picture, geometry augmented.
+    """Draw a picture, change its geometry, and frame it; return pixels and labels.
 
-    Labels are (256, 256), or (256, 256, P) with those of the volume's other slices behind.
+    Pixels are (3, 256, 256) uint8. Labels are (256, 256), or (256, 256, P) where those after the
+    first are of other slices of the volume.
 
     Raises:
-        CorpusError: no picture has an object that is large enough.
+        CorpusError: `MOST_DRAWS` pictures have no object that is large enough.
     """
     for _ in range(MOST_DRAWS):
         picture = sampler.draw(random)
@@ -89,7 +90,9 @@ def draw_picture(
         labels = _with_other_slices(sampler, picture, labels, random)
     if random.random() < options.warp:
         image, labels = warp(image, labels, random)
-        ids = np.intersect1d(ids, objects_of(own_plane(labels)))  # what is still in the picture
+        ids = np.intersect1d(
+            ids, objects_of(own_plane(labels))
+        )  # the objects that are still in the picture
     if ids.size and random.random() < options.crop:
         image, labels = crop_around(image, labels, int(random.choice(ids)), random)
     image, labels = flip_and_turn(image, labels, options, random)
@@ -100,7 +103,7 @@ def draw_picture(
 def draw_unlabelled_picture(
     sampler: BalancedSampler, options: Augmentation, random: np.random.Generator
 ) -> np.ndarray:
-    """Framed pixels (3, 256, 256) uint8 of a picture, geometry augmented."""
+    """Draw a picture, change its geometry, and frame it; return pixels (3, 256, 256) uint8."""
     image, labels = sampler.draw(random).read()
     if random.random() < options.warp:
         image, labels = warp(image, labels, random)

@@ -1,4 +1,4 @@
-"""Boxes as users draw them, and as tracking through a volume makes them."""
+"""Boxes to train with: as users draw them, and as tracking through a volume makes them."""
 
 import numpy as np
 import torch
@@ -6,24 +6,24 @@ from torch import Tensor
 
 from swiftmedsam.torch_model.architecture import INPUT_SIZE
 from swiftmedsam.train.data.augment import picture_area
-from swiftmedsam.train.data.corpus import MIN_OBJECT_AREA, box_of, objects_of, own_plane
+from swiftmedsam.train.data.corpus import MIN_OBJECT_AREA, objects_of, own_plane, tight_box
 
-# Input pixels each side of a box is moved outward at most, drawn per box: the paper's training
-# (section 4.1) and the challenge's own cases.
+# Each side of a box is moved outward by up to so many input pixels. For each box one of the two
+# limits is drawn: that of the paper's training (section 4.1), or of the challenge's cases.
 MAX_SHIFTS = (10, 5)
-LOOSE_SHARE = 0.2  # of the boxes: as the 3D box is in a slice near the object's end
-MAX_LOOSENESS = 1.0  # of the object's size, added to a loose box over all
+LOOSE_SHARE = 0.2  # of the boxes; a 3D box is as loose in a slice near the end of its object
+MAX_LOOSENESS = 1.0  # in sizes of the object: what is added to a loose box, both sides together
 MIN_FREE_SIDE = 12  # input pixels
 
 
 def _draw_shifts(random: np.random.Generator) -> np.ndarray:
-    """How far (4,) the sides of a box are moved outward, in input pixels."""
+    """Draw how far (4,) the sides of a box are moved outward, in input pixels."""
     return random.integers(0, random.choice(MAX_SHIFTS) + 1, 4).astype(float)
 
 
 def boxes_around(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A box (4,) in input pixels around `mask` (256, 256), moved outward at random."""
-    low, high = box_of(mask).reshape(2, 2)
+    """Draw a box (4,) in input pixels around `mask` (256, 256)."""
+    low, high = tight_box(mask).reshape(2, 2)
     shifts = _draw_shifts(random).reshape(2, 2)
     if random.random() < LOOSE_SHARE:
         shifts += random.uniform(0, MAX_LOOSENESS / 2, (2, 2)) * (high - low)
@@ -33,11 +33,12 @@ def boxes_around(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def draw_prompts(
     labels: np.ndarray, count: int, random: np.random.Generator
 ) -> tuple[Tensor, Tensor] | None:
-    """Boxes (count, 4) and targets (count, 256, 256) of objects of `labels` (256, 256).
+    """Draw boxes (count, 4) and their targets (count, 256, 256), objects of `labels` (256, 256).
 
-    With the label maps of other slices behind, (256, 256, P), a box holds its object in all of
-    them, as a volume's box does, and the target is the first one's. Objects are drawn with
-    repetition only where there are fewer than `count`; None where none is large enough.
+    `labels` may be (256, 256, P) with the label maps of other slices. A box then holds its object
+    in all of them, as the box of a volume does; the target is the object in the first. An object is
+    drawn more than once only if there are fewer than `count`. Returns None if no object is large
+    enough.
     """
     planes = labels.reshape(*labels.shape[:2], -1)
     own = own_plane(labels)
@@ -51,9 +52,9 @@ def draw_prompts(
 
 
 def draw_free_boxes(pixels: Tensor, count: int, random: np.random.Generator) -> Tensor:
-    """Boxes (count, 4) of any size and shape, anywhere in the picture in `pixels` (3, 256, 256).
+    """Draw boxes (count, 4) anywhere in the picture `pixels` (3, 256, 256), without its padding.
 
-    Sides are log-uniform from `MIN_FREE_SIDE` to the picture's.
+    Sides are log-uniform, from `MIN_FREE_SIDE` to the sides of the picture.
     """
     area = picture_area(pixels.unsqueeze(0))[0, 0]
     limits = np.array([max(1, int(area[0].sum())), max(1, int(area[:, 0].sum()))])  # width, height
@@ -64,20 +65,20 @@ def draw_free_boxes(pixels: Tensor, count: int, random: np.random.Generator) -> 
 
 
 def draw_shifts(count: int, random: np.random.Generator) -> Tensor:
-    """Shifts (count, 4) for `boxes_of`."""
+    """Draw the shifts (count, 4) for `pseudo_boxes`, in input pixels."""
     shifts = np.array([_draw_shifts(random) for _ in range(count)]).reshape(count, 4)
     return torch.from_numpy(shifts).float()
 
 
-def boxes_of(logits: Tensor, shifts: Tensor, otherwise: Tensor) -> Tensor:
-    """Boxes (N, 4) around the masks `logits` > 0 (N, 256, 256), their sides moved outward.
+def pseudo_boxes(logits: Tensor, shifts: Tensor, otherwise: Tensor) -> Tensor:
+    """Return boxes (N, 4) around the masks `logits` > 0 (N, 256, 256), moved outward by `shifts`.
 
-    `shifts` and `otherwise` are (N, 4), in input pixels; `otherwise` is the box of a mask that is
-    too small to learn from.
+    `shifts` and `otherwise` are (N, 4), in input pixels. A mask that is too small to learn from
+    gets its box of `otherwise`.
     """
     masks = logits > 0
     ends = []
-    for across in (1, 2):  # x: columns with any; y: rows with any
+    for across in (1, 2):  # x: columns with mask pixels; y: rows with mask pixels
         line = masks.any(dim=across).byte()
         ends.append((line.argmax(dim=1), INPUT_SIZE - 1 - line.flip(1).argmax(dim=1)))
     (x_min, x_max), (y_min, y_max) = ends

@@ -1,7 +1,7 @@
-"""Batches of training, each a function of seed, process and step alone.
+"""The batches of a training run. Each depends on seed, process and step only.
 
-So a run that was killed and resumed sees what an undisturbed one would have seen, and any number of
-worker processes prepares the same batches.
+A run that was killed and resumed therefore sees the same batches as an undisturbed run, and any
+number of worker processes prepares the same batches.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ Batch = dict[str, Tensor]
 
 
 class CorpusSource:
-    """Pictures of a corpus, balanced over modalities, newly cropped and turned each time.
+    """Draws pictures of a corpus, balanced over modalities, each time cropped and turned anew.
 
-    `labelled` and `unlabelled` are the pictures read; there may be none of the latter.
+    `labelled` and `unlabelled` are the pictures of the corpus; `unlabelled` may be empty.
     """
 
     def __init__(
@@ -49,52 +49,52 @@ class CorpusSource:
 
     @property
     def datasets(self) -> list[str]:
-        """Names of the data sets whose labels are learned from."""
+        """Names of the data sets with labels."""
         return list(counts(self.labelled))
 
     def draw(self, random: np.random.Generator) -> Sample:
-        """Pixels and labels; no embedding."""
+        """Draw a picture with labels; without embedding."""
         return *draw_picture(self._sampler, self._augmentation, random), None
 
     def draw_unlabelled(self, random: np.random.Generator) -> np.ndarray:
-        """Pixels (3, 256, 256) uint8.
+        """Draw a picture without labels; return its pixels (3, 256, 256) uint8.
 
         Raises:
             CorpusError: no folder of unlabelled pictures was given.
         """
         if not self.unlabelled:
-            raise CorpusError("unlabelled pictures are asked for, and no folder of them is given")
+            raise CorpusError("unlabelled pictures are needed, but no folder of them is given")
         return draw_unlabelled_picture(self._unlabelled_sampler, self._augmentation, random)
 
 
 class CacheSource:
-    """Rows of a feature cache: geometry is fixed, the teacher's embedding comes with them."""
+    """Draws rows of a feature cache, with the teacher's embedding; their geometry is fixed."""
 
     def __init__(self, folder: Path, first: int) -> None:
         self._rows = read_cache(folder)
-        self._first = first  # rows before it are held back
+        self._first = first  # the rows before are held back
 
     def draw(self, random: np.random.Generator) -> Sample:
-        """Pixels, labels and embedding (C, 64, 64)."""
+        """Draw a picture with labels and embedding (C, 64, 64)."""
         row = random.integers(self._first, len(self._rows["pixels"]))
         return tuple(self._rows[name][row] for name in ("pixels", "labels", "embedding"))
 
     def draw_unlabelled(self, random: np.random.Generator) -> np.ndarray:
-        """Refuse: a cache holds labelled pictures alone.
+        """Raise an error: a cache holds labelled pictures only.
 
         Raises:
             CorpusError: always.
         """
-        raise CorpusError("unlabelled pictures are not in a cache: train without --cached")
+        raise CorpusError("a cache has no unlabelled pictures: train without --cached")
 
 
 def _stack(tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    """`tensors`, each of `shape`, behind one another; there may be none."""
+    """Stack `tensors`, each of `shape`; there may be none."""
     return torch.stack(tensors) if tensors else torch.zeros(0, *shape)
 
 
 class Batches(Dataset[Batch]):
-    """Batch `step` of a process: an item of a map-style data set, so any loader can fetch it."""
+    """All batches of a process, as a map-style data set: item `step` is the batch of that step."""
 
     def __init__(self, source: Source, options: Options, rank: int = 0) -> None:
         self._source, self._options, self._rank = source, options, rank
@@ -103,11 +103,11 @@ class Batches(Dataset[Batch]):
         return self._options.steps
 
     def __getitem__(self, step: int) -> Batch:
-        """Clean pixels and changed ones (B, 3, 256, 256), boxes (L, K, 4), targets (L, K, ...).
+        """Make a batch of B pictures, of which the last L have labels.
 
-        The first B - L pictures are unlabelled ones, without boxes and targets. All have
-        `free_boxes` (B, F, 4) without target; `shifts` (B, O, 4) are for the first of them, which
-        become pseudo-objects.
+        Pixels are (B, 3, 256, 256), once as drawn and once with changed intensities. The labelled
+        pictures have boxes (L, K, 4) with targets (L, K, 256, 256). All pictures have `free_boxes`
+        (B, F, 4) without targets; the first O of them become pseudo-objects, by `shifts` (B, O, 4).
         """
         o = self._options
         random = np.random.default_rng([o.seed, self._rank, step])

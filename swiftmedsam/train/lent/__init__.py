@@ -1,1 +1,5 @@
-"""Training on a lent machine without network: a folder to send, and what runs in it."""
+"""Training on a machine that is lent for minutes and has no network.
+
+- `package`: makes the folder to send: code, weights, a part of the corpus (a command).
+- `lease`: trains on the lent machine (a command).
+"""

@@ -1,11 +1,11 @@
-"""Train networks side by side for some minutes, in a folder that `swiftmedsam.train.lent.package`
-made.
+"""Train networks side by side for some minutes, in a folder of `swiftmedsam.train.lent.package`.
 
-`python3 -m swiftmedsam.train.lent.lease v3-distil=5+v3-truth=3.5 v2=8.5 --out DIR` trains two
-networks at once: v3 for 5 minutes by the recipe "v3-distil", then for 3.5 by "v3-truth", and v2 for
-8.5. What it does not know it hands over to `python -m swiftmedsam.train`: `--steps 3 --seed 7`. In
-DIR, which is kept up to date, are the averaged weights of each recipe (fp16 safetensors) and the
-log of its losses.
+    python3 -m swiftmedsam.train.lent.lease v3-distil=5+v3-truth=3.5 v2=8.5 --out DIR
+
+trains two networks at the same time: v3 for 5 minutes with the recipe "v3-distil", then for 3.5
+minutes with "v3-truth"; and v2 for 8.5 minutes. Other options go to `python -m swiftmedsam.train`,
+such as `--steps 3 --seed 7`. DIR gets the averaged weights of each recipe (fp16 safetensors) and
+the log of its losses; it is updated every `COLLECT_EVERY` seconds.
 """
 
 import argparse
@@ -34,16 +34,14 @@ Flags = dict[str, float]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one network is trained: its variant, its teacher, and options of `python -m
-    swiftmedsam.train`.
-    """
+    """How one network is trained: variant, teacher, options of `python -m swiftmedsam.train`."""
 
     variant: str
     teacher: str
     flags: Flags
 
 
-# A run ends by the clock. The rest of the numbers is docs/training.md's of earlier runs on an H200.
+# A run ends by the clock. The other numbers are of earlier runs on an H200 (docs/training.md).
 ALWAYS: Flags = {"steps": 1_000_000, "save_every": 200, "teacher_weight": 1.0}
 BREADTH: Flags = {
     "batch_size": 32, "unlabelled": 16, "taught": 32, "boxes": 4, "free_boxes": 4,
@@ -54,19 +52,19 @@ DISTIL: Flags = {
     "learning_rate": 1.5e-3, "warmup": 100, "average_decay": 0.99,
 }  # fmt: skip
 RECIPES = {
-    "v3-distil": Recipe("v3", "v1", DISTIL),  # its teacher's embedding and nothing else
+    "v3-distil": Recipe("v3", "v1", DISTIL),  # learns the embedding of its teacher only
     "v3-truth": Recipe("v3", "lite", BREADTH),
     "v1": Recipe("v1", "lite", BREADTH),
     "v2": Recipe("v2", "lite", BREADTH),
 }
-SETTLING = 150  # steps, where a network starts from nothing
+SETTLING = 150  # steps, for a network that starts with random weights
 
 
 def rewrite(source: Path, target: Path, *, as_teacher: bool = False) -> None:
-    """Write the checkpoint `source` as fp16 safetensors, its metadata kept.
+    """Write the checkpoint `source` as fp16 safetensors, with its metadata.
 
-    `as_teacher` keeps 8 bits of the numbers of products, which training computes in bfloat16
-    anyway: they pack a fifth smaller.
+    `as_teacher` stores the weights of products as bfloat16, in which training computes products
+    anyway. The packed file is then a fifth smaller.
     """
     metadata: dict[str, str] = {}
     if source.suffix == ".safetensors":
@@ -92,7 +90,7 @@ def _unpack(packed: Path, target: Path) -> None:
 
 
 def unpack(folder: Path, work: Path) -> None:
-    """Write every packed file below `folder` unpacked, at the same place below `work`."""
+    """Unpack every packed file below `folder` to the same place below `work`."""
     packed = sorted(folder.rglob("*" + PACKED))
     targets = [work / path.relative_to(folder).with_suffix("") for path in packed]
     with ProcessPoolExecutor(os.cpu_count()) as processes:
@@ -100,20 +98,20 @@ def unpack(folder: Path, work: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A recipe of the plan and the minutes that it may take."""
+class TimedRecipe:
+    """A recipe of the plan, and how many minutes it may take."""
 
     name: str
     minutes: float
 
     def command(self, work: Path, start: Path, extra: Sequence[str], workers: int) -> list[str]:
-        """What trains it, from the weights `start` if they are there."""
+        """Return the command that trains it, from the weights `start` if they exist."""
         recipe, corpus = RECIPES[self.name], work / "corpus"
         settling = {} if start.exists() else {"settling": SETTLING}
         flags = ALWAYS | recipe.flags | {"minutes": self.minutes, "workers": workers} | settling
         pairs = chain.from_iterable((f"--{n.replace('_', '-')}", str(v)) for n, v in flags.items())
         unlabelled = [corpus / "unlabelled"]
-        if not flags.get("truth_weight", 1.0):  # labelled pictures serve as well
+        if not flags.get("truth_weight", 1.0):  # without the labels, labelled pictures are as good
             unlabelled.append(corpus / "train")
         command: list[str | Path] = [
             sys.executable, "-m", "swiftmedsam.train",
@@ -125,11 +123,11 @@ class Stage:
         return [*(str(part) for part in command), *pairs, *extra]
 
 
-def plan_of(text: str) -> list[Stage]:
-    """Stages of one network, "v3-distil=5+v3-truth=3.5".
+def plan_of(text: str) -> list[TimedRecipe]:
+    """Parse the plan of one network, such as "v3-distil=5+v3-truth=3.5".
 
     Raises:
-        ValueError: a recipe is unknown, its minutes are missing, or the stages are of two variants.
+        ValueError: a recipe is unknown, its minutes are missing, or the variants differ.
     """
     stages = []
     for part in text.split("+"):
@@ -137,7 +135,7 @@ def plan_of(text: str) -> list[Stage]:
         if name not in RECIPES:
             raise ValueError(f"'{name}' in '{text}': expected one of {', '.join(RECIPES)}")
         try:
-            stages.append(Stage(name, float(minutes)))
+            stages.append(TimedRecipe(name, float(minutes)))
         except ValueError:
             raise ValueError(f"'{part}': expected {name}=MINUTES") from None
     if len({RECIPES[stage.name].variant for stage in stages}) > 1:
@@ -145,8 +143,10 @@ def plan_of(text: str) -> list[Stage]:
     return stages
 
 
-def train_network(stages: Sequence[Stage], work: Path, extra: Sequence[str], workers: int) -> int:
-    """Train one network, its output under the name of the recipe; return the exit status."""
+def train_network(
+    stages: Sequence[TimedRecipe], work: Path, extra: Sequence[str], workers: int
+) -> int:
+    """Train one network, each recipe in a folder of its name; return the exit status."""
     start = work / "weights" / f"start_{RECIPES[stages[0].name].variant}.safetensors"
     for stage in stages:
         process = subprocess.Popen(
@@ -162,7 +162,7 @@ def train_network(stages: Sequence[Stage], work: Path, extra: Sequence[str], wor
 
 
 def collect(names: Sequence[str], work: Path, out: Path) -> None:
-    """Bring `out` up to date: NAME.safetensors and NAME.csv of each recipe that has weights."""
+    """Copy NAME.safetensors and NAME.csv of each recipe that has weights to `out`."""
     for name in names:
         weights, kept = work / name / WEIGHTS, out / f"{name}.safetensors"
         if weights.exists() and not (
@@ -178,8 +178,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "python -m swiftmedsam.train.lent.lease", description=__doc__.splitlines()[0]
     )
     parser.add_argument("networks", nargs="+", metavar="RECIPE=MINUTES[+RECIPE=MINUTES]")
-    parser.add_argument("--out", type=Path, required=True, help="folder that is brought back")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/lease"), help="of what stays")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument(
+        "--work", type=Path, default=Path("/tmp/lease"), help="folder for everything else"
+    )
     parser.add_argument("--accelerator", default="cuda")
     arguments, extra = parser.parse_known_args(argv)
     try:
@@ -190,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cv2, cuda = sys.modules["cv2"], torch.cuda.is_available()
     print("torch", torch.__version__, "OpenCV", getattr(cv2, "__version__", "none"), "GPU", cuda)
     if arguments.accelerator == "cuda" and not cuda:
-        print("no GPU: --accelerator cpu tries it without", file=sys.stderr)
+        print("found no GPU; to try it without one: --accelerator cpu", file=sys.stderr)
         return 1
     arguments.out.mkdir(parents=True, exist_ok=True)
     unpack(Path(__file__).parents[3], arguments.work)

@@ -1,10 +1,12 @@
-"""A folder that trains by itself on a lent machine: code, weights and a part of the corpus.
+"""Make a folder for training on a lent machine: code, weights and a part of the corpus.
 
-`python -m swiftmedsam.train.lent.package --data DIR --unlabelled-data DIR --recipes v2 v1 --weights
-lite=F v1=F v2=F --out FOLDER` writes it, `swiftmedsam.train.lent.lease` is what runs there.
-Pictures are shrunk to the network's input and encoded anew; every data set has some of them. Shards
-stay shards, packed: label maps without compression of their own are then half as large, and tar's
-padding is nothing.
+    python -m swiftmedsam.train.lent.package --data DIR --unlabelled-data DIR --recipes v2 v1 \\
+        --weights lite=F v1=F v2=F --out FOLDER
+
+On the lent machine runs `swiftmedsam.train.lent.lease`. Pictures are shrunk to the input of the
+network and encoded anew; each data set keeps some of them. Shards stay tar files and are packed
+(xz). The label maps in them are not compressed: xz then makes them half as large, and the padding
+of tar costs nothing.
 """
 
 import argparse
@@ -37,19 +39,19 @@ from swiftmedsam.train.data.corpus import (
 from swiftmedsam.train.data.framed import frame_labels
 from swiftmedsam.train.lent.lease import PACKED, RECIPES, rewrite
 
-# Of the library; the rest would want OpenVINO and all of OpenCV.
+# The files of the library that training needs. Others import OpenVINO or more of OpenCV.
 CODE = ("__init__.py", "frame.py", "torch_model/**/*.py", "train/**/*.py")
 MIB = 1 << 20
-UNLABELLED_SHARE = 0.4  # of the pictures, as long as there are enough of both
-# Abdominal CT: the most common task, and where the networks are behind their teacher.
+UNLABELLED_SHARE = 0.4  # of the pictures, if there are enough of both kinds
+# Abdominal CT is the most common task, and there the networks are worse than their teacher.
 FAVOURED = (
     "CT_BTCV*", "CT_LiTS*", "CT_Pancreas*", "CT_IRCAD*", "CT_HepaticVessel*", "CT_*[kK]idney*",
     "CT_*[lL]iver*", "CT_*[cC]olon*", "CT_CPTACPDA", "CT_TCGACOAD", "CT_TCGALIHC", "CT_*Abdomen*",
     "CT_*Trauma*",
 )  # fmt: skip
-FAVOUR = 2.0  # their share is so many times what it were
-MEMBER_BYTES = 48  # of a name in a packed tar
-# Numbers of two bytes: the packer tells the first from the second.
+FAVOUR = 2.0  # factor of their share
+MEMBER_BYTES = 48  # what the header of a file takes in a packed tar
+# fp16 has two bytes: the packer handles first and second bytes separately (lp, pb).
 FLOATS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 3, "lp": 1, "pb": 1}]
 
 
@@ -60,10 +62,10 @@ def _favoured(picture: Picture) -> bool:
 def ranks(
     pictures: Sequence[Picture], dataset_power: float, random: np.random.Generator
 ) -> list[tuple[float, Picture]]:
-    """The pictures, each with a rank, so that those of the lowest ranks are a balanced choice.
+    """Give each picture a rank; the pictures of the lowest ranks are a balanced choice.
 
-    Shares are those of `swiftmedsam.train.data.corpus.BalancedSampler`, of abdominal CT twice
-    those. The first picture of each data set has rank 0.
+    Shares are as in `swiftmedsam.train.data.corpus.BalancedSampler`, but twice as large for
+    abdominal CT. The first picture of each data set has rank 0.
     """
     tree: dict[str, dict[str, list[Picture]]] = defaultdict(lambda: defaultdict(list))
     for picture in pictures:
@@ -87,7 +89,7 @@ def ranks(
 def order_of(
     labelled: Sequence[Picture], unlabelled: Sequence[Picture], seed: int
 ) -> list[tuple[str, Picture]]:
-    """All pictures with their folder, "train" or "unlabelled", those to be taken first in front."""
+    """Return all pictures with their folder, "train" or "unlabelled", the first choices first."""
     random = np.random.default_rng(seed)
     kinds = (
         ("train", labelled, DATASET_POWER, 1 - UNLABELLED_SHARE),
@@ -103,7 +105,7 @@ def order_of(
 
 @dataclass(frozen=True)
 class Encoded:
-    """A picture as it is packed: WebP, and its label map as PNG without compression, deflated."""
+    """A picture as WebP, and its label map as PNG without compression and deflated."""
 
     folder: str
     picture: Picture
@@ -112,12 +114,12 @@ class Encoded:
 
     @property
     def size(self) -> int:
-        """Bytes, about: the packer does better on label maps than deflation."""
+        """Bytes in the packed folder, estimated; xz packs label maps better than deflation."""
         return len(self.image) + len(self.labels) + MEMBER_BYTES
 
 
 def encode(folder: str, picture: Picture, quality: int) -> Encoded:
-    """The picture at no more than the network's input, its labels, too, if they count."""
+    """Shrink a picture to the input of the network and encode it; with labels in "train" only."""
     image, labels = picture.read()
     height, width = image.shape[:2]
     if max(height, width) > INPUT_SIZE:
@@ -134,7 +136,7 @@ def encode(folder: str, picture: Picture, quality: int) -> Encoded:
 
 
 def choose(order: Sequence[tuple[str, Picture]], quality: int, limit: int) -> list[Encoded]:
-    """The first pictures of `order`, encoded, that are no more than `limit` bytes together."""
+    """Encode the first pictures of `order`, up to `limit` bytes together."""
     chosen, size = [], 0
     for folder, picture in order:
         encoded = encode(folder, picture, quality)
@@ -153,7 +155,9 @@ def write_corpus(chosen: Sequence[Encoded], folder: Path) -> None:
         shards[folder / encoded.folder / name].append(encoded)
     for path, members in shards.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        members.sort(key=lambda encoded: encoded.picture.key)  # neighbours of a volume are alike
+        members.sort(
+            key=lambda encoded: encoded.picture.key
+        )  # neighbours in a volume are similar, and pack better
         files = [(f"{e.picture.key}.png", zlib.decompress(e.labels)) for e in members if e.labels]
         files += [(f"{e.picture.key}.webp", e.image) for e in members]
         with lzma.open(path, "wb", preset=1) as packed:
@@ -175,13 +179,14 @@ def write_code(folder: Path) -> None:
 
 
 def write_weights(recipes: Sequence[str], files: Mapping[str, Path], folder: Path) -> None:
-    """Write the packed teachers and first weights of `recipes`; `files` are those of variants.
+    """Write the packed weights that `recipes` need: teachers, and weights to start from.
 
-    A network with a dense encoder may start from nothing.
+    `files` are the checkpoints by variant. A network with a dense encoder may start with random
+    weights.
 
     Raises:
-        CorpusError: weights of a variant are missing.
-        CheckpointError, OSError: a file is not there, or holds no weights of its variant.
+        CorpusError: the weights of a variant are missing.
+        CheckpointError, OSError: a file does not exist, or holds no weights of its variant.
     """
     folder.mkdir()
     teachers = {RECIPES[name].teacher for name in recipes}
@@ -191,7 +196,7 @@ def write_weights(recipes: Sequence[str], files: Mapping[str, Path], folder: Pat
         raise CorpusError(f"--weights: {missing[0]}=FILE is missing, which the recipes need")
     for kind, names in (("teacher", teachers), ("start", starts)):
         for name in sorted(names):
-            load_model(files[name], VARIANTS[name])  # to be sure of it
+            load_model(files[name], VARIANTS[name])  # checks the file
             plain = folder / f"{kind}_{name}.safetensors"
             rewrite(files[name], plain, as_teacher=kind == "teacher")
             with lzma.open(f"{plain}{PACKED}", "wb", filters=FLOATS) as packed:
@@ -204,8 +209,8 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def table(order: Sequence[tuple[str, Picture]], chosen: Sequence[Encoded]) -> str:
-    """Lines with the number of pictures chosen and there of each modality, and of abdominal CT."""
+def contents_table(order: Sequence[tuple[str, Picture]], chosen: Sequence[Encoded]) -> str:
+    """Return a table: pictures chosen and in the corpus, by modality, and of abdominal CT."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     sets: dict[str, set[str]] = defaultdict(set)
     every = [(kind, picture, "there") for kind, picture in order]
@@ -226,10 +231,10 @@ def table(order: Sequence[tuple[str, Picture]], chosen: Sequence[Encoded]) -> st
 
 
 def write_package(arguments: argparse.Namespace) -> None:
-    """Write the folder and print what is in it.
+    """Write the folder, and print what is in it.
 
     Raises:
-        CorpusError: something that is needed is missing, or the folder would be too large.
+        CorpusError: weights or pictures are missing, or the folder is too large.
         CheckpointError, OSError: weights or pictures cannot be read.
     """
     out: Path = arguments.out
@@ -245,7 +250,7 @@ def write_package(arguments: argparse.Namespace) -> None:
     order = order_of(labelled, unlabelled, arguments.seed)
     chosen = choose(order[: arguments.pictures], arguments.quality, limit)
     write_corpus(chosen, out / "corpus")
-    print(table(order, chosen))
+    print(contents_table(order, chosen))
     size = size_of(out)
     parts = (("code", code), ("weights", weights), ("corpus", size - code - weights))
     print(", ".join(f"{name} {part / MIB:.1f} MiB" for name, part in (*parts, ("all", size))))
@@ -254,7 +259,7 @@ def write_package(arguments: argparse.Namespace) -> None:
 
 
 def _weights(text: str) -> tuple[str, Path]:
-    """Variant and file of "VARIANT=FILE"."""
+    """Parse "VARIANT=FILE"."""
     name, _, path = text.partition("=")
     if name not in VARIANTS or not path:
         raise argparse.ArgumentTypeError(f"'{text}': expected VARIANT=FILE")
@@ -271,14 +276,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipes", nargs="+", choices=sorted(RECIPES), required=True)
     parser.add_argument(
         "--weights", nargs="+", type=_weights, metavar="VARIANT=FILE", required=True,
-        help="of the teachers and students of the recipes",
+        help="checkpoints of the teachers and students of the recipes",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="new folder")
-    parser.add_argument("--limit-mib", type=float, default=40, help="of the corpus")
-    parser.add_argument("--total-mib", type=float, default=63, help="of the folder")
-    parser.add_argument("--quality", type=int, default=50, help="of WebP, 1 to 100")
-    parser.add_argument("--pictures", type=int, help="at most (default: what the limit holds)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice")
+    parser.add_argument(
+        "--limit-mib", type=float, default=40, help="limit of the packed corpus, in MiB"
+    )
+    parser.add_argument(
+        "--total-mib", type=float, default=63, help="limit of the whole folder, in MiB"
+    )
+    parser.add_argument("--quality", type=int, default=50, help="quality of WebP, 1 to 100")
+    parser.add_argument(
+        "--pictures", type=int, help="number of pictures, at most (default: as many as fit)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice")
     try:
         write_package(parser.parse_args(argv))
     except (CheckpointError, CorpusError, OSError) as error:

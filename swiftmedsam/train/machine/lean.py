@@ -1,10 +1,10 @@
-"""The same network with less to read and write, for training under autocast.
+"""The same network with fewer passes over memory, for training under autocast.
 
-A step on a GPU is bound by memory, not by arithmetic: half of it was casts to f32 and back around
-layer norms, and batch norms that are constant (docs/log/2026-11-27-training-speed.md). `make_lean`
-changes the classes of modules; weights and their names stay, and in f32 what is computed. Under
-autocast norms are in the type of products, and positions of prompts in f32, as they are at
-inference.
+On a GPU, memory limits the speed of a training step, not arithmetic. Half of a step was casts to
+f32 and back around layer norms, and batch norms that are constant
+(docs/log/2026-11-27-training-speed.md). `make_lean` changes the classes of modules. Weights and
+their names stay, and so do results in f32. Under autocast, norms are computed in the type of
+products, and positions of prompts in f32, as at inference.
 """
 
 import torch
@@ -16,13 +16,13 @@ from swiftmedsam.torch_model.tiny_vit import ConvNorm, LayerNorm2d, to_maps, to_
 
 
 def _autocast_type(x: Tensor) -> torch.dtype:
-    """What products of `x` are computed in here."""
+    """Return the type in which products of `x` are computed here."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class FoldedConvNorm(ConvNorm):
-    """Where the statistics stand still, batch norm is part of the convolution's weights."""
+    """If the statistics are frozen, batch norm becomes part of the convolution's weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, outputs, H', W') of `x` (B, inputs, H, W)."""
@@ -36,7 +36,7 @@ class FoldedConvNorm(ConvNorm):
 
 
 def _layer_norm(x: Tensor, norm: nn.LayerNorm | LayerNorm2d) -> Tensor:
-    """Layer norm over the last axis in the type of products; CUDA's autocast takes f32."""
+    """Layer norm over the last axis in the type of products; CUDA's autocast would take f32."""
     kind, shape = _autocast_type(x), norm.weight.shape
     with torch.autocast(x.device.type, enabled=False):
         return F.layer_norm(x.to(kind), shape, norm.weight.to(kind), norm.bias.to(kind), norm.eps)
@@ -59,7 +59,7 @@ class LeanLayerNorm2d(LayerNorm2d):
 
 
 class ExactFourierFeatures(RandomFourierFeatures):
-    """In f32: bfloat16 has 8 bits, and a pixel at the picture's end is 8 bits from its middle."""
+    """Position codes in f32: bfloat16 has 8 bits, too few for neighbouring pixels."""
 
     def forward(self, positions: Tensor) -> Tensor:
         """Return (..., 2 * features) of `positions` (..., 2), (x, y) in 0..1."""
@@ -76,7 +76,7 @@ LEAN = {
 
 
 def make_lean(model: nn.Module) -> None:
-    """Let every module of `model` compute in fewer passes over memory."""
+    """Change the modules of `model` in place to those with fewer passes over memory."""
     for module in model.modules():
         if lean := LEAN.get(type(module)):
             module.__class__ = lean

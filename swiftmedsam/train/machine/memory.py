@@ -1,4 +1,4 @@
-"""Freed memory stays with the process: half of a training step was page faults."""
+"""Keep freed memory in the process: half of a training step was page faults."""
 
 import ctypes
 import sys
@@ -9,10 +9,10 @@ M_MMAP_MAX = -4
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc reuse large blocks instead of handing each back to the system; False elsewhere.
+    """Let glibc keep large freed blocks for reuse; return False where this is not possible.
 
-    Activations of tens of megabytes are mapped, zeroed page by page and unmapped in every step
-    otherwise. Measured: a step takes half as long (docs/log/2026-11-27-training-speed.md).
+    Otherwise each step maps activations of tens of megabytes, zeroes them page by page and unmaps
+    them. With this a step takes half as long (docs/log/2026-11-27-training-speed.md).
     """
     if not sys.platform.startswith("linux"):
         return False

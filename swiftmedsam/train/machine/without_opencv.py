@@ -1,7 +1,8 @@
-"""What training needs of OpenCV, for a machine that has none: `train` puts it in cv2's place.
+"""The functions of OpenCV that training needs, for a machine without it.
 
-Pillow decodes, numpy resizes and torch warps. Names, arguments and results are cv2's; grey levels
-differ by one where values are rounded, by a few in `warpAffine`, for which cv2 rounds positions.
+`swiftmedsam.train` uses this module in place of cv2 there. Pillow decodes, numpy resizes, torch
+warps. Names, arguments and results are as in cv2. Grey levels may differ by one, because of
+rounding; in `warpAffine` by a few, because cv2 rounds positions.
 """
 
 import functools
@@ -18,7 +19,7 @@ INTER_NEAREST, INTER_LINEAR, INTER_AREA, INTER_NEAREST_EXACT = 0, 1, 3, 6
 
 
 def imdecode(data: np.ndarray, flags: int) -> np.ndarray:
-    """Array (H, W) or (H, W, 3), BGR, of an encoded picture; 16 bit are kept."""
+    """Decode a picture to (H, W) or (H, W, 3), BGR; 16-bit values are kept."""
     if flags != IMREAD_UNCHANGED:
         raise NotImplementedError(f"flags {flags}")
     with Image.open(io.BytesIO(data.tobytes())) as picture:
@@ -29,7 +30,7 @@ def imdecode(data: np.ndarray, flags: int) -> np.ndarray:
 
 
 def cvtColor(array: np.ndarray, code: int) -> np.ndarray:
-    """`array` (H, W, 3) with the order of its channels reversed."""
+    """Return `array` (H, W, 3) with its channels in reverse order."""
     if code != COLOR_BGR2RGB:
         raise NotImplementedError(f"code {code}")
     return np.ascontiguousarray(array[:, :, ::-1])
@@ -37,7 +38,7 @@ def cvtColor(array: np.ndarray, code: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _area(old: int, new: int) -> np.ndarray:
-    """Weights (new, old): each new pixel is the mean of what it covers; for new <= old."""
+    """Weights (new, old) to shrink: each new pixel is the mean of the old ones that it covers."""
     ends = np.arange(new + 1) * (old / new)
     pixels = np.arange(old)
     covered = np.minimum(ends[1:, None], pixels + 1) - np.maximum(ends[:-1, None], pixels)
@@ -47,7 +48,7 @@ def _area(old: int, new: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _enlarged(old: int, new: int) -> np.ndarray:
-    """Weights (new, old) of cv2's INTER_AREA where a side grows: a mean of two at borders only."""
+    """Weights (new, old) to enlarge as INTER_AREA does: it mixes two old pixels at borders only."""
     places = np.arange(new)
     low = np.floor(places * (old / new)).astype(int)
     share = places + 1 - (low + 1) * (new / old)
@@ -59,7 +60,7 @@ def _enlarged(old: int, new: int) -> np.ndarray:
 
 
 def resize(array: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
-    """`array` (H, W[, C]) at `size` (width, height), its type kept."""
+    """Resize `array` (H, W[, C]) to `size` (width, height); the dtype stays."""
     shape, (width, height) = array.shape, size
     if interpolation == INTER_NEAREST_EXACT:
         rows, columns = (
@@ -81,7 +82,7 @@ def resize(array: np.ndarray, size: tuple[int, int], interpolation: int) -> np.n
 def warpAffine(
     array: np.ndarray, matrix: np.ndarray, size: tuple[int, int], flags: int
 ) -> np.ndarray:
-    """`array` (H, W[, C]) moved by `matrix` (2, 3) to `size` (width, height); black comes in."""
+    """Warp `array` (H, W[, C]) by `matrix` (2, 3) to `size` (width, height); new places are 0."""
     modes = {INTER_LINEAR: "bilinear", INTER_NEAREST: "nearest"}
     height, width = array.shape[:2]
     back = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]

@@ -1,7 +1,8 @@
-"""Repair of one shortened encoder stage: its output pulled to the teacher's, on cached features.
+"""Repair a shortened stage of the encoder: train it to return the teacher's features.
 
-Cheap because nothing before or after the stage is computed. The stages are independent, so each is
-trained on the teacher's input to it; small errors that then add up are left to `loop`.
+This is quick, because nothing before or after the stage is computed. Each stage is trained on the
+teacher's input to it. The small errors of several stages add up; end-to-end training (`train.run`)
+corrects them.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from swiftmedsam.train.repair.one_cycle import RepairOptions, fit
 
 @dataclass(frozen=True)
 class Part:
-    """What to train, from which cached rows to which."""
+    """A part of the encoder, with the names of its cached inputs and targets."""
 
     source: str
     target: str
@@ -45,14 +46,14 @@ def _batch(array: np.ndarray, rows: np.ndarray) -> Tensor:
 
 
 def relative_error(output: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over the variance of the target: 1 is what a constant would reach."""
+    """Return the mean squared error / variance of the target; the best constant would have 1."""
     return (output.float() - target).square().mean() / target.var()
 
 
 def repair(student: SwiftMedSAM, part: Part, cache: Path, options: RepairOptions) -> float:
     """Train `part` of `student` in place; return its relative error on the held-back rows.
 
-    Batch-norm statistics stay the teacher's: with a batch of 8 new ones would be noise.
+    Batch norms keep the teacher's statistics: those of batches of 8 would be noise.
     """
     rows = read_cache(cache)
     source, target = rows[part.source], rows[part.target]

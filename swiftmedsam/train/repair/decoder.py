@@ -1,6 +1,6 @@
-"""Repair of the shortened decoder on cached teacher embeddings: truth and the teacher's masks.
+"""Repair the shortened decoder: train it on cached embeddings, with truth and the teacher's masks.
 
-The encoder does not run, so a step costs a twentieth of one end to end.
+The encoder does not run, so a step takes a twentieth of an end-to-end step.
 """
 
 import logging
@@ -27,7 +27,7 @@ DECODER_REPAIR = RepairOptions(steps=250, batch_size=4, learning_rate=5e-4)
 def _prompted(
     rows: dict[str, np.ndarray], indices: np.ndarray, random: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings (N, C, 64, 64), boxes (N, 4), targets (N, 256, 256); N = pictures * `BOXES`."""
+    """Return embeddings (N, C, 64, 64), boxes (N, 4), targets (N, 256, 256): `BOXES` a picture."""
     drawn = [draw_prompts(rows["labels"][index], BOXES, random) for index in indices]
     boxes, targets = zip(*drawn, strict=True)
     embeddings = torch.from_numpy(rows["embedding"][indices].astype(np.float32))
@@ -39,7 +39,7 @@ def repair_decoder(
 ) -> float:
     """Train the decoder of `student` in place; return its mean IoU on the held-back pictures.
 
-    The loss is that of the truth plus that of the teacher's masks.
+    The loss is the sum of `truth_loss` and `teacher_loss`.
     """
     rows = read_cache(cache)
     usable = np.array([i for i, labels in enumerate(rows["labels"]) if objects_of(labels).size])

@@ -1,7 +1,8 @@
-"""What the teacher computes, kept on disk: targets for block-wise repair.
+"""A cache of the teacher's features on disk: the targets of the repair.
 
-A cache is a folder of memory-mapped arrays, one row a picture: the input as uint8, its label map,
-and, as float16, the features after each encoder stage that a student shortens. About 10 MB a row.
+A cache is a folder of memory-mapped arrays with one row for each picture: the input as uint8, its
+label map, and, as float16, the features after each encoder stage that a student shortens. A row
+takes about 10 MB.
 """
 
 from pathlib import Path
@@ -20,7 +21,7 @@ INPUTS = {
     "pixels": (np.uint8, (3, INPUT_SIZE, INPUT_SIZE)),
     "labels": (np.uint16, (INPUT_SIZE, INPUT_SIZE)),
 }
-FEATURES = {  # `after_K` is the output of stage K, its patch merge included
+FEATURES = {  # `after_K` is the output of stage K, after its patch merge
     "after_0": (np.float16, (128, 128, 128)),
     "after_1": (np.float16, (160, 64, 64)),
     "after_2": (np.float16, (320, 64, 64)),
@@ -30,7 +31,7 @@ ROWS = INPUTS | FEATURES
 
 
 def encoder_features(model: SwiftMedSAM, pixels: Tensor) -> dict[str, Tensor]:
-    """Features by the names of `FEATURES`, each (B, C, H, W), of `pixels` (B, 3, 256, 256)."""
+    """Return the features (B, C, H, W) of `pixels` (B, 3, 256, 256), named as in `FEATURES`."""
     encoder = model.image_encoder
     features = {}
     x = encoder.patch_embed(pixels)
@@ -42,7 +43,7 @@ def encoder_features(model: SwiftMedSAM, pixels: Tensor) -> dict[str, Tensor]:
 
 
 def write_cache(teacher: SwiftMedSAM, source: Source, folder: Path, count: int, seed: int) -> None:
-    """Make a cache of `count` pictures in `folder`; its file `done` says how many are there."""
+    """Make a cache of `count` pictures in `folder`. The file `done` holds the number of rows."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (count, *shape))
@@ -62,6 +63,6 @@ def write_cache(teacher: SwiftMedSAM, source: Source, folder: Path, count: int, 
 
 
 def read_cache(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of a cache, memory-mapped, cut to the rows that are filled."""
+    """Return the memory-mapped arrays of a cache, cut to the rows that are filled."""
     done = int((folder / "done").read_text())
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r")[:done] for name in ROWS}

@@ -1,6 +1,6 @@
-"""The first weights of a shorter network: the teacher's, as far as they fit.
+"""Initialise a smaller network with the weights of the teacher, as far as they fit.
 
-Which parts to keep is decided by what was measured (docs/log/2026-11-23-v2.md), not by position.
+The parts to keep were chosen by measurements (docs/log/2026-11-23-v2.md).
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from swiftmedsam.torch_model import (
     SwiftMedSAM,
 )
 
-# Teacher blocks kept per encoder stage. Stage 2 of v2: of the pairs tried, (0, 5) is nearest to the
-# teacher's output before any training (relative error 3.2; (1, 5) 3.3; (0, 1) 7.4).
+# The blocks of the teacher that are kept, by encoder stage. For stage 2 of v2, the pair (0, 5) was
+# nearest to the teacher's output before any training (relative error 3.2; (1, 5) 3.3; (0, 1) 7.4).
 KEPT_BLOCKS = {
     SWIFT_V1: ((0, 1), (0, 1), (0, 1, 4, 5), (0, 1)),
     SWIFT_V2: ((0,), (0, 1), (0, 5), (0, 1)),
@@ -25,7 +25,7 @@ KEPT_BLOCKS = {
 
 
 def _source_name(name: str, kept: tuple[tuple[int, ...], ...]) -> str:
-    """Name of the teacher's tensor that the student's tensor `name` starts from."""
+    """Return the name of the teacher's tensor that the student's tensor `name` is copied from."""
     parts = name.split(".")
     if parts[:2] == ["image_encoder", "layers"] and parts[3] == "blocks":
         parts[4] = str(kept[int(parts[2])][int(parts[4])])
@@ -33,9 +33,10 @@ def _source_name(name: str, kept: tuple[tuple[int, ...], ...]) -> str:
 
 
 def _keep_units(state: dict[str, Tensor], teacher: Mapping[str, Tensor], hidden: int) -> None:
-    """Fill the decoder's MLP with the teacher's `hidden` units of the largest weights.
+    """Keep the `hidden` units with the largest weights of the MLPs of the teacher's decoder.
 
-    The product of a unit's incoming and outgoing norm bounds what it can add to a token.
+    Weights of a unit: the norm of the incoming ones times the norm of the outgoing ones. This
+    product limits what the unit can add to a token.
     """
     lin = "mask_decoder.transformer.layers.0.mlp."
     incoming = teacher[lin + "lin1.weight"].norm(dim=1)
@@ -47,13 +48,14 @@ def _keep_units(state: dict[str, Tensor], teacher: Mapping[str, Tensor], hidden:
 
 
 def student_of(teacher: SwiftMedSAM, architecture: Architecture) -> SwiftMedSAM:
-    """A network of `architecture` that starts from `teacher`, a LiteMedSAM.
+    """Return a network of `architecture` that starts with weights of `teacher`, a LiteMedSAM.
 
-    Heads need no surgery: 4 heads of 32 read the same projections as 8 heads of 16, so neighbouring
-    heads merge. A shorter IoU head keeps the teacher's first and last layers.
+    Fewer attention heads need no change: 4 heads of 32 channels use the same projections as 8 heads
+    of 16, so two neighbouring heads become one. A shorter IoU head keeps the teacher's first and
+    last layers.
     """
     if teacher.architecture != LITE or architecture not in KEPT_BLOCKS:
-        raise ValueError("a student is v1 or v2, its teacher LiteMedSAM")
+        raise ValueError("expected a student of variant v1 or v2, and a teacher of variant lite")
     student = SwiftMedSAM(architecture)
     known = teacher.state_dict()
     state = student.state_dict()
@@ -71,10 +73,10 @@ def student_of(teacher: SwiftMedSAM, architecture: Architecture) -> SwiftMedSAM:
 
 
 def dense_student_of(teacher: SwiftMedSAM, architecture: Architecture) -> SwiftMedSAM:
-    """A network of `architecture` with a dense encoder from nothing and the teacher's decoder.
+    """Return a network with a dense encoder of random weights and the teacher's decoder.
 
-    The embedding's last layer norm is the teacher's too: its channels differ in size, and learning
-    that alone takes some hundred steps.
+    The last layer norm of the encoder is the teacher's, too: channels of the embedding differ in
+    size, and it would take some hundred steps to learn this.
 
     Raises:
         CheckpointError: the decoders differ.
@@ -87,5 +89,7 @@ def dense_student_of(teacher: SwiftMedSAM, architecture: Architecture) -> SwiftM
             teacher.image_encoder.neck[-1].state_dict()
         )
     except RuntimeError as error:
-        raise CheckpointError("the teacher's decoder is not the student's: v3 has v1's") from error
+        raise CheckpointError(
+            "the decoders of teacher and student differ: the teacher of v3 must be v1"
+        ) from error
     return student.eval()

@@ -1,4 +1,4 @@
-"""The short training both repairs share: AdamW, one cycle of the learning rate, a log."""
+"""The training loop that both repairs share: AdamW, one cycle of the learning rate, a log."""
 
 import logging
 import time
@@ -13,17 +13,17 @@ log = logging.getLogger(__name__)
 
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 1.0
-WARMUP_SHARE = 0.2  # of the steps, until the learning rate is at its highest
+WARMUP_SHARE = 0.2  # the part of the steps in which the learning rate rises
 
 
 @dataclass(frozen=True)
 class RepairOptions:
-    """Recipe of a repair on the rows of a cache."""
+    """The choices of a repair on the rows of a cache."""
 
     steps: int = 400
     batch_size: int = 8  # rows
-    learning_rate: float = 1e-3  # the highest
-    held_back: int = 32  # the first rows of the cache measure and never train
+    learning_rate: float = 1e-3  # its highest value
+    held_back: int = 32  # so many first rows of the cache are for measuring only
     report_every: int = 50  # steps
     seed: int = 0
 
@@ -35,9 +35,9 @@ def fit(
     rows: int,
     options: RepairOptions,
 ) -> float:
-    """Train `module` in place; return what `evaluate` then says of the held-back rows.
+    """Train `module` in place; return the result of `evaluate` (on held-back rows) afterwards.
 
-    `loss_of` gives the loss of a batch, an array of row numbers below `rows`.
+    `loss_of` returns the loss of a batch, an array of row numbers below `rows`.
     """
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=options.learning_rate, weight_decay=WEIGHT_DECAY

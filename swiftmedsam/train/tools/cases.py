@@ -1,8 +1,7 @@
-"""`python -m swiftmedsam.train.tools.cases --data DIR --out DIR`: some training pictures as cases
-of the program.
+"""Write training pictures as cases: `python -m swiftmedsam.train.tools.cases --data DIR --out DIR`.
 
-What `python -m convert --calibration` reads: modality, then data set, then picture, each drawn
-evenly, none twice.
+The cases are for `python -m convert --calibration`. A modality is drawn, then a data set of it,
+then a picture. All have equal chances, and no picture is drawn twice.
 """
 
 import argparse
@@ -13,19 +12,25 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.train.data.corpus import BalancedSampler, Picture, box_of, objects_of, read_corpus
+from swiftmedsam.train.data.corpus import (
+    BalancedSampler,
+    Picture,
+    objects_of,
+    read_corpus,
+    tight_box,
+)
 
-TRIES = 20  # draws per case that is wanted, until a small corpus has no new ones
+TRIES = 20  # draws for each wanted case; a small corpus may have no more new pictures
 
 
-def boxes_of(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """Boxes (N, 4) around the objects of a label map (H, W)."""
-    boxes = [box_of(labels == label) for label in objects_of(labels)]
+def object_boxes(labels: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Return boxes (N, 4) around the objects of a label map (H, W)."""
+    boxes = [tight_box(labels == label) for label in objects_of(labels)]
     return np.array(boxes, np.int64).reshape(-1, 4)
 
 
 def write_cases(data: Path, out: Path, count: int, seed: int) -> int:
-    """Write up to `count` images as `out`/2DBox_MODALITY_*.npz; return how many there were.
+    """Write up to `count` images as `out`/2DBox_MODALITY_*.npz; return their number.
 
     Raises:
         ValueError: there is no picture below `data`.
@@ -42,7 +47,7 @@ def write_cases(data: Path, out: Path, count: int, seed: int) -> int:
     written = 0
     for (dataset, key), picture in chosen.items():
         image, labels = picture.read()
-        boxes = boxes_of(labels)
+        boxes = object_boxes(labels)
         if len(boxes):
             name = f"2DBox_{picture.modality}_{dataset}-{key}.npz".replace("/", "-")
             np.savez_compressed(out / name, imgs=image, boxes=boxes)

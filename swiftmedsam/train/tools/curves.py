@@ -1,4 +1,4 @@
-"""The curves of a run: `python -m swiftmedsam.train.tools.curves runs/NAME PICTURE.png`."""
+"""Draw the losses of a run: `python -m swiftmedsam.train.tools.curves runs/NAME PICTURE.png`."""
 
 import argparse
 import csv
@@ -8,38 +8,38 @@ from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")  # a file, never a window
+matplotlib.use("Agg")  # draw to a file, without a window
 from matplotlib import pyplot as plt
 
-SMOOTHING = 5  # reports in the running mean that is drawn over the single ones
+SMOOTHING = 5  # reports in the running mean; single reports are drawn, too
 TERMS = {
     "truth": "truth: Dice + cross entropy + IoU error",
     "teacher": "teacher: relative error of the embedding",
     "answers": "teacher: difference from its answers to free boxes",
 }
-COLOURS = ("#0072b2", "#d55e00", "#cc79a7")
+COLOURS = ("#0072b2", "#d55e00", "#cc79a7")  # of Okabe and Ito, as in `evaluation`
 
 
 def read_log(run: Path) -> dict[str, list[float]]:
-    """Columns of `run`/log.csv by name, one value a report."""
+    """Read the columns of `run`/log.csv by name, with one value for each report."""
     with (run / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
-    """Mean of each value and the up to `SMOOTHING` - 1 before it."""
+    """Return the mean of each value and up to `SMOOTHING` - 1 values before it."""
     parts = (values[max(0, i + 1 - SMOOTHING) : i + 1] for i in range(len(values)))
     return [sum(part) / len(part) for part in parts]
 
 
-def draw(columns: dict[str, list[float]], picture: Path) -> None:
-    """Write `picture`: the terms of the loss and the learning rate over the steps."""
+def draw_losses(columns: dict[str, list[float]], picture: Path) -> None:
+    """Draw the terms of the loss and the learning rate over the steps; write `picture`."""
     figure, (losses, rate) = plt.subplots(
         2, 1, figsize=(8, 6), sharex=True, height_ratios=(3, 1), layout="constrained"
     )
     for (name, title), colour in zip(TERMS.items(), COLOURS, strict=True):
-        if not any(columns.get(name, ())):  # older logs have fewer terms; some runs no teacher
+        if not any(columns.get(name, ())):  # older logs have fewer terms; some runs have no teacher
             continue
         losses.plot(columns["step"], columns[name], color=colour, alpha=0.3)
         losses.plot(columns["step"], running_mean(columns[name]), color=colour, label=title)
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder with log.csv")
     parser.add_argument("picture", type=Path)
     options = parser.parse_args(argv)
-    draw(read_log(options.run), options.picture)
+    draw_losses(read_log(options.run), options.picture)
     return 0
 
 

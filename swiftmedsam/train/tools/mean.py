@@ -1,9 +1,10 @@
-"""The mean of weights of one variant: `python -m swiftmedsam.train.tools.mean A.safetensors
-B.safetensors --out C`.
+"""Average the weights of checkpoints of one variant.
 
-Runs that start from the same weights stay in one basin, where the mean often does what the better
-of two does on each kind of picture (Wortsman et al., "Model soups", ICML 2022). Batch-norm
-statistics are averaged, too: where training froze them they are all the same.
+    python -m swiftmedsam.train.tools.mean A.safetensors B.safetensors --out C.safetensors
+
+If two runs start from the same weights, their mean is often as good as the better of both, on each
+kind of picture (Wortsman et al., "Model soups", ICML 2022). Batch-norm statistics are averaged,
+too; they are all the same if training froze them.
 """
 
 import argparse
@@ -29,11 +30,11 @@ from swiftmedsam.torch_model.checkpoint import fitting_variant
 
 
 def mean_of(paths: Sequence[Path]) -> SwiftMedSAM:
-    """The network whose every weight is the mean of those in `paths`.
+    """Return a network whose weights are the mean of those in the files `paths`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: a file is no checkpoint, or not one of the variant of the first.
+        CheckpointError: a file is not a checkpoint, or its variant is not that of the first file.
     """
     variant = fitting_variant(read_state_dict(paths[0]))
     if variant is None:
@@ -47,7 +48,7 @@ def mean_of(paths: Sequence[Path]) -> SwiftMedSAM:
 
 
 def origin_of(path: Path) -> dict[str, str]:
-    """What a file is and how it was made: its name and hash, and its metadata, if any."""
+    """Return name, hash and metadata of a file, to say where the mean comes from."""
     origin = {"file": path.name, "sha256": sha256_of(path.read_bytes())}
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:

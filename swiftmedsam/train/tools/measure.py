@@ -1,10 +1,10 @@
-"""A quick look at checkpoints while they train: `python -m swiftmedsam.train.tools.measure
-CHECKPOINT... --val DIR`.
+"""Score checkpoints quickly: `python -m swiftmedsam.train.tools.measure CHECKPOINT... --val DIR`.
 
-Each object of each case of `val`, in one or a few slices, is asked for by its own box; DSC is
-counted in the 256 x 256 input. No rule of the program takes part (no crops, no tracking), so a
-checkpoint takes minutes where the program takes an hour. It compares checkpoints with one another;
-what a release is worth is `python -m swiftmedsam.evaluation` of the program's own masks.
+The network gets the box of each object of each case of `val`, in one or a few slices, and DSC is
+measured in the 256 x 256 input. Crops, tracking and the other rules of the program are not used, so
+a checkpoint takes minutes where the program takes an hour. The scores are to compare checkpoints
+with one another. To score a release, use `python -m swiftmedsam.evaluation` on outputs of the
+program.
 """
 
 import argparse
@@ -28,22 +28,22 @@ from swiftmedsam.torch_model import (
     read_state_dict,
 )
 from swiftmedsam.torch_model.checkpoint import fitting_variant
-from swiftmedsam.train.data.corpus import MIN_OBJECT_AREA, box_of
+from swiftmedsam.train.data.corpus import MIN_OBJECT_AREA, tight_box
 from swiftmedsam.train.data.framed import frame_labels
 from swiftmedsam.train.losses import dice_of
 from swiftmedsam.train.machine.lean import make_lean
 from swiftmedsam.train.machine.memory import keep_freed_memory
 from swiftmedsam.train.machine.precision import cpu_autocast
 
-MARGIN = 2  # input pixels around an object of a slice: between none and the organisers' five
-PROMPTS = 8  # decoded together: more take memory, not less time
-# Upper ends of the classes of object size, in parts of the input's 256 x 256 pixels.
-SIZES = {"under 0.2%": 0.002, "0.2 to 1%": 0.01, "1 to 5%": 0.05, "over 5%": 1.0}
+MARGIN = 2  # input pixels around an object; the organisers' boxes have 0 to 5
+PROMPTS = 8  # decoded together; more would need more memory and not less time
+# Upper limits of the classes of object size, as parts of the 256 x 256 input pixels.
+OBJECT_SIZES = {"under 0.2%": 0.002, "0.2 to 1%": 0.01, "1 to 5%": 0.05, "over 5%": 1.0}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A slice with the objects that are asked for in it."""
+class AskedSlice:
+    """A slice, with the boxes and true masks of its objects."""
 
     case: str
     pixels: np.ndarray  # (1, 3, 256, 256), 0..1
@@ -51,8 +51,8 @@ class Asked:
     masks: np.ndarray  # (N, 256, 256) bool
 
 
-def asked_in(case: Path, truth: Path, slices: int) -> Iterator[Asked]:
-    """What is asked for in an image, or in up to `slices` slices of a volume, evenly spread."""
+def asked_in(case: Path, truth: Path, slices: int) -> Iterator[AskedSlice]:
+    """Yield an image, or up to `slices` evenly spaced slices of a volume, with their objects."""
     with np.load(case) as file:
         images = file["imgs"]
     with np.load(truth) as file:
@@ -69,14 +69,14 @@ def asked_in(case: Path, truth: Path, slices: int) -> Iterator[Asked]:
         masks = [framed == i for i in ids[areas >= MIN_OBJECT_AREA]]
         if masks:
             outward = np.array([-MARGIN, -MARGIN, MARGIN, MARGIN])
-            boxes = np.stack([box_of(mask) + outward for mask in masks]).clip(0, 256)
+            boxes = np.stack([tight_box(mask) + outward for mask in masks]).clip(0, 256)
             pixels = Frame(*labels[z].shape).pixels(images[z])
-            yield Asked(case.stem, pixels, boxes.astype(np.float32), np.stack(masks))
+            yield AskedSlice(case.stem, pixels, boxes.astype(np.float32), np.stack(masks))
 
 
 @torch.inference_mode()
-def dice_in(model: SwiftMedSAM, asked: Asked) -> np.ndarray:
-    """Dice (N,) of the model's masks of the objects asked for."""
+def dice_in(model: SwiftMedSAM, asked: AskedSlice) -> np.ndarray:
+    """Return the Dice (N,) of the model's masks of the N objects."""
     pixels = torch.from_numpy(asked.pixels).to(memory_format=torch.channels_last)
     boxes, found = torch.from_numpy(asked.boxes), []
     with cpu_autocast():
@@ -86,13 +86,13 @@ def dice_in(model: SwiftMedSAM, asked: Asked) -> np.ndarray:
     return dice_of(torch.cat(found), torch.from_numpy(asked.masks)).numpy()
 
 
-def modality_of(case: str) -> str:
-    """The modality in a case's name."""
+def modality_in_name(case: str) -> str:
+    """Return the modality in the name of a case."""
     return re.sub(r"^[23]DBox_", "", case).split("_")[0]
 
 
 def means(scores: Mapping[str, float], kind_of: Mapping[str, str]) -> dict[str, tuple[float, int]]:
-    """Mean score and number of the cases of each kind."""
+    """Return mean score and number of cases for each kind."""
     by_kind = defaultdict(list)
     for case, score in scores.items():
         by_kind[kind_of[case]].append(score)
@@ -100,15 +100,15 @@ def means(scores: Mapping[str, float], kind_of: Mapping[str, str]) -> dict[str, 
 
 
 @dataclass(frozen=True)
-class Scores:
-    """DSC of one checkpoint."""
+class CheckpointScores:
+    """The DSC of one checkpoint."""
 
-    cases: dict[str, float]  # the mean over its objects
-    objects: list[tuple[float, float]]  # area in parts of the input, Dice
+    cases: dict[str, float]  # mean over the objects of the case
+    objects: list[tuple[float, float]]  # area as a part of the input, Dice
 
     def lines(self, sets: Mapping[str, Mapping[str, object]]) -> dict[str, tuple[float, int]]:
-        """Each mean by its name, with the number that it is of."""
-        modalities = means(self.cases, {case: modality_of(case) for case in self.cases})
+        """Return all means by name, each with the number of values in it."""
+        modalities = means(self.cases, {case: modality_in_name(case) for case in self.cases})
         lines = {
             "mean over modalities": (
                 float(np.mean([mean for mean, _ in modalities.values()])), len(self.cases),
@@ -125,7 +125,7 @@ class Scores:
                     groups.append(lines[name][0])
             lines["mean of both"] = float(np.mean(groups)), len(groups)
         low = 0.0
-        for name, high in SIZES.items():
+        for name, high in OBJECT_SIZES.items():
             within = [dice for area, dice in self.objects if low <= area < high]
             if within:
                 lines[f"objects {name}"] = float(np.mean(within)), len(within)
@@ -133,8 +133,8 @@ class Scores:
         return lines | modalities
 
 
-def measure(model: SwiftMedSAM, val: Path, slices: int, only: str) -> Scores:
-    """Scores of `model` on the cases below `val`, `inputs` and `gts`, whose names match `only`."""
+def measure(model: SwiftMedSAM, val: Path, slices: int, only: str) -> CheckpointScores:
+    """Score `model` on the cases of `val`/inputs and `val`/gts whose file names match `only`."""
     cases: dict[str, list[float]] = defaultdict(list)
     objects = []
     for path in sorted((val / "inputs").glob(only)):
@@ -143,7 +143,7 @@ def measure(model: SwiftMedSAM, val: Path, slices: int, only: str) -> Scores:
             areas = asked.masks.mean(axis=(1, 2))
             objects += list(zip(areas.tolist(), found.tolist(), strict=True))
             cases[asked.case] += found.tolist()
-    return Scores({case: float(np.mean(found)) for case, found in cases.items()}, objects)
+    return CheckpointScores({case: float(np.mean(found)) for case, found in cases.items()}, objects)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -153,8 +153,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--val", type=Path, required=True, help="folder with inputs/ and gts/")
-    parser.add_argument("--sets", type=Path, help="JSON: data set of each case, and if trained on")
-    parser.add_argument("--slices", type=int, default=2, help="of each volume (default: 2)")
+    parser.add_argument(
+        "--sets", type=Path, help="JSON: data set of each case, and whether it was trained on"
+    )
+    parser.add_argument("--slices", type=int, default=2, help="slices of each volume (default: 2)")
     parser.add_argument("--only", default="*.npz", help="pattern of the cases' file names")
     options = parser.parse_args(argv)
     keep_freed_memory()

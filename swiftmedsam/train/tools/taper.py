@@ -1,9 +1,9 @@
-"""`python -m swiftmedsam.train.tools.taper --data DIR`: how large objects are in each slice of
-their 3D box.
+"""Measure the sizes of objects by slice: `python -m swiftmedsam.train.tools.taper --data DIR`.
 
-What `TAPER` in swiftmedsam/prompts.py was taken from: the sides of an object in a slice, in sides
-of the box around all of its slices, by the slice's distance from the box's middle. A mean over data
-sets, each the mean of its objects' slices, so that none counts for its number of volumes.
+The taper of swiftmedsam/settings.py comes from here: the sides of an object in a slice, relative to
+the sides of its 3D box, by the distance of the slice from the middle of the box. The result is a
+mean over data sets, each a mean over the slices of its objects. So a data set with many volumes
+counts as much as one with few.
 """
 
 import argparse
@@ -15,28 +15,35 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.train.data.corpus import MIN_OBJECT_AREA, Picture, box_of, read_corpus, volume_of
+from swiftmedsam.train.data.corpus import (
+    MIN_OBJECT_AREA,
+    Picture,
+    read_corpus,
+    tight_box,
+    volume_of,
+)
 
-LEAST_SLICES = 5  # of an object in the corpus: of fewer it is not known where it ends
-BINS = 10  # of the distance, from the middle slice to the end
+LEAST_SLICES = 5  # of an object; with fewer, its end is not known well enough
+BINS = 10  # of the distance from the middle slice, up to the end of the box
 
-Sides = list[tuple[float, float]]  # by slice: distance 0..1 from the middle, sides 0..1
+# For each slice: distance from the middle, 0..1, and sides relative to the box, 0..1.
+Sides = list[tuple[float, float]]
 
 
 def object_sides(boxes: dict[int, npt.NDArray[np.int64]]) -> Sides:
-    """Of an object whose boxes (4,) by slice are given, in order."""
+    """Return the sides of an object; `boxes` are its boxes (4,) by slice, in order."""
     slices = np.array(list(boxes))
     corners = np.array(list(boxes.values()))
     low, high = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0) + 1
     sides = (corners[:, 2:] + 1 - corners[:, :2]) / (high - low)
-    # a slice is as thick as the distance to the next: the ends lie half of it beyond the centres
+    # slices have a thickness: the object ends half a slice beyond the outer centres
     half = (slices[-1] - slices[0]) / 2 + np.median(np.diff(slices)) / 2
     distances = abs(slices - (slices[0] + slices[-1]) / 2) / half
     return list(zip(distances.tolist(), np.sqrt(sides.prod(axis=1)).tolist(), strict=True))
 
 
 def volume_sides(pictures: Sequence[Picture]) -> Iterator[Sides]:
-    """Of the objects of a volume, whose slices with an object the `pictures` are."""
+    """Yield the sides of each object of a volume; `pictures` are its slices with an object."""
     boxes: dict[int, dict[int, npt.NDArray[np.int64]]] = defaultdict(dict)
     largest: dict[int, int] = defaultdict(int)
     for picture in sorted(pictures, key=lambda picture: picture.key):
@@ -44,7 +51,7 @@ def volume_sides(pictures: Sequence[Picture]) -> Iterator[Sides]:
         _, labels = picture.read()
         for label in np.unique(labels[labels != 0]).tolist():
             mask = labels == label
-            boxes[label][z] = box_of(mask)
+            boxes[label][z] = tight_box(mask)
             largest[label] = max(largest[label], int(mask.sum()))
     for label, of_object in boxes.items():
         if len(of_object) >= LEAST_SLICES and largest[label] >= MIN_OBJECT_AREA:
@@ -52,7 +59,7 @@ def volume_sides(pictures: Sequence[Picture]) -> Iterator[Sides]:
 
 
 def bin_means(sides: Sides) -> npt.NDArray[np.float64]:
-    """Mean sides by bin of the distance (`BINS`,); NaN where there is no slice."""
+    """Return the mean sides (`BINS`,) by bin of the distance; NaN for a bin without slices."""
     distances, shares = np.array(sides).T
     bins = np.minimum((distances * BINS).astype(int), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
