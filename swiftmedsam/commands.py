@@ -12,6 +12,7 @@ COMMANDS = {
     "cases": ("swiftmedsam.program.cases", "scans"),
     "convert": ("swiftmedsam.convert.__main__", "convert"),
     "evaluate": ("swiftmedsam.evaluation.__main__", "evaluate"),
+    "merge": ("swiftmedsam.program.merge", "scans"),
     "train": ("swiftmedsam.train.__main__", "train"),
 }
 

@@ -30,6 +30,7 @@ from swiftmedsam.messages import one_line, printable
 from swiftmedsam.modality import UNKNOWN, parse_modality
 from swiftmedsam.npz import UNREADABLE, is_case_name
 from swiftmedsam.program.jobs import attempt, words_of
+from swiftmedsam.program.parts import add_part, set_part
 from swiftmedsam.program.scan_options import ANATOMICAL, add_choices, add_memory_limit, as_option
 from swiftmedsam.result import label_dtype
 from swiftmedsam.scans.formats.by_suffix import READERS, read_scan, stem_of, suffix_of
@@ -330,6 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (one, other):
         add_choices(command)
         add_memory_limit(command)
+        add_part(command)
         command.add_argument(
             "--verbose", action="store_true",
             help="also show where an unforeseen error arose",
@@ -339,7 +341,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    set_part(parser, options)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("swiftmedsam.program.jobs").setLevel(
         logging.DEBUG if options.verbose else logging.INFO
@@ -347,7 +351,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         steps: dict[str, Step] = options.steps(options)
         make_folder(options.out)
-        remove_partials(options.out)
+        if options.part is None:
+            remove_partials(options.out)
+        else:  # see `main.remove_all_partials`
+            steps = {name: steps[name] for name in options.part.take(list(steps), str)}
     except (ScanError, OSError) as error:
         log.error("%s", printable(words_of(error)))
         return 1

@@ -16,6 +16,7 @@ from swiftmedsam.manifest import WeightsError
 from swiftmedsam.messages import one_line, printable
 from swiftmedsam.network import Network
 from swiftmedsam.program.progress import OutOfTime, ProgressBar, watched
+from swiftmedsam.program.run_log import BEGUN, FAILED, SKIPPED, WRITTEN, RunLog
 from swiftmedsam.program.signals import Stopper
 from swiftmedsam.result import Clock, Progress
 
@@ -105,6 +106,12 @@ class Report:
     written: int = 0
     skipped: int = 0
     failures: dict[str, str] = field(default_factory=dict)  # messages by file name
+    log: RunLog | None = None  # the file of --log
+
+    def note(self, job: Job, state: str) -> None:
+        """Say in the file of --log what has become of a job."""
+        if self.log is not None:
+            self.log.case(job.file, state, self.failures.get(job.file))
 
 
 def run_jobs(
@@ -119,12 +126,15 @@ def run_jobs(
     for number, job in enumerate(jobs, start=1):
         if skip_existing and job.output.exists():
             report.skipped += 1
+            report.note(job, SKIPPED)
             continue
         name = printable(job.file)
         bar.show(number, name, 0, 1)
+        report.note(job, BEGUN)
         progress = watched(functools.partial(bar.show, number, name), stopper, timeout, name)
         step = functools.partial(run_and_count, job, network, progress, report, stopper)
         done = attempt(step, job.file, report.failures)
+        report.note(job, WRITTEN if done else FAILED)
         if not done and job.removes_older and not why_not_writable(job.output):
             with contextlib.suppress(OSError):
                 job.output.unlink()

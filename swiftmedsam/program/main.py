@@ -23,6 +23,7 @@ from swiftmedsam.program.jobs import Job, Report, run_jobs, words_of
 from swiftmedsam.program.npz_jobs import FolderError, npz_jobs
 from swiftmedsam.program.options import OLD_MODE, parse
 from swiftmedsam.program.progress import CLEAR_LINE, ProgressBar
+from swiftmedsam.program.run_log import RunLog
 from swiftmedsam.program.scan_options import about_scans
 from swiftmedsam.program.signals import Stopped, Stopper
 
@@ -43,8 +44,10 @@ def write_failures(path: Path, failures: dict[str, str]) -> None:
         stream.write(json.dumps(entries, indent=1).encode() + b"\n")
 
 
-def begin(options: argparse.Namespace) -> tuple[list[Job], Network]:
+def begin(options: argparse.Namespace, report: Report) -> tuple[list[Job], Network]:
     """The jobs and the network. The output folders are made; partial files in them are removed.
+
+    `report` gets the file of --log.
 
     Raises:
         CaseError: the options for scans are wrong.
@@ -58,7 +61,10 @@ def begin(options: argparse.Namespace) -> tuple[list[Job], Network]:
         jobs = scan_jobs(options)
     else:
         jobs = npz_jobs(options)
-    if removed := remove_all_partials(jobs):
+    names = [job.file for job in jobs]
+    if options.part is not None:
+        jobs = options.part.take(jobs, lambda job: job.file)
+    if removed := remove_all_partials(jobs, options):
         log.info("removed %d partial files of a run that was killed", removed)
     if options.threads is not None:
         cv2.setNumThreads(options.threads)  # OpenCV has its own threads, for flow and resizing
@@ -66,11 +72,21 @@ def begin(options: argparse.Namespace) -> tuple[list[Job], Network]:
         options.weights, precision=options.precision, threads=options.threads,
         wait=options.timeout is not None,  # the timeout of a case must not include the loading
     )  # fmt: skip
+    if options.log is not None:
+        outputs = {job.file: job.output for job in jobs}
+        used = f"{network.variant}, {network.precision}"
+        report.log = RunLog(options.log, options.part, used, names, outputs)
     return jobs, network
 
 
-def remove_all_partials(jobs: list[Job]) -> int:
-    """Remove partial files of killed runs from the folders of `jobs`; return their number."""
+def remove_all_partials(jobs: list[Job], options: argparse.Namespace) -> int:
+    """Remove partial files of killed runs from the folders of `jobs`; return their number.
+
+    A part removes none: other parts write to the same folders, and not every file system shows
+    their locks to other hosts. `swiftmedsam merge` removes them.
+    """
+    if options.part is not None:
+        return 0
     return sum(remove_partials(folder) for folder in {job.output.parent for job in jobs})
 
 
@@ -90,13 +106,14 @@ def main(argv: Sequence[str] | None = None, command: str = "python -m app") -> i
     if options.mode == OLD_MODE:
         log.warning("--mode %s is called litemedsam now; the old name goes in 0.3", OLD_MODE)
     with Stopper() as stopper:
-        return _run(options, stopper, show_bar=on_terminal and not options.quiet)
+        report = Report()
+        status = _run(options, stopper, report, show_bar=on_terminal and not options.quiet)
+        return status if report.log is None else report.log.close(status)
 
 
-def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> int:
+def _run(options: argparse.Namespace, stopper: Stopper, report: Report, *, show_bar: bool) -> int:
     """Run with parsed options; return the exit status."""
     began = time.perf_counter()
-    report = Report()
     jobs: list[Job] = []
     try:
         with stopper.raising():
@@ -106,7 +123,7 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
 
                 dry_run(options, report.failures)
                 return _ended(options, report.failures)
-            jobs, network = begin(options)
+            jobs, network = begin(options, report)
             bar = ProgressBar(len(jobs), enabled=show_bar)
             run_jobs(
                 jobs, network, report, stopper, bar,
@@ -128,7 +145,7 @@ def _run(options: argparse.Namespace, stopper: Stopper, *, show_bar: bool) -> in
     else:
         # Only here has the exception released the file and its lock. A partial file is left only if
         # the signal came between the creation of the file and its `try`.
-        remove_all_partials(jobs)
+        remove_all_partials(jobs, options)
         left = len(jobs) - report.written - report.skipped - len(report.failures)
         not_done = f", {left} not done" if jobs else ""  # without jobs the number is unknown
         log.warning("stopped by %s: %s%s", stopper.received.name, summary, not_done)

@@ -82,7 +82,7 @@ def npz_jobs(options: argparse.Namespace) -> list[Job]:
     if folder.samefile(paths[0].parent):
         raise FolderError(f"{folder}: outputs would replace the inputs of the same name")
     outputs = [folder / path.name for path in paths]
-    tables = [] if options.failures is None else [options.failures]
+    tables = [path for path in (options.failures, options.log) if path is not None]
     if same := same_files([*outputs, *tables], paths):
         raise FolderError(f"{same[0]}: is an input, and is not overwritten")
     if why := why_tables_fail(tables, outputs):

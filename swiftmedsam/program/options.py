@@ -10,6 +10,7 @@ from swiftmedsam import __version__
 from swiftmedsam.cpu import AUTO, PRECISIONS
 from swiftmedsam.display import DEFAULT_WINDOW, WINDOWS, parse_window
 from swiftmedsam.network import Network
+from swiftmedsam.program.parts import add_part, set_part
 from swiftmedsam.program.scan_options import add_memory_limit, add_scan_options, as_option, natural
 from swiftmedsam.settings import BEST, MODES, Settings
 
@@ -88,6 +89,11 @@ def _parser(command: str) -> argparse.ArgumentParser:
         "--failures", type=Path, metavar="FILE",
         help="write a JSON list of the failed cases, each with its file and message",
     )  # fmt: skip
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE",
+        help="write what becomes of each case, a JSON object a line, while the run goes on",
+    )  # fmt: skip
+    add_part(parser)
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         "--overwrite", action="store_true",
@@ -123,7 +129,14 @@ def parse(argv: Sequence[str], command: str) -> argparse.Namespace:
     Raises:
         SystemExit: they are wrong, or ask for help; the message was printed.
     """
-    return _parser(command).parse_args(_with_window_joined(argv))
+    parser = _parser(command)
+    options = parser.parse_args(_with_window_joined(argv))
+    set_part(parser, options)
+    if options.part is not None:
+        for name in ("failures", "stats", "log"):  # each part has its own
+            if (path := getattr(options, name)) is not None:
+                setattr(options, name, options.part.file(path))
+    return options
 
 
 def chosen_settings(options: argparse.Namespace, network: Network) -> Settings:

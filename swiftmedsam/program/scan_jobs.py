@@ -34,7 +34,7 @@ from swiftmedsam.scans.place import case_of, describe, to_grid
 from swiftmedsam.scans.preview import box_line, box_picture
 from swiftmedsam.scans.provenance import signed
 from swiftmedsam.scans.scan import Scan, ScanError, Segment
-from swiftmedsam.scans.stats import Row, measure, table
+from swiftmedsam.scans.stats import Row, measure, read_table, table
 from swiftmedsam.scans.write import check_encoding, write
 from swiftmedsam.segment import segment
 
@@ -109,7 +109,9 @@ def _run(
         on_its_grid = to_grid(result.labels, placed.orientation)
         write(plan.outputs, on_its_grid, scan, segments, placed.orientation, case)
         if options.stats is not None:
-            rows += measure(on_its_grid, scan, placed.orientation, segments, result.predicted_iou)
+            found = measure(on_its_grid, scan, placed.orientation, segments, result.predicted_iou)
+            # its path in the folder: folders of DICOM are often all called alike
+            rows += [row | {"scan": printable(plan.file)} for row in found]
             _write_table(options.stats, rows, scan.name)
     log.info("%s: written %s", scan.name, _listed(plan.outputs.all()))
     return case
@@ -159,11 +161,27 @@ def scan_jobs(options: argparse.Namespace) -> list[Job]:
         OSError: a folder cannot be read or made.
         ScanError: there is no box, or an output is an input.
     """
-    rows: list[Row] = []
+    plans = make_plans(options)
+    rows = _kept_rows(plans, options)
+    if options.part is not None and options.stats is not None:
+        with atomic_file(options.stats) as stream:  # also of a part without a scan, for `merge`
+            stream.write(table(rows))
     return [
         Job(plan.file, plan.outputs.labels, functools.partial(_run, plan, options, rows))
-        for plan in make_plans(options)
+        for plan in plans
     ]
+
+
+def _kept_rows(plans: Sequence[Plan], options: argparse.Namespace) -> list[Row]:
+    """The rows that an older table has of scans which --skip-existing will skip.
+
+    Raises:
+        OSError: the older table cannot be read.
+    """
+    if options.stats is None or not options.skip_existing or not options.stats.exists():
+        return []
+    kept = {printable(plan.file) for plan in plans if plan.outputs.labels.exists()}
+    return [row for row in read_table(options.stats) or [] if row["scan"] in kept]
 
 
 def dry_run(options: argparse.Namespace, failures: dict[str, str]) -> None:
@@ -177,6 +195,8 @@ def dry_run(options: argparse.Namespace, failures: dict[str, str]) -> None:
     """
     plans = make_plans(options)
     inputs = [path for plan in plans for path in (plan.path, plan.label_map) if path is not None]
+    if options.part is not None:
+        plans = options.part.take(plans, lambda plan: plan.file)
     for plan in plans:
         if options.skip_existing and plan.outputs.labels.exists():
             continue

@@ -96,7 +96,8 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
         folder = inputs
     else:
         by_file, folder = {inputs.name: boxes_for_scan(inputs, entries)}, inputs.parent
-    tables_out = [path for path in (options.stats, options.failures) if path is not None]
+    asked = (options.stats, options.failures, options.log)
+    tables_out = [path for path in asked if path is not None]
     # The images of a DICOM folder are not known yet; so a table must not replace any DICOM file.
     protected = [
         *tables,

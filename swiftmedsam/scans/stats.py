@@ -3,6 +3,7 @@
 import csv
 import io
 from itertools import product
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -90,3 +91,19 @@ def table(rows: list[Row]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode("utf-8")
+
+
+def read_table(path: Path) -> list[Row] | None:
+    """The rows of a file that `table` made, cells as text; None if it is something else.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            rows: list[Row] = [dict(row) for row in reader]
+    except (UnicodeDecodeError, csv.Error):
+        return None
+    is_table = tuple(reader.fieldnames or ()) == COLUMNS
+    return rows if is_table and all(row.keys() == set(COLUMNS) for row in rows) else None
