@@ -1,6 +1,5 @@
 """Which part of the repository may import which, and that an import has no effect but to load."""
 
-import ast
 import functools
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT
+from tests.helpers.imports import imported
 
 # What each part of the library may import of the others; "core" is the files of swiftmedsam/.
 MAY_IMPORT = {
@@ -29,19 +29,6 @@ EXTRAS = {"nibabel", "SimpleITK", "pydicom", "gdcm", "imagecodecs", "highdicom"}
 MAKE_WEIGHTS = tuple(
     f"swiftmedsam.{part}" for part in ("convert", "evaluation", "torch_model", "train")
 )
-
-
-@functools.cache
-def imported(path: Path) -> set[str]:
-    """Names of the modules that a file imports, wherever in the file."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
 
 
 def top(names: set[str]) -> set[str]:

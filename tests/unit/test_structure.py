@@ -1,32 +1,19 @@
 """The rules of this folder of tests: what a test module may import."""
 
 import ast
-import functools
 import subprocess
 import sys
 
 import pytest
 
 from tests.helpers import ROOT
+from tests.helpers.imports import imported
 
 TESTS = ROOT / "tests"
 MODULES = sorted(TESTS.rglob("*.py"))
 HEAVY = {
     "nibabel", "openvino", "pandas", "PIL", "pydicom", "scipy", "SimpleITK", "torch",
 }  # fmt: skip
-
-
-@functools.cache
-def imported(path):
-    """Names of the modules that a file imports, wherever in the file."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
 
 
 def loaded_by(*modules):
