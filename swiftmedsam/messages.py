@@ -17,3 +17,10 @@ def one_line(error: BaseException) -> str:
 def shortened(text: str) -> str:
     """`text`, cut after `MAX_FOUND` characters."""
     return f"{text[:MAX_FOUND]}..." if len(text) > MAX_FOUND else text
+
+
+def words_of(error: Exception) -> str:
+    """The message of an error that ends a whole run; of an OSError the file and the reason."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)
+    return str(error)

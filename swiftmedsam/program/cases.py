@@ -26,10 +26,10 @@ from swiftmedsam.atomic import atomic_file, make_folder, remove_partials, why_no
 from swiftmedsam.case import Case
 from swiftmedsam.display import DEFAULT_WINDOW, parse_window
 from swiftmedsam.memory import SCAN_PROGRAM_BYTES, available_memory
-from swiftmedsam.messages import one_line, printable
+from swiftmedsam.messages import one_line, printable, words_of
 from swiftmedsam.modality import UNKNOWN, parse_modality
 from swiftmedsam.npz import UNREADABLE, is_case_name
-from swiftmedsam.program.jobs import attempt, words_of
+from swiftmedsam.program.jobs import attempt
 from swiftmedsam.program.parts import add_part, set_part
 from swiftmedsam.program.scan_options import ANATOMICAL, add_choices, add_memory_limit, as_option
 from swiftmedsam.result import label_dtype

@@ -84,13 +84,6 @@ def attempt(
     return False
 
 
-def words_of(error: Exception) -> str:
-    """The message of an error that ends a whole run; of an OSError the file and the reason."""
-    if isinstance(error, OSError):
-        return f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)
-    return str(error)
-
-
 def _is_lack_of_memory(error: Exception) -> bool:
     """Whether memory was short; OpenCV has its own exception for this."""
     no_memory = getattr(cv2.Error, "StsNoMem", None)

@@ -1,7 +1,6 @@
 """`swiftmedsam [INPUTS] [OUTPUTS]`, also `python -m app`: segment every case of a folder."""
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -12,14 +11,14 @@ from pathlib import Path
 import cv2
 
 from swiftmedsam.atomic import (
-    atomic_file,
     remove_partials,
 )
 from swiftmedsam.case import CaseError
 from swiftmedsam.manifest import WeightsError
-from swiftmedsam.messages import one_line, printable
+from swiftmedsam.messages import one_line, printable, words_of
 from swiftmedsam.network import Network, load
-from swiftmedsam.program.jobs import Job, Report, run_jobs, words_of
+from swiftmedsam.program.failures import write_failures
+from swiftmedsam.program.jobs import Job, Report, run_jobs
 from swiftmedsam.program.npz_jobs import FolderError, npz_jobs
 from swiftmedsam.program.options import OLD_MODE, parse
 from swiftmedsam.program.progress import CLEAR_LINE, ProgressBar
@@ -28,20 +27,6 @@ from swiftmedsam.program.scan_options import about_scans
 from swiftmedsam.program.signals import Stopped, Stopper
 
 log = logging.getLogger(__name__)
-
-
-def write_failures(path: Path, failures: dict[str, str]) -> None:
-    """Write a JSON list of {"file", "message"}, one entry per failed case, atomically.
-
-    `failures` are messages by file name. The JSON is ASCII, so that it can hold any file name,
-    even one that is not valid text.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    entries = [{"file": name, "message": message} for name, message in failures.items()]
-    with atomic_file(path) as stream:
-        stream.write(json.dumps(entries, indent=1).encode() + b"\n")
 
 
 def begin(options: argparse.Namespace, report: Report) -> tuple[list[Job], Network]:

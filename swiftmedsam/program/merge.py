@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from swiftmedsam.atomic import atomic_file, remove_partials, why_tables_fail
-from swiftmedsam.messages import one_line, printable
-from swiftmedsam.program.main import write_failures
+from swiftmedsam.messages import one_line, printable, words_of
+from swiftmedsam.program.failures import read_failures, write_failures
 from swiftmedsam.program.parts import Part, files_of_parts
 from swiftmedsam.program.run_log import (
     BEGUN,
@@ -23,6 +23,7 @@ from swiftmedsam.program.run_log import (
     digest_of,
     read_log,
 )
+from swiftmedsam.program.scan_options import positive
 
 log = logging.getLogger(__name__)
 
@@ -90,22 +91,6 @@ def _each(
         except ValueError as error:
             found.wrong.append(f"part {part}: {printable(str(error))}")
     return contents
-
-
-def read_failures(path: Path) -> dict[str, str]:
-    """Messages by file name of a file of --failures.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is something else.
-    """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(entries, list):
-            raise TypeError
-        return {str(entry["file"]): str(entry["message"]) for entry in entries}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is no file of --failures") from error
 
 
 def _read_rows(path: Path) -> Rows:
@@ -275,12 +260,6 @@ def _summary(logs: Sequence[PartLog], failed: dict[str, str], count: int) -> str
     )
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "swiftmedsam merge",
@@ -295,7 +274,7 @@ def _parser() -> argparse.ArgumentParser:
             f"--{kind}", type=Path, metavar="FILE", help=f"what the parts got as --{kind}"
         )
     parser.add_argument(
-        "--parts", type=_positive, metavar="N",
+        "--parts", type=positive, metavar="N",
         help="number of parts, if there are files of several runs",
     )  # fmt: skip
     parser.add_argument(
@@ -311,12 +290,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return merge(options)
-    except MergeError as error:
-        log.error("%s", printable(str(error)))
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        log.error("%s", printable(f"{where}{one_line(error)}"))
-    return 1
+    except (MergeError, OSError) as error:
+        log.error("%s", printable(words_of(error)))
+        return 1
 
 
 if __name__ == "__main__":

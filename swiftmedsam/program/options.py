@@ -11,18 +11,18 @@ from swiftmedsam.cpu import AUTO, PRECISIONS
 from swiftmedsam.display import DEFAULT_WINDOW, WINDOWS, parse_window
 from swiftmedsam.network import Network
 from swiftmedsam.program.parts import add_part, set_part
-from swiftmedsam.program.scan_options import add_memory_limit, add_scan_options, as_option, natural
+from swiftmedsam.program.scan_options import (
+    add_memory_limit,
+    add_scan_options,
+    as_option,
+    natural,
+    positive,
+)
 from swiftmedsam.settings import BEST, MODES, Settings
 
 INPUTS = Path("/workspace/inputs")
 OUTPUTS = Path("/workspace/outputs")
 DEFAULT_MODE, OLD_MODE = "best", "exact"
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
-    return int(text)
 
 
 def _glob(text: str) -> str:
@@ -67,12 +67,12 @@ def _parser(command: str) -> argparse.ArgumentParser:
         f"{BEST.image_crops}, of a volume {BEST.volume_crops})",
     )  # fmt: skip
     parser.add_argument(
-        "--step", type=_positive, metavar="K",
+        "--step", type=positive, metavar="K",
         help="decode every K-th slice of a box and interpolate the others (default in mode best: "
         f"the largest of 1 to {BEST.most_step} that leaves {BEST.least_decoded} slices; in mode "
         "litemedsam: 1)",
     )  # fmt: skip
-    parser.add_argument("--threads", type=_positive, help="default: all this process may use")
+    parser.add_argument("--threads", type=positive, help="default: all this process may use")
     parser.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS",
         help="give up a case that takes longer, between two boxes (default: never)",

@@ -6,7 +6,6 @@ if the run was killed. So `swiftmedsam merge` can tell what is missing of a run 
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from swiftmedsam.manifest import sha256_of
 from swiftmedsam.messages import one_line
 from swiftmedsam.program.parts import Part
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def digest_of(names: Sequence[str]) -> str:
     """The same for the same names in any order: whether two parts saw the same cases."""
     joined = "\0".join(sorted(names))
-    return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()
+    return sha256_of(joined.encode("utf-8", "surrogatepass"))
 
 
 class RunLog:

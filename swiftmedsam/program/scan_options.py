@@ -32,6 +32,13 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def positive(text: str) -> int:
+    """The value of an option that is a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got '{text}'")
+    return int(text)
+
+
 def add_memory_limit(parser: argparse.ArgumentParser) -> None:
     """Add --memory-limit; its value is in bytes, or None if it is not given."""
     parser.add_argument(
