@@ -14,6 +14,9 @@ from swiftmedsam.modality import UNKNOWN, Modality, find_modality
 log = logging.getLogger(__name__)
 
 MAX_VALUE = 1e30  # of a pixel; sums and products of larger values overflow float32
+IN_PLANE = [0, 1, 3, 4]  # columns of boxes (N, 6) without z: x_min, y_min, x_max, y_max
+
+Boxes = npt.NDArray[np.float64]
 
 
 class CaseError(ValueError):

@@ -17,22 +17,16 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-from swiftmedsam.case import Case, CaseError
+from swiftmedsam.case import IN_PLANE, Boxes, Case, CaseError
 from swiftmedsam.embeddings import Embeddings
 from swiftmedsam.follow import Follower, Found, Given, Signs, patch_of
 from swiftmedsam.frame import Patch, hull
-from swiftmedsam.memory import embeddings_kept, estimate_peak
 from swiftmedsam.result import Clock, Progress, Result, label_dtype
-from swiftmedsam.segment import EMBEDDINGS_KEPT, NetworkLike, segment
-from swiftmedsam.settings import BEST, Settings
+from swiftmedsam.segment import NetworkLike, default_settings, embeddings_of, segment
+from swiftmedsam.settings import Settings
 
 log = logging.getLogger(__name__)
-
-IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
-
-Boxes = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -144,7 +138,7 @@ def _between(follower: Follower, lower: Found, upper: Found) -> Iterator[Found]:
             yield Found(up.z, Patch(*span, mask), iou)
 
 
-class Step:
+class SliceCounter:
     """Counts slices for `progress`: how many an object has is not known before its end."""
 
     def __init__(self, progress: Progress | None, objects: int, depth: int) -> None:
@@ -257,16 +251,12 @@ def extend_objects(
     `bounded` has the box (6,) of each object that is to be segmented within it; such an object has
     no `Given`. The other arguments are those of `extend_boxes`; the case's own boxes do not count.
     """
-    if settings is None:
-        settings = getattr(network, "settings", BEST)
+    settings = settings or default_settings(network)
     clock, bounded = Clock(), bounded or {}
     depth = len(case.image)
     if embeddings is None:
-        shape, dtype = case.image.shape, case.image.dtype
-        peak = estimate_peak(shape, dtype, len(objects), is_volume=True)
-        most = embeddings_kept(peak, memory_limit, EMBEDDINGS_KEPT)
-        embeddings = Embeddings(case.image, network, most)
-    step = Step(progress, len(objects), depth)
+        embeddings = embeddings_of(case, case.image, network, len(objects), memory_limit)
+    step = SliceCounter(progress, len(objects), depth)
     warnings = list(case.warnings)
     extents = dict[int, Extent]()
     if bounded:

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from swiftmedsam.case import IN_PLANE, Boxes
 from swiftmedsam.frame import FloatArray, Frame, Patch, Span, hull, overlap
 from swiftmedsam.result import Labels
 from swiftmedsam.settings import Settings
 
 STRIP_PIXELS = 2 << 20  # pixels of one strip of a mask: 8 MB as float32, held three times
-
-Boxes = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class Painter:
         """Paint into `labels` (D, H, W); box i of `boxes` (N, 6) gets the value i + 1."""
         self._labels = labels
         height, width = labels.shape[1:]
-        in_plane = boxes[:, [0, 1, 3, 4]]
+        in_plane = boxes[:, IN_PLANE]
         self.limits = [limits_of(box, height, width, settings) for box in in_plane]
         self._ranks = np.zeros(len(boxes) + 1, labels.dtype)  # by label; label 0 is the lowest
         self._ranks[1:] = ranks_of(boxes, settings) + 1

@@ -18,15 +18,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from swiftmedsam.case import IN_PLANE, Boxes
 from swiftmedsam.flow import Flow, SoftMask
 from swiftmedsam.frame import INPUT_SIZE, FloatArray, Frame, Patch, Span
 from swiftmedsam.masks import Answer
 from swiftmedsam.settings import GIVEN, PREVIOUS, TAPERED, Settings
 
 HALF = 127  # of a tracked mask's 0..255; pixels with more belong to the mask
-IN_PLANE = [0, 1, 3, 4]  # columns of a volume's boxes
-
-Boxes = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

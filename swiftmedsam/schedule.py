@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from swiftmedsam.case import Boxes
 from swiftmedsam.frame import Frame
 from swiftmedsam.memory import TRACKED_TOGETHER
 from swiftmedsam.settings import Settings
 from swiftmedsam.views import View
-
-Boxes = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

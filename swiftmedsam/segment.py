@@ -1,5 +1,6 @@
 """The loop: tracks boxes through the slices of a case. An image is a volume of one slice."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -7,9 +8,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.case import Case
+from swiftmedsam.case import Boxes, Case
 from swiftmedsam.decoding import Decoder, decoded
-from swiftmedsam.embeddings import Embeddings, Encoder
+from swiftmedsam.embeddings import Embeddings, Encoder, Key
 from swiftmedsam.frame import Patch
 from swiftmedsam.masks import Answer, Painter, interpolated
 from swiftmedsam.memory import decode_batch, embeddings_kept, estimate_peak
@@ -20,8 +21,6 @@ from swiftmedsam.settings import BEST, Settings
 from swiftmedsam.views import choose_views
 
 EMBEDDINGS_KEPT = 256  # at most, of 4 MiB each: for slices that are used again
-
-Boxes = npt.NDArray[np.float64]
 
 
 class NetworkLike(Encoder, Decoder, Protocol):
@@ -54,8 +53,7 @@ def segment(
     Small boxes that share a crop change each other's masks a little. Otherwise a mask does not
     depend on the other boxes.
     """
-    if settings is None:
-        settings = getattr(network, "settings", BEST)
+    settings = settings or default_settings(network)
     clock, ious = Clock(), PredictedIou()
     labels = np.zeros(case.label_shape, label_dtype(len(case.boxes)))
     if len(case.boxes) > 0:
@@ -66,6 +64,23 @@ def segment(
                 if progress:
                     progress(number + (i == step.boxes[-1]), len(work.steps))
     return Result(labels, ious, dict(clock.seconds), case.warnings)
+
+
+def default_settings(network: NetworkLike) -> Settings:
+    """The settings of the network's weights, else `BEST`."""
+    settings: Settings = getattr(network, "settings", BEST)
+    return settings
+
+
+def embeddings_of(
+    case: Case, image: npt.NDArray[np.uint8], network: NetworkLike, boxes: int,
+    memory_limit: int | None, upcoming: Counter[Key] | None = None,
+) -> Embeddings:  # fmt: skip
+    """An empty cache for the slices `image` of a case with so many boxes, within the limit."""
+    shape, dtype = case.image.shape, case.image.dtype
+    peak = estimate_peak(shape, dtype, boxes, is_volume=case.is_volume)
+    most = embeddings_kept(peak, memory_limit, EMBEDDINGS_KEPT)
+    return Embeddings(image, network, most, upcoming)
 
 
 def prepare(
@@ -84,11 +99,7 @@ def prepare(
     strides = steps_of(boxes, settings)
     steps = schedule(boxes, views, strides)
     if embeddings is None:
-        peak = estimate_peak(
-            case.image.shape, case.image.dtype, len(boxes), is_volume=case.is_volume
-        )
-        most = embeddings_kept(peak, memory_limit, EMBEDDINGS_KEPT)
-        embeddings = Embeddings(image, network, most, visits(steps))
+        embeddings = embeddings_of(case, image, network, len(boxes), memory_limit, visits(steps))
     return Work(
         boxes=boxes,
         strides=strides,

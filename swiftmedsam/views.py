@@ -13,12 +13,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from swiftmedsam.case import IN_PLANE, Boxes
 from swiftmedsam.frame import INPUT_SIZE, Frame
 from swiftmedsam.settings import Settings
 
 MOST_TRIED = 16  # at the widest zoom, up to this many times the allowed crops are compared
 
-Boxes = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 View = tuple[tuple[Frame, float], ...]  # frames of a box, each with the weight of its logits
 
@@ -38,7 +38,7 @@ def choose_views(
     """
     most = settings.volume_crops if is_volume else settings.image_crops
     mirror = settings.mirror_images and not is_volume
-    slices, boxes = boxes[:, [2, 5]], boxes[:, [0, 1, 3, 4]]
+    slices, boxes = boxes[:, [2, 5]], boxes[:, IN_PLANE]
     sides = (boxes[:, 2:] - boxes[:, :2] + 1).max(axis=1)
     longer = max(height, width)
     small = np.flatnonzero(sides * INPUT_SIZE / longer < settings.small_box)

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from swiftmedsam import read_case, write_labels
+from swiftmedsam.case import IN_PLANE
 from swiftmedsam.masks import box_pixels
 from swiftmedsam.result import label_dtype
 
@@ -77,7 +78,7 @@ def answer_case(path: Path, name: str) -> np.ndarray:
     for number, box in enumerate(case.boxes, start=1):
         if case.is_volume:
             slices = range(int(box[2]), int(box[5]) + 1)
-            box = box[[0, 1, 3, 4]]
+            box = box[IN_PLANE]
         else:
             slices = range(1)
         height, width = labels.shape[-2:]

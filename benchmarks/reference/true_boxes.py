@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam import Case
+from swiftmedsam.case import IN_PLANE, Boxes, Case
 from swiftmedsam.frame import Frame, Patch
 from swiftmedsam.masks import Answer
-from swiftmedsam.prompts import IN_PLANE, Boxes, BoxPrompts, Track
+from swiftmedsam.prompts import BoxPrompts, Track
 from swiftmedsam.settings import Settings
 
 

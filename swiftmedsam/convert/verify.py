@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from swiftmedsam.case import Case
+from swiftmedsam.case import IN_PLANE, Case
 from swiftmedsam.evaluation.dice import dsc
 from swiftmedsam.frame import EMBEDDING_SIZE, FloatArray, Frame
 from swiftmedsam.network import Network
@@ -51,7 +51,7 @@ def slices_of(case: Case) -> Iterator[tuple[FloatArray, FloatArray]]:
         return
     middles = middle_slices(case.boxes)
     for z in np.unique(middles)[:SLICES_PER_VOLUME]:
-        boxes = case.boxes[middles == z][:, [0, 1, 3, 4]]
+        boxes = case.boxes[middles == z][:, IN_PLANE]
         yield frame.pixels(case.image[z]), frame.prompts(boxes)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.case import Case, make_case
+from swiftmedsam.case import IN_PLANE, Case, make_case
 from swiftmedsam.display import Window
 from swiftmedsam.modality import Modality
 from swiftmedsam.result import Labels
@@ -33,7 +33,7 @@ def boxes_in_slices(segments: Sequence[Segment], orientation: Orientation) -> np
     boxes = np.array([orientation.box(one.first, one.last) for one in segments], np.int64).reshape(
         -1, 6
     )
-    return boxes if orientation.shape[0] > 1 else boxes[:, [0, 1, 3, 4]]
+    return boxes if orientation.shape[0] > 1 else boxes[:, IN_PLANE]
 
 
 def case_of(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.case import CaseError
+from swiftmedsam.case import IN_PLANE, CaseError
 from swiftmedsam.evaluation.console import (
     ORANGE,
     PURPLE,
@@ -177,7 +177,7 @@ def draw_sheet(rows: Sequence[SheetRow], options: argparse.Namespace) -> None:
         if label > len(case.boxes):
             raise ScoreError(f"{row.name}: truth has label {label}, boxes are {len(case.boxes)}")
         if case.is_volume:
-            box = case.boxes[label - 1, [0, 1, 3, 4]]
+            box = case.boxes[label - 1, IN_PLANE]
             first, last = case.boxes[label - 1, [2, 5]].astype(int).tolist()
             for axes, z in zip(line, evenly(first, last, PANELS), strict=False):
                 masks = [labels[z] == label for labels in maps]

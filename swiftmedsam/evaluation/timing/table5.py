@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swiftmedsam.atomic import atomic_file
-from swiftmedsam.case import Case, CaseError
+from swiftmedsam.case import IN_PLANE, Case, CaseError
 from swiftmedsam.evaluation.published import COLUMNS, MADE, TABLE_5
 from swiftmedsam.evaluation.score import ScoreError, npz_files, parse_name
 from swiftmedsam.npz import read_case
@@ -245,7 +245,7 @@ def make(source: SourceCase, wanted: Wanted) -> dict[str, npt.NDArray[np.generic
     made_from = np.array(f"{source.path.name}, {grid[0]} x {grid[1]} tiles")
     if not wanted.is_volume:
         image = slices[0] if slices[0].ndim == 3 else np.stack([slices[0]] * 3, axis=-1)
-        flat = boxes[:, [0, 1, 3, 4]].astype(np.int64)
+        flat = boxes[:, IN_PLANE].astype(np.int64)
         return {"imgs": image, "boxes": flat, "made_from": made_from}
     with np.load(source.path, allow_pickle=False) as archive:
         spacing = archive["spacing"] if "spacing" in archive else np.ones(3)
