@@ -35,6 +35,9 @@ class Options:
     clip_norm: float = 1.0
     teacher_weight: float = 0.5  # of the loss on the teacher's embedding and masks; 0: no teacher
     taught: int = 2  # pictures of a batch that the teacher sees, too; this takes half of a step
+    # Steps on each batch: the first when it is new, the others when it is drawn again from the last
+    # ones with other intensities. The teacher is asked for its embedding once.
+    repeats: int = 1
     average_decay: float = 0.996  # of the moving average of the weights; 0: no average
     truth_weight: float = 1.0  # of the loss on labels; 0: labels are not used
     freeze_statistics: bool = True  # batch norm keeps the running mean and variance
@@ -68,6 +71,11 @@ class Options:
             )
         if self.steps < 1 or not self.minutes >= 0:  # not (minutes < 0): NaN must fail, too
             raise ValueError(f"steps {self.steps}, minutes {self.minutes}: expected at least 1, 0")
+        if self.repeats < 1 or (self.repeats > 1 and not taught):
+            raise ValueError(
+                f"repeats {self.repeats}, {taught} taught pictures: expected at least 1, and more "
+                "than 1 only with a teacher, whose embedding it saves"
+            )
 
     def to_json(self) -> str:
         """Return a JSON text that `from_json` reads."""

@@ -24,8 +24,10 @@ from torch.utils.data import DataLoader
 
 from swiftmedsam.torch_model import SwiftMedSAM, save_model
 from swiftmedsam.train.data.prompts import pseudo_boxes
+from swiftmedsam.train.data.replay import Replay
 from swiftmedsam.train.data.stream import Batch, Batches, Source
 from swiftmedsam.train.losses import teacher_loss, trust_in, truth_loss
+from swiftmedsam.train.machine.encoder import Encode, openvino_encoder
 from swiftmedsam.train.machine.lean import make_lean
 from swiftmedsam.train.options import Options
 from swiftmedsam.train.repair.blockwise import relative_error
@@ -257,7 +259,9 @@ class Run:
         schedule = _schedule(optimizer, options, lambda: _done(state, options))
         make_lean(model)
         student, optimizer = fabric.setup(Student(model), optimizer)
+        encode = None
         if teacher is not None:
+            encode = self.encoder_of(teacher)
             make_lean(teacher)
             teacher = teacher.to(memory_format=torch.channels_last)
             teacher = fabric.to_device(teacher.eval().requires_grad_(False))
@@ -270,7 +274,8 @@ class Run:
         if options.settling and state["step"] >= options.settling:
             keep_statistics(model)
 
-        steps = range(state["step"], options.steps) if _done(state, options) < 1 else range(0)
+        going_on = _done(state, options) < 1
+        steps = range(state["step"], options.steps, options.repeats) if going_on else range(0)
         batches = Batches(source, options, fabric.global_rank)
         loader = fabric.setup_dataloaders(
             DataLoader(
@@ -282,7 +287,7 @@ class Run:
         sums: dict[str, Tensor] = {}
         count, began = 0, time.monotonic()
         start = began - 60 * state["minutes"]
-        for batch in loader:
+        for batch in self._repeated(loader, encode):
             with fabric.autocast():  # for the teacher; Fabric does it for the student
                 terms = batch_loss(student, batch, teacher, options)
             optimizer.zero_grad(set_to_none=True)
@@ -320,6 +325,27 @@ class Run:
             if last:
                 break
         return average.module if options.average_decay else model
+
+    def encoder_of(self, teacher: SwiftMedSAM) -> Encode:
+        """Return the fastest encoder of `teacher` on this device."""
+        bf16 = self.fabric.strategy.precision.precision == "bf16-mixed"
+        if self.fabric.device.type == "cpu" and bf16:
+            return openvino_encoder(teacher, "bf16")
+        return teacher.encode
+
+    def _repeated(self, loader: Iterable[Batch], encode: Encode | None) -> Iterator[Batch]:
+        """Yield each batch with the teacher's embedding, and then earlier ones again."""
+        options = self.options
+        replay = Replay(options.augmentation, options.seed)
+        for batch in loader:
+            if encode and options.teacher_weight and "embedding" not in batch:
+                with torch.no_grad(), self.fabric.autocast():
+                    batch["embedding"] = encode(batch["clean"][: options.taught]).float()
+            yield batch
+            if options.repeats > 1:
+                replay.add(batch)
+            for _ in range(options.repeats - 1):
+                yield {name: self.fabric.to_device(t) for name, t in replay.draw().items()}
 
     def _pixels(self, batches: Batches, first: int) -> Iterator[Tensor]:
         """Yield the changed pixels (B, 3, 256, 256) of the batches, from batch `first`."""

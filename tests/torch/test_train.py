@@ -39,6 +39,7 @@ from swiftmedsam.train.repair.one_cycle import RepairOptions
 from swiftmedsam.train.run import COLUMNS, LAST, WEIGHTS, Run, batch_loss, set_trainable
 from tests.helpers import ellipse
 from tests.helpers.torch_model import CACHE_PICTURES, changed_names, state_of
+from tests.helpers.training import NOTHING, SMALL, Ellipses, Killed, cpu
 
 LOG_TOLERANCE = 1e-5  # log.csv has five decimals; a mean of two of its numbers is as exact
 HALF_PRECISION = 0.03  # bfloat16 keeps 8 bits; relative, of sums over a dozen layers
@@ -46,38 +47,6 @@ HALF_PRECISION = 0.03  # bfloat16 keeps 8 bits; relative, of sums over a dozen l
 # 65536 pixels in another order (measured: 1e-5 of a tensor's largest gradient). The bias of a key
 # cancels in the softmax: its gradient is rounding, 5e-8 against 1e-3 and more of the others.
 GRADIENT_TOLERANCE, GRADIENT_FLOOR = 1e-4, 1e-6
-
-NOTHING = Augmentation(**dict.fromkeys(Augmentation.__dataclass_fields__, 0.0))
-SMALL = Options(
-    steps=2, batch_size=1, boxes=2, warmup=0, report_every=1, save_every=100, teacher_weight=0,
-    average_decay=0,
-)  # fmt: skip
-
-
-def cpu():
-    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
-    fabric.launch()
-    return fabric
-
-
-class Killed(Exception):
-    """What a power cut would be."""
-
-
-class Ellipses:
-    """A `Source` of bright ellipses on dark ground; breaks down after `lasts` pictures."""
-
-    def __init__(self, lasts: float = math.inf) -> None:
-        self.left = lasts
-
-    def draw(self, random):
-        if self.left == 0:
-            raise Killed
-        self.left -= 1
-        mask = ellipse(256, 256, random.integers(80, 170, 2), random.integers(40, 70, 2))
-        image = np.where(mask, 255, random.integers(20, 100)).astype(np.uint8)
-        image[0, 0] = 0  # from 0 to 255, as a framed picture is
-        return np.stack([image] * 3), mask.astype(np.uint16), None
 
 
 class OneEllipse(Ellipses):

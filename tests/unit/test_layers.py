@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "torch_model": set(),
     "convert": {"core", "torch_model", "evaluation"},  # Dice
     "evaluation": {"core"},
-    "train": {"core", "torch_model"},
+    "train": {"convert", "core", "torch_model"},
 }
 # They name the parts above them: the exports, and the commands.
 ENTRY_FILES = {"__init__.py", "__main__.py", "commands.py"}
