@@ -42,6 +42,8 @@ def image(pixels, sop_class=CT, **tags):
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = generate_uid()
     dataset.SeriesInstanceUID = SERIES
     dataset.Modality, dataset.SeriesNumber = "CT", 3
+    if sop_class == CT:
+        dataset.RescaleSlope, dataset.RescaleIntercept = "1", "0"
     dataset.PatientID, dataset.PatientName, dataset.PatientBirthDate = "7", "Nobody", ""
     dataset.PatientSex = dataset.StudyID = dataset.AccessionNumber = ""
     dataset.StudyDate = dataset.StudyTime = dataset.ReferringPhysicianName = ""

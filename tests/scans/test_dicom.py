@@ -357,7 +357,8 @@ def test_a_scan_says_the_unit_of_its_values(tmp_path, caplog):
     rescaled = {"RescaleSlope": "2", "RescaleIntercept": "-1024"}
     for count, (tags, unit) in enumerate((
         (rescaled, "HU"), (rescaled | {"RescaleType": "HU"}, "HU"),
-        (rescaled | {"RescaleType": "US"}, ""), (rescaled | {"Modality": "MR"}, ""), ({}, ""),
+        (rescaled | {"RescaleType": "US"}, ""), (rescaled | {"Modality": "MR"}, ""),
+        ({"RescaleSlope": None, "RescaleIntercept": None}, ""),
     )):  # fmt: skip
         assert read_scan(series(tmp_path / f"{count}", **tags)).unit == unit
 

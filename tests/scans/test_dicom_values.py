@@ -10,7 +10,9 @@ from pydicom import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless
 
+from swiftmedsam.modality import UNKNOWN, find_modality
 from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.infer_modality import modality_of
 from swiftmedsam.scans.scan import ScanError
 from tests.helpers.dicom import TEST_FILES, VOXELS, enhanced, image, refusal, series, values
 
@@ -235,6 +237,26 @@ def test_a_ct_in_another_unit_gets_no_window_of_hounsfield_units(tmp_path, caplo
     # an empty slope says nothing of units
     path = saved(tmp_path / "b.dcm", PAGE.astype(np.int16), RescaleSlope=None, RescaleType="HU")
     assert read_scan(path).unit == ""
+
+
+@pytest.mark.parametrize("empty", [{"RescaleSlope": None, "RescaleIntercept": None}, "missing"])
+def test_a_ct_without_slope_is_one_only_by_its_air(empty, tmp_path, caplog):
+    rng = np.random.default_rng(1)
+    tissue = rng.integers(-100, 200, (40, 40)).astype(np.int16)
+    with_air = np.where(np.arange(40) < 20, rng.integers(-1010, -990, (40, 40)), tissue)
+    for pixels, modality in ((tissue, UNKNOWN), (with_air.astype(np.int16), find_modality("CT"))):
+        dataset = image(pixels, **({} if empty == "missing" else empty))
+        if empty == "missing":
+            del dataset.RescaleSlope, dataset.RescaleIntercept
+        dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+        caplog.clear()
+        scan = read_scan(tmp_path / "a.dcm")
+        assert (scan.modality, scan.unit) == ("", "")
+        assert modality_of(scan, None) == modality
+        assert caplog.messages == [
+            "a.dcm: CT without RescaleSlope, so its unit is unknown; it is shown as a CT only if "
+            "it has air at -1000 (else --modality CT)"
+        ]
 
 
 def changed(folder, *tables):

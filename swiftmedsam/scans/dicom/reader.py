@@ -28,7 +28,13 @@ from swiftmedsam.scans.dicom.slices import Slice, slices_of
 from swiftmedsam.scans.dicom.stack import stack
 from swiftmedsam.scans.dicom.suv import uptake
 from swiftmedsam.scans.dicom.tags import MOST_SHOWN, frames_of, readable, text_of
-from swiftmedsam.scans.dicom.values import check_pixels, in_hounsfield, is_inverted, read_values
+from swiftmedsam.scans.dicom.values import (
+    check_pixels,
+    in_hounsfield,
+    is_inverted,
+    is_rescaled,
+    read_values,
+)
 from swiftmedsam.scans.dicom.volumes import choose, choose_frames
 from swiftmedsam.scans.scan import (
     PICTURE_AFFINE,
@@ -236,8 +242,15 @@ def _factor_and_unit(headers: Sequence[Any], name: str) -> tuple[float, str]:
 
 
 def _modality(header: Any, name: str) -> str:
-    """DICOM's code of the modality; "" for a CT that is inverted or not in Hounsfield units."""
+    """DICOM's code of the modality; "" for a CT whose values may not be in Hounsfield units."""
     modality = text_of(header, "Modality")
+    if modality == "CT" and not is_rescaled(header):
+        log.warning(
+            "%s: CT without RescaleSlope, so its unit is unknown; it is shown as a CT only if it "
+            "has air at -1000 (else --modality CT)",
+            name,
+        )
+        return ""
     if modality == "CT" and not in_hounsfield(header)[1]:
         log.warning("%s: CT, but by its RescaleType not in Hounsfield units", name)
         return ""

@@ -372,6 +372,13 @@ def in_hounsfield(header: Any) -> tuple[bool, bool]:
     return given and kind in ("HU", ""), kind in HOUNSFIELD or not given
 
 
+def is_rescaled(header: Any) -> bool:
+    """Whether the header says how stored values become those of the modality."""
+    holder = group_of(header, 0, "PixelValueTransformationSequence")
+    slope = number_of(holder, "RescaleSlope")
+    return slope is not None or value_of(header, "ModalityLUTSequence") is not None
+
+
 def lut_descriptor(item: Any) -> tuple[int, int, int]:
     """The number of entries of a table, the stored value of the first one, and their bits."""
     numbers = numbers_of(item, "LUTDescriptor", 3)
