@@ -114,6 +114,23 @@ def _answers_of(teacher: SwiftMedSAM, embedding: Tensor, batch: Batch) -> Answer
     return Answers(boxes, logits.flatten(0, 1), trust.repeat_interleave(boxes.shape[1]))
 
 
+@torch.no_grad()
+def answered(batch: Batch, teacher: SwiftMedSAM, encode: Encode, options: Options) -> Batch:
+    """Return `batch` with what the teacher says of it, as far as it is wanted and missing.
+
+    These are its embedding of the first `taught` pictures, and its masks of their free boxes.
+    """
+    taught = options.taught if options.teacher_weight else 0
+    batch = dict(batch)
+    if taught and batch.get("embedding") is None:
+        batch["embedding"] = encode(batch["clean"][:taught])
+    if taught and options.free_boxes and "answers" not in batch:
+        answers = _answers_of(teacher, batch["embedding"][:taught], batch)
+        batch["answered_boxes"], batch["answers"] = answers.boxes, answers.logits
+        batch["trust"] = answers.trust
+    return batch
+
+
 def batch_loss(
     student: nn.Module, batch: Batch, teacher: SwiftMedSAM | None, options: Options
 ) -> dict[str, Tensor]:
@@ -122,26 +139,21 @@ def batch_loss(
     "teacher" is the relative error of the embedding. "answers" is the difference from the teacher's
     masks of free boxes: the student learns what the teacher knows about unlabelled objects.
     """
-    wanted = batch.get("embedding")
-    if options.teacher_weight and wanted is None and teacher is None:
-        raise ValueError("teacher_weight is set, but there is neither teacher nor cache")
     taught = options.taught if options.teacher_weight else 0
-    free_boxes, answers = batch["free_boxes"][:0], None
-    with torch.no_grad():
-        if taught:
-            wanted = teacher.encode(batch["clean"][:taught]) if wanted is None else wanted[:taught]
-        if taught and teacher is not None and options.free_boxes:
-            answers = _answers_of(teacher, wanted, batch)
-            free_boxes = answers.boxes
+    if teacher is not None:
+        batch = answered(batch, teacher, teacher.encode, options)
+    if taught and batch.get("embedding") is None:
+        raise ValueError("teacher_weight is set, but there is neither teacher nor cache")
+    free_boxes = batch.get("answered_boxes", batch["free_boxes"][:0])
     boxes = batch["boxes"] if options.truth_weight else batch["boxes"][:0]
     embedding, logits, iou, found = student(batch["pixels"], boxes, free_boxes)
     truth = distance = difference = embedding.new_zeros((), dtype=torch.float32)
     if options.truth_weight:
         truth = truth_loss(logits.float(), iou.float(), batch["targets"].flatten(0, 1))
     if taught:
-        distance = relative_error(embedding[:taught], wanted.float())
-    if answers:
-        difference = teacher_loss(found.float(), answers.logits.float(), answers.trust)
+        distance = relative_error(embedding[:taught], batch["embedding"][:taught].float())
+    if len(free_boxes):
+        difference = teacher_loss(found.float(), batch["answers"].float(), batch["trust"])
     loss = options.truth_weight * truth + options.teacher_weight * (distance + difference)
     return {"loss": loss, "truth": truth, "teacher": distance, "answers": difference}
 
@@ -287,9 +299,8 @@ class Run:
         sums: dict[str, Tensor] = {}
         count, began = 0, time.monotonic()
         start = began - 60 * state["minutes"]
-        for batch in self._repeated(loader, encode):
-            with fabric.autocast():  # for the teacher; Fabric does it for the student
-                terms = batch_loss(student, batch, teacher, options)
+        for batch in self._repeated(loader, teacher, encode):
+            terms = batch_loss(student, batch, None, options)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(terms["loss"])
             fabric.clip_gradients(student, optimizer, max_norm=options.clip_norm)
@@ -333,14 +344,16 @@ class Run:
             return openvino_encoder(teacher, "bf16")
         return teacher.encode
 
-    def _repeated(self, loader: Iterable[Batch], encode: Encode | None) -> Iterator[Batch]:
-        """Yield each batch with the teacher's embedding, and then earlier ones again."""
+    def _repeated(
+        self, loader: Iterable[Batch], teacher: SwiftMedSAM | None, encode: Encode | None
+    ) -> Iterator[Batch]:
+        """Yield each batch with what the teacher says of it, and then earlier ones again."""
         options = self.options
         replay = Replay(options.augmentation, options.seed)
         for batch in loader:
-            if encode and options.teacher_weight and "embedding" not in batch:
-                with torch.no_grad(), self.fabric.autocast():
-                    batch["embedding"] = encode(batch["clean"][: options.taught]).float()
+            if teacher is not None and encode:
+                with self.fabric.autocast():
+                    batch = answered(batch, teacher, encode, options)
             yield batch
             if options.repeats > 1:
                 replay.add(batch)

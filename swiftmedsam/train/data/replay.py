@@ -1,6 +1,6 @@
 """Batches that the teacher has already seen, to train on them again.
 
-The teacher's encoder takes longer than a step of a small student. Its embedding does not depend on
+The teacher's encoder takes longer than a step of a small student. What it says does not depend on
 the changes of intensity, so a batch can return with other ones.
 """
 
@@ -14,8 +14,11 @@ from swiftmedsam.train.data.stream import Batch
 KEPT = 256
 
 
+COARSE = ("embedding", "answers")  # kept in bfloat16
+
+
 class Replay:
-    """The last `KEPT` batches with their embeddings, in main memory."""
+    """The last `KEPT` batches with what the teacher said of them, in main memory."""
 
     def __init__(self, augmentation: Augmentation, seed: int, kept: int = KEPT) -> None:
         self._augmentation, self._kept = augmentation, kept
@@ -24,11 +27,11 @@ class Replay:
         self._added = 0
 
     def add(self, batch: Batch) -> None:
-        """Keep `batch`, which has an embedding, in place of the oldest one."""
+        """Keep `batch`; if there are too many, in place of the oldest one."""
         small = {name: tensor.cpu() for name, tensor in batch.items() if name != "pixels"}
         small["clean"] = (small["clean"] * 255).round().to(torch.uint8)
         small["targets"] = small["targets"].to(torch.bool)
-        small["embedding"] = small["embedding"].to(torch.bfloat16)
+        small |= {name: small[name].to(torch.bfloat16) for name in COARSE if name in small}
         if len(self._batches) < self._kept:
             self._batches.append(small)
         else:
@@ -42,5 +45,4 @@ class Replay:
         batch["clean"] = batch["clean"].float() / 255
         batch["pixels"] = change_intensity(batch["clean"], self._augmentation, generator)
         batch["targets"] = batch["targets"].float()
-        batch["embedding"] = batch["embedding"].float()
-        return batch
+        return batch | {name: batch[name].float() for name in COARSE if name in batch}
