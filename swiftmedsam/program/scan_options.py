@@ -64,7 +64,7 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
         "your own files",
         "INPUTS may be a scan (NIfTI, NRRD, MetaImage, a DICOM file or folder, PNG, JPEG, BMP, "
         "TIFF), with boxes; OUTPUTS is then a folder or a file (.nii.gz, .seg.nrrd, .mha, .dcm, "
-        ".png, .tif, .npz), by default of the kind that came in, beside the scan",
+        ".rtstruct.dcm, .png, .tif, .npz), by default of the kind that came in, beside the scan",
     )
     group.add_argument(
         "--box", action="append", nargs="+", metavar=("NAME", "NUMBER"),

@@ -26,7 +26,7 @@ class Outputs:
 
     @property
     def names(self) -> Path | None:
-        """The JSON file of names; None if the label file itself has names."""
+        """The JSON file of names; None if the label file itself has names, as all DICOM has."""
         if self.labels.name.lower().endswith((itk.SEGMENTATION, seg.SUFFIX)):
             return None
         return self.labels.with_name(f"{stem_of(self.labels)}.labels.json")

@@ -4,7 +4,7 @@ Each kind of file is recognised in its own way:
 
     labels with a JSON of names    by their sha256 in the JSON
     .seg.nrrd                      by a comment with the sha256 of the rest
-    DICOM segmentation             by ManufacturerModelName, which other programs replace
+    DICOM files                    by ManufacturerModelName, which other programs replace
     picture of a box               by its text "Software"
 """
 
@@ -25,9 +25,12 @@ FILES = "files"  # key of the JSON: sha256 by name
 BLOCK = 1 << 20  # bytes that are read at a time
 # NRRD: comments begin with # and may be anywhere in the header, after the first line (magic)
 SEAL = re.compile(rb"# SwiftMedSAM \S+ sha256 ([0-9a-f]{64})\n")
-# DICOM PS3.5 7.1.2: (0008,1090) Manufacturer's Model Name, LO, in explicit little endian
-MODEL_NAME = b"\x08\x00\x90\x10LO\x0c\x00SwiftMedSAM "
-HEADER_BYTES = 1 << 16  # the first bytes of a file, which contain MODEL_NAME if it is there
+# DICOM PS3.5 7.1: (0008,1090) Manufacturer's Model Name, LO, in little endian: explicit, as in a
+# segmentation, and implicit, as in a structure set
+MODEL_NAMES = (
+    b"\x08\x00\x90\x10LO\x0c\x00SwiftMedSAM ", b"\x08\x00\x90\x10\x0c\x00\x00\x00SwiftMedSAM "
+)  # fmt: skip
+HEADER_BYTES = 1 << 16  # the first bytes of a file, which contain one of MODEL_NAMES if it is there
 PNG_HEADER = 33  # bytes: signature and IHDR
 SOFTWARE = b"Software\0SwiftMedSAM "  # PNG specification, 11.3.4.2 and 11.3.4.3
 
@@ -64,7 +67,9 @@ def is_own(path: Path, names: Path | None = None) -> bool:
         start = stream.read(HEADER_BYTES)
     if start.startswith(b"NRRD"):
         return _is_sealed(path.read_bytes())
-    return MODEL_NAME in start or start[PNG_HEADER + 8 :].startswith(SOFTWARE)
+    return any(name in start for name in MODEL_NAMES) or start[PNG_HEADER + 8 :].startswith(
+        SOFTWARE
+    )
 
 
 def _known(names: Path) -> dict[str, Any]:

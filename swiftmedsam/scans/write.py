@@ -12,7 +12,7 @@ from swiftmedsam.case import Case
 from swiftmedsam.messages import printable
 from swiftmedsam.result import Labels, label_dtype
 from swiftmedsam.scans import provenance
-from swiftmedsam.scans.dicom import seg
+from swiftmedsam.scans.dicom import rtstruct, seg
 from swiftmedsam.scans.formats import itk, nifti, pictures
 from swiftmedsam.scans.formats.by_suffix import WRITTEN, suffix_of
 from swiftmedsam.scans.orientation import Orientation
@@ -50,6 +50,8 @@ def _encoded(path: Path, labels: Labels, scan: Scan, segments: list[Segment]) ->
         return pictures.encoded(labels, path)
     if suffix == seg.SUFFIX:
         return seg.encoded(labels, scan, segments, path)
+    if suffix == rtstruct.SUFFIX:
+        return rtstruct.encoded(labels, scan, segments, path)
     if suffix == ".npz":
         stream = io.BytesIO()
         np.savez_compressed(stream, segs=labels.T if scan.grid[2] > 1 else labels[:, :, 0].T)
@@ -77,6 +79,9 @@ def check_encoding(outputs: Outputs, scan: Scan, segments: list[Segment]) -> Non
     most = max((one.value for one in segments), default=0)
     if suffix == seg.SUFFIX:
         seg.check(scan, segments, path)
+        return
+    if suffix == rtstruct.SUFFIX:
+        rtstruct.check(scan, segments, path)
         return
     if suffix in (".png", *pictures.TIFF):
         if suffix == ".png" and scan.grid[2] > 1:

@@ -36,7 +36,8 @@ READERS = {suffix: one.read for one in FORMATS for suffix in one.labels}
 LABELS = {suffix: labels for one in FORMATS for suffix, labels in one.labels.items()}
 # Suffixes that labels can be written with; a longer one comes before a shorter one that it ends in.
 WRITTEN = (
-    itk.SEGMENTATION, ".nii.gz", ".nii", ".nrrd", ".mha", ".dcm", ".png", ".tif", ".tiff", ".npz"
+    itk.SEGMENTATION, ".nii.gz", ".nii", ".nrrd", ".mha", ".rtstruct.dcm", ".dcm", ".png", ".tif",
+    ".tiff", ".npz",
 )  # fmt: skip
 
 
