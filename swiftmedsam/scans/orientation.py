@@ -54,8 +54,8 @@ class Orientation:
         return voxels.transpose(*self.axes, *range(3, voxels.ndim))[self._flips()]
 
     def to_grid(self, slices: npt.NDArray[Number]) -> npt.NDArray[Number]:
-        """Slices (D, H, W) as voxels (I, J, K): the way back."""
-        return slices[self._flips()].transpose(*np.argsort(self.axes))
+        """Slices (D, H, W[, 3]) as voxels (I, J, K[, 3]): the way back."""
+        return slices[self._flips()].transpose(*np.argsort(self.axes), *range(3, slices.ndim))
 
     def box(self, low: npt.ArrayLike, high: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """The box (6,) x_min, y_min, z_min, x_max, ... in slices, of two corners (3,) i, j, k."""
@@ -98,12 +98,17 @@ def acquired_axis(scan: Scan) -> int:
     return world.index(2)
 
 
+def plane_along(scan: Scan, grid_axis: int) -> str:
+    """The plane, one of `PLANES`, of slices along an axis of the grid."""
+    normal = anatomical_axes(scan.affine)[0][grid_axis]
+    return next(name for name, ((axis, _), *_) in PLANES.items() if axis == normal)
+
+
 def choose_orientation(scan: Scan, plane: str = ACQUIRED) -> Orientation:
     """The orientation of a scan's slices for a plane: one of `PLANES`, or `ACQUIRED`."""
     world, signs = anatomical_axes(scan.affine)
     if plane == ACQUIRED:
-        normal = world[acquired_axis(scan)]
-        plane = next(name for name, ((axis, _), *_) in PLANES.items() if axis == normal)
+        plane = plane_along(scan, acquired_axis(scan))
     d, h, w = (world.index(axis) for axis, _ in PLANES[plane])
     flips = [
         signs[grid_axis] != sign
