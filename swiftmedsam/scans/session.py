@@ -18,7 +18,12 @@ from swiftmedsam.embeddings import Embeddings
 from swiftmedsam.extend import extend_boxes, extend_objects, given_by_boxes
 from swiftmedsam.follow import Given
 from swiftmedsam.frame import Frame
-from swiftmedsam.memory import EMBEDDING_BYTES, available_memory, estimate_scan_peak
+from swiftmedsam.memory import (
+    EMBEDDING_BYTES,
+    SCAN_PROGRAM_BYTES,
+    available_memory,
+    estimate_scan_peak,
+)
 from swiftmedsam.messages import one_line
 from swiftmedsam.modality import parse_modality
 from swiftmedsam.result import Clock, Labels, Progress, Result
@@ -111,8 +116,11 @@ class OpenImage:
         peak = estimate_scan_peak(scan.voxels.shape, scan.voxels.dtype, 0)
         most = embeddings_within(memory_limit - peak)
         self._embeddings = Embeddings(image, network, most)
-        # for `along`: what is left for embeddings of its slices
-        self._spare = memory_limit - peak - most * EMBEDDING_BYTES
+        # for `along`: what is left for embeddings of slices in the other two planes
+        left = memory_limit - peak - most * EMBEDDING_BYTES
+        wanted = 2 * EMBEDDINGS_KEPT * EMBEDDING_BYTES if self._case.is_volume else 0
+        self._spare = max(0, min(left, wanted))
+        self._reserved = peak - SCAN_PROGRAM_BYTES + most * EMBEDDING_BYTES + self._spare
 
     @property
     def scan(self) -> Scan:
@@ -141,6 +149,11 @@ class OpenImage:
     def embeddings_kept(self) -> int:
         """How many embeddings of its slices fit into memory."""
         return self._embeddings.most
+
+    @property
+    def reserved_bytes(self) -> int:
+        """The memory that it may come to need, with embeddings in all planes."""
+        return self._reserved
 
     def along(self, axis: int) -> "OpenImage":
         """The same image with slices along `axis` of the labels, 0 to 2: see `slice_axis`.

@@ -176,6 +176,22 @@ class Object:
         regions = [self.content, self.base, *self.found.values()]
         return [(region, scope, region.at(scope) & ~gone) for region in regions]
 
+    def corrected(
+        self, axis: int, scope: Box, new: BoolArray, indices: Iterable[int]
+    ) -> list[Write]:
+        """If it is `new` in `scope`, and slices `indices` along `axis` were corrected."""
+        found = self.found.setdefault(axis, Region())
+        by_marks = found.at(scope)
+        for index in indices:
+            place = [slice(None)] * 3
+            place[axis] = slice(index - scope[axis][0], index - scope[axis][0] + 1)
+            by_marks[tuple(place)] = new[tuple(place)]
+        writes = [(found, scope, by_marks), (self.content, scope, new)]
+        for region in (self.base, *self.found.values()):
+            if region is not found:
+                writes.append((region, scope, region.at(scope) & new))
+        return writes
+
     def become(self, mask: BoolArray) -> list[Write]:
         """If it is `mask` (K, J, I) of the whole volume, and has no marks."""
         box, writes = around(mask), []

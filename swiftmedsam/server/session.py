@@ -23,23 +23,21 @@ How an object comes about from what the user gives, one after the other:
 Changes are made by one thread at a time (`worker`). Others may read meanwhile.
 """
 
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
-from swiftmedsam.case import CaseError
 from swiftmedsam.frame import BoolArray
-from swiftmedsam.messages import printable, shortened
-from swiftmedsam.result import Labels, Progress, Result, label_dtype
+from swiftmedsam.messages import printable
+from swiftmedsam.result import Labels, Progress, label_dtype
 from swiftmedsam.scans.scan import MAX_LABELS, Colour, Segment
 from swiftmedsam.scans.session import OpenImage
 from swiftmedsam.server.objects import Change, Drawn, Event, Mark, Marks, Object, Write, with_mark
+from swiftmedsam.server.planes import Planes, SessionError
 from swiftmedsam.server.region import (
     Box,
-    Shape,
     around,
     hull_of,
     parts_of,
@@ -50,22 +48,14 @@ from swiftmedsam.server.region import (
 MOST_NAME = 200  # characters of an object's name
 
 
-class SessionError(CaseError):
-    """A request that a session cannot fulfil; the message is one line."""
-
-
 class Session:
     """An open image or volume, and its objects."""
 
     def __init__(self, image: OpenImage) -> None:
         """A session without objects, of an image whose boxes are in voxels."""
-        self.image = image
-        k, j, i = image.shape if len(image.shape) == 3 else (1, *image.shape)
-        self.shape: Shape = (k, j, i)
-        self.is_volume = image.is_volume  # or one slice
-        # along which its slices were acquired
-        self.axis = image.slice_axis if self.is_volume else self.shape.index(1)
-        self._images = {self.axis: image}
+        self.planes = planes = Planes(image)
+        self.image, self.shape, self.is_volume = image, planes.shape, planes.is_volume
+        self.axis = planes.axis  # along which its slices were acquired
         self.objects: dict[int, Object] = {}
         self.last_used: tuple[int, int] | None = None  # axis and index of the slice of the last box
         self._next = 1
@@ -149,8 +139,8 @@ class Session:
         Raises:
             SessionError: the box is not a box, or lies outside; there is no such object.
         """
-        one, whole = self[number], self._checked(box)
-        axis = self._plane_of(whole)
+        one, whole = self[number], self.planes.checked(box)
+        axis = self.planes.axis_of(whole)
         if axis is None:
             return self._bounded(one, whole, positive=positive, progress=progress)
         self.last_used = axis, whole[axis][0]
@@ -160,14 +150,14 @@ class Session:
         index, place = self._place(axis, whole)
         known = one.marks.get(axis, {}).get(index)
         if known is not None and known.mask is not None:
-            mask = known.mask | self._in_slice(axis, whole, crops=not quick)
+            mask = known.mask | self.planes.in_slice(axis, whole, crops=not quick)
             marks = with_mark(one.marks, axis, index, Mark(mask=mask))
         else:
             boxes = known.boxes if known else ()
             marks = with_mark(one.marks, axis, index, Mark((*boxes, whole)))
         if follow:
             return self._followed(one, axis, marks, place, progress)
-        new = np.expand_dims(self._in_slice(axis, whole, crops=not quick), axis)
+        new = np.expand_dims(self.planes.in_slice(axis, whole, crops=not quick), axis)
         if known is not None:  # else it replaces what other slices led to
             new |= one.found[axis].at(place)
         writes = one.found_anew(axis, place, new, own=place)
@@ -192,11 +182,8 @@ class Session:
     ) -> Change:
         """Follow an object from all its marks along `axis`; None: the axis of the last box."""
         one = self[number]
-        if axis is None:
-            axis = self.last_used[0] if self.last_used else self.axis
-            if axis not in one.marks and one.marks:
-                axis = next(iter(one.marks))
-        if not self.is_volume or not one.marks.get(axis):
+        axis = self._followed_axis(one) if axis is None else axis
+        if axis is None or not one.marks.get(axis):
             return self[number].changed(None)
         return self._followed(one, axis, one.marks, None, progress)
 
@@ -225,7 +212,7 @@ class Session:
         """
         one = self[number]
         if not (0 <= axis <= 2 and 0 <= index < self.shape[axis]):
-            raise SessionError(f"there is no slice {index} along axis {axis} of {self._words}")
+            raise SessionError(f"there is no slice {index} along axis {axis} of {self.planes}")
         plane = np.asarray(mask) != 0
         wanted = tuple(np.delete(self.shape, axis).tolist())
         if plane.shape != wanted:
@@ -252,6 +239,34 @@ class Session:
         if whole.shape != self.shape:
             raise SessionError(f"the mask should have the shape {self.shape}, got {whole.shape}")
         return self._commit(one, one.become(whole != 0), {})
+
+    def correct(self, number: int, mask: npt.ArrayLike) -> Change:
+        """Let an object be `mask` (K, J, I), which is the object, corrected by hand.
+
+        Slices that were changed become marks: they are kept as they are, and others follow from
+        them when the object is next followed. An object without marks is as after `seed`.
+
+        Raises:
+            SessionError: the mask has another shape, or there is no such object.
+        """
+        one, whole = self[number], np.asarray(mask) != 0
+        axis = self._followed_axis(one)
+        if axis is None or whole.shape != self.shape:
+            return self.seed(number, mask)
+        scope = hull_of(one.box, around(whole))
+        if scope is None:
+            return self._commit(one, [], one.marks)
+        new, marks = whole[parts_of(scope)], one.marks
+        others = tuple(other for other in range(3) if other != axis)
+        differs = (new != one.content.at(scope)).any(axis=others)
+        indices = (np.flatnonzero(differs) + scope[axis][0]).tolist()
+        for index in indices:
+            marks = with_mark(marks, axis, index, Mark(mask=whole.take(index, axis)))
+        return self._commit(one, one.corrected(axis, scope, new, indices), marks)
+
+    def forget(self, number: int) -> None:
+        """Forget the steps of an object: it cannot be undone any more."""
+        self[number].history.clear()
 
     def reset(self, number: int) -> Change:
         """Empty an object; that can be undone."""
@@ -287,7 +302,7 @@ class Session:
         Where objects overlap, the earlier one counts, of `numbers` or of all; the later one if
         `later_wins`.
         """
-        part = self._checked(box)
+        part = self.planes.checked(box)
         with self._lock:
             chosen = [self[n] for n in (self.objects if numbers is None else numbers)]
             top = max((one.number for one in chosen), default=0)
@@ -299,69 +314,23 @@ class Session:
 
     # How changes are made
 
-    @property
-    def _words(self) -> str:
-        return " x ".join(map(str, self.shape)) + " voxels"
-
-    def _checked(self, box: Sequence[Sequence[int]]) -> Box:
-        """A box cut to the volume."""
-        try:
-            ends = [(operator.index(start), operator.index(end)) for start, end in box]
-        except (TypeError, ValueError):
-            ends = []
-        if len(ends) != 3 or any(start >= end for start, end in ends):
-            raise SessionError(
-                "a box should be three pairs of whole numbers, first and behind the last, got "
-                f"{shortened(printable(str(box)))}"
-            )
-        k, j, i = (
-            (max(0, start), min(end, length))
-            for (start, end), length in zip(ends, self.shape, strict=True)
-        )
-        if any(start >= end for start, end in (k, j, i)):
-            raise SessionError(f"the box {ends} lies outside the {self._words}")
-        return k, j, i
-
-    def _plane_of(self, box: Box) -> int | None:
-        """The axis across the plane that a box was drawn in; None: it is thicker than a slice."""
-        if not self.is_volume:
-            return self.axis
-        thin = [a for a in range(3) if size_of(box)[a] == 1 and self.shape[a] > 1]
-        if not thin:
+    def _followed_axis(self, one: Object) -> int | None:
+        """The axis of the last box if the object has marks along it, else one that has, or None."""
+        if not self.is_volume or not one.marks:
             return None
-        return self.axis if self.axis in thin else thin[0]
-
-    def image_along(self, axis: int) -> OpenImage:
-        """The image in slices along `axis`; of a picture there is only one."""
-        if axis not in self._images:
-            self._images[axis] = self.image.along(axis)
-        return self._images[axis]
+        last = self.last_used[0] if self.last_used else self.axis
+        return last if last in one.marks else next(iter(one.marks))
 
     def _place(self, axis: int, box: Box) -> tuple[int, Box]:
         """Index and box of the slice that a box is in."""
         index = box[axis][0]
         return index, slice_box(self.shape, axis, index)
 
-    def _corners(self, box: Box) -> list[int]:
-        """First and last voxel, as `OpenImage` has them: i, j(, k), both inclusive."""
-        own = box[::-1] if len(self.image.shape) == 3 else box[:0:-1]
-        return [start for start, _ in own] + [end - 1 for _, end in own]
-
-    def _labels(self, result: Result) -> BoolArray:
-        """Where the labels (K, J, I) of a result are."""
-        return np.asarray(result.labels.reshape(self.shape) != 0)
-
-    def _in_slice(self, axis: int, box: Box, *, crops: bool) -> BoolArray:
-        """What a box marks in its slice: (K, J, I) without `axis`."""
-        result = self.image_along(axis).segment([self._corners(box)], crops=crops)
-        index, _ = self._place(axis, box)
-        return np.asarray(result.labels.reshape(self.shape).take(index, axis) != 0)
-
     def _bounded(
         self, one: Object, box: Box, *, positive: bool, progress: Progress | None
     ) -> Change:
         """Take a box that bounds an object in three dimensions."""
-        found = self._labels(self.image.segment([self._corners(box)], progress))[parts_of(box)]
+        found = self.planes.in_box(box, progress)[parts_of(box)]
         writes = one.added(box, found) if positive else one.without(box, one.hit(box, found, box))
         return self._commit(one, writes, one.marks)
 
@@ -373,12 +342,11 @@ class Session:
         index, place = self._place(axis, box)
         drawn = Drawn(box, False) if quick and not follow else None
         if follow and not one.marks.get(axis):
-            image = self.image_along(axis)
-            whole = self._labels(image.segment([self._corners(box)], progress, extend=True))
+            whole = self.planes.from_box(axis, box, progress)
             scope = hull_of(around(whole), box) or box
             writes = one.without(scope, one.hit(scope, whole[parts_of(scope)], box))
             return self._commit(one, writes, one.marks)
-        found = np.expand_dims(self._in_slice(axis, box, crops=not quick), axis)
+        found = np.expand_dims(self.planes.in_slice(axis, box, crops=not quick), axis)
         gone = one.hit(place, found, box)
         if not one.marks.get(axis):
             return self._commit(one, one.without(place, gone), one.marks, drawn=drawn)
@@ -399,19 +367,15 @@ class Session:
         exact: BoolArray | None = None,
     ) -> Change:
         """Follow the marks along `axis`; the last one is in the slice `place`."""
-        own = marks[axis].items()
-        boxes = [self._corners(box) for _, mark in own if mark.mask is None for box in mark.boxes]
-        masks = {index: mark.mask for index, mark in own if mark.mask is not None}
-        corners = np.array(boxes, np.float64).reshape(-1, 6)
-        result = self.image_along(axis).extend(corners, masks, progress)
-        whole = self._labels(result)
+        whole, told = self.planes.from_marks(axis, marks[axis], progress)
+        warnings = tuple(f"{one.name}: it {line}" for line in told)
         former = one.found[axis].box if axis in one.found else None
         scope = hull_of(around(whole), former, place)
         if scope is None:
-            return self._commit(one, [], marks, warnings=self._warnings(one, result))
+            return self._commit(one, [], marks, warnings=warnings)
         new = whole[parts_of(scope)]
         writes = one.found_anew(axis, scope, new, own=place, exact=exact)
-        return self._commit(one, writes, marks, warnings=self._warnings(one, result))
+        return self._commit(one, writes, marks, warnings=warnings)
 
     def _commit(
         self, one: Object, writes: Iterable[Write], marks: Marks, *,
@@ -422,15 +386,6 @@ class Session:
             change = one.commit(writes, marks, warnings=warnings, drawn=drawn)
         self._tell(Event("changed", one, change))
         return change
-
-    def _warnings(self, one: Object, result: Result) -> tuple[str, ...]:
-        """The warnings of a result, in the name of the object."""
-        start = f"{self.image.scan.name}: object 1 "
-        return tuple(
-            f"{one.name}: it {line.removeprefix(start)}"
-            for line in result.warnings
-            if line.startswith(start)
-        )
 
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:
