@@ -25,6 +25,7 @@ from swiftmedsam.server.hub import Refused
 
 COOKIE = "swiftmedsam_token"
 OPEN_PATHS = {"/healthz"}  # which say nothing but that the server is there
+MOST_DIGITS = 20  # of the length of a request
 CHUNK_SECONDS = 60.0  # that a client may take for the next piece of a request's body
 
 
@@ -120,7 +121,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     """
     too_large = Refused(413, f"a request can have {limit} bytes")
     declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
+    if len(declared) > MOST_DIGITS or (declared.isdecimal() and int(declared) > limit):
         raise too_large
     body, stream = bytearray(), request.stream()
     while True:

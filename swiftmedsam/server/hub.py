@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from swiftmedsam.case import CaseError
@@ -85,10 +86,15 @@ class Hub:
 
     def __init__(
         self, network: NetworkLike, limits: Limits, files: Files, *,
-        modality: str = "", window: Window = DEFAULT_WINDOW,
+        modality: str = "", window: Window = DEFAULT_WINDOW, journals: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """`modality` and `window` are those of all images, as of `open_image`."""
+        """`modality` and `window` are those of all images, as of `open_image`.
+
+        `journals` is the folder for objects that are not saved; None: they are lost if the server
+        is killed.
+        """
+        self.journals = journals
         self.network, self.limits, self.files = network, limits, files
         self.modality, self.window = modality, window
         self.worker = Worker(self.prepare)

@@ -32,6 +32,13 @@ CHUNK_HEAD = struct.Struct("<QQ")
 # A Blosc2 chunk begins with its format, two bytes of flags, the size of a value, and three lengths:
 # decompressed, of a block, and of the chunk.
 BLOSC_HEAD = struct.Struct("<BBBBiii")
+# A chunk of zeros is a head of 32 bytes alone, with a mark in its last byte. Unless their number is
+# a multiple of 8, imagecodecs cannot read the chunk that it writes for them, nor can some versions
+# of the package blosc2. So such chunks are written and read here, in blosc2's way.
+ZEROS_LENGTH, ZEROS_BLOCK = 32, 1 << 17
+ZEROS_START = 5, 1, 0x95  # the format, and flags
+ZEROS_END = bytes.fromhex("00000000000500000000000000000010")
+SPECIAL, IS_ZEROS = 0x70, 0x10  # bits of the last byte
 
 Array = npt.NDArray[np.generic]
 
@@ -43,7 +50,7 @@ class PackedError(ValueError):
 def pack(array: Array) -> bytes:
     """The bytes of an array of one of `DTYPES`."""
     codec = extra("imagecodecs", "nnInteractive's protocol")
-    values = np.ascontiguousarray(array)
+    values = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     name = values.dtype.name.encode("ascii")
     raw = values.data.cast("B")
     size = values.dtype.itemsize
@@ -55,9 +62,10 @@ def pack(array: Array) -> bytes:
     ]
     for start in range(0, len(raw), MOST_CHUNK):
         part = raw[start : start + MOST_CHUNK]
-        chunk = codec.blosc2_encode(
-            part, level=LEVEL, compressor="zstd", typesize=size, shuffle="noshuffle"
-        )
+        if np.frombuffer(part, np.uint8).any():
+            chunk = codec.blosc2_encode(part, level=LEVEL, compressor="zstd", shuffle="noshuffle")
+        else:
+            chunk = _zeros(len(part), size)
         parts += [CHUNK_HEAD.pack(len(part), len(chunk)), chunk]
     return b"".join(parts)
 
@@ -86,18 +94,31 @@ def unpack(data: bytes, limit: int) -> Array:
         raise PackedError(f"an array can have {limit} bytes here, this one has {size}")
     chunks = _chunks(data, at, size)
     codec = extra("imagecodecs", "nnInteractive's protocol")
-    values = np.empty(size, np.uint8)
+    values = np.zeros(size, np.uint8)  # some chunks say that any values will do
     filled = 0
     for start, length, decompressed in chunks:
         target = values[filled : filled + decompressed]
+        filled += decompressed
+        if _is_zeros(data, start, length):
+            target[:] = 0
+            continue
         try:
             done = codec.blosc2_decode(data[start : start + length], out=target)
         except Exception:  # imagecodecs has errors of its own, one for each codec
             raise PackedError("a chunk cannot be decompressed") from None
         if len(done) != decompressed:
             raise PackedError("a chunk has another length than it says")
-        filled += decompressed
     return values.view(dtype).reshape(shape)
+
+
+def _zeros(length: int, itemsize: int) -> bytes:
+    """A chunk of so many bytes, all 0."""
+    lengths = length, min(length, ZEROS_BLOCK), ZEROS_LENGTH
+    return BLOSC_HEAD.pack(*ZEROS_START, itemsize, *lengths) + ZEROS_END
+
+
+def _is_zeros(data: bytes, start: int, length: int) -> bool:
+    return length == ZEROS_LENGTH and data[start + ZEROS_LENGTH - 1] & SPECIAL == IS_ZEROS
 
 
 def _head(data: bytes) -> tuple[np.dtype[np.generic], tuple[int, ...], int]:

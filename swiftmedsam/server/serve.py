@@ -90,9 +90,21 @@ def parser() -> argparse.ArgumentParser:
         f"{limits.liveness_seconds:g})",
     )  # fmt: skip
     made.add_argument(
+        "--answer-timeout", type=seconds_above_0, default=limits.answer_seconds, metavar="SECONDS",
+        help="follow an object no longer than this, and answer with what was found; viewers wait "
+        f"a minute (default {limits.answer_seconds:g})",
+    )  # fmt: skip
+    made.add_argument(
         "--max-upload", type=as_option(parse_size), default=limits.upload, metavar="SIZE",
         help="largest request (default 2G)",
     )  # fmt: skip
+    journal = made.add_mutually_exclusive_group()
+    journal.add_argument(
+        "--journal", type=Path, default=None, metavar="DIR",
+        help="folder for objects that are not saved yet, so that they come back if the server is "
+        "killed (default ~/.local/state/swiftmedsam)",
+    )  # fmt: skip
+    journal.add_argument("--no-journal", action="store_true", help="keep no such objects")
     add_network(made)
     add_window(made)
     made.add_argument(
@@ -105,6 +117,13 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--quiet", action="store_true", help="only the address and errors")
     made.add_argument("--version", action="version", version=f"SwiftMedSAM {__version__}")
     return made
+
+
+def state_folder() -> Path:
+    """The folder for what programs of this user keep between two runs (XDG)."""
+    given = os.environ.get("XDG_STATE_HOME", "")
+    home = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state"
+    return home / "swiftmedsam"
 
 
 class UsageError(ValueError):
@@ -133,6 +152,8 @@ def checked(options: argparse.Namespace) -> None:
             raise UsageError(f"{printable(str(path))}: expected a file or folder, found none")
     if options.root is not None and not options.root.is_dir():
         raise UsageError(f"--root {printable(str(options.root))}: expected a folder, found none")
+    if options.journal is None and not options.no_journal:
+        options.journal = state_folder()
     limit = available_memory() if options.memory_limit is None else options.memory_limit
     if limit < SCAN_PROGRAM_BYTES:
         needed = SCAN_PROGRAM_BYTES / 1e9
@@ -145,11 +166,12 @@ def hub_of(options: argparse.Namespace, network: Network) -> Hub:
     limits = Limits(
         memory=options.memory_limit, sessions=options.sessions, upload=options.max_upload,
         idle_seconds=options.idle_timeout, liveness_seconds=options.liveness_timeout,
+        answer_seconds=options.answer_timeout,
     )  # fmt: skip
     modality = options.modality.name if options.modality else ""
     return Hub(
         network, limits, Files(options.scans, options.root), modality=modality,
-        window=options.window,
+        window=options.window, journals=options.journal,
     )  # fmt: skip
 
 

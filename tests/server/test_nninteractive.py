@@ -41,7 +41,8 @@ def no_proxy():
 
 @pytest.fixture(scope="module")
 def server():
-    with serving("--sessions", 3) as started:
+    # objects are followed to their ends, however slow the machine is
+    with serving("--sessions", 3, "--answer-timeout", HANGS) as started:
         yield started
 
 
@@ -70,7 +71,7 @@ def connected(url):
     """A client that leaves no connection behind if it is refused."""
     client = Client.__new__(Client)
     try:
-        client.__init__(url)
+        client.__init__(url, read_timeout=HANGS)
     except BaseException:
         client._http.close()
         raise
@@ -337,8 +338,10 @@ def test_heartbeats_are_answered_during_a_prediction(following):
     predicted = threading.Event()
 
     def predict():
-        following.add_bbox_interaction(box_around(*FIRST), True)
-        predicted.set()
+        try:
+            following.add_bbox_interaction(box_around(*FIRST), True)
+        finally:
+            predicted.set()
 
     thread = threading.Thread(target=predict)
     thread.start()
