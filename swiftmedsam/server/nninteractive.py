@@ -272,13 +272,19 @@ class Face:
             client.number = session.new_object().number
 
         def asked(progress: Progress) -> list[Change]:
-            return [
-                session.add_box(
-                    client.number, one.box, positive=one.positive, extend=client.extends,
-                    progress=progress,
-                )
-                for one in drawn
-            ]  # fmt: skip
+            done: list[Change] = []
+            try:
+                for one in drawn:
+                    change = session.add_box(
+                        client.number, one.box, positive=one.positive, extend=client.extends,
+                        progress=progress,
+                    )  # fmt: skip
+                    done.append(change)
+            except BaseException:  # the client is told of none of them
+                for _ in done:
+                    session.undo(client.number)
+                raise
+            return done
 
         seconds = self._hub.limits.answer_seconds
         changes = await _while_connected(request, self._hub.do(held, asked, seconds=seconds))

@@ -25,6 +25,7 @@ from nnInteractive.inference.remote import (  # noqa: E402 - behind the check of
 from nnInteractive.inference.remote import (
     nnInteractiveRemoteInferenceSession as Client,
 )
+from nnInteractive.inference.remote.serialization import pack_array  # noqa: E402
 
 SHAPE = (11, 48, 56)
 FIRST, SECOND = ((5, 16, 16), 4), ((5, 33, 40), 4)
@@ -186,6 +187,13 @@ def test_boxes_can_wait_and_are_then_answered_together(drawing):
     assert drawing._predict(force_full_refine=True) is not None
     assert dsc(drawing.target_buffer[5] != 0, IN_SLICE[0] | IN_SLICE[1]) > 0.9
     assert drawing._predict() is None
+    both = drawing.target_buffer.copy()
+    outside = [[5, 6], [900, 910], [10, 20]]
+    for box in (boxes[0], outside):
+        drawing.add_bbox_interaction(box, False, run_prediction=False)
+    refused(answer_of(drawing, "/predict"))  # the first of them does not count, either
+    drawing.add_bbox_interaction(boxes[0], True)
+    np.testing.assert_array_equal(drawing.target_buffer, both)
     drawing.add_bbox_interaction(boxes[0], True, run_prediction=False)
     assert drawing.undo()  # it waited
     assert drawing._predict() is None
@@ -292,7 +300,7 @@ def test_bad_requests_are_one_line_and_the_session_goes_on(drawing):
     refused(answer_of(drawing, "/add_bbox_interaction", **{**good, "include_interaction": 3}))
     for content in (b"{", b"[]", b"\xff", b"[" * 30_000):
         refused(drawing._http.post("/add_bbox_interaction", content=content))
-    refused(drawing._http.post("/predict", content=b" " * (1 << 17)), 413)
+    refused(drawing._http.post("/set_do_autozoom", content=b" " * (1 << 17)), 413)
     for path in ("/add_point_interaction", "/add_scribble_interaction", "/add_lasso_interaction"):
         assert "boxes" in refused(answer_of(drawing, path, coordinates=[1, 2, 3]))
     for fields in ({"shape": [1, 2]}, {"shape": [11, 48, 56], "dtype": "float32"},
@@ -301,16 +309,16 @@ def test_bad_requests_are_one_line_and_the_session_goes_on(drawing):
                    {"shape": [11, 48, -56], "dtype": "uint8"}):  # fmt: skip
         refused(answer_of(drawing, "/set_target_buffer", **fields))
     refused(answer_of(drawing, "/set_do_autozoom", do_autozoom="yes"))
-    with pytest.raises(httpx.HTTPStatusError):
-        drawing.add_initial_seg_interaction(np.zeros((2, 2, 2), np.uint8))
-    drawing.target_buffer[:] = 0
+    for mask in (np.zeros((2, 2, 2), np.uint8), np.zeros(SHAPE), np.zeros((1, *SHAPE), bool)):
+        content = pack_array(mask)
+        assert "mask" in refused(
+            drawing._http.post("/add_initial_seg_interaction", content=content)
+        )
     drawing.add_bbox_interaction(good["bbox_coords"], True)
     assert dsc(drawing.target_buffer[5] != 0, IN_SLICE[0]) > 0.9
 
 
 def test_bad_images_are_refused(client):
-    from nnInteractive.inference.remote.serialization import pack_array
-
     assert "no image" in refused(answer_of(client, "/undo"))
     assert "no image" in refused(
         answer_of(client, "/add_bbox_interaction", bbox_coords=box_around(*FIRST))
