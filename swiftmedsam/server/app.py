@@ -89,6 +89,10 @@ class LastNet:
 
         try:
             await self._app(scope, receive, sent)
+        except asyncio.CancelledError:  # uvicorn ends, and has waited long enough
+            if scope["type"] != "http" or begun:
+                raise
+            await error_response(503, "the server is ending")(scope, receive, send)
         except Exception as error:
             if scope["type"] != "http":
                 raise

@@ -59,6 +59,10 @@ class _Job:
         else:
             self._later(self._finish, result)
 
+    def abandon(self) -> None:
+        """Let the one who waits know that there will be no result."""
+        self._later(self._fail, Abandoned())
+
     def _finish(self, result: object) -> None:
         if not self.future.done():
             self.future.set_result(result)
@@ -81,6 +85,7 @@ class Worker:
         self._idle = idle
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._ending = Event()
+        self._running: _Job | None = None
         self._thread = Thread(target=self._run, name="worker", daemon=True)
 
     def start(self) -> None:
@@ -112,12 +117,20 @@ class Worker:
         deadline = None if seconds is None else time.monotonic() + seconds
         job = _Job(call, loop.create_future(), loop, deadline, tell, self._ending)
         self._jobs.put(job)
+        if self._ending.is_set():  # the thread may have ended before it saw the job
+            job.abandon()
         result: T = await job.future
         return result
 
     def end(self) -> None:
-        """Let the running job end soon, and start no other; this returns at once."""
+        """Abandon the running job and all that wait; this returns at once.
+
+        The thread ends when the running job calls its progress function.
+        """
         self._ending.set()
+        running = self._running
+        if running is not None:
+            running.abandon()
         self._jobs.put(None)
 
     def join(self, seconds: float) -> None:
@@ -134,14 +147,18 @@ class Worker:
                 continue
             if job is None or self._ending.is_set():
                 break
+            self._running = job
+            if self._ending.is_set():  # `end` may have come before it was the running one
+                break
             job.run()
             may_prepare = True
-        while job is not None:  # those that still wait
-            job._later(job._fail, Abandoned())
-            with contextlib.suppress(Empty):
+        while True:  # for those that still wait
+            if job is not None:
+                job.abandon()
+            try:
                 job = self._jobs.get(block=False)
-                continue
-            break
+            except Empty:
+                return
 
     def _prepared(self) -> bool:
         """Do a step of preparation; return whether there may be another."""
