@@ -28,6 +28,7 @@ from swiftmedsam.server.packed import pack, unpack
 
 SIDE = 512  # of a slice
 STEP = 2 * NEIGHBOURS + 3  # slices between two new ones
+MOST_REST = 20  # seconds
 ANSWER_MS = 60  # the target beside the encoder
 LARGE, LARGE_AGAIN, SMALL = (100, 300), (120, 330), (200, 230)  # sides of boxes, in pixels
 # What is timed, with the encoder's runs in it: a small box needs an enlarged crop, too.
@@ -62,6 +63,12 @@ class Client:
             raise RuntimeError(content.decode())
         return content
 
+    def rest(self, seconds: float) -> None:
+        """Ask nothing, until the neighbours of the last slice are encoded."""
+        self._http.close()
+        time.sleep(min(seconds, MOST_REST))
+        self._http.connect()
+
     def box(self, z: int, ends: tuple[int, int]) -> float:
         """Seconds from a box in slice `z` to its mask."""
         box = {"bbox_coords": [[z, z + 1], ends, ends], "include_interaction": True}
@@ -92,10 +99,10 @@ def measured(url: str, network: object, rounds: int) -> dict[str, list[float]]:
         seconds[new].append(client.box(z, LARGE))
         seconds[again].append(client.box(z, LARGE_AGAIN))
         seconds[small].append(client.box(z, SMALL))
-        time.sleep(3 * NEIGHBOURS * alone)  # until the neighbours are encoded
+        client.rest(3 * NEIGHBOURS * alone)
         seconds[beside].append(client.box(z + 1, LARGE))
         client.post("/reset_interactions")
-        time.sleep(3 * NEIGHBOURS * alone)
+        client.rest(3 * NEIGHBOURS * alone)
     client.post("/release")
     return seconds
 
