@@ -29,6 +29,8 @@ ACQUIRED = "acquired"
 # Slices are usually thicker than their pixels are wide. Below this ratio, a grid is isotropic.
 THICK = 1.05
 
+LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
+
 Number = TypeVar("Number", bound=np.generic)
 
 
@@ -77,6 +79,23 @@ def anatomical_axes(affine: Float64Array) -> tuple[tuple[int, int, int], tuple[i
     )
     signs = [1 if cosines[world, axis] >= 0 else -1 for axis, world in enumerate((a, b, c))]
     return (a, b, c), (signs[0], signs[1], signs[2])
+
+
+def affine_of(directions: str) -> Float64Array:
+    """The affine (4, 4) of voxels of 1 mm whose axes i, j and k run to these directions.
+
+    Raises:
+        ValueError: they are not one of L and R, one of A and P, and one of I and S, in any order.
+    """
+    found = [LETTERS.get(letter) for letter in directions.upper()]
+    known = [one for one in found if one is not None]
+    if len(found) != 3 or {axis for axis, _ in known} != {0, 1, 2}:
+        raise ValueError(f"expected three directions like LPS or RAS, got '{directions}'")
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for column, (axis, sign) in enumerate(known):
+        affine[axis, column] = sign
+    return affine
 
 
 def acquired_axis(scan: Scan) -> int:

@@ -30,7 +30,12 @@ from swiftmedsam.result import Clock, Labels, Progress, Result
 from swiftmedsam.scans.boxes.drawn import Meaning, drawn_box, on_grid
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.infer_modality import modality_of
-from swiftmedsam.scans.orientation import ACQUIRED, choose_orientation, plane_along
+from swiftmedsam.scans.orientation import (
+    ACQUIRED,
+    affine_of,
+    choose_orientation,
+    plane_along,
+)
 from swiftmedsam.scans.outputs import (
     check_places,
     outputs_of,
@@ -39,7 +44,6 @@ from swiftmedsam.scans.outputs import (
 )
 from swiftmedsam.scans.place import boxes_in_slices, case_of, to_grid
 from swiftmedsam.scans.scan import (
-    PICTURE_AFFINE,
     MemoryLimit,
     Scan,
     ScanError,
@@ -65,16 +69,18 @@ def scan_of_array(
     spacing_mm: Sequence[float] | None = None,
     *,
     is_volume: bool | None = None,
+    directions: str = "LPS",
     name: str = "array",
 ) -> Scan:
     """A scan of an array (H, W), (H, W, 3 or 4) or (D, H, W).
 
     `spacing_mm` has the order of the array's axes. Slices lie along the axis of the longest
     spacing, else along D. If `is_volume` is None, an array with a last axis of 3 or 4 is a picture
-    in colour.
+    in colour. `directions` says where W, H and D run to: L or R, A or P, I or S.
 
     Raises:
         ScanError: the array has another shape, or the spacing does not fit it.
+        ValueError: these are no directions.
     """
     pixels = np.asarray(array)
     if is_volume is None:
@@ -92,7 +98,7 @@ def scan_of_array(
     if sides.shape != (axes,) or not (np.isfinite(sides) & (sides > 0)).all():
         raise ScanError(f"{name}: spacing_mm should be {axes} lengths above 0, got {spacing_mm}")
     along_ijk = [*sides[::-1], *[1.0] * (4 - axes)]
-    affine = PICTURE_AFFINE @ np.diag(along_ijk)
+    affine = affine_of(directions) @ np.diag(along_ijk)
     # an array has spacing, but no place in the world, so a box cannot be in mm
     return made_scan(Path(name), voxels, affine, slice_axis=None if is_volume else 2, has_mm=False)
 
@@ -360,6 +366,7 @@ def open_image(
     modality: str = "",
     window: Window = DEFAULT_WINDOW,
     plane: str = ACQUIRED,
+    directions: str = "LPS",
     units: str = "voxel",
     space: str | None = None,
     volume: int | None = None,
@@ -379,6 +386,8 @@ def open_image(
         modality: "CT", "MR", ...; "": from the file, else guessed from the values.
         window: the range of Hounsfield units that is shown of a CT.
         plane: "axial", "coronal", "sagittal", or "acquired".
+        directions: of an array: where its axes W, H and D run to, each L or R, A or P, or I or S.
+            The network knows axial slices with W to the left and H to the back.
         units: of boxes, "voxel" or "mm".
         space: of boxes in mm, "RAS" or "LPS".
         volume: which volume, counted from 0, if the file has several.
@@ -387,13 +396,13 @@ def open_image(
 
     Raises:
         ScanError: the source cannot be read, or would need more than `memory_limit`.
-        ValueError: no modality has that name.
+        ValueError: no modality has that name, or these are no directions.
     """
     limit = available_memory() if memory_limit is None else memory_limit
     if isinstance(source, str | Path):
         scan = read_scan(Path(source), volume, series, memory_limit=limit)
     else:
-        scan = scan_of_array(source, spacing_mm, is_volume=is_volume)
+        scan = scan_of_array(source, spacing_mm, is_volume=is_volume, directions=directions)
         require_memory(scan.name, scan.voxels.shape, scan.voxels.dtype, 0, MemoryLimit(limit))
     return OpenImage(
         scan, network, settings, Meaning(units, space), modality=modality, window=window,

@@ -86,17 +86,20 @@ class Hub:
 
     def __init__(
         self, network: NetworkLike, limits: Limits, files: Files, *,
-        modality: str = "", window: Window = DEFAULT_WINDOW, journals: Path | None = None,
+        modality: str = "", window: Window = DEFAULT_WINDOW, directions: str = "LPS",
+        journals: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """`modality` and `window` are those of all images, as of `open_image`.
+        """`modality` and `window` are those of all images, `directions` those of arrays.
+
+        They are as of `open_image`.
 
         `journals` is the folder for objects that are not saved; None: they are lost if the server
         is killed.
         """
         self.journals = journals
         self.network, self.limits, self.files = network, limits, files
-        self.modality, self.window = modality, window
+        self.modality, self.window, self.directions = modality, window, directions
         self.worker = Worker(self.prepare)
         self._clock = clock
         self._held: dict[str, Held] = {}

@@ -9,6 +9,8 @@ and what was edited counts as corrected slices.
 Two things that clients may ask have another meaning here. `do_autozoom` false: a box changes its
 own slice only. A negative box takes away what is found in it (`session`).
 
+Clients send voxels as they are stored, without their directions: those of the hub are taken.
+
 Points, scribbles and lassos are refused: the network is asked with boxes.
 """
 
@@ -192,7 +194,8 @@ class Face:
             array = array.view(np.uint8)
         return open_image(
             array, self._hub.network, spacing_mm=spacing, is_volume=True,
-            modality=self._hub.modality, window=self._hub.window, memory_limit=limit,
+            modality=self._hub.modality, window=self._hub.window,
+            directions=self._hub.directions, memory_limit=limit,
         )  # fmt: skip
 
     async def set_target_buffer(self, request: Request) -> Response:

@@ -28,6 +28,7 @@ from swiftmedsam.program.options import (
 )
 from swiftmedsam.program.scan_options import add_memory_limit, as_option, natural, positive
 from swiftmedsam.program.signals import Stopped, Stopper
+from swiftmedsam.scans.orientation import affine_of
 from swiftmedsam.server.app import application
 from swiftmedsam.server.files import Files
 from swiftmedsam.server.guard import is_loopback
@@ -111,12 +112,27 @@ def parser() -> argparse.ArgumentParser:
         "--modality", type=as_option(parse_modality), metavar="NAME",
         help="CT, MR, ... of all images (default: from the file, else guessed from the values)",
     )  # fmt: skip
+    made.add_argument(
+        "--directions", type=as_option(parse_directions), default="LPS", metavar="LETTERS",
+        help="where the axes i, j, k of arrays that 3D Slicer and napari send run to; they do not "
+        "say it (default LPS, as in DICOM; many NIfTI files are stored as RAS or LAS)",
+    )  # fmt: skip
     add_memory_limit(made)
     words = made.add_mutually_exclusive_group()
     words.add_argument("--verbose", action="store_true", help="also show each request")
     words.add_argument("--quiet", action="store_true", help="only the address and errors")
     made.add_argument("--version", action="version", version=f"SwiftMedSAM {__version__}")
     return made
+
+
+def parse_directions(text: str) -> str:
+    """Three letters like LPS.
+
+    Raises:
+        ValueError: it is not.
+    """
+    affine_of(text)
+    return text.upper()
 
 
 def state_folder() -> Path:
@@ -171,7 +187,7 @@ def hub_of(options: argparse.Namespace, network: Network) -> Hub:
     modality = options.modality.name if options.modality else ""
     return Hub(
         network, limits, Files(options.scans, options.root), modality=modality,
-        window=options.window, journals=options.journal,
+        window=options.window, directions=options.directions, journals=options.journal,
     )  # fmt: skip
 
 

@@ -305,3 +305,22 @@ def test_embeddings_of_all_planes_stay_within_what_is_left():
     kept = [image.embeddings_kept, *(image.along(axis).embeddings_kept for axis in (1, 2))]
     assert kept == [256, 44, opened.LEAST_KEPT]
     assert image.reserved_bytes == limit - SCAN_PROGRAM_BYTES
+
+
+@pytest.mark.parametrize(
+    ("directions", "turn"),
+    [
+        ("LPS", lambda slices: slices),
+        ("las", lambda slices: slices[:, ::-1]),
+        ("RAS", lambda slices: slices[:, ::-1, ::-1]),
+        ("RPI", lambda slices: slices[::-1, :, ::-1]),
+        ("PLS", lambda slices: slices.swapaxes(1, 2)),
+    ],
+)
+def test_an_array_that_says_how_it_lies_is_shown_as_the_network_knows_it(directions, turn):
+    network, stored = BrightInBox(), turn(volume_case()["imgs"])
+    image = swiftmedsam.open_image(stored, network, modality="MR", directions=directions)
+    image.prepare(2)
+    wanted = Frame(40, 64).pixels(volume_case()["imgs"][3 if directions == "RPI" else 2])
+    assert list(network.encoded) == [wanted.tobytes()]
+    np.testing.assert_array_equal(image.display, stored)

@@ -124,6 +124,10 @@ def test_broken_weights_end_it_after_it_has_begun(tmp_path):
         (["--idle-timeout", "0"], "expected seconds above 0"),
         (["--max-upload", "much"], "expected a size like 8G"),
         (["--modality", "magic"], "expected one of CT"),
+        (["--directions", "LLP"], "expected three directions like LPS or RAS, got 'LLP'"),
+        (["--directions", "LP"], "expected three directions"),
+        (["--directions", "LPX"], "expected three directions"),
+        (["--directions", "LPSS"], "expected three directions"),
         (["--journal", "x", "--no-journal"], "not allowed with"),
     ],
 )

@@ -249,6 +249,26 @@ def test_an_object_from_outside_stays_and_boxes_add_to_it():
         session.seed(number, np.zeros((2, 2, 2)))
 
 
+def test_slices_of_an_object_that_was_corrected_by_hand_are_kept_and_followed(session, liver):
+    session.add_box(liver, at(6, 60))
+    corrected = whole(session, liver)
+    corrected[8:, :, 70:] = False
+    session.correct(liver, corrected)
+    np.testing.assert_array_equal(whole(session, liver), corrected)
+    assert {index for index, mark in session[liver].marks[0].items() if mark.mask is not None} == {
+        8, 9,
+    }  # fmt: skip
+    session.add_box(liver, at(4, 60))
+    np.testing.assert_array_equal(whole(session, liver)[8:], corrected[8:])
+    for _ in range(2):
+        session.undo(liver)
+    np.testing.assert_array_equal(whole(session, liver), bars(60) > 0)
+    session.reset(liver)
+    session.correct(liver, corrected)  # without marks it is a mask from outside
+    assert not session[liver].marks
+    np.testing.assert_array_equal(whole(session, liver), corrected)
+
+
 # Undo
 
 
