@@ -214,8 +214,9 @@ class Hub:
 
     def memory_for(self, held: Held) -> int:
         """Bytes of the process that the image of a session may need, beside those of the others."""
-        others = [one.session for one in self._held.values() if one is not held and one.session]
-        taken = sum(session.image.reserved_bytes for session in others)
+        # a copy, made at once: this runs in the worker, while clients come and go
+        sessions = [one.session for one in list(self._held.values()) if one is not held]
+        taken = sum(one.image.reserved_bytes for one in sessions if one is not None)
         return max(0, self.limits.memory - taken)
 
     def prepare(self) -> bool:
