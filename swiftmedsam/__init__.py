@@ -22,8 +22,9 @@ The files of this package, in the order in which the data pass them:
     extend      a whole object from one slice; `follow` goes from a slice to the next
 
 `settings` holds every choice of these steps. `scans` reads and writes NIfTI, DICOM, NRRD and
-pictures; `program` is the command line. `torch_model`, `convert`, `train` and `evaluation` make and
-measure the weights; they need more packages and nothing else imports them.
+pictures; `program` is the command line, `server` serves viewers. `torch_model`, `convert`, `train`
+and `evaluation` make and measure the weights; they need more packages and nothing else imports
+them.
 
 Importing this package loads none of its modules: each export is loaded when it is first used.
 """

@@ -13,6 +13,7 @@ COMMANDS = {
     "convert": ("swiftmedsam.convert.__main__", "convert"),
     "evaluate": ("swiftmedsam.evaluation.__main__", "evaluate"),
     "merge": ("swiftmedsam.program.merge", "scans"),
+    "serve": ("swiftmedsam.server.serve", "server"),
     "train": ("swiftmedsam.train.__main__", "train"),
 }
 

@@ -42,6 +42,11 @@ class Embeddings:
         self._kept: OrderedDict[Key, FloatArray] = OrderedDict()
         self._lock = Lock()
 
+    @property
+    def most(self) -> int:
+        """How many embeddings are kept, at most."""
+        return self._most
+
     def get(self, frame: Frame, z: int, clock: Clock) -> FloatArray:
         """The embedding (1, 4096, C) of slice `z` as `frame` shows it."""
         key = frame, z

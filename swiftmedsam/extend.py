@@ -11,6 +11,7 @@ the next given ones and no other. A given mask that is empty says that the objec
 slice: it is not followed into it or beyond.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,10 @@ from swiftmedsam.settings import Settings
 log = logging.getLogger(__name__)
 
 
+class Enough(Exception):  # noqa: N818 - no fault, but a wish
+    """Raised by `progress`: to follow objects no further, and to return what was found so far."""
+
+
 @dataclass
 class Extent:
     """Where an object was found: its mask, and the network's estimate of it, by slice."""
@@ -36,6 +41,7 @@ class Extent:
     masks: dict[int, Patch] = field(default_factory=dict)
     predicted_iou: dict[int, float] = field(default_factory=dict)
     is_bounded: bool = False  # it went on where `Settings.extend_most` stopped it
+    is_broken_off: bool = False  # `progress` wanted no more
 
     def add(self, found: Found) -> None:
         """Take what was found in a slice."""
@@ -82,6 +88,18 @@ def extended(
         if step:
             step()
 
+    try:
+        _follow_all(given, follower, depth, settings, extent, take)
+    except Enough:
+        extent.is_broken_off = True
+    return extent
+
+
+def _follow_all(
+    given: Sequence[Given], follower: Follower, depth: int, settings: Settings, extent: Extent,
+    take: Callable[[Found], None],
+) -> None:  # fmt: skip
+    """Give each slice of the object to `take`, the given ones first."""
     known = [follower.given(one) for one in sorted(given, key=lambda one: one.z)]
     for one in known:
         take(one)
@@ -101,7 +119,6 @@ def extended(
                 take(found)
                 reached = found.z
             extent.is_bounded |= reached == last != end
-    return extent
 
 
 def until_end(follower: Follower, first: Found, last: int, settings: Settings) -> Iterator[Found]:
@@ -206,7 +223,7 @@ def extend_boxes(
             boxes of one slice only.
         memory_limit: as for `segment`.
         progress: called after each slice of an object, with slices done and the most that there
-            can be.
+            can be. If it raises `Enough`, the result has what was found until then, and says so.
         embeddings: as for `segment`.
 
     Raises:
@@ -271,7 +288,11 @@ def extend_objects(
         if number in bounded:
             continue
         extents[number] = extended(given, follower, depth, settings, step)
-        step.next_object()
+        if extents[number].is_broken_off:
+            warnings.append(f"{case.name}: object {number + 1} was not followed to its ends")
+            log.warning("%s", warnings[-1])
+        with contextlib.suppress(Enough):  # it is told of in each object that is not complete
+            step.next_object()
         if extents[number].is_bounded:
             warnings.append(
                 f"{case.name}: object {number + 1} was followed no further than "

@@ -8,6 +8,7 @@ EXTRAS = {
     "convert": ("requirements-torch.txt", "requirements-convert.txt"),
     "evaluate": ("requirements-evaluate.txt",),
     "scans": ("requirements-scans.txt",),
+    "server": ("requirements-scans.txt", "requirements-server.txt"),
     "train": ("requirements-torch.txt", "requirements-train.txt"),
 }
 

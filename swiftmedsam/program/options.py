@@ -32,7 +32,8 @@ def _glob(text: str) -> str:
     return text
 
 
-def _seconds(text: str) -> float:
+def seconds_above_0(text: str) -> float:
+    """The value of an option that is a time."""
     try:
         seconds = float(text)
     except ValueError:
@@ -40,6 +41,24 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"expected seconds above 0, got '{text}'")
     return seconds
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the network, and how it is run."""
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="a folder with a manifest.json")
+    parser.add_argument(
+        "--precision", choices=(AUTO, *PRECISIONS), default=AUTO,
+        help=f"type of the arithmetic (default {AUTO}: the fastest that suits this CPU)",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=positive, help="default: all this process may use")
+
+
+def add_window(parser: argparse.ArgumentParser) -> None:
+    """Add --window; its value is a `display.Window`."""
+    parser.add_argument(
+        "--window", type=as_option(parse_window), default=DEFAULT_WINDOW,
+        help=f"for CT in Hounsfield units: {', '.join(WINDOWS)} or LEVEL,WIDTH (default soft)",
+    )  # fmt: skip
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
@@ -51,11 +70,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("inputs", nargs="?", type=Path, default=INPUTS, help=f"default {INPUTS}")
     parser.add_argument("outputs", nargs="?", type=Path, help=f"default {OUTPUTS}")
-    parser.add_argument("--weights", type=Path, metavar="DIR", help="a folder with a manifest.json")
-    parser.add_argument(
-        "--precision", choices=(AUTO, *PRECISIONS), default=AUTO,
-        help=f"type of the arithmetic (default {AUTO}: the fastest that suits this CPU)",
-    )  # fmt: skip
+    add_network(parser)
     parser.add_argument(
         "--mode", choices=MODES, default=DEFAULT_MODE,
         help=f"litemedsam follows LiteMedSAM's rules; {OLD_MODE} is its old name "
@@ -72,19 +87,15 @@ def _parser(command: str) -> argparse.ArgumentParser:
         f"the largest of 1 to {BEST.most_step} that leaves {BEST.least_decoded} slices; in mode "
         "litemedsam: 1)",
     )  # fmt: skip
-    parser.add_argument("--threads", type=positive, help="default: all this process may use")
     parser.add_argument(
-        "--timeout", type=_seconds, metavar="SECONDS",
+        "--timeout", type=seconds_above_0, metavar="SECONDS",
         help="give up a case that takes longer, between two boxes (default: never)",
     )  # fmt: skip
     add_memory_limit(parser)
     parser.add_argument(
         "--only", type=_glob, metavar="GLOB", default="*", help="file names to segment"
     )
-    parser.add_argument(
-        "--window", type=as_option(parse_window), default=DEFAULT_WINDOW,
-        help=f"for CT in Hounsfield units: {', '.join(WINDOWS)} or LEVEL,WIDTH (default soft)",
-    )  # fmt: skip
+    add_window(parser)
     parser.add_argument(
         "--failures", type=Path, metavar="FILE",
         help="write a JSON list of the failed cases, each with its file and message",
@@ -112,7 +123,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _with_window_joined(argv: Sequence[str]) -> list[str]:
+def with_window_joined(argv: Sequence[str]) -> list[str]:
     """Join `--window -600,1500` to one word: argparse would take a negative level for an option."""
     joined: list[str] = []
     for word in argv:
@@ -130,7 +141,7 @@ def parse(argv: Sequence[str], command: str) -> argparse.Namespace:
         SystemExit: they are wrong, or ask for help; the message was printed.
     """
     parser = _parser(command)
-    options = parser.parse_args(_with_window_joined(argv))
+    options = parser.parse_args(with_window_joined(argv))
     set_part(parser, options)
     if options.part is not None:
         for name in ("failures", "stats", "log"):  # each part has its own

@@ -29,6 +29,8 @@ ACQUIRED = "acquired"
 # Slices are usually thicker than their pixels are wide. Below this ratio, a grid is isotropic.
 THICK = 1.05
 
+LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
+
 Number = TypeVar("Number", bound=np.generic)
 
 
@@ -54,8 +56,8 @@ class Orientation:
         return voxels.transpose(*self.axes, *range(3, voxels.ndim))[self._flips()]
 
     def to_grid(self, slices: npt.NDArray[Number]) -> npt.NDArray[Number]:
-        """Slices (D, H, W) as voxels (I, J, K): the way back."""
-        return slices[self._flips()].transpose(*np.argsort(self.axes))
+        """Slices (D, H, W[, 3]) as voxels (I, J, K[, 3]): the way back."""
+        return slices[self._flips()].transpose(*np.argsort(self.axes), *range(3, slices.ndim))
 
     def box(self, low: npt.ArrayLike, high: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """The box (6,) x_min, y_min, z_min, x_max, ... in slices, of two corners (3,) i, j, k."""
@@ -79,6 +81,23 @@ def anatomical_axes(affine: Float64Array) -> tuple[tuple[int, int, int], tuple[i
     return (a, b, c), (signs[0], signs[1], signs[2])
 
 
+def affine_of(directions: str) -> Float64Array:
+    """The affine (4, 4) of voxels of 1 mm whose axes i, j and k run to these directions.
+
+    Raises:
+        ValueError: they are not one of L and R, one of A and P, and one of I and S, in any order.
+    """
+    found = [LETTERS.get(letter) for letter in directions.upper()]
+    known = [one for one in found if one is not None]
+    if len(found) != 3 or {axis for axis, _ in known} != {0, 1, 2}:
+        raise ValueError(f"expected three directions like LPS or RAS, got '{directions}'")
+    affine = np.zeros((4, 4))
+    affine[3, 3] = 1
+    for column, (axis, sign) in enumerate(known):
+        affine[axis, column] = sign
+    return affine
+
+
 def acquired_axis(scan: Scan) -> int:
     """The grid's axis along which slices were acquired.
 
@@ -98,12 +117,17 @@ def acquired_axis(scan: Scan) -> int:
     return world.index(2)
 
 
+def plane_along(scan: Scan, grid_axis: int) -> str:
+    """The plane, one of `PLANES`, of slices along an axis of the grid."""
+    normal = anatomical_axes(scan.affine)[0][grid_axis]
+    return next(name for name, ((axis, _), *_) in PLANES.items() if axis == normal)
+
+
 def choose_orientation(scan: Scan, plane: str = ACQUIRED) -> Orientation:
     """The orientation of a scan's slices for a plane: one of `PLANES`, or `ACQUIRED`."""
     world, signs = anatomical_axes(scan.affine)
     if plane == ACQUIRED:
-        normal = world[acquired_axis(scan)]
-        plane = next(name for name, ((axis, _), *_) in PLANES.items() if axis == normal)
+        plane = plane_along(scan, acquired_axis(scan))
     d, h, w = (world.index(axis) for axis, _ in PLANES[plane])
     flips = [
         signs[grid_axis] != sign

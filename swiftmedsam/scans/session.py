@@ -5,6 +5,7 @@ the decoder. A box of an array is x_min, y_min(, z_min), x_max, y_max(, z_max), 
 axis; a box of a file is in its i, j(, k).
 """
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +17,25 @@ from swiftmedsam.display import DEFAULT_WINDOW, Window
 from swiftmedsam.embeddings import Embeddings
 from swiftmedsam.extend import extend_boxes, extend_objects, given_by_boxes
 from swiftmedsam.follow import Given
-from swiftmedsam.memory import EMBEDDING_BYTES, available_memory, estimate_scan_peak
+from swiftmedsam.frame import Frame
+from swiftmedsam.memory import (
+    EMBEDDING_BYTES,
+    SCAN_PROGRAM_BYTES,
+    available_memory,
+    estimate_scan_peak,
+)
 from swiftmedsam.messages import one_line
 from swiftmedsam.modality import parse_modality
-from swiftmedsam.result import Labels, Progress, Result
+from swiftmedsam.result import Clock, Labels, Progress, Result
 from swiftmedsam.scans.boxes.drawn import Meaning, drawn_box, on_grid
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.infer_modality import modality_of
-from swiftmedsam.scans.orientation import ACQUIRED, choose_orientation
+from swiftmedsam.scans.orientation import (
+    ACQUIRED,
+    affine_of,
+    choose_orientation,
+    plane_along,
+)
 from swiftmedsam.scans.outputs import (
     check_places,
     outputs_of,
@@ -32,7 +44,6 @@ from swiftmedsam.scans.outputs import (
 )
 from swiftmedsam.scans.place import boxes_in_slices, case_of, to_grid
 from swiftmedsam.scans.scan import (
-    PICTURE_AFFINE,
     MemoryLimit,
     Scan,
     ScanError,
@@ -41,10 +52,11 @@ from swiftmedsam.scans.scan import (
     require_memory,
 )
 from swiftmedsam.scans.write import check_encoding, write
-from swiftmedsam.segment import EMBEDDINGS_KEPT, NetworkLike, segment
+from swiftmedsam.segment import EMBEDDINGS_KEPT, NetworkLike, default_settings, segment
 from swiftmedsam.settings import Settings
 
 COLOURS = (3, 4)  # an array with a last axis of this length is a picture in colour
+LEAST_KEPT = 8  # embeddings of an image that is opened along another axis, however short memory is
 
 
 def embeddings_within(size: int) -> int:
@@ -57,16 +69,18 @@ def scan_of_array(
     spacing_mm: Sequence[float] | None = None,
     *,
     is_volume: bool | None = None,
+    directions: str = "LPS",
     name: str = "array",
 ) -> Scan:
     """A scan of an array (H, W), (H, W, 3 or 4) or (D, H, W).
 
     `spacing_mm` has the order of the array's axes. Slices lie along the axis of the longest
     spacing, else along D. If `is_volume` is None, an array with a last axis of 3 or 4 is a picture
-    in colour.
+    in colour. `directions` says where W, H and D run to: L or R, A or P, I or S.
 
     Raises:
         ScanError: the array has another shape, or the spacing does not fit it.
+        ValueError: these are no directions.
     """
     pixels = np.asarray(array)
     if is_volume is None:
@@ -84,7 +98,7 @@ def scan_of_array(
     if sides.shape != (axes,) or not (np.isfinite(sides) & (sides > 0)).all():
         raise ScanError(f"{name}: spacing_mm should be {axes} lengths above 0, got {spacing_mm}")
     along_ijk = [*sides[::-1], *[1.0] * (4 - axes)]
-    affine = PICTURE_AFFINE @ np.diag(along_ijk)
+    affine = affine_of(directions) @ np.diag(along_ijk)
     # an array has spacing, but no place in the world, so a box cannot be in mm
     return made_scan(Path(name), voxels, affine, slice_axis=None if is_volume else 2, has_mm=False)
 
@@ -106,7 +120,70 @@ class OpenImage:
         self._case = case_of(scan, [], self._orientation, kind, window)
         image = self._case.image if self._case.is_volume else self._case.image[np.newaxis]
         peak = estimate_scan_peak(scan.voxels.shape, scan.voxels.dtype, 0)
-        self._embeddings = Embeddings(image, network, embeddings_within(memory_limit - peak))
+        most = embeddings_within(memory_limit - peak)
+        self._embeddings = Embeddings(image, network, most)
+        # for `along`: what is left for embeddings of slices in the other two planes
+        left = memory_limit - peak - most * EMBEDDING_BYTES
+        wanted = 2 * EMBEDDINGS_KEPT * EMBEDDING_BYTES if self._case.is_volume else 0
+        self._spare = max(0, min(left, wanted))
+        self._reserved = peak - SCAN_PROGRAM_BYTES + most * EMBEDDING_BYTES + self._spare
+
+    @property
+    def scan(self) -> Scan:
+        """The scan that was opened: its voxels, its affine and its files."""
+        return self._scan
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether there is more than one slice."""
+        return self._case.is_volume
+
+    @property
+    def display(self) -> npt.NDArray[np.uint8]:
+        """What the network sees, 0..255, in the order of `shape`; (J, I, 3) of a colour picture.
+
+        It is a view, not a copy.
+        """
+        image = self._case.image
+        if not self._case.is_volume:
+            image = image[np.newaxis]
+        grid = self._orientation.to_grid(image)
+        placed = grid.transpose(2, 1, 0, *range(3, grid.ndim))
+        return placed.reshape(*self.shape, *placed.shape[3:])
+
+    @property
+    def embeddings_kept(self) -> int:
+        """How many embeddings of its slices fit into memory."""
+        return self._embeddings.most
+
+    @property
+    def reserved_bytes(self) -> int:
+        """The memory that it may come to need, with embeddings in all planes."""
+        return self._reserved
+
+    def along(self, axis: int) -> "OpenImage":
+        """The same image with slices along `axis` of the labels, 0 to 2: see `slice_axis`.
+
+        Boxes and labels are as before. The voxels are shared; embeddings are not.
+
+        Raises:
+            ScanError: the image is one slice.
+        """
+        if not self._case.is_volume:
+            raise ScanError(f"{self._scan.name}: expected a volume, found one slice")
+        other = copy.copy(self)
+        other._orientation = choose_orientation(self._scan, plane_along(self._scan, 2 - axis))
+        slices = other._orientation.to_slices(self._orientation.to_grid(self._case.image))
+        other._case = dataclasses.replace(self._case, image=slices)
+        most = max(LEAST_KEPT, embeddings_within(self._spare))
+        self._spare -= most * EMBEDDING_BYTES
+        other._embeddings = Embeddings(slices, self._network, most)
+        return other
+
+    def prepare(self, index: int) -> None:
+        """Encode the labels' slice `index`, unless it is known: a box in it is then quicker."""
+        sides = self._case.image.shape[1:] if self._case.is_volume else self._case.image.shape
+        self._embeddings.get(Frame(sides[0], sides[1]), self._z(index), Clock())
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -123,7 +200,12 @@ class OpenImage:
         return 2 - self._orientation.axes[0] if self._case.is_volume else 0
 
     def segment(
-        self, boxes: npt.ArrayLike, progress: Progress | None = None, *, extend: bool = False
+        self,
+        boxes: npt.ArrayLike,
+        progress: Progress | None = None,
+        *,
+        extend: bool = False,
+        crops: bool = True,
     ) -> Result:
         """Segment the boxes; the labels of the result have `shape`, and box i has the value i + 1.
 
@@ -136,14 +218,21 @@ class OpenImage:
             extend: a box that is one slice thick marks an object that goes on in other slices: it
                 is followed upwards and downwards to its ends. A thicker box is a bound, as without
                 `extend`. For more than one box of the same object call the method `extend`.
+            crops: False: ask each slice as a whole, without crops and mirrored views. That is less
+                exact for small boxes, but encodes each slice only once.
 
         Raises:
             ScanError: a box has the wrong form, or lies outside.
         """
         placed = self._placed(boxes, extend=extend)
         case = dataclasses.replace(self._case, boxes=placed)
+        settings = self._settings or default_settings(self._network)
+        if not crops:
+            settings = dataclasses.replace(
+                settings, image_crops=0, volume_crops=0, mirror_images=False
+            )
         result = (extend_boxes if extend else segment)(
-            case, self._network, self._settings, progress=progress, embeddings=self._embeddings
+            case, self._network, settings, progress=progress, embeddings=self._embeddings
         )
         return self._on_grid(result)
 
@@ -164,7 +253,8 @@ class OpenImage:
             masks: the whole mask of the object in some slices, by index along `slice_axis`;
                 `masks[n]` has the shape of `labels.take(n, slice_axis)`. Boxes in the same slice do
                 not count. An empty mask says that the object ends before this slice.
-            progress: called with the number of slices done, and the most that there can be.
+            progress: called with the number of slices done, and the most that there can be. If it
+                raises `extend.Enough`, the result has what was found until then, and says so.
 
         Raises:
             ScanError: a box has the wrong form, is thicker than one slice, or lies outside; a mask
@@ -204,9 +294,14 @@ class OpenImage:
             raise ScanError(f"{where} should be of one of the slices 0 to {depth - 1}")
         if plane.shape != wanted:
             raise ScanError(f"{where} should have the shape {wanted}, got {plane.shape}")
-        z = depth - 1 - index if self._orientation.flipped[0] else index
         thin = np.expand_dims(plane, axis).T  # (I, J, K), one of them 1
-        return Given(z, np.zeros((0, 4)), self._orientation.to_slices(thin)[0])
+        return Given(self._z(index), np.zeros((0, 4)), self._orientation.to_slices(thin)[0])
+
+    def _z(self, index: int) -> int:
+        """The slice of the segmentation that is slice `index` of the labels."""
+        if not self._case.is_volume:
+            return 0
+        return len(self._case.image) - 1 - index if self._orientation.flipped[0] else index
 
     def _on_grid(self, result: Result) -> Result:
         """The result with labels of `shape`."""
@@ -271,6 +366,7 @@ def open_image(
     modality: str = "",
     window: Window = DEFAULT_WINDOW,
     plane: str = ACQUIRED,
+    directions: str = "LPS",
     units: str = "voxel",
     space: str | None = None,
     volume: int | None = None,
@@ -290,6 +386,8 @@ def open_image(
         modality: "CT", "MR", ...; "": from the file, else guessed from the values.
         window: the range of Hounsfield units that is shown of a CT.
         plane: "axial", "coronal", "sagittal", or "acquired".
+        directions: of an array: where its axes W, H and D run to, each L or R, A or P, or I or S.
+            The network knows axial slices with W to the left and H to the back.
         units: of boxes, "voxel" or "mm".
         space: of boxes in mm, "RAS" or "LPS".
         volume: which volume, counted from 0, if the file has several.
@@ -298,13 +396,13 @@ def open_image(
 
     Raises:
         ScanError: the source cannot be read, or would need more than `memory_limit`.
-        ValueError: no modality has that name.
+        ValueError: no modality has that name, or these are no directions.
     """
     limit = available_memory() if memory_limit is None else memory_limit
     if isinstance(source, str | Path):
         scan = read_scan(Path(source), volume, series, memory_limit=limit)
     else:
-        scan = scan_of_array(source, spacing_mm, is_volume=is_volume)
+        scan = scan_of_array(source, spacing_mm, is_volume=is_volume, directions=directions)
         require_memory(scan.name, scan.voxels.shape, scan.voxels.dtype, 0, MemoryLimit(limit))
     return OpenImage(
         scan, network, settings, Meaning(units, space), modality=modality, window=window,

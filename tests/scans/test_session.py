@@ -10,7 +10,7 @@ from PIL import Image
 import swiftmedsam
 from swiftmedsam.embeddings import Embeddings
 from swiftmedsam.frame import Frame
-from swiftmedsam.memory import EMBEDDING_BYTES, estimate_scan_peak
+from swiftmedsam.memory import EMBEDDING_BYTES, SCAN_PROGRAM_BYTES, estimate_scan_peak
 from swiftmedsam.result import Clock
 from swiftmedsam.scans import session as opened
 from swiftmedsam.scans.orientation import choose_orientation
@@ -250,3 +250,77 @@ def test_embeddings_are_kept_within_what_is_left(spare, kept):
 def test_a_box_that_is_none_is_one_line(boxes, message):
     with pytest.raises(ScanError, match=f"^{message}"):
         open_volume(BrightInBox()).segment(boxes)
+
+
+# Along another axis, and as a server asks it
+
+
+PLANES = {0: "axial", 1: "coronal", 2: "sagittal"}  # of the volume case: axis of the labels
+
+
+@pytest.mark.parametrize("axis", PLANES)
+def test_an_image_along_another_axis_is_the_one_that_was_opened_in_that_plane(volume, axis):
+    boxes = [[10, 8, 1, 48, 30, 4], [14, 10, 2, 50, 32, 5]]
+    wanted = swiftmedsam.open_image(volume, BrightInBox(), modality="MR", plane=PLANES[axis])
+    image = swiftmedsam.open_image(volume, BrightInBox(), modality="MR").along(axis)
+    assert image.slice_axis == wanted.slice_axis == axis
+    np.testing.assert_array_equal(image.segment(boxes).labels, wanted.segment(boxes).labels)
+    np.testing.assert_array_equal(image.display, wanted.display)
+    assert image.segment(boxes).labels.any()
+
+
+def test_what_is_displayed_lies_as_the_labels_do(volume):
+    shown = swiftmedsam.open_image(volume, BrightInBox(), modality="MR").display
+    np.testing.assert_array_equal(shown, volume_case()["imgs"])  # 0..255 already
+    picture_shown = swiftmedsam.open_image(image_case()["imgs"], BrightInBox()).display
+    np.testing.assert_array_equal(picture_shown, image_case()["imgs"])
+
+
+def test_one_slice_has_no_other_plane():
+    with pytest.raises(ScanError, match="^array: expected a volume, found one slice$"):
+        swiftmedsam.open_image(image_case()["imgs"], BrightInBox()).along(1)
+
+
+def test_a_prepared_slice_is_not_encoded_again(volume):
+    network = BrightInBox()
+    image = swiftmedsam.open_image(volume, network, modality="MR").along(1)
+    for index in (20, 21, 20):
+        image.prepare(index)
+    assert answers(network) == (2, 0)
+    image.segment([[14, 20, 1, 50, 21, 5]], crops=False)
+    assert answers(network)[0] == 2
+
+
+def test_without_crops_and_mirrored_views_a_slice_is_encoded_once():
+    for picture_box in ([50, 40, 200, 180], [88, 48, 101, 59]):
+        network = BrightInBox()
+        image = swiftmedsam.open_image(picture(300, 400), network, modality="US")
+        image.segment(picture_box, crops=False)
+        assert answers(network) == (1, 1)
+
+
+def test_embeddings_of_all_planes_stay_within_what_is_left():
+    limit = PEAK + 300 * EMBEDDING_BYTES
+    image = open_volume(BrightInBox(), memory_limit=limit)
+    kept = [image.embeddings_kept, *(image.along(axis).embeddings_kept for axis in (1, 2))]
+    assert kept == [256, 44, opened.LEAST_KEPT]
+    assert image.reserved_bytes == limit - SCAN_PROGRAM_BYTES
+
+
+@pytest.mark.parametrize(
+    ("directions", "turn"),
+    [
+        ("LPS", lambda slices: slices),
+        ("las", lambda slices: slices[:, ::-1]),
+        ("RAS", lambda slices: slices[:, ::-1, ::-1]),
+        ("RPI", lambda slices: slices[::-1, :, ::-1]),
+        ("PLS", lambda slices: slices.swapaxes(1, 2)),
+    ],
+)
+def test_an_array_that_says_how_it_lies_is_shown_as_the_network_knows_it(directions, turn):
+    network, stored = BrightInBox(), turn(volume_case()["imgs"])
+    image = swiftmedsam.open_image(stored, network, modality="MR", directions=directions)
+    image.prepare(2)
+    wanted = Frame(40, 64).pixels(volume_case()["imgs"][3 if directions == "RPI" else 2])
+    assert list(network.encoded) == [wanted.tobytes()]
+    np.testing.assert_array_equal(image.display, stored)

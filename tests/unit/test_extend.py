@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from swiftmedsam import CaseError, make_case
-from swiftmedsam.extend import extend_boxes, extend_objects, given_by_boxes, has_ended
+from swiftmedsam.extend import Enough, extend_boxes, extend_objects, given_by_boxes, has_ended
 from swiftmedsam.follow import Given, Signs, box_of, patch_of
 from swiftmedsam.settings import BEST, LITEMEDSAM
 from tests.helpers import BrightInBox, ellipse, inside, labels_of
@@ -187,6 +187,25 @@ def test_a_box_without_an_object_gives_no_mask_and_no_walk():
     assert not labels.any()
     assert len(network.prompts) == 1
     assert extended(image, [10, 10, 6, 30, 30, 6]).predicted_iou == {0: [1.0]}
+
+
+def test_when_it_is_enough_what_was_found_counts_and_is_told():
+    image = squares(MOVING)
+    box = box_at(image, 6)
+
+    def until(most):
+        def progress(done, _):
+            if done >= most:
+                raise Enough
+
+        return extended(image, box, box, progress=progress)
+
+    result = until(3)  # of the second object its own slice alone, where the smaller counts
+    assert (slices_of(result.labels, 1), slices_of(result.labels, 2)) == ([7, 8], [6])
+    assert result.warnings == tuple(
+        f"array: object {number} was not followed to its ends" for number in (1, 2)
+    )
+    np.testing.assert_array_equal(until(1000).labels, extended(image, box, box).labels)
 
 
 # Several given slices of one object

@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "core": set(),
     "scans": {"core"},
     "program": {"core", "scans"},
+    "server": {"core", "scans", "program"},
     "torch_model": set(),
     "convert": {"core", "torch_model", "evaluation"},  # Dice
     "evaluation": {"core"},
@@ -25,7 +26,8 @@ ENTRY_FILES = {"__init__.py", "__main__.py", "commands.py"}
 ENTRY_POINTS = {"app", "convert"}  # folders of the repository that start what is in swiftmedsam/
 TOOLS = {"benchmarks", "examples", "fuzz", "scripts"}
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "tqdm"}
-EXTRAS = {"nibabel", "SimpleITK", "pydicom", "gdcm", "imagecodecs", "highdicom"}
+SERVER = {"anyio", "starlette", "uvicorn"}
+EXTRAS = SERVER | {"nibabel", "SimpleITK", "pydicom", "gdcm", "imagecodecs", "highdicom"}
 MAKE_WEIGHTS = tuple(
     f"swiftmedsam.{part}" for part in ("convert", "evaluation", "torch_model", "train")
 )

@@ -1,0 +1,251 @@
+"""What the faces of the server share: the network, its worker, and the sessions that clients hold.
+
+A client holds a session by a token that it cannot guess. It loses it when it releases it, when it
+does nothing for too long, or when it does not say for a while that it is still there.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from swiftmedsam.case import CaseError
+from swiftmedsam.display import DEFAULT_WINDOW, Window
+from swiftmedsam.result import Progress
+from swiftmedsam.scans.session import OpenImage
+from swiftmedsam.segment import NetworkLike
+from swiftmedsam.server.files import Files
+from swiftmedsam.server.session import Session
+from swiftmedsam.server.worker import Abandoned, Worker
+
+log = logging.getLogger(__name__)
+
+NEIGHBOURS = 8  # slices on each side of the last one that are prepared while nobody asks
+LEAST_TO_PREPARE = 32  # embeddings; where fewer fit, preparing would push out what is in use
+
+T = TypeVar("T")
+
+
+class Refused(Exception):  # noqa: N818 - the answer to a request
+    """A request that is answered by an error: an HTTP status, and one line."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.detail = status, detail
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What clients may take together."""
+
+    memory: int  # bytes, of the whole process
+    sessions: int = 4
+    upload: int = 2 << 30  # bytes of a request
+    idle_seconds: float = 600.0  # without a request that works; the session is then lost
+    liveness_seconds: float = 60.0  # without any request, of clients that send heartbeats
+    answer_seconds: float = 45.0  # for one answer of a client that waits a minute
+
+
+@dataclass(eq=False)
+class Held:
+    """A session that a client holds, and what the client's face keeps of it."""
+
+    token: str
+    liveness: float | None  # seconds; None: it sends no heartbeats
+    idle: float  # seconds
+    used: float  # when it last worked, of `time.monotonic`
+    seen: float  # when it last asked anything
+    session: Session | None = None
+    busy: int = 0  # requests that are being worked on
+    state: Any = None  # of the face
+
+    def expires(self) -> float:
+        """When it is lost if its client does nothing, of `time.monotonic`."""
+        ends = [self.used + self.idle]
+        if self.liveness is not None:
+            ends.append(self.seen + self.liveness)
+        return min(ends)
+
+    @property
+    def opened(self) -> Session:
+        """Its session.
+
+        Raises:
+            Refused: no image was opened yet.
+        """
+        if self.session is None:
+            raise Refused(400, "no image was set")
+        return self.session
+
+
+class Hub:
+    """The server's state. Its methods are called in the event loop, but for `prepare`."""
+
+    def __init__(
+        self, network: NetworkLike, limits: Limits, files: Files, *,
+        modality: str = "", window: Window = DEFAULT_WINDOW, directions: str = "LPS",
+        journals: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """`modality` and `window` are those of all images, `directions` those of arrays.
+
+        They are as of `open_image`.
+
+        `journals` is the folder for objects that are not saved; None: they are lost if the server
+        is killed.
+        """
+        self.journals = journals
+        self.network, self.limits, self.files = network, limits, files
+        self.modality, self.window, self.directions = modality, window, directions
+        self.worker = Worker(self.prepare)
+        self._clock = clock
+        self._held: dict[str, Held] = {}
+        self._upcoming: Iterator[tuple[OpenImage, int]] = iter(())  # slices to prepare
+
+    # Tokens
+
+    def claim(self, *, liveness: bool = False, idle_seconds: float | None = None) -> Held:
+        """Hold a session, which has no image yet.
+
+        Raises:
+            Refused: 503, all sessions are taken.
+        """
+        self.reap()
+        if len(self._held) >= self.limits.sessions:
+            raise Refused(503, f"all {self.limits.sessions} sessions are in use; try again later")
+        now = self._clock()
+        held = Held(
+            secrets.token_hex(16),
+            self.limits.liveness_seconds if liveness else None,
+            self.limits.idle_seconds if idle_seconds is None else idle_seconds,
+            now,
+            now,
+        )
+        self._held[held.token] = held
+        return held
+
+    def held(self, token: str | None, *, works: bool = True) -> Held:
+        """The session of a token; `works`: the client does something, and is not only there.
+
+        Raises:
+            Refused: 410, there is none, or not any more.
+        """
+        self.reap()
+        held = self._held.get(token or "")
+        if held is None:
+            raise Refused(410, "the session is unknown or has expired")
+        held.seen = self._clock()
+        if works:
+            held.used = held.seen
+        return held
+
+    def remaining(self, held: Held) -> float:
+        """Seconds until a session is lost if its client does nothing but to be there."""
+        return max(0.0, held.used + held.idle - self._clock())
+
+    def release(self, token: str | None) -> None:
+        """Give a session back; an unknown token is none of ours to complain about."""
+        held = self._held.pop(token or "", None)
+        if held is not None:
+            self._drop(held)
+
+    def reap(self) -> None:
+        """Take sessions from clients that are gone."""
+        now = self._clock()
+        for held in [one for one in self._held.values() if not one.busy and one.expires() <= now]:
+            log.info("a session expired")
+            del self._held[held.token]
+            self._drop(held)
+
+    def _drop(self, held: Held) -> None:
+        held.session = None
+        held.state = None
+        self._upcoming = iter(())
+
+    # Work
+
+    async def do(
+        self,
+        held: Held,
+        call: Callable[[Progress], T],
+        *,
+        seconds: float | None = None,
+        tell: Callable[[int, int], None] | None = None,
+    ) -> T:
+        """What `call` returns, which is called in the worker; see `Worker.do`.
+
+        Raises:
+            Refused: the server ends, or what was asked cannot be done (400).
+        """
+        held.busy += 1
+        try:
+            return await self.worker.do(call, seconds=seconds, tell=tell)
+        except Abandoned:
+            raise Refused(503, "the server is ending") from None
+        except CaseError as error:
+            raise Refused(400, str(error)) from None
+        except MemoryError:
+            raise Refused(413, "this needs more memory than there is") from None
+        finally:
+            held.busy -= 1
+            held.used = held.seen = self._clock()
+            self._upcoming = neighbours(held.session)
+
+    async def open(self, held: Held, opening: Callable[[int], OpenImage]) -> Session:
+        """Open an image in a session, in place of the one that it has.
+
+        Args:
+            held: whose session.
+            opening: called in the worker with the bytes that the process may use for it, as
+                `memory_limit` of `open_image`.
+
+        Raises:
+            Refused: the image cannot be opened.
+        """
+        held.session = None  # its memory is free for the next one
+        session = await self.do(held, lambda _: Session(opening(self.memory_for(held))))
+        if held.token not in self._held:
+            raise Refused(410, "the session was released")
+        held.session = session
+        return session
+
+    def memory_for(self, held: Held) -> int:
+        """Bytes of the process that the image of a session may need, beside those of the others."""
+        # a copy, made at once: this runs in the worker, while clients come and go
+        sessions = [one.session for one in list(self._held.values()) if one is not held]
+        taken = sum(one.image.reserved_bytes for one in sessions if one is not None)
+        return max(0, self.limits.memory - taken)
+
+    def prepare(self) -> bool:
+        """Encode one slice beside the last one that was asked; False: there is none left."""
+        image, index = next(self._upcoming, (None, 0))
+        if image is not None:
+            image.prepare(index)
+        return image is not None
+
+    # Begin and end
+
+    def start(self) -> None:
+        """Start the worker."""
+        self.worker.start()
+
+    def end(self) -> None:
+        """Let the worker end: its requests are refused. It may be called by a signal handler."""
+        self.worker.end()
+
+
+def neighbours(session: Session | None) -> Iterator[tuple[OpenImage, int]]:
+    """The slices beside that of a session's last box, the nearest first."""
+    if session is None or session.last_used is None or not session.is_volume:
+        return
+    axis, index = session.last_used
+    image = session.planes.along(axis)
+    if image.embeddings_kept < LEAST_TO_PREPARE:
+        return
+    for step in range(1, NEIGHBOURS + 1):
+        for place in (index + step, index - step):
+            if 0 <= place < session.shape[axis]:
+                yield image, place
