@@ -1,5 +1,6 @@
 """Makes boxes from a label map, one around each label, for example from rough masks."""
 
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from swiftmedsam.memory import estimate_labels_peak
+from swiftmedsam.messages import printable
 from swiftmedsam.scans.boxes.drawn import Drawn
 from swiftmedsam.scans.dicom import labels as dicom_labels
 from swiftmedsam.scans.formats import itk
-from swiftmedsam.scans.formats.by_suffix import read_scan
+from swiftmedsam.scans.formats.by_suffix import read_scan, stem_of
 from swiftmedsam.scans.formats.slicer import Declared
 from swiftmedsam.scans.scan import (
     MAX_LABELS,
+    Colour,
     Float64Array,
     MemoryLimit,
     Scan,
@@ -28,6 +31,7 @@ from swiftmedsam.scans.scan import (
 log = logging.getLogger(__name__)
 
 SAME_GRID_VOXELS = 0.01  # two grids are the same if all their corners are closer
+MOST_JSON = 32 << 20  # bytes of the names beside a label map
 CHUNK_VOXELS = 1 << 15  # searched at a time; each needs 70 bytes
 
 VoxelArray = npt.NDArray[np.int64]
@@ -151,6 +155,61 @@ def boxes_around_labels(
         points = _in_world(label_map, *ends) if in_mm else np.stack(ends)
         drawn.append(Drawn(one.name, points, in_mm, one.colour))
     return drawn
+
+
+def objects_of(
+    path: Path, scan: Scan, *, memory_limit: int | None = None
+) -> Iterator[tuple[str, Colour | None, npt.NDArray[np.bool_]]]:
+    """Name, colour and mask (I, J, K) of each object of the label map at `path`, on `scan`'s grid.
+
+    Names and colours are those of a 3D Slicer or DICOM segmentation, or of the JSON that lies
+    beside labels of this program. Objects of a segmentation may overlap. Those without voxels are
+    left out.
+
+    Raises:
+        ScanError: the file cannot be read, is no label map, lies on another grid, or would need
+            more than `memory_limit` bytes.
+    """
+    limit = None if memory_limit is None else MemoryLimit(memory_limit, estimate_labels_peak)
+    if dicom_labels.is_segmentation(path):
+        for described, voxels in dicom_labels.voxels_of_segments(path, scan, limit):
+            mask = np.zeros(scan.grid, np.bool_)
+            mask[tuple(voxels.T)] = True
+            yield described.name, described.colour, mask
+        return
+    layers, segments = _read_layers(path, limit)
+    if layers[0].grid != scan.grid:
+        raise other_grid(layers[0], scan)
+    if layers[0].has_mm and scan.has_mm and not same_grid(layers[0], scan):
+        raise ScanError(
+            f"{layers[0].name}: has the size of {scan.name}, but lies elsewhere, by their affines"
+        )
+    if not segments:
+        named = _named_beside(path)
+        segments = [
+            Declared(*named.get(value, (f"label {value}", None)), number, value)
+            for number, layer in enumerate(layers)
+            for value in np.setdiff1d(layer.voxels, [0]).tolist()
+        ]
+    for one in segments:
+        mask = np.asarray(layers[one.layer].voxels == one.value)
+        if mask.any():
+            yield one.name, one.colour, mask
+
+
+def _named_beside(path: Path) -> dict[int, tuple[str, Colour | None]]:
+    """Name and colour by value, from the JSON that this program writes beside labels; {}: none."""
+    beside = path.with_name(f"{stem_of(path)}.labels.json")
+    try:
+        with beside.open("rb") as stream:
+            content = json.loads(stream.read(MOST_JSON))
+        found: dict[int, tuple[str, Colour | None]] = {}
+        for one in content["labels"]:
+            red, green, blue = (min(255, max(0, int(part))) for part in one["colour"])
+            found[int(one["value"])] = printable(str(one["name"])), (red, green, blue)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found
 
 
 def other_grid(label_map: Scan, scan: Scan) -> ScanError:

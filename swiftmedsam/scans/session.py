@@ -116,8 +116,8 @@ class OpenImage:
         """`open_image` describes the arguments."""
         self._scan, self._network, self._settings, self._meaning = scan, network, settings, meaning
         self._orientation = choose_orientation(scan, plane)
-        kind = modality_of(scan, parse_modality(modality) if modality else None)
-        self._case = case_of(scan, [], self._orientation, kind, window)
+        self._kind = modality_of(scan, parse_modality(modality) if modality else None)
+        self._case = case_of(scan, [], self._orientation, self._kind, window)
         image = self._case.image if self._case.is_volume else self._case.image[np.newaxis]
         peak = estimate_scan_peak(scan.voxels.shape, scan.voxels.dtype, 0)
         most = embeddings_within(memory_limit - peak)
@@ -178,6 +178,14 @@ class OpenImage:
         most = max(LEAST_KEPT, embeddings_within(self._spare))
         self._spare -= most * EMBEDDING_BYTES
         other._embeddings = Embeddings(slices, self._network, most)
+        return other
+
+    def windowed(self, window: Window) -> "OpenImage":
+        """The same image, if it is a CT in another window. Nothing of it is encoded yet."""
+        other = copy.copy(self)
+        other._case = case_of(self._scan, [], self._orientation, self._kind, window)
+        image = other._case.image if other._case.is_volume else other._case.image[np.newaxis]
+        other._embeddings = Embeddings(image, self._network, self._embeddings.most)
         return other
 
     def prepare(self, index: int) -> None:
@@ -324,8 +332,11 @@ class OpenImage:
             ScanError: the format is unknown or cannot hold these labels, the file cannot be written
                 or is an input, or a file beside it (names, overlay) is not this program's.
         """
+        self.write_segments(path, labels, self._segments(boxes, names))
+
+    def write_segments(self, path: Path | str, labels: Labels, segments: list[Segment]) -> None:
+        """Write labels, as `write` does; `segments` have their values, names, boxes and colours."""
         outputs = outputs_of(self._scan.path, Path(path))
-        segments = self._segments(boxes, names)
         refuse_inputs(outputs.all(), [self._scan.path, *self._scan.files])
         check_places(outputs, self._scan.name)
         refuse_foreign_outputs(outputs, self._scan.name)

@@ -10,6 +10,10 @@
     files       which files of this machine clients may open
     guard       which requests are answered; `fields` checks what they say
     nninteractive, packed   the protocol of nnInteractive (3D Slicer, napari), and its arrays
+    monailabel  a part of MONAI Label's REST API (3D Slicer)
+    page_api    the page, whose files are in `page/`
+    tabs, opened, slices    images that pages have open, and the slices of them that are shown
+    asked, uploads, page_files, page_saving     what a page asks, sends and saves
     app         the application with the routes of all faces
     serve       the command
 

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from swiftmedsam.messages import one_line, printable
-from swiftmedsam.server import nninteractive
+from swiftmedsam.server import monailabel, nninteractive, page_api
 from swiftmedsam.server.guard import Guard, error_response
 from swiftmedsam.server.hub import Hub, Refused
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 Routes = Callable[[Hub], Sequence[BaseRoute]]
 # How clients may ask. A new face is a module with a function `routes`, and one entry here.
-FACES: tuple[Routes, ...] = (nninteractive.routes,)
+FACES: tuple[Routes, ...] = (nninteractive.routes, monailabel.routes, page_api.routes)
 
 REAP_SECONDS = 2.0  # between two looks for clients that are gone
 JOIN_SECONDS = 5.0  # that the worker may take to end its inference

@@ -50,6 +50,11 @@ class Files:
         """Whether there is a folder to look into."""
         return self._root is not None
 
+    @property
+    def root(self) -> Path | None:
+        """The folder to look into, without links."""
+        return self._root
+
     def folder(self, folder_id: str = "root") -> list[Entry]:
         """What a folder below the root holds: folders first, then files, by name.
 

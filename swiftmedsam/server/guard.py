@@ -12,7 +12,7 @@ import asyncio
 import ipaddress
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -24,7 +24,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from swiftmedsam.server.hub import Refused
 
 COOKIE = "swiftmedsam_token"
-OPEN_PATHS = {"/healthz"}  # which say nothing but that the server is there
+# Which say nothing but that the server is there, and whether it has a token; or check one.
+OPEN_PATHS = {"/healthz", "/auth/", "/auth/token"}
 MOST_DIGITS = 20  # of the length of a request
 CHUNK_SECONDS = 60.0  # that a client may take for the next piece of a request's body
 
@@ -56,6 +57,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope["guard"] = self  # for a face whose clients log in
         response = self._refusal(scope)
         await (response or self._app)(scope, receive, send)
 
@@ -73,9 +75,9 @@ class Guard:
         if scope["path"] == "/" and "token" in query:
             return self._visit(query)
         kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and self._is_token(given.strip()):
+        if kind.lower() == "bearer" and self.is_token(given.strip()):
             return None
-        if self._is_token(_cookie(headers.get("cookie", ""))):
+        if self.is_token(_cookie(headers.get("cookie", ""))):
             return None
         return error_response(401, "a token is needed: the server printed it when it started")
 
@@ -91,13 +93,19 @@ class Guard:
             return name.lower().rstrip(".") in self._hosts
         return True
 
-    def _is_token(self, given: str) -> bool:
+    @property
+    def needs_token(self) -> bool:
+        """Whether requests need a token."""
+        return bool(self._token)
+
+    def is_token(self, given: str) -> bool:
+        """Whether this is the token that requests need."""
         return secrets.compare_digest(given.encode(), self._token.encode())
 
     def _visit(self, query: dict[str, list[str]]) -> Response:
         """Keep a token of the address line as a cookie, and take it out of the line."""
         token = query.pop("token")[-1]
-        if not self._is_token(token):
+        if not self.is_token(token):
             return error_response(401, "the token is wrong")
         rest = urlencode(query, doseq=True)
         response = RedirectResponse("/?" + rest if rest else "/", 303)
@@ -119,18 +127,35 @@ async def read_body(request: Request, limit: int) -> bytes:
     Raises:
         Refused: it is longer than `limit` bytes, or it does not come.
     """
+    body = bytearray()
+    async for chunk in stream_body(request, limit):
+        body += chunk
+    return bytes(body)
+
+
+async def stream_body(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """The body of a request in the pieces that come.
+
+    A body that is at most twice as long as it may be is read to its end before it is refused: a
+    client that still sends would see that the connection broke, and not why.
+
+    Raises:
+        Refused: it is longer than `limit` bytes, or it does not come.
+    """
     too_large = Refused(413, f"a request can have {limit} bytes")
     declared = request.headers.get("content-length", "0")
-    if len(declared) > MOST_DIGITS or (declared.isdecimal() and int(declared) > limit):
-        raise too_large
-    body, stream = bytearray(), request.stream()
-    while True:
+    said = int(declared) if declared.isdecimal() and len(declared) <= MOST_DIGITS else 2 * limit + 1
+    length, stream = 0, request.stream()
+    while max(said, length) <= 2 * limit:
         try:
             chunk = await asyncio.wait_for(anext(stream), CHUNK_SECONDS)
         except StopAsyncIteration:
-            return bytes(body)
+            if max(said, length) > limit:
+                break
+            return
         except (TimeoutError, asyncio.TimeoutError, ClientDisconnect):
             raise Refused(408, "the request did not come to its end") from None
-        if len(body) + len(chunk) > limit:
-            raise too_large
-        body += chunk
+        length += len(chunk)
+        if max(said, length) <= limit:
+            yield chunk
+    raise too_large

@@ -91,6 +91,11 @@ class Journal:
         self._stream: IO[bytes] | None = None
         self._lock = threading.Lock()
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
     @classmethod
     def of(cls, session: Session, folder: Path) -> "Journal":
         """The journal of a session's image in `folder`, which is made if it is missing.

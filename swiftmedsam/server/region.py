@@ -46,6 +46,12 @@ def hull_of(*boxes: Box | None) -> Box | None:
     return k, j, i
 
 
+def meet_of(one: Box, other: Box) -> Box | None:
+    """The box of what two boxes have in common; None: nothing."""
+    k, j, i = ((max(a[0], b[0]), min(a[1], b[1])) for a, b in zip(one, other, strict=True))
+    return None if any(start >= end for start, end in (k, j, i)) else (k, j, i)
+
+
 def around(mask: BoolArray, start: tuple[int, ...] = (0, 0, 0)) -> Box | None:
     """The box around what is true in `mask` (K, J, I), whose first voxel is `start`; else None."""
     ends = []

@@ -49,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "swiftmedsam serve",
         description="Serve viewers on this machine: draw a box, see the mask. 3D Slicer "
-        "(extension nnInteractive) and napari (plugin napari-nninteractive) connect to the printed "
-        "address.",
+        "(extensions nnInteractive and MONAI Label) and napari (plugin napari-nninteractive) "
+        "connect to the printed address.",
         epilog="Exit status: 143 or 130 when stopped by SIGTERM or SIGINT (Ctrl-C), 1 when it "
         "cannot start, 2 on wrong usage.",
     )
@@ -290,7 +290,7 @@ def _serve(options: argparse.Namespace, stopper: Stopper) -> int:
         server = Server(config, hub)
         threading.Thread(target=server.watch, args=[network], daemon=True).start()
         print(address_of(sock, options.host, options.token), flush=True)
-        log.info("for 3D Slicer (nnInteractive) and napari, too; Ctrl-C ends it")
+        log.info("for 3D Slicer (nnInteractive, MONAI Label) and napari, too; Ctrl-C ends it")
         server.run(sockets=[sock])
         if server.failed:
             return 1

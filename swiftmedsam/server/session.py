@@ -40,6 +40,7 @@ from swiftmedsam.server.region import (
     Box,
     around,
     hull_of,
+    meet_of,
     parts_of,
     size_of,
     slice_box,
@@ -308,11 +309,16 @@ class Session:
             top = max((one.number for one in chosen), default=0)
             labels = np.zeros(size_of(part), label_dtype(top))
             for one in chosen if later_wins else reversed(chosen):
-                if one.box is not None:
-                    labels[one.content.at(part)] = one.number
+                inner = meet_of(one.box, part) if one.box else None
+                if inner is not None:  # of hundreds of objects, few are in a small part
+                    labels[parts_of(inner, part)][one.content.at(inner)] = one.number
         return labels
 
     # How changes are made
+
+    def look_with(self, image: OpenImage) -> None:
+        """Look at the same voxels in another window from now on; objects stay as they are."""
+        self.image, self.planes = image, Planes(image)
 
     def _followed_axis(self, one: Object) -> int | None:
         """The axis of the last box if the object has marks along it, else one that has, or None."""

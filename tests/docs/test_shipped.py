@@ -56,6 +56,37 @@ def test_the_image_and_predict_install_from_the_lock_alone():
     assert not re.search(r"requirements[-a-z]*\.txt", predict + dockerfile)
 
 
+def sent_to_docker(files):
+    """Those of `files` that .dockerignore lets through: the last line that fits counts."""
+    rules = []
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pattern = (
+                re.escape(line.lstrip("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
+            )
+            rules.append((re.compile(rf"{pattern}(/.*)?"), line.startswith("!")))
+    return [
+        file
+        for file in files
+        if [sent for rule, sent in rules if rule.fullmatch(file)][-1:] == [True]
+    ]
+
+
+def test_the_image_has_only_the_parts_of_the_library_that_segment():
+    """No server, no training: the image stays as small as it is, whatever is added to these."""
+    library = [path.relative_to(ROOT).as_posix() for path in (ROOT / "swiftmedsam").rglob("*.py")]
+    parts = {path.split("/")[1] for path in library}
+    assert {"server", "train", "evaluation", "convert", "torch_model", "scans"} <= parts
+    sent = {path.split("/")[1] for path in sent_to_docker(library) if path.count("/") > 1}
+    assert sent == {"program", "scans"}
+    files = ["swiftmedsam/case.py", "swiftmedsam/scans/dicom/rtstruct.py", "predict.sh",
+             "weights/v2/manifest.json", "requirements.lock"]  # fmt: skip
+    assert sent_to_docker(files) == files
+    others = ["swiftmedsam/server/page/index.html", "requirements-server.txt", "tests/conftest.py",
+              "weights/v1/README.md", "weights/v2/v2.safetensors"]  # fmt: skip
+    assert sent_to_docker(others) == []
+
+
 SHIPPED = subprocess.run(
     ["git", "ls-files", f"weights/*/{MANIFEST}"], cwd=ROOT, capture_output=True, text=True
 ).stdout.split() or [f"weights/v2/{MANIFEST}"]  # an archive without git

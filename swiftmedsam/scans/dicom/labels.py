@@ -136,6 +136,27 @@ def label_map_of(path: Path, scan: Scan, memory_limit: MemoryLimit | None = None
     return made_scan(path, labels, scan.affine, has_mm=scan.has_mm)
 
 
+def voxels_of_segments(
+    path: Path, scan: Scan, memory_limit: MemoryLimit | None = None
+) -> Iterator[tuple[Described, VoxelArray]]:
+    """Each segment of a SEG that has voxels, in their order, with its voxels (N, 3) of `scan`.
+
+    Segments may overlap.
+
+    Raises:
+        ScanError: an error that `boxes_of_segments` names.
+    """
+    segments, marked = _read(path, scan, memory_limit)
+    found: dict[int, list[VoxelArray]] = {}
+    for number, voxels in marked:
+        found.setdefault(number, []).append(voxels)
+    if not found:
+        raise ScanError(f"{printable(path.name)}: expected segments with voxels, found none")
+    for number, one in segments.items():
+        if number in found:
+            yield one, np.concatenate(found[number])
+
+
 def _read(
     path: Path, scan: Scan, memory_limit: MemoryLimit | None
 ) -> tuple[dict[int, Described], Iterator[tuple[int, VoxelArray]]]:

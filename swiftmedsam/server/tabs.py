@@ -1,0 +1,166 @@
+"""The images that pages have open, and the files that they name or upload."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from swiftmedsam.messages import words_of
+from swiftmedsam.scans.session import OpenImage, open_image
+from swiftmedsam.server import uploads
+from swiftmedsam.server.asked import aside, refusing, text_of, volume_of
+from swiftmedsam.server.fields import json_of
+from swiftmedsam.server.files import UnknownFileError
+from swiftmedsam.server.hub import Held, Hub, Refused
+from swiftmedsam.server.opened import Opened
+from swiftmedsam.server.page_files import require_inside
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 12 * 3600.0  # an image stays open over a night, unless another page needs its place
+GONE_SECONDS = 180.0  # without a word of its page, which reports every half minute
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Tab:
+    """An image that a page has open."""
+
+    held: Held
+    opened: Opened
+    seen: float = field(default_factory=time.monotonic)
+
+
+class Tabs:
+    """The images that pages have open. Its methods are called in the event loop."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub, self._tabs = hub, dict[str, Tab]()
+
+    async def open(self, request: Request) -> Opened:
+        """Open the file that a request names or uploads."""
+        asked, path, own = await self.file_of(request)
+        held = None
+        try:
+            volume, series = volume_of(asked.get("volume")), text_of(asked.get("series"), "series")
+            held = self._claim()
+            session = await self._hub.open(held, self._opening(path, volume, series))
+            folder = None if own else self._folder_of(path)
+            window, new = self._hub.window, own or uploads.new_folder()
+            opened = await aside(Opened, session, path, folder, window, new)
+        except BaseException:
+            uploads.remove(own)
+            if held is not None:
+                self._hub.release(held.token)
+            raise
+        await self._keep(held, opened)
+        self._tabs[opened.id] = Tab(held, opened)
+        return opened
+
+    async def _keep(self, held: Held, opened: Opened) -> None:
+        """Keep a journal, if the server has any; nobody is kept from drawing without one."""
+        folder, open_ones = self._hub.journals, list(self._tabs.values())
+        taken = {one.opened.journal.path for one in open_ones if one.opened.journal is not None}
+        if folder is None:
+            return
+        try:
+            await self._hub.do(held, lambda _: opened.keep(folder, taken))
+        except OSError as error:
+            log.error("%s: no journal is kept (%s)", opened.name, words_of(error))
+
+    def _opening(
+        self, path: Path, volume: int | None, series: str | None
+    ) -> Callable[[int], OpenImage]:
+        hub = self._hub
+
+        def opening(memory_limit: int) -> OpenImage:
+            with refusing():
+                return open_image(
+                    path, hub.network, modality=hub.modality, window=hub.window, volume=volume,
+                    series=series, memory_limit=memory_limit,
+                )  # fmt: skip
+
+        return opening
+
+    def _claim(self) -> Held:
+        """A session; a page that is gone gives up its own, if there is no other."""
+        try:
+            return self._hub.claim(idle_seconds=IDLE_SECONDS)
+        except Refused:
+            gone = [one for one in self._tabs.values() if self._is_gone(one)]
+            if not gone:
+                raise
+            self.forget(min(gone, key=lambda tab: tab.seen))
+            return self._hub.claim(idle_seconds=IDLE_SECONDS)
+
+    def _is_gone(self, tab: Tab) -> bool:
+        return tab.seen + GONE_SECONDS < time.monotonic() and not tab.held.busy
+
+    def forget(self, tab: Tab) -> None:
+        """Close an image."""
+        self._tabs.pop(tab.opened.id, None)
+        tab.opened.close()
+        self._hub.release(tab.held.token)
+
+    async def file_of(self, request: Request) -> tuple[Mapping[str, Any], Path, Path | None]:
+        """What is asked, the path of its file, and the new folder that it was uploaded to."""
+        if request.headers.get("content-type", "").partition(";")[0] == "application/json":
+            asked = await json_of(request)
+            file = text_of(asked.get("file"), "file") or ""
+            return asked, await aside(self._found, file), None
+        query, own = request.query_params, uploads.new_folder()
+        receive = uploads.receive_folder if query.get("folder") else uploads.receive_file
+        try:
+            path = await receive(request, own, query.get("name", ""), self._hub.limits.upload)
+        except BaseException:
+            uploads.remove(own)
+            raise
+        return query, path, own
+
+    def _found(self, file: str) -> Path:
+        """The path of a file that a request names."""
+        entry = known(self._hub.files.find, file)
+        root = self._hub.files.root
+        if file.startswith("root/") and root is not None:
+            require_inside(entry.path, root)
+        return entry.path
+
+    def _folder_of(self, path: Path) -> Path:
+        """The folder that results of a file go to: its own; of a DICOM folder the one above."""
+        root, folder = self._hub.files.root, path.parent
+        is_below = root is not None and path.is_relative_to(root)
+        return path if is_below and root is not None and not folder.is_relative_to(root) else folder
+
+    def of(self, request: Request) -> Tab:
+        """The open image that a request names in its path.
+
+        Raises:
+            Refused: it is not open, or not any more.
+        """
+        tab = self._tabs.get(request.path_params["id"])
+        if tab is None:
+            raise Refused(404, "this image is not open any more: open it again")
+        try:
+            self._hub.held(tab.held.token)
+        except Refused:
+            self.forget(tab)
+            raise
+        tab.seen = time.monotonic()
+        return tab
+
+
+def known(look: Callable[[str], T], file: str) -> T:
+    """What `look` finds of that name.
+
+    Raises:
+        Refused: there is nothing.
+    """
+    try:
+        return look(file)
+    except UnknownFileError as error:
+        raise Refused(404, str(error)) from None
