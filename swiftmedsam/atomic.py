@@ -12,6 +12,7 @@ from typing import IO
 from swiftmedsam import system
 
 PARTIAL_PREFIX, PARTIAL_SUFFIX = ".segs-", ".partial"  # names of unfinished files
+_marked = ""  # in the names of this process's unfinished files, after the prefix
 
 
 def _new_partial(folder: Path) -> tuple[IO[bytes], Path]:
@@ -21,7 +22,7 @@ def _new_partial(folder: Path) -> tuple[IO[bytes], Path]:
         OSError: the folder cannot be written to.
     """
     while True:
-        handle, name = tempfile.mkstemp(PARTIAL_SUFFIX, PARTIAL_PREFIX, folder)
+        handle, name = tempfile.mkstemp(PARTIAL_SUFFIX, PARTIAL_PREFIX + _marked, folder)
         # From here the stream owns the file: any exception closes it, and so frees the lock.
         stream, path = os.fdopen(handle, "wb"), Path(name)
         system.lock(stream)
@@ -65,6 +66,25 @@ def remove_partials(folder: Path) -> int:
     for path in folder.glob(f"{PARTIAL_PREFIX}*{PARTIAL_SUFFIX}"):
         with contextlib.suppress(OSError):
             removed += system.remove_unused(path)
+    return removed
+
+
+def mark_partials(run: str) -> None:
+    """Let the names of this process's temporary files say that they are of `run`."""
+    global _marked
+    _marked = f"{run}-"
+
+
+def remove_partials_of(run: str, folder: Path) -> int:
+    """Remove the temporary files of a `run` whose processes have all ended; return their number.
+
+    No lock is asked for: not every file system shows the locks of other hosts.
+    """
+    removed = 0
+    for path in folder.glob(f"{PARTIAL_PREFIX}{run}-*{PARTIAL_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+            removed += 1
     return removed
 
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "cases": ("swiftmedsam.program.cases", "scans"),
     "convert": ("swiftmedsam.convert.__main__", "convert"),
     "evaluate": ("swiftmedsam.evaluation.__main__", "evaluate"),
+    "fleet": ("swiftmedsam.fleet.__main__", "fleet"),
     "merge": ("swiftmedsam.program.merge", "scans"),
     "serve": ("swiftmedsam.server.serve", "server"),
     "train": ("swiftmedsam.train.__main__", "train"),

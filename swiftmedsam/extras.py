@@ -7,6 +7,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 EXTRAS = {
     "convert": ("requirements-torch.txt", "requirements-convert.txt"),
     "evaluate": ("requirements-evaluate.txt",),
+    "fleet": ("requirements-fleet.txt",),
     "scans": ("requirements-scans.txt",),
     "server": ("requirements-scans.txt", "requirements-server.txt"),
     "train": ("requirements-torch.txt", "requirements-train.txt"),

@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -124,6 +125,31 @@ def _compiled_request(
         ) from error
 
 
+def chosen_precision(
+    folder: Path, models: Collection[str], precision: str, flags: set[str]
+) -> tuple[str, str]:
+    """Which of the manifest's `models` a CPU with these flags uses, and how it computes.
+
+    The second is "f32", "bf16", or like "int8+f32", with the type of layers that are not quantized.
+
+    Raises:
+        WeightsError: there is no model for `precision`.
+    """
+    floating = floating_precision(flags)
+    if precision == AUTO:
+        suited = "int8" in suited_precisions(flags) and MATRIX_UNITS not in flags
+        quantized = suited and "int8" in models
+        precision = "int8" if quantized else floating
+    stored = PRECISIONS[precision]
+    kind = next((k for k in stored if k in models), None)
+    if kind is None:
+        raise WeightsError(
+            f"{folder}: precision {precision} needs a model in {' or '.join(stored)}, "
+            f"found {', '.join(models)}"
+        )
+    return kind, f"int8+{floating}" if precision == "int8" else precision
+
+
 class Network:
     """Encoder and decoder, compiled for this machine. Made by `load`.
 
@@ -141,22 +167,10 @@ class Network:
         manifest = read_manifest(folder)
         models = manifest["models"]
         flags = cpu_flags()
-        floating = floating_precision(flags)
-        if precision == AUTO:
-            suited = "int8" in suited_precisions(flags) and MATRIX_UNITS not in flags
-            quantized = suited and "int8" in models
-            precision = "int8" if quantized else floating
-        stored = PRECISIONS[precision]
-        kind = next((k for k in stored if k in models), None)
-        if kind is None:
-            raise WeightsError(
-                f"{folder}: precision {precision} needs a model in {' or '.join(stored)}, "
-                f"found {', '.join(models)}"
-            )
-        computed = floating if precision == "int8" else precision  # the type of unquantized layers
+        kind, self.precision = chosen_precision(folder, models, precision, flags)
+        computed = self.precision.rpartition("+")[2]  # the type of unquantized layers
         self.variant: str = manifest["variant"]
         self.settings: Settings = settings_of(folder, manifest)
-        self.precision = f"int8+{computed}" if precision == "int8" else precision
         self.threads = threads
         # To infer and to read the result are two steps on one request: a lock keeps them together.
         self._encoding, self._decoding = Lock(), Lock()

@@ -18,6 +18,7 @@ from swiftmedsam.network import Network
 from swiftmedsam.program.progress import OutOfTime, ProgressBar, watched
 from swiftmedsam.program.run_log import BEGUN, FAILED, SKIPPED, WRITTEN, RunLog
 from swiftmedsam.program.signals import Stopper
+from swiftmedsam.program.stats_table import Rows, StatsTable
 from swiftmedsam.result import Clock, Progress
 
 STEPS = ("read", "encode", "decode", "write")  # whose seconds the log line of a case has
@@ -26,16 +27,25 @@ LOADING = "loading"  # step of the clock: time that a case waits until the netwo
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
+class Done:
+    """What comes of a job that succeeded, besides its files."""
+
+    case: Case
+    rows: Rows = field(default_factory=list)  # of the table of --stats
+
+
 @dataclass(frozen=True)
 class Job:
     """One case of a run."""
 
     file: str  # the name of the input
     output: Path  # where the labels go
-    # Reads, segments and writes the case, and returns it for the log. It calls Progress before the
-    # first slice, too, and passes on the exceptions of Progress.
-    run: Callable[[Network, Clock, Progress], Case]
+    # Reads, segments and writes the case. It calls Progress before the first slice, too, and passes
+    # on the exceptions of Progress.
+    run: Callable[[Network, Clock, Progress], Done]
     removes_older: bool = False  # whether a failed job removes an output of an earlier run
+    table: StatsTable | None = None  # of the whole run
 
 
 def attempt(
@@ -107,6 +117,31 @@ class Report:
             self.log.case(job.file, state, self.failures.get(job.file))
 
 
+class Older:
+    """The output of an earlier run that a job finds when it begins.
+
+    Another run on the same folder may have replaced it since; that one is not removed.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._output = job.output
+        self._found = self._state() if job.removes_older else None
+
+    def _state(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._output.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino, status.st_mtime_ns
+
+    def remove(self) -> None:
+        """Remove it: it would look like an output of the job, which has failed."""
+        if self._found is None or self._found != self._state() or why_not_writable(self._output):
+            return
+        with contextlib.suppress(OSError):
+            self._output.unlink()
+
+
 def run_jobs(
     jobs: list[Job], network: Network, report: Report, stopper: Stopper, bar: ProgressBar, *,
     timeout: float | None, skip_existing: bool,
@@ -126,11 +161,11 @@ def run_jobs(
         report.note(job, BEGUN)
         progress = watched(functools.partial(bar.show, number, name), stopper, timeout, name)
         step = functools.partial(run_and_count, job, network, progress, report, stopper)
+        older = Older(job)
         done = attempt(step, job.file, report.failures)
         report.note(job, WRITTEN if done else FAILED)
-        if not done and job.removes_older and not why_not_writable(job.output):
-            with contextlib.suppress(OSError):
-                job.output.unlink()
+        if not done:
+            older.remove()
 
 
 def run_and_count(
@@ -142,18 +177,26 @@ def run_and_count(
         Stopped: a signal came; it replaces any exception of the job, which it may have caused.
     """
     try:
-        log.info("%s", run_job(job, network, progress))
+        line, rows = run_job(job, network, progress)
+        log.info("%s", line)
+        if job.table is not None:
+            job.table.add(rows)
+            job.table.write(printable(job.file))
         report.written += 1
     finally:
         stopper.check()
 
 
-def run_job(job: Job, network: Network, progress: Progress) -> str:
-    """Run one job; return its line for the log. Exceptions of the job and of `progress` pass."""
+def run_job(job: Job, network: Network, progress: Progress) -> tuple[str, Rows]:
+    """Run one job; return its line for the log, and its rows of the table.
+
+    Exceptions of the job and of `progress` pass.
+    """
     clock = Clock()
     began = time.perf_counter()
-    case = job.run(network, clock, progress)
+    done = job.run(network, clock, progress)
+    case = done.case
     seconds = time.perf_counter() - began - clock.seconds[LOADING]  # loading is not the case's time
     split = ", ".join(f"{step} {clock.seconds[step]:.2f}" for step in STEPS)
     shape = "x".join(map(str, case.image.shape))
-    return f"{case.name}  {shape}  {len(case.boxes)} boxes  {seconds:.2f} s ({split})"
+    return f"{case.name}  {shape}  {len(case.boxes)} boxes  {seconds:.2f} s ({split})", done.rows

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -29,6 +29,36 @@ from swiftmedsam.program.signals import Stopped, Stopper
 log = logging.getLogger(__name__)
 
 
+def make_jobs(options: argparse.Namespace) -> tuple[list[Job], list[str]]:
+    """The jobs of this run or part, and the names of all cases; the output folders are made.
+
+    Raises:
+        CaseError: the options for scans are wrong.
+        FolderError: there is no case, or an output is an input.
+        OSError: a folder cannot be read or made.
+    """
+    if about_scans(options):
+        from swiftmedsam.program.scan_jobs import scan_jobs  # npz files do not need it
+
+        jobs = scan_jobs(options)
+    else:
+        jobs = npz_jobs(options)
+    names = [job.file for job in jobs]
+    if options.part is not None:
+        jobs = options.part.take(jobs, lambda job: job.file)
+    return jobs, names
+
+
+def open_log(options: argparse.Namespace, used: str, jobs: list[Job], names: list[str]) -> RunLog:
+    """The file of --log; `used` is the network and its precision, `names` are of all cases.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    outputs = {job.file: job.output for job in jobs}
+    return RunLog(options.log, options.part, used, names, outputs)
+
+
 def begin(options: argparse.Namespace, report: Report) -> tuple[list[Job], Network]:
     """The jobs and the network. The output folders are made; partial files in them are removed.
 
@@ -40,15 +70,7 @@ def begin(options: argparse.Namespace, report: Report) -> tuple[list[Job], Netwo
         OSError: a folder cannot be read or made.
         WeightsError: the network cannot be loaded; `Network.wait` may raise it later, too.
     """
-    if about_scans(options):
-        from swiftmedsam.program.scan_jobs import scan_jobs  # npz files do not need it
-
-        jobs = scan_jobs(options)
-    else:
-        jobs = npz_jobs(options)
-    names = [job.file for job in jobs]
-    if options.part is not None:
-        jobs = options.part.take(jobs, lambda job: job.file)
+    jobs, names = make_jobs(options)
     if removed := remove_all_partials(jobs, options):
         log.info("removed %d partial files of a run that was killed", removed)
     if options.threads is not None:
@@ -58,26 +80,23 @@ def begin(options: argparse.Namespace, report: Report) -> tuple[list[Job], Netwo
         wait=options.timeout is not None,  # the timeout of a case must not include the loading
     )  # fmt: skip
     if options.log is not None:
-        outputs = {job.file: job.output for job in jobs}
-        used = f"{network.variant}, {network.precision}"
-        report.log = RunLog(options.log, options.part, used, names, outputs)
+        report.log = open_log(options, f"{network.variant}, {network.precision}", jobs, names)
     return jobs, network
 
 
 def remove_all_partials(jobs: list[Job], options: argparse.Namespace) -> int:
     """Remove partial files of killed runs from the folders of `jobs`; return their number.
 
-    A part removes none: other parts write to the same folders, and not every file system shows
-    their locks to other hosts. `swiftmedsam merge` removes them.
+    A part and a cluster remove none: others may write to the same folders, and not every file
+    system shows their locks to other hosts. `swiftmedsam merge` removes them.
     """
-    if options.part is not None:
+    if options.part is not None or options.address is not None:
         return 0
     return sum(remove_partials(folder) for folder in {job.output.parent for job in jobs})
 
 
-def main(argv: Sequence[str] | None = None, command: str = "python -m app") -> int:
-    """Run the program; return its exit status. `command` is its name in help and messages."""
-    options = parse(sys.argv[1:] if argv is None else argv, command)
+def start_logging(options: argparse.Namespace) -> bool:
+    """Let messages go to stderr, as the options say; return whether a progress bar is wanted."""
     level = logging.WARNING if options.quiet else logging.INFO
     if sys.stderr is None:  # the parent process closed it; messages go nowhere then
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
@@ -90,31 +109,57 @@ def main(argv: Sequence[str] | None = None, command: str = "python -m app") -> i
     )
     if options.mode == OLD_MODE:
         log.warning("--mode %s is called litemedsam now; the old name goes in 0.3", OLD_MODE)
+    return on_terminal and not options.quiet
+
+
+def main(argv: Sequence[str] | None = None, command: str = "python -m app") -> int:
+    """Run the program; return its exit status. `command` is its name in help and messages."""
+    options = parse(sys.argv[1:] if argv is None else argv, command)
+    show_bar = start_logging(options)
     with Stopper() as stopper:
         report = Report()
-        status = _run(options, stopper, report, show_bar=on_terminal and not options.quiet)
-        return status if report.log is None else report.log.close(status)
+        jobs: list[Job] = []
+
+        def work() -> None:
+            with stopper.raising():
+                found, network = begin(options, report)
+                jobs.extend(found)
+                run_jobs(
+                    jobs, network, report, stopper, ProgressBar(len(jobs), enabled=show_bar),
+                    timeout=options.timeout, skip_existing=options.skip_existing,
+                )  # fmt: skip
+                network.wait()  # report a broken network, even if no case needed it
+
+        return run(options, stopper, report, jobs, work)
 
 
-def _run(options: argparse.Namespace, stopper: Stopper, report: Report, *, show_bar: bool) -> int:
-    """Run with parsed options; return the exit status."""
+def run(
+    options: argparse.Namespace, stopper: Stopper, report: Report, jobs: list[Job],
+    work: Callable[[], None],
+) -> int:  # fmt: skip
+    """Call `work`, or draw the boxes of --dry-run; then log a summary; return the exit status.
+
+    `work` adds the run's jobs to `jobs`, and runs them. An error that ends the whole run is logged
+    as one line.
+    """
+    status = _run(options, stopper, report, jobs, work)
+    return status if report.log is None else report.log.close(status)
+
+
+def _run(
+    options: argparse.Namespace, stopper: Stopper, report: Report, jobs: list[Job],
+    work: Callable[[], None],
+) -> int:  # fmt: skip
     began = time.perf_counter()
-    jobs: list[Job] = []
     try:
-        with stopper.raising():
-            if options.dry_run:
-                # imported here, since npz files do not need it
-                from swiftmedsam.program.scan_jobs import dry_run
+        if options.dry_run:
+            # imported here, since npz files do not need it
+            from swiftmedsam.program.scan_jobs import dry_run
 
+            with stopper.raising():
                 dry_run(options, report.failures)
-                return _ended(options, report.failures)
-            jobs, network = begin(options, report)
-            bar = ProgressBar(len(jobs), enabled=show_bar)
-            run_jobs(
-                jobs, network, report, stopper, bar,
-                timeout=options.timeout, skip_existing=options.skip_existing,
-            )  # fmt: skip
-            network.wait()  # report a broken network, even if no case needed it
+            return _ended(options, report.failures)
+        work()
     except (CaseError, FolderError, OSError, WeightsError) as error:
         if stopper.received is None:
             log.error("%s", printable(words_of(error)))
@@ -125,17 +170,17 @@ def _run(options: argparse.Namespace, stopper: Stopper, report: Report, *, show_
         f"{report.written} written, {report.skipped} skipped, {len(report.failures)} failed, "
         f"{time.perf_counter() - began:.1f} s"
     )
+    left = len(jobs) - report.written - report.skipped - len(report.failures)
     if stopper.received is None:
-        log.info("%s", summary)
+        log.info("%s", f"{summary}, {left} not done" if left else summary)
     else:
         # Only here has the exception released the file and its lock. A partial file is left only if
         # the signal came between the creation of the file and its `try`.
         remove_all_partials(jobs, options)
-        left = len(jobs) - report.written - report.skipped - len(report.failures)
         not_done = f", {left} not done" if jobs else ""  # without jobs the number is unknown
         log.warning("stopped by %s: %s%s", stopper.received.name, summary, not_done)
     status = _ended(options, report.failures)
-    return stopper.status or status
+    return stopper.status or status or (1 if left else 0)
 
 
 def _ended(options: argparse.Namespace, failures: dict[str, str]) -> int:

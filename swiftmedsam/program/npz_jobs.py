@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 
 from swiftmedsam.atomic import make_folder, same_files, why_not_writable, why_tables_fail
-from swiftmedsam.case import Case, CaseError
+from swiftmedsam.case import CaseError
 from swiftmedsam.memory import available_memory
 from swiftmedsam.messages import printable
 from swiftmedsam.network import Network
 from swiftmedsam.npz import is_case_name, read_case, write_labels
-from swiftmedsam.program.jobs import LOADING, Job
+from swiftmedsam.program.jobs import LOADING, Done, Job
 from swiftmedsam.program.options import OUTPUTS, chosen_settings
 from swiftmedsam.result import Clock, Progress
 from swiftmedsam.segment import segment
@@ -40,7 +40,7 @@ def find_cases(inputs: Path, only: str) -> list[Path]:
 def segment_file(
     path: Path, options: argparse.Namespace, output: Path,
     network: Network, clock: Clock, progress: Progress,
-) -> Case:  # fmt: skip
+) -> Done:  # fmt: skip
     """Segment one npz by `options`; this is `Job.run` of an npz.
 
     Raises:
@@ -61,7 +61,7 @@ def segment_file(
     clock.add(result.seconds)
     with clock.measure("write"):
         write_labels(output, result.labels)
-    return case
+    return Done(case)
 
 
 def npz_jobs(options: argparse.Namespace) -> list[Job]:

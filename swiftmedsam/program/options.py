@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +120,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     words.add_argument("--quiet", action="store_true", help="only warnings and errors")
     add_scan_options(parser)
     parser.add_argument("--version", action="version", version=f"SwiftMedSAM {__version__}")
+    parser.set_defaults(address=None)  # of a cluster: an option of `swiftmedsam fleet`
     return parser
 
 
@@ -134,13 +135,18 @@ def with_window_joined(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def parse(argv: Sequence[str], command: str) -> argparse.Namespace:
-    """Parse the arguments `argv` of `command`.
+def parse(
+    argv: Sequence[str],
+    command: str,
+    add_more: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+) -> argparse.Namespace:
+    """Parse the arguments `argv` of `command`; `add_more` adds options of its own.
 
     Raises:
         SystemExit: they are wrong, or ask for help; the message was printed.
     """
     parser = _parser(command)
+    add_more(parser)
     options = parser.parse_args(with_window_joined(argv))
     set_part(parser, options)
     if options.part is not None:

@@ -13,11 +13,12 @@ from swiftmedsam.atomic import atomic_file
 from swiftmedsam.case import Case
 from swiftmedsam.extend import extend_boxes
 from swiftmedsam.memory import available_memory
-from swiftmedsam.messages import one_line, printable
+from swiftmedsam.messages import printable
 from swiftmedsam.network import Network
-from swiftmedsam.program.jobs import LOADING, Job, attempt
+from swiftmedsam.program.jobs import LOADING, Done, Job, attempt
 from swiftmedsam.program.options import chosen_settings
 from swiftmedsam.program.scan_plan import Plan, make_plans
+from swiftmedsam.program.stats_table import Rows, StatsTable
 from swiftmedsam.result import Clock, Progress
 from swiftmedsam.scans.boxes.drawn import on_grid
 from swiftmedsam.scans.formats.by_suffix import read_scan
@@ -33,8 +34,8 @@ from swiftmedsam.scans.outputs import (
 from swiftmedsam.scans.place import case_of, describe, to_grid
 from swiftmedsam.scans.preview import box_line, box_picture
 from swiftmedsam.scans.provenance import signed
-from swiftmedsam.scans.scan import Scan, ScanError, Segment
-from swiftmedsam.scans.stats import Row, measure, read_table, table
+from swiftmedsam.scans.scan import Scan, Segment
+from swiftmedsam.scans.stats import measure, read_table
 from swiftmedsam.scans.write import check_encoding, write
 from swiftmedsam.segment import segment
 
@@ -83,10 +84,11 @@ def place(plan: Plan, options: argparse.Namespace) -> Placed:
 
 
 def _run(
-    plan: Plan, options: argparse.Namespace, rows: list[Row],
+    plan: Plan, options: argparse.Namespace,
     network: Network, clock: Clock, progress: Progress,
-) -> Case:  # fmt: skip
-    """Segment one scan; this is `Job.run` of a scan. Its rows of the table are added to `rows`."""
+) -> Done:  # fmt: skip
+    """Segment one scan; this is `Job.run` of a scan."""
+    rows: Rows = []
     with clock.measure("read"):
         placed = place(plan, options)
     with clock.measure(LOADING):
@@ -111,10 +113,9 @@ def _run(
         if options.stats is not None:
             found = measure(on_its_grid, scan, placed.orientation, segments, result.predicted_iou)
             # its path in the folder: folders of DICOM are often all called alike
-            rows += [row | {"scan": printable(plan.file)} for row in found]
-            _write_table(options.stats, rows, scan.name)
+            rows = [row | {"scan": printable(plan.file)} for row in found]
     log.info("%s: written %s", scan.name, _listed(plan.outputs.all()))
-    return case
+    return Done(case, rows)
 
 
 def by_name(segments: Sequence[Segment]) -> tuple[list[Segment], list[int]]:
@@ -139,21 +140,6 @@ def _listed(paths: Sequence[Path]) -> str:
     return ", ".join(printable(str(path)) for path in paths)
 
 
-def _write_table(path: Path, rows: list[Row], name: str) -> None:
-    """Write the table of the run so far.
-
-    Raises:
-        ScanError: the table cannot be written; the labels of the scan `name` are written.
-    """
-    try:
-        with atomic_file(path) as stream:
-            stream.write(table(rows))
-    except OSError as error:
-        raise ScanError(
-            f"{name}: the labels are written, {path} could not be ({one_line(error)})"
-        ) from error
-
-
 def scan_jobs(options: argparse.Namespace) -> list[Job]:
     """A job for each scan.
 
@@ -162,23 +148,24 @@ def scan_jobs(options: argparse.Namespace) -> list[Job]:
         ScanError: there is no box, or an output is an input.
     """
     plans = make_plans(options)
-    rows = _kept_rows(plans, options)
-    if options.part is not None and options.stats is not None:
-        with atomic_file(options.stats) as stream:  # also of a part without a scan, for `merge`
-            stream.write(table(rows))
+    table = None
+    if options.stats is not None:
+        table = StatsTable(options.stats, _kept_rows(plans, options))
+        if options.part is not None:
+            table.save()  # also of a part without a scan, for `merge`
     return [
-        Job(plan.file, plan.outputs.labels, functools.partial(_run, plan, options, rows))
+        Job(plan.file, plan.outputs.labels, functools.partial(_run, plan, options), table=table)
         for plan in plans
     ]
 
 
-def _kept_rows(plans: Sequence[Plan], options: argparse.Namespace) -> list[Row]:
+def _kept_rows(plans: Sequence[Plan], options: argparse.Namespace) -> Rows:
     """The rows that an older table has of scans which --skip-existing will skip.
 
     Raises:
         OSError: the older table cannot be read.
     """
-    if options.stats is None or not options.skip_existing or not options.stats.exists():
+    if not options.skip_existing or not options.stats.exists():
         return []
     kept = {printable(plan.file) for plan in plans if plan.outputs.labels.exists()}
     return [row for row in read_table(options.stats) or [] if row["scan"] in kept]

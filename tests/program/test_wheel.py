@@ -181,7 +181,12 @@ def test_the_installed_command_is_called_by_its_name_in_its_usage(command):
 
 @pytest.mark.parametrize(
     ("name", "package"),
-    [("convert", "torch"), ("evaluate", "scipy"), ("train", "lightning_fabric")],
+    [
+        ("convert", "torch"),
+        ("evaluate", "scipy"),
+        ("fleet", "ray"),
+        ("train", "lightning_fabric"),
+    ],
 )
 def test_a_command_says_which_extra_it_lacks(command, name, package):
     assert command(name) == (

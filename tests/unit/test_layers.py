@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "scans": {"core"},
     "program": {"core", "scans"},
     "server": {"core", "scans", "program"},
+    "fleet": {"core", "program"},
     "torch_model": set(),
     "convert": {"core", "torch_model", "evaluation"},  # Dice
     "evaluation": {"core"},
@@ -27,7 +28,8 @@ ENTRY_POINTS = {"app", "convert"}  # folders of the repository that start what i
 TOOLS = {"benchmarks", "examples", "fuzz", "scripts"}
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "tqdm"}
 SERVER = {"anyio", "starlette", "uvicorn"}
-EXTRAS = SERVER | {"nibabel", "SimpleITK", "pydicom", "gdcm", "imagecodecs", "highdicom"}
+SCANS = {"nibabel", "SimpleITK", "pydicom", "gdcm", "imagecodecs", "highdicom"}
+EXTRAS = SERVER | SCANS | {"ray"}
 MAKE_WEIGHTS = tuple(
     f"swiftmedsam.{part}" for part in ("convert", "evaluation", "torch_model", "train")
 )

@@ -1,0 +1,1 @@
+"""`swiftmedsam fleet`: one run on many machines, by Ray (docs/scale.md)."""
