@@ -112,6 +112,7 @@ class OpenImage:
     def __init__(
         self, scan: Scan, network: NetworkLike, settings: Settings | None, meaning: Meaning, *,
         modality: str, window: Window, plane: str, memory_limit: int,
+        embeddings_limit: int | None = None,
     ) -> None:  # fmt: skip
         """`open_image` describes the arguments."""
         self._scan, self._network, self._settings, self._meaning = scan, network, settings, meaning
@@ -120,11 +121,12 @@ class OpenImage:
         self._case = case_of(scan, [], self._orientation, self._kind, window)
         image = self._case.image if self._case.is_volume else self._case.image[np.newaxis]
         peak = estimate_scan_peak(scan.voxels.shape, scan.voxels.dtype, 0)
-        most = embeddings_within(memory_limit - peak)
+        free = memory_limit - peak
+        most = embeddings_within(free if embeddings_limit is None else min(free, embeddings_limit))
         self._embeddings = Embeddings(image, network, most)
         # for `along`: what is left for embeddings of slices in the other two planes
-        left = memory_limit - peak - most * EMBEDDING_BYTES
-        wanted = 2 * EMBEDDINGS_KEPT * EMBEDDING_BYTES if self._case.is_volume else 0
+        left = free - most * EMBEDDING_BYTES
+        wanted = 2 * most * EMBEDDING_BYTES if self._case.is_volume else 0
         self._spare = max(0, min(left, wanted))
         self._reserved = peak - SCAN_PROGRAM_BYTES + most * EMBEDDING_BYTES + self._spare
 
@@ -383,6 +385,7 @@ def open_image(
     volume: int | None = None,
     series: str | None = None,
     memory_limit: int | None = None,
+    embeddings_limit: int | None = None,
 ) -> OpenImage:
     """Open an image or volume that is to be segmented many times.
 
@@ -404,6 +407,8 @@ def open_image(
         volume: which volume, counted from 0, if the file has several.
         series: number or UID of the series, if a DICOM folder has several.
         memory_limit: bytes that this process may use; None: all that it has.
+        embeddings_limit: bytes of it that the embeddings of the slices in one plane may take; None:
+            as many as help.
 
     Raises:
         ScanError: the source cannot be read, or would need more than `memory_limit`.
@@ -417,5 +422,5 @@ def open_image(
         require_memory(scan.name, scan.voxels.shape, scan.voxels.dtype, 0, MemoryLimit(limit))
     return OpenImage(
         scan, network, settings, Meaning(units, space), modality=modality, window=window,
-        plane=plane, memory_limit=limit,
+        plane=plane, memory_limit=limit, embeddings_limit=embeddings_limit,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from swiftmedsam.case import CaseError
 from swiftmedsam.display import DEFAULT_WINDOW, Window
+from swiftmedsam.memory import SCAN_PROGRAM_BYTES
 from swiftmedsam.result import Progress
 from swiftmedsam.scans.session import OpenImage
 from swiftmedsam.segment import NetworkLike
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 NEIGHBOURS = 8  # slices on each side of the last one that are prepared while nobody asks
 LEAST_TO_PREPARE = 32  # embeddings; where fewer fit, preparing would push out what is in use
+
+PLANES = 3  # of a volume: each has embeddings of its own
+EMBEDDINGS_SHARE = 3 / 4  # of the memory; the images themselves need the rest
 
 T = TypeVar("T")
 
@@ -218,6 +222,12 @@ class Hub:
         sessions = [one.session for one in list(self._held.values()) if one is not held]
         taken = sum(one.image.reserved_bytes for one in sessions if one is not None)
         return max(0, self.limits.memory - taken)
+
+    @property
+    def embeddings_limit(self) -> int:
+        """Bytes that a session's embeddings in one plane may take, so that all sessions fit."""
+        free = max(0, self.limits.memory - SCAN_PROGRAM_BYTES)
+        return int(EMBEDDINGS_SHARE * free) // (PLANES * self.limits.sessions)
 
     def prepare(self) -> bool:
         """Encode one slice beside the last one that was asked; False: there is none left."""

@@ -197,8 +197,9 @@ class Face:
         """The image of an uploaded file, whose memory may be `limit` bytes."""
         hub = self._hub
         return open_image(
-            path, hub.network, modality=hub.modality, window=hub.window, memory_limit=limit
-        )
+            path, hub.network, modality=hub.modality, window=hub.window, memory_limit=limit,
+            embeddings_limit=hub.embeddings_limit,
+        )  # fmt: skip
 
     # Objects
 

@@ -196,6 +196,7 @@ class Face:
             array, self._hub.network, spacing_mm=spacing, is_volume=True,
             modality=self._hub.modality, window=self._hub.window,
             directions=self._hub.directions, memory_limit=limit,
+            embeddings_limit=self._hub.embeddings_limit,
         )  # fmt: skip
 
     async def set_target_buffer(self, request: Request) -> Response:

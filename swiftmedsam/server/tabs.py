@@ -83,6 +83,7 @@ class Tabs:
                 return open_image(
                     path, hub.network, modality=hub.modality, window=hub.window, volume=volume,
                     series=series, memory_limit=memory_limit,
+                    embeddings_limit=hub.embeddings_limit,
                 )  # fmt: skip
 
         return opening

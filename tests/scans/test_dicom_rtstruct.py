@@ -1,7 +1,6 @@
 """DICOM structure sets: what other ways of filling outlines make of them, references, the program.
 
-The readers here use the outlines in mm and the headers of the images that they name, nothing of
-ours: matplotlib fills by centres of pixels, OpenCV by points that are rounded to whole pixels.
+The readers are in `tests.helpers.structures`.
 """
 
 import shutil
@@ -33,8 +32,8 @@ from tests.helpers.dicom import (
     some_labels,
 )
 from tests.helpers.scans import AFFINES, ALIGNED, grid_of, scan_of
+from tests.helpers.structures import READERS, headers_of, read_back
 
-NAMES = ("matplotlib, united", "matplotlib, exclusive", "OpenCV, rounded")
 AFFINES = {
     **AFFINES,
     "flipped": ALIGNED @ np.diag([-1, 1, -1, 1]),
@@ -42,55 +41,6 @@ AFFINES = {
     "tilted gantry": TILTED,
     "microscopic": ALIGNED @ np.diag([1e-4, 2e-4, 1e-3, 1]),
 }
-
-
-def filled(contour, header):
-    """What each reader of `NAMES` finds inside an outline: masks (rows, columns)."""
-    points = np.array(contour.ContourData, np.float64).reshape(-1, 3)
-    assert len(points) == contour.NumberOfContourPoints
-    row, column = np.array(header.ImageOrientationPatient, np.float64).reshape(2, 3)
-    rows_mm, columns_mm = map(float, header.PixelSpacing)
-    away = points - np.array(header.ImagePositionPatient, np.float64)
-    assert np.abs(away @ np.cross(row, column)).max() < 1e-3  # they lie in the slice
-    pixels = np.column_stack([away @ row / columns_mm, away @ column / rows_mm])
-    shape = header.Rows, header.Columns
-    centres = np.stack(np.meshgrid(np.arange(shape[1]), np.arange(shape[0])), axis=-1)
-    closed = Polygon(np.vstack([pixels, pixels[:1]]), closed=True)
-    inside = closed.contains_points(centres.reshape(-1, 2)).reshape(shape)
-    drawn = np.zeros(shape, np.uint8)
-    cv2.fillPoly(drawn, [np.rint(pixels).astype(np.int32)], 1)
-    return inside, drawn > 0
-
-
-def read_back(path, headers):
-    """By name of the structure and of the reader: a mask (K, rows, columns).
-
-    `headers` are those of the slices in their order.
-    """
-    dataset = pydicom.dcmread(path)
-    order = [one.SOPInstanceUID for one in headers]
-    names = {one.ROINumber: one.ROIName for one in dataset.StructureSetROISequence}
-    found = {}
-    for roi in dataset.ROIContourSequence:
-        masks = np.zeros((3, len(headers), headers[0].Rows, headers[0].Columns), bool)
-        for contour in roi.get("ContourSequence", []):
-            assert contour.ContourGeometricType == "CLOSED_PLANAR"
-            (image,) = contour.ContourImageSequence
-            k = order.index(image.ReferencedSOPInstanceUID)
-            inside, drawn = filled(contour, headers[k])
-            masks[0, k] |= inside
-            masks[1, k] ^= inside
-            masks[2, k] |= drawn
-        found[names[roi.ReferencedROINumber]] = dict(zip(NAMES, masks, strict=True))
-    return found
-
-
-def headers_of(folder):
-    """The headers of a series, from the lowest slice along the normal of the slices up."""
-    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in folder.iterdir()]
-    row, column = np.array(headers[0].ImageOrientationPatient, np.float64).reshape(2, 3)
-    along = np.cross(row, column)
-    return sorted(headers, key=lambda one: np.array(one.ImagePositionPatient, float) @ along)
 
 
 def objects(grid=(40, 33, 5)):
@@ -156,7 +106,7 @@ def test_readers_find_the_same_voxels(name, tmp_path):
     out.write_bytes(rtstruct.encoded(labels, scan, THREE, out))
     found = read_back(out, headers_of(folder))
     for one in THREE:
-        for reader in NAMES:
+        for reader in READERS:
             np.testing.assert_array_equal(
                 found[one.name][reader], (labels == one.value).T, err_msg=reader
             )
@@ -214,7 +164,7 @@ def test_an_outline_of_many_points_is_written_whole(tmp_path):
     contours = pydicom.dcmread(out).ROIContourSequence[0].ContourSequence
     assert max(len("\\".join(map(str, one.ContourData))) for one in contours) > 1 << 16
     found = read_back(out, headers_of(folder))["object 1"]
-    for reader in NAMES:
+    for reader in READERS:
         np.testing.assert_array_equal(found[reader], noisy.T, err_msg=reader)
 
 
@@ -285,5 +235,5 @@ def test_the_program_writes_a_structure_set_by_its_name(program, tiny_network, t
     found = list(read_back(out, headers_of(folder)).values())
     assert len(found) == 3
     for value, masks in enumerate(found, start=1):
-        np.testing.assert_array_equal(masks[NAMES[0]], (wanted == value).T)
+        np.testing.assert_array_equal(masks[READERS[0]], (wanted == value).T)
     assert program(*words, inputs=folder, outputs=out)[0] == 0  # and over its own file

@@ -17,7 +17,7 @@ import swiftmedsam
 from swiftmedsam.program import scan_jobs as command
 from swiftmedsam.result import Result, label_dtype
 from swiftmedsam.scans import provenance as own
-from swiftmedsam.scans import write
+from swiftmedsam.scans import stats, write
 from swiftmedsam.scans.formats.by_suffix import read_scan
 from swiftmedsam.scans.outputs import Outputs
 from swiftmedsam.scans.scan import ScanError, Segment, made_scan
@@ -254,7 +254,7 @@ def test_a_table_that_fills_the_disk_does_not_unsay_the_labels(program, volume, 
     def table(rows):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(command, "table", table)
+    monkeypatch.setattr(stats, "table", table)
     words = ["--quiet", *BOX, "--stats", str(mine / "t.csv")]
     status, lines = program(*words, inputs=volume, outputs=mine / "out.nii")
     assert status == 1

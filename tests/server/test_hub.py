@@ -10,6 +10,7 @@ from swiftmedsam import open_image
 from swiftmedsam.memory import EMBEDDING_BYTES, SCAN_PROGRAM_BYTES
 from swiftmedsam.server.files import Files
 from swiftmedsam.server.hub import LEAST_TO_PREPARE, NEIGHBOURS, Hub, Limits, Refused
+from swiftmedsam.server.session import Session
 from tests.helpers import HANGS, BrightInBox
 from tests.helpers.server import phantom
 
@@ -233,3 +234,16 @@ def test_what_is_lost_is_not_prepared(clock):
 
     with working(hub):
         asyncio.run(ask())
+
+
+def test_every_session_has_room_for_its_embeddings(clock):
+    """The first ones do not take what the others need."""
+    hub = hub_of(clock, memory=SCAN_PROGRAM_BYTES + 600 * EMBEDDING_BYTES, sessions=4)
+    for _ in range(4):
+        held = hub.claim()
+        image = open_image(
+            np.zeros((9, 32, 32), np.uint8), hub.network, memory_limit=hub.memory_for(held),
+            embeddings_limit=hub.embeddings_limit,
+        )  # fmt: skip
+        held.session = Session(image)
+        assert image.embeddings_kept >= LEAST_TO_PREPARE

@@ -21,8 +21,7 @@ from swiftmedsam.server.session import Session
 from tests.helpers import BoxesAsMasks
 from tests.helpers.dicom import TILTED, series
 from tests.helpers.scans import AFFINES, ALIGNED, itk_affine
-from tests.scans.test_dicom_rtstruct import NAMES as READERS
-from tests.scans.test_dicom_rtstruct import headers_of, read_back
+from tests.helpers.structures import READERS, headers_of, read_back
 
 GRID = (30, 24, 6)  # i, j, k
 FLIPPED = ALIGNED @ np.diag([-1, 1, -1, 1])

@@ -17,7 +17,7 @@ def openvino_encoder(model: SwiftMedSAM, precision: str) -> Encode:
 
     It takes pixels (B, 3, 256, 256), values 0..1, and returns the embedding (B, C, 64, 64) in f32.
     """
-    # Imported here: a lent GPU machine has no OpenVINO, and does not come here.
+    # imported here: a lent machine has no OpenVINO, and does not come here
     import openvino as ov
 
     from swiftmedsam.convert.export import export
