@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Seconds without a request before anything is prepared. A step cannot be interrupted, and the next
+# request often follows at once.
+PATIENCE = 0.4
+
 
 class Abandoned(Exception):  # noqa: N818 - nothing is wrong with the request
     """A job ended before it was done: nobody waits for it any more, or the server ends."""
@@ -138,13 +142,14 @@ class Worker:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        may_prepare = True
+        may_prepare, patience = True, PATIENCE
         while True:
             try:
-                job = self._jobs.get(block=not may_prepare)
+                job = self._jobs.get(timeout=patience if may_prepare else None)
             except Empty:
-                may_prepare = self._prepared()
+                may_prepare, patience = self._prepared(), 0.0
                 continue
+            patience = PATIENCE
             if job is None or self._ending.is_set():
                 break
             self._running = job
