@@ -259,6 +259,23 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def volumes_with_truth(options: argparse.Namespace) -> Iterator[tuple[Case, np.ndarray, str]]:
+    """Each volume that the options name, its truth (D, H, W) and its data set.
+
+    `options` has inputs, truths, sets and only. Names are printed when their turn is over.
+    """
+    sets = read_sets(options.sets) if options.sets else {}
+    for path in sorted(options.inputs.glob(f"{options.only}.npz")):
+        case = read_case(path)
+        if not case.is_volume:
+            continue
+        with np.load(options.truths / path.name) as file:
+            truth = file["gts"]
+        dataset = sets[path.name].dataset if path.name in sets else case.name.split("_")[1]
+        yield case, truth, dataset
+        print(path.name, file=sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.ablation.extend", description=__doc__)
@@ -275,18 +292,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         variants = [Variant.parse(text) for text in (*options.variants, HALF)]
     except ValueError as error:
         parser.error(str(error))
-    sets = read_sets(options.sets) if options.sets else {}
     network = load(options.weights, precision=options.precision)
     rows: list[Row] = []
-    for path in sorted(options.inputs.glob(f"{options.only}.npz")):
-        case = read_case(path)
-        if not case.is_volume:
-            continue
-        with np.load(options.truths / path.name) as file:
-            truth = file["gts"]
-        dataset = sets[path.name].dataset if path.name in sets else case.name.split("_")[1]
+    for case, truth, dataset in volumes_with_truth(options):
         rows += measure(case, truth, network, variants, dataset)
-        print(path.name, file=sys.stderr)
     if not rows:
         print(f"{options.inputs}: no volume with an object", file=sys.stderr)
         return 1

@@ -23,10 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.ablation.extend import Mask, marked
-from swiftmedsam import Case, load, open_image, read_case
+from benchmarks.ablation.extend import Mask, marked, volumes_with_truth
+from swiftmedsam import Case, load, open_image
 from swiftmedsam.cpu import AUTO, PRECISIONS
-from swiftmedsam.evaluation.datasets import read_sets
 from swiftmedsam.evaluation.dice import dsc
 from swiftmedsam.modality import parse_modality
 from swiftmedsam.scans.formats.by_suffix import read_scan
@@ -150,16 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = parse_modality(modality).name
         rows += scan_rows(Path(scan), Path(labels), known, network)
     if options.truths is not None:
-        sets = read_sets(options.sets) if options.sets else {}
-        for path in sorted(options.inputs.glob(f"{options.only}.npz")):
-            case = read_case(path)
-            if not case.is_volume:
-                continue
-            with np.load(options.truths / path.name) as file:
-                truth = file["gts"]
-            dataset = sets[path.name].dataset if path.name in sets else case.name.split("_")[1]
+        for case, truth, dataset in volumes_with_truth(options):
             rows += turned_rows(case, truth, network, dataset)
-            print(path.name, file=sys.stderr)
     if not rows:
         print("no volume with an object", file=sys.stderr)
         return 1
