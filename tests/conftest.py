@@ -106,6 +106,16 @@ def exact_network(tiny_weights: Path) -> Network:
     return load(tiny_weights, precision="f32", threads=1)
 
 
+@pytest.fixture(autouse=True)
+def same_logging():
+    """A test that leaves a level behind fails here, and not a later one that counts messages."""
+    from tests.helpers import levels_of_logging
+
+    before = levels_of_logging()
+    yield
+    assert levels_of_logging() == before
+
+
 @pytest.fixture
 def inputs(tmp_path):
     folder = tmp_path / "inputs"

@@ -248,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = parser()
     options = made.parse_args(with_window_joined(sys.argv[1:] if argv is None else argv))
     level = logging.DEBUG if options.verbose else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("swiftmedsam").setLevel(logging.ERROR if options.quiet else level)
     logging.getLogger("swiftmedsam.display").setLevel(logging.WARNING)
     # clients mean boxes of one slice, so nobody needs to be warned of them

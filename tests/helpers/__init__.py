@@ -141,19 +141,30 @@ def dsc(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * (a & b).sum() / (a.sum() + b.sum())
 
 
+def levels_of_logging() -> dict[str, int]:
+    """The level of the root logger (named "") and of each of the program's that has one."""
+    root = logging.getLogger()
+    levels = {
+        name: logger.level
+        for name, logger in root.manager.loggerDict.items()
+        if name.startswith("swiftmedsam") and isinstance(logger, logging.Logger) and logger.level
+    }
+    return {"": root.level, **levels}
+
+
 @contextlib.contextmanager
 def fresh_logging():
     """Logging as at the start of a process: pytest's own handlers would be in main's way."""
-    root, intensity = logging.getLogger(), logging.getLogger("swiftmedsam.display")
-    handlers, levels = root.handlers[:], (root.level, intensity.level)
+    root = logging.getLogger()
+    handlers, levels = root.handlers[:], levels_of_logging()
     root.handlers[:] = []
     root.setLevel(logging.WARNING)
     try:
         yield
     finally:
         root.handlers[:] = handlers
-        root.setLevel(levels[0])
-        intensity.setLevel(levels[1])
+        for name in levels_of_logging() | levels:
+            logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
 
 
 IMAGE, VOLUME = "2DBox_Endoscopy_1.npz", "3DBox_MR_1.npz"

@@ -6,7 +6,6 @@ are in test_fleet.py, Ray in test_fleet_ray.py.
 
 import csv
 import json
-import logging
 import multiprocessing
 import os
 import re
@@ -277,15 +276,12 @@ def setup(tiny_weights):
 def refusal(monkeypatch):
     """Why a worker of a setup takes no part, "" if it does."""
     monkeypatch.setattr("swiftmedsam.atomic._marked", "")  # restored afterwards
-    logger = logging.getLogger("swiftmedsam")
-    level = logger.level
 
     def ask(setup):
         return Worker(setup).ready().refusal
 
     with fresh_logging():
         yield ask
-    logger.setLevel(level)
 
 
 def test_a_worker_with_the_same_program_and_weights_takes_part(refusal, setup):

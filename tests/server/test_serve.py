@@ -14,7 +14,7 @@ import pytest
 
 from swiftmedsam.server import serve
 from swiftmedsam.server.packed import pack
-from tests.helpers import HANGS, ROOT
+from tests.helpers import HANGS, ROOT, fresh_logging
 from tests.helpers.server import Serving, phantom, serving
 
 
@@ -133,7 +133,7 @@ def test_broken_weights_end_it_after_it_has_begun(tmp_path):
 )
 def test_wrong_usage_is_one_line(words, message, capsys, monkeypatch):
     monkeypatch.delenv(serve.TOKEN, raising=False)
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as left, fresh_logging():
         serve.main(words)
     assert left.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]

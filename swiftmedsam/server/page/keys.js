@@ -68,9 +68,7 @@ const NAMES = {
   PageUp: "Page ↑", PageDown: "Page ↓", "=": "", "-": "−",
 };
 
-function isTyping({ target }) {
-  return target.matches("input[type=text], input[type=number], select, textarea");
-}
+const isTyping = target => target.matches("input[type=text], input[type=number], select, textarea");
 
 export function beginKeys() {
   const rows = [...KEYS, ...ANYTIME].map(([keys, words]) =>
@@ -82,14 +80,17 @@ export function beginKeys() {
     return row;
   }));
   addEventListener("keydown", event => {
-    if (document.querySelector("dialog[open]") || isTyping(event)) return;
+    if (document.querySelector("dialog[open]")) return;
+    // a field of a dialog that has just been closed keeps the focus until the next frame
+    const target = event.target.closest("dialog") ? document.body : event.target;
+    if (isTyping(target)) return;
     const isUndo = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
     const isArrow = event.key.startsWith("Arrow");
     if ((event.ctrlKey || event.metaKey || (event.altKey && event.key !== "Enter")) && !isUndo && !isArrow) return;
     // what has the focus keeps its own keys
-    const onControl = event.target.matches("button, input, label");
+    const onControl = target.matches("button, input, label");
     if (onControl && (event.key === "Enter" || event.key === " ")) return;
-    const onSlider = event.target.matches("input[type=range]");
+    const onSlider = target.matches("input[type=range]");
     if (onSlider && (isArrow || /^(Page|Home|End)/.test(event.key))) return;
     const key = isUndo ? "u" : event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const known = ([keys]) => keys.includes(key);
