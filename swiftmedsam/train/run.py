@@ -30,6 +30,7 @@ from swiftmedsam.train.data.stream import Batch, Batches, Source
 from swiftmedsam.train.losses import teacher_loss, trust_in, truth_loss
 from swiftmedsam.train.machine.encoder import Encode, openvino_encoder
 from swiftmedsam.train.machine.lean import make_lean
+from swiftmedsam.train.muon import OPTIMIZERS
 from swiftmedsam.train.options import Options
 from swiftmedsam.train.repair.blockwise import relative_error
 
@@ -262,7 +263,7 @@ class Run:
         fabric, options = self.fabric, self.options
         set_trainable(model, options)
         trainable = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
+        optimizer = OPTIMIZERS[options.optimizer](
             trainable, lr=options.learning_rate, weight_decay=options.weight_decay
         )
         blend = _average(options.average_decay)
