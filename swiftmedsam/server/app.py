@@ -46,6 +46,7 @@ def application(hub: Hub, *, token: str = "", hosts: Iterable[str] = ()) -> ASGI
             reaper.cancel()
             hub.end()
             await asyncio.to_thread(hub.worker.join, JOIN_SECONDS)
+            hub.close()
 
     app = Starlette(
         routes=[route for face in FACES for route in face(hub)],

@@ -12,8 +12,9 @@ import asyncio
 import ipaddress
 import secrets
 import socket
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from http.cookies import CookieError, SimpleCookie
+from typing import TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from starlette.datastructures import Headers
@@ -28,6 +29,8 @@ COOKIE = "swiftmedsam_token"
 OPEN_PATHS = {"/healthz", "/auth/", "/auth/token"}
 MOST_DIGITS = 20  # of the length of a request
 CHUNK_SECONDS = 60.0  # that a client may take for the next piece of a request's body
+
+T = TypeVar("T")
 
 
 def error_response(status: int, detail: str) -> JSONResponse:
@@ -159,3 +162,29 @@ async def stream_body(request: Request, limit: int) -> AsyncGenerator[bytes, Non
         if max(said, length) <= limit:
             yield chunk
     raise too_large
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """What `work` returns; it is cancelled if the client goes away meanwhile.
+
+    The body of the request was read before.
+
+    Raises:
+        Refused: the client went away.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Refused(408, "the client went away")
+        return task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    """Return when the client is gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

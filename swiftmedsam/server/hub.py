@@ -62,9 +62,12 @@ class Held:
     idle: float  # seconds
     used: float  # when it last worked, of `time.monotonic`
     seen: float  # when it last asked anything
+    spare: float | None = None  # seconds unseen after which another client may take its place
     session: Session | None = None
+    reserved: int = 0  # bytes that its image may come to need
     busy: int = 0  # requests that are being worked on
     state: Any = None  # of the face
+    ended: Callable[[], None] | None = None  # called in the event loop when it is lost
 
     def expires(self) -> float:
         """When it is lost if its client does nothing, of `time.monotonic`."""
@@ -111,14 +114,23 @@ class Hub:
 
     # Tokens
 
-    def claim(self, *, liveness: bool = False, idle_seconds: float | None = None) -> Held:
+    def claim(
+        self, *, liveness: bool = False, idle_seconds: float | None = None,
+        spare_seconds: float | None = None,
+    ) -> Held:  # fmt: skip
         """Hold a session, which has no image yet.
+
+        Args:
+            liveness: the client sends heartbeats.
+            idle_seconds: without work, after which it is lost; None: those of the limits.
+            spare_seconds: without a word of the client, after which another client may take its
+                place; None: nobody may.
 
         Raises:
             Refused: 503, all sessions are taken.
         """
         self.reap()
-        if len(self._held) >= self.limits.sessions:
+        if len(self._held) >= self.limits.sessions and not self._made_room():
             raise Refused(503, f"all {self.limits.sessions} sessions are in use; try again later")
         now = self._clock()
         held = Held(
@@ -127,6 +139,7 @@ class Hub:
             self.limits.idle_seconds if idle_seconds is None else idle_seconds,
             now,
             now,
+            spare_seconds,
         )
         self._held[held.token] = held
         return held
@@ -164,10 +177,25 @@ class Hub:
             del self._held[held.token]
             self._drop(held)
 
+    def _made_room(self) -> bool:
+        """Whether there was a client to take a place from: the one that is silent for longest."""
+        now = self._clock()
+        spare = [
+            one for one in self._held.values()
+            if one.spare is not None and one.seen + one.spare <= now and not one.busy
+        ]  # fmt: skip
+        if not spare:
+            return False
+        self.release(min(spare, key=lambda one: one.seen).token)
+        return True
+
     def _drop(self, held: Held) -> None:
         held.session = None
+        held.reserved = 0
         held.state = None
         self._upcoming = iter(())
+        if held.ended is not None:
+            held.ended()
 
     # Work
 
@@ -210,7 +238,14 @@ class Hub:
             Refused: the image cannot be opened.
         """
         held.session = None  # its memory is free for the next one
-        session = await self.do(held, lambda _: Session(opening(self.memory_for(held))))
+        held.reserved = 0
+
+        def opened(_: Progress) -> Session:
+            session = Session(opening(self.memory_for(held)))
+            held.reserved = session.image.reserved_bytes  # the next job may open another image
+            return session
+
+        session = await self.do(held, opened)
         if held.token not in self._held:
             raise Refused(410, "the session was released")
         held.session = session
@@ -219,8 +254,7 @@ class Hub:
     def memory_for(self, held: Held) -> int:
         """Bytes of the process that the image of a session may need, beside those of the others."""
         # a copy, made at once: this runs in the worker, while clients come and go
-        sessions = [one.session for one in list(self._held.values()) if one is not held]
-        taken = sum(one.image.reserved_bytes for one in sessions if one is not None)
+        taken = sum(one.reserved for one in list(self._held.values()) if one is not held)
         return max(0, self.limits.memory - taken)
 
     @property
@@ -245,6 +279,11 @@ class Hub:
     def end(self) -> None:
         """Let the worker end: its requests are refused. It may be called by a signal handler."""
         self.worker.end()
+
+    def close(self) -> None:
+        """Take their sessions from all clients, after the worker has ended."""
+        for token in list(self._held):
+            self.release(token)
 
 
 def neighbours(session: Session | None) -> Iterator[tuple[OpenImage, int]]:

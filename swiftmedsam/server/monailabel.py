@@ -39,7 +39,7 @@ from swiftmedsam.scans.formats import itk, nifti
 from swiftmedsam.scans.formats.by_suffix import suffix_of
 from swiftmedsam.scans.scan import ScanError
 from swiftmedsam.scans.session import OpenImage, open_image
-from swiftmedsam.server.guard import read_body, stream_body
+from swiftmedsam.server.guard import read_body, stream_body, while_connected
 from swiftmedsam.server.hub import Held, Hub, Refused
 from swiftmedsam.server.objects import Change
 from swiftmedsam.server.page_files import detached
@@ -229,7 +229,7 @@ class Face:
             session.undo(held.state.number)
             return change, b"" if output == "json" else _content(session, change, str(suffix))
 
-        change, content = await self._hub.do(held, work)
+        change, content = await while_connected(request, self._hub.do(held, work))
         label = asked.get("label")
         said = {
             "label_names": {label if isinstance(label, str) and label else LABEL: 1},

@@ -14,12 +14,10 @@ Clients send voxels as they are stored, without their directions: those of the h
 Points, scribbles and lassos are refused: the network is asked with boxes.
 """
 
-import asyncio
 import json
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 from starlette.requests import Request
@@ -40,7 +38,7 @@ from swiftmedsam.server.fields import (
     shown,
     spacing_of,
 )
-from swiftmedsam.server.guard import read_body
+from swiftmedsam.server.guard import read_body, while_connected
 from swiftmedsam.server.hub import Held, Hub, Refused
 from swiftmedsam.server.objects import NOWHERE, Change
 from swiftmedsam.server.packed import PackedError, declared, pack, unpack
@@ -70,8 +68,6 @@ CAPABILITIES: dict[str, object] = {
     "license": "Apache-2.0 (weights: research)",
     "supports_undo": True,
 }  # fmt: skip
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -177,7 +173,7 @@ class Face:
         def opening(limit: int) -> OpenImage:
             return self._opened(body, spacing, limit)
 
-        session = await _while_connected(request, self._hub.open(held, opening))
+        session = await while_connected(request, self._hub.open(held, opening))
         held.state = Client(extends=held.state.extends)
         return JSONResponse({"original_image_shape": [1, *session.shape]})
 
@@ -291,7 +287,7 @@ class Face:
             return done
 
         seconds = self._hub.limits.answer_seconds
-        changes = await _while_connected(request, self._hub.do(held, asked, seconds=seconds))
+        changes = await while_connected(request, self._hub.do(held, asked, seconds=seconds))
         return _answer(_together(session, client.number, changes))
 
     async def undo(self, request: Request) -> Response:
@@ -315,7 +311,7 @@ class Face:
         def seed(_: Progress) -> None:
             self._seeded(held, session, _mask(body, session))
 
-        await _while_connected(request, self._hub.do(held, seed))
+        await while_connected(request, self._hub.do(held, seed))
         return await self._predicted(request, held) if run else _answer(None)
 
     def _seeded(self, held: Held, session: Session, mask: BoolArray) -> None:
@@ -370,26 +366,6 @@ def _most_alike(session: Session, numbers: Sequence[int], mask: BoolArray) -> in
         if dice > best:
             best, found = dice, number
     return found
-
-
-async def _while_connected(request: Request, work: Awaitable[T]) -> T:
-    """What `work` returns; it is cancelled if the client goes away meanwhile."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Refused(408, "the client went away")
-        return task.result()
-    finally:
-        gone.cancel()
-        task.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    """Return when the client is gone; its request was read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _mask(body: bytes, session: Session) -> BoolArray:

@@ -4,12 +4,13 @@ Shown slices are counted as `planes` turns them. A part of a shown slice is
 (rows, columns), both half open.
 """
 
+import contextlib
 import functools
 import secrets
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class Opened:
         self.came_back = 0  # objects that an earlier server left
         self.planes = {plane.name: plane for plane in planes_of(session.image.scan)}
         self.later_wins = False
-        self.stop = threading.Event()
+        self._stops: set[threading.Event] = set()  # one for each extension that goes on
         self._steps: list[int] = []  # the objects that were changed, the last one last
         self._set_display()
         self.is_ct = self._shows(window)
@@ -82,7 +83,7 @@ class Opened:
 
     def close(self) -> None:
         """Remove its files."""
-        self.stop.set()
+        self.stop()
         self._tidy()
         if self.journal is not None:
             self.journal.close()
@@ -214,13 +215,29 @@ class Opened:
             number, plane.axis, plane.index(index), new
         ))  # fmt: skip
 
-    def extend(self, number: int, plane: Plane, progress: Progress) -> Change:
-        """Follow an object from its marks in a plane; `stop` ends it early."""
+    def stop(self) -> None:
+        """End all extensions early; what they found until then counts."""
+        for one in list(self._stops):
+            one.set()
+
+    @contextlib.contextmanager
+    def stopping(self, stop: threading.Event) -> Iterator[None]:
+        """Let the method `stop` set this event, too, which ends an extension early."""
+        self._stops.add(stop)
+        try:
+            yield
+        finally:
+            self._stops.discard(stop)
+
+    def extend(
+        self, number: int, plane: Plane, progress: Progress, stop: threading.Event
+    ) -> Change:
+        """Follow an object from its marks in a plane; the event `stop` ends it early."""
         self.require_mark(number, plane)
 
         def step(done: int, most: int) -> None:
             progress(done, most)
-            if self.stop.is_set():
+            if stop.is_set():
                 raise Enough
 
         return self._recorded(number, lambda: self.session.extend(number, plane.axis, step))

@@ -7,6 +7,7 @@ header X-Change says where that is, and how the object is now.
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -160,7 +161,7 @@ class Page:
     async def close(self, request: Request) -> Response:
         """Close the image."""
         tab = self._tabs.of(request)
-        tab.opened.stop.set()
+        tab.opened.stop()
         await self._do(request, lambda: None)  # after what is under way
         self._tabs.forget(tab)
         return JSONResponse({})
@@ -270,19 +271,20 @@ class Page:
             plane, _ = opened.plane(asked.get("plane"), 0)
             opened.require_mark(number, plane)
         lines = asyncio.Queue[dict[str, Any] | None]()
-        opened.stop.clear()
+        stop = threading.Event()  # of this extension alone: another tab may have its own
 
         def extending(progress: Progress) -> dict[str, Any]:
-            change = opened.extend(number, plane, progress)
+            change = opened.extend(number, plane, progress, stop)
             about = opened.about(opened.session[number])
             return {"object": about, "box": change.box, "warnings": change.warnings}
 
         async def work() -> None:
             try:
-                change = await self._hub.do(
-                    tab.held, extending,
-                    tell=lambda done, most: lines.put_nowait({"done": done, "most": most}),
-                )  # fmt: skip
+                with opened.stopping(stop):
+                    change = await self._hub.do(
+                        tab.held, extending,
+                        tell=lambda done, most: lines.put_nowait({"done": done, "most": most}),
+                    )  # fmt: skip
                 lines.put_nowait({"change": change})
             except Refused as error:
                 lines.put_nowait({"detail": error.detail})
@@ -297,13 +299,13 @@ class Page:
                     yield json.dumps(line).encode() + b"\n"
                 await task  # what nobody foresaw ends the answer
             finally:
-                opened.stop.set()
+                stop.set()
 
         return StreamingResponse(answer(), media_type="application/x-ndjson")
 
     async def stop(self, request: Request) -> Response:
         """Stop following an object; what was found until then counts."""
-        self._image(request).stop.set()
+        self._image(request).stop()
         return JSONResponse({})
 
     # Saving

@@ -1,9 +1,9 @@
 """The images that pages have open, and the files that they name or upload."""
 
+import functools
 import logging
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +33,6 @@ class Tab:
 
     held: Held
     opened: Opened
-    seen: float = field(default_factory=time.monotonic)
 
 
 class Tabs:
@@ -48,18 +47,19 @@ class Tabs:
         held = None
         try:
             volume, series = volume_of(asked.get("volume")), text_of(asked.get("series"), "series")
-            held = self._claim()
+            held = self._hub.claim(idle_seconds=IDLE_SECONDS, spare_seconds=GONE_SECONDS)
             session = await self._hub.open(held, self._opening(path, volume, series))
             folder = None if own else self._folder_of(path)
             window, new = self._hub.window, own or uploads.new_folder()
             opened = await aside(Opened, session, path, folder, window, new)
+            await self._keep(held, opened)
         except BaseException:
             uploads.remove(own)
             if held is not None:
                 self._hub.release(held.token)
             raise
-        await self._keep(held, opened)
-        self._tabs[opened.id] = Tab(held, opened)
+        self._tabs[opened.id] = tab = Tab(held, opened)
+        held.ended = functools.partial(self._ended, tab)
         return opened
 
     async def _keep(self, held: Held, opened: Opened) -> None:
@@ -88,25 +88,14 @@ class Tabs:
 
         return opening
 
-    def _claim(self) -> Held:
-        """A session; a page that is gone gives up its own, if there is no other."""
-        try:
-            return self._hub.claim(idle_seconds=IDLE_SECONDS)
-        except Refused:
-            gone = [one for one in self._tabs.values() if self._is_gone(one)]
-            if not gone:
-                raise
-            self.forget(min(gone, key=lambda tab: tab.seen))
-            return self._hub.claim(idle_seconds=IDLE_SECONDS)
-
-    def _is_gone(self, tab: Tab) -> bool:
-        return tab.seen + GONE_SECONDS < time.monotonic() and not tab.held.busy
-
     def forget(self, tab: Tab) -> None:
         """Close an image."""
+        self._hub.release(tab.held.token)  # which calls `_ended`
+
+    def _ended(self, tab: Tab) -> None:
+        """The hub gave the place of an image away: nothing of it stays."""
         self._tabs.pop(tab.opened.id, None)
         tab.opened.close()
-        self._hub.release(tab.held.token)
 
     async def file_of(self, request: Request) -> tuple[Mapping[str, Any], Path, Path | None]:
         """What is asked, the path of its file, and the new folder that it was uploaded to."""
@@ -143,15 +132,11 @@ class Tabs:
         Raises:
             Refused: it is not open, or not any more.
         """
+        self._hub.reap()
         tab = self._tabs.get(request.path_params["id"])
         if tab is None:
             raise Refused(404, "this image is not open any more: open it again")
-        try:
-            self._hub.held(tab.held.token)
-        except Refused:
-            self.forget(tab)
-            raise
-        tab.seen = time.monotonic()
+        self._hub.held(tab.held.token)
         return tab
 
 
