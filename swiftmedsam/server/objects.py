@@ -36,6 +36,7 @@ def with_mark(marks: Marks, axis: int, index: int, mark: Mark) -> Marks:
 class Drawn:
     """A box that was answered without crops, and can be refined."""
 
+    axis: int  # across its slice
     box: Box
     positive: bool
 

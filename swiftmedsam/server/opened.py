@@ -263,16 +263,22 @@ class Opened:
         return self._shown(plane, index, self.session.remove(number))
 
     def add_labels(self, path: Path, memory_limit: int | None) -> list[int]:
-        """Add the objects of a label map; return their numbers.
+        """Add the objects of a label map, all or none; return their numbers.
 
         Raises:
             ScanError: it is no label map, or does not lie on the image's grid.
+            SessionError: it has more objects than there is room for.
         """
-        scan, added = self.session.image.scan, []
-        for name, colour, mask in objects_of(path, scan, memory_limit=memory_limit):
-            one = self.session.new_object(name, colour)
-            self._recorded(one.number, functools.partial(self.session.seed, one.number, mask.T))
-            added.append(one.number)
+        scan, added = self.session.image.scan, list[int]()
+        try:
+            for name, colour, mask in objects_of(path, scan, memory_limit=memory_limit):
+                number = self.session.new_object(name, colour).number
+                added.append(number)
+                self._recorded(number, functools.partial(self.session.seed, number, mask.T))
+        except BaseException:
+            for number in added:
+                self.session.remove(number)
+            raise
         return added
 
     def see(self, window: Window) -> None:
