@@ -10,7 +10,7 @@ import secrets
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ class Opened:
         self.saved: list[Path] = []  # for downloads
         self.journal: Journal | None = None
         self.came_back = 0  # objects that an earlier server left
+        self.is_open_elsewhere = False  # so that its objects are not kept
         self.planes = {plane.name: plane for plane in planes_of(session.image.scan)}
         self.later_wins = False
         self._stops: set[threading.Event] = set()  # one for each extension that goes on
@@ -88,21 +89,27 @@ class Opened:
         if self.journal is not None:
             self.journal.close()
 
-    def keep(self, journals: Path, taken: Collection[Path]) -> None:
+    def keep(self, journals: Path) -> None:
         """Bring back what an earlier server left, and keep what is not saved from now on.
 
-        `taken` are journals of images that are open now: two cannot write one.
+        An image that is open elsewhere, here or in another server, has its journal there; this one
+        has none then.
 
         Raises:
             OSError: the journal cannot be read or written.
         """
         journal = Journal.of(self.session, journals)
-        if journal.path in taken:
+        if not journal.claim():
+            self.is_open_elsewhere = True
             return
-        for kept in journal.kept:
-            restore(self.session, kept)
-        self.came_back = len(journal.kept)
-        journal.follow(self.session)
+        try:
+            for kept in journal.kept:
+                restore(self.session, kept)
+            self.came_back = len(journal.kept)
+            journal.follow(self.session)
+        except BaseException:
+            journal.close()
+            raise
         self.journal = journal
 
     # What there is
@@ -135,6 +142,7 @@ class Opened:
             ],
             "later_wins": self.later_wins,
             "came_back": self.came_back,
+            "is_open_elsewhere": self.is_open_elsewhere,
             "objects": [self.about(one) for one in list(session.objects.values())],
         }  # fmt: skip
 

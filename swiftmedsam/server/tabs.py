@@ -64,12 +64,11 @@ class Tabs:
 
     async def _keep(self, held: Held, opened: Opened) -> None:
         """Keep a journal, if the server has any; nobody is kept from drawing without one."""
-        folder, open_ones = self._hub.journals, list(self._tabs.values())
-        taken = {one.opened.journal.path for one in open_ones if one.opened.journal is not None}
+        folder = self._hub.journals
         if folder is None:
             return
         try:
-            await self._hub.do(held, lambda _: opened.keep(folder, taken))
+            await self._hub.do(held, lambda _: opened.keep(folder))
         except OSError as error:
             log.error("%s: no journal is kept (%s)", opened.name, words_of(error))
 
