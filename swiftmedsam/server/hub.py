@@ -4,6 +4,7 @@ A client holds a session by a token that it cannot guess. It loses it when it re
 does nothing for too long, or when it does not say for a while that it is still there.
 """
 
+import contextlib
 import logging
 import secrets
 import time
@@ -20,6 +21,7 @@ from swiftmedsam.scans.session import OpenImage
 from swiftmedsam.segment import NetworkLike
 from swiftmedsam.server.files import Files
 from swiftmedsam.server.session import Session
+from swiftmedsam.server.temporary import Temporary
 from swiftmedsam.server.worker import Abandoned, Worker
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class Held:
     session: Session | None = None
     reserved: int = 0  # bytes that its image may come to need
     busy: int = 0  # requests that are being worked on
+    sends: bool = False  # whether its client is sending an image or a mask
     state: Any = None  # of the face
     ended: Callable[[], None] | None = None  # called in the event loop when it is lost
 
@@ -108,6 +111,7 @@ class Hub:
         self.network, self.limits, self.files = network, limits, files
         self.modality, self.window, self.directions = modality, window, directions
         self.worker = Worker(self.prepare)
+        self.temporary = Temporary()
         self._clock = clock
         self._held: dict[str, Held] = {}
         self._upcoming: Iterator[tuple[OpenImage, int]] = iter(())  # slices to prepare
@@ -199,6 +203,26 @@ class Hub:
 
     # Work
 
+    @contextlib.contextmanager
+    def receiving(self, held: Held) -> Iterator[int]:
+        """While a client sends an image or a mask; the most bytes that it may send.
+
+        The session is not lost meanwhile.
+
+        Raises:
+            Refused: 409, it is sending something already; all of it would be in memory at once.
+        """
+        if held.sends:
+            raise Refused(409, "this client is sending something already")
+        held.sends = True
+        held.busy += 1
+        try:
+            yield min(self.limits.upload, self.memory_for(held))
+        finally:
+            held.sends = False
+            held.busy -= 1
+            held.used = held.seen = self._clock()
+
     async def do(
         self,
         held: Held,
@@ -284,6 +308,7 @@ class Hub:
         """Take their sessions from all clients, after the worker has ended."""
         for token in list(self._held):
             self.release(token)
+        self.temporary.close()
 
 
 def neighbours(session: Session | None) -> Iterator[tuple[OpenImage, int]]:

@@ -16,7 +16,6 @@ import json
 import math
 import secrets
 import shutil
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -45,6 +44,7 @@ from swiftmedsam.server.objects import Change
 from swiftmedsam.server.page_files import detached
 from swiftmedsam.server.region import Box, parts_of
 from swiftmedsam.server.session import Session
+from swiftmedsam.server.temporary import remove
 
 MODEL = "swiftmedsam"
 LABEL = "object"  # of the segment that the module makes at once; others are the user's
@@ -131,15 +131,18 @@ class Face:
 
     async def create(self, request: Request) -> Response:
         """Open the image that is uploaded."""
-        with tempfile.TemporaryDirectory(prefix="swiftmedsam-") as folder:
+        folder = self._hub.temporary.new_folder()
+        try:
             async with _form(request, self._hub.limits.upload) as form:
-                path = await asyncio.to_thread(_stored, form, Path(folder))
+                path = await asyncio.to_thread(_stored, form, folder)
             held = self._claimed()
             try:
                 session = await self._hub.open(held, lambda limit: self._opened(path, limit))
             except BaseException:
                 self._release(held.token)
                 raise
+        finally:
+            remove(folder)
         held.state = Client(session.new_object(LABEL).number)
         k, j, i = session.shape
         described = {"name": held.token, "path": "", "image": path.name, "shape": [i, j, k]}

@@ -48,6 +48,7 @@ from swiftmedsam.server.session import Session
 LEASE = "x-lease-token"
 BINARY = "application/octet-stream"
 OBJECTS_KEPT = 16  # former objects of a client that are known again
+FORMER_BYTES = 4  # for each voxel of the image: as much as two objects that fill it need
 ALIKE = 0.5  # Dice of a mask with a former object from which on it is this object
 CAPABILITIES: dict[str, object] = {
     "supported_interactions": {
@@ -168,7 +169,8 @@ class Face:
         held = self._held(request)
         properties = meta_of(request).get("image_properties")
         spacing = spacing_of(properties if isinstance(properties, dict) else {})
-        body = await read_body(request, self._hub.limits.upload)
+        with self._hub.receiving(held) as most:
+            body = await read_body(request, most)
 
         def opening(limit: int) -> OpenImage:
             return self._opened(body, spacing, limit)
@@ -223,7 +225,7 @@ class Face:
     async def reset(self, request: Request) -> Response:
         """Begin a new object."""
         held = self._held(request)
-        self._leave(held)
+        await self._hub.do(held, lambda _: self._leave(held))  # after what is under way
         return JSONResponse({})
 
     def _leave(self, held: Held) -> None:
@@ -238,9 +240,12 @@ class Face:
             return
         session.forget(number)
         client.former.append(number)
-        for old in client.former[:-OBJECTS_KEPT]:
-            session.remove(old)
-        client.former = client.former[-OBJECTS_KEPT:]
+        most = FORMER_BYTES * math.prod(session.shape)
+        while (
+            len(client.former) > OBJECTS_KEPT
+            or sum(session[one].nbytes for one in client.former) > most
+        ):
+            session.remove(client.former.pop(0))
 
     async def refuse(self, request: Request) -> Response:
         """A point, scribble or lasso."""
@@ -306,7 +311,8 @@ class Face:
         """Begin with an object that the client has."""
         held = self._held(request)
         session, run = held.opened, flag(meta_of(request), "run_prediction", False)
-        body = await read_body(request, self._hub.limits.upload)
+        with self._hub.receiving(held) as most:
+            body = await read_body(request, most)
 
         def seed(_: Progress) -> None:
             self._seeded(held, session, _mask(body, session))

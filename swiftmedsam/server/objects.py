@@ -84,6 +84,11 @@ class Object:
         """Its voxels (K, J, I) in `box`; (0, 0, 0) if it is empty."""
         return self.content.at(self.box or NOWHERE)
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its voxels; what can be undone is not counted."""
+        return sum(one.nbytes for one in (self.content, self.base, *self.found.values()))
+
     # Steps
 
     def commit(

@@ -26,17 +26,18 @@ from swiftmedsam.result import Progress
 from swiftmedsam.scans.formats.by_suffix import stem_of
 from swiftmedsam.scans.label_maps import objects_of
 from swiftmedsam.scans.outputs import Outputs
-from swiftmedsam.server import uploads
 from swiftmedsam.server.journal import Journal, restore
-from swiftmedsam.server.objects import Change, Object
+from swiftmedsam.server.objects import Change, Event, Object
 from swiftmedsam.server.page_saving import TABLE, Drawn, drawn, formats_of, write_to
 from swiftmedsam.server.planes import SessionError
 from swiftmedsam.server.region import slice_box
 from swiftmedsam.server.session import Session
 from swiftmedsam.server.slices import Part, Plane, planes_of
+from swiftmedsam.server.temporary import remove
 
 MOST_STEPS = 1000  # changes whose order is kept for undo
 LEAST_SIDE = 2  # pixels of a box in a volume; a thinner one lies in two planes, or in a line
+BACKSLASH = "\\"  # in what stands for bytes of a name that are no text
 PNG_EFFORT = 1  # of 9: the picture goes to this machine, mostly
 WHOLE = Window(127.5, 255)  # of values 0..255
 
@@ -65,12 +66,15 @@ class Opened:
             window: that the network sees, if it is a CT.
             own: a folder of its own, for downloads; `close` removes it.
         """
-        self._tidy = weakref.finalize(self, uploads.remove, own)  # at the latest when Python ends
+        self._tidy = weakref.finalize(self, remove, own)  # at the latest when Python ends
         self.id = secrets.token_urlsafe(9)
         self.session, self.folder, self._own = session, folder, own
         self.name = printable(path.name)
-        self.stem = f"{stem_of(path)}_labels"
+        self.stem = f"{printable(stem_of(path)).replace(BACKSLASH, '_')}_labels"
         self.saved: list[Path] = []  # for downloads
+        self._changes = 0  # of objects, until now
+        self._downloads: int | None = None  # the changes that a download of all objects has
+        session.listen(self._count)
         self.journal: Journal | None = None
         self.came_back = 0  # objects that an earlier server left
         self.is_open_elsewhere = False  # so that its objects are not kept
@@ -126,7 +130,7 @@ class Opened:
             "id": self.id,
             "name": self.name,
             "stem": self.stem,
-            "folder": self.folder.name or "/" if self.folder else None,
+            "folder": printable(self.folder.name) or "/" if self.folder else None,
             "facts": self._facts(),
             "formats": formats_of(scan),
             "is_volume": session.is_volume,
@@ -305,7 +309,8 @@ class Opened:
         Args:
             suffix: of the format, for a download.
             numbers: of the objects.
-            place: the file that the user named; None: it is for a download.
+            place: the file that the user named; None: it is for a download, and counts as saved
+                when `received` is called.
 
         Raises:
             OSError: it cannot be written.
@@ -319,14 +324,26 @@ class Opened:
         is_whole = not what.left_out and len(what.segments) == sum(
             one.box is not None for one in self.session.objects.values()
         )
-        if is_whole and not written[0].name.endswith(TABLE) and self.journal is not None:
+        is_whole = is_whole and not written[0].name.lower().endswith(TABLE)
+        self._downloads = None
+        if is_whole and place is None:
+            self._downloads = self._changes
+        elif is_whole and self.journal is not None:
             self.journal.saved()
         return written
+
+    def received(self) -> None:
+        """The user has the last download: objects that did not change since it are saved."""
+        if self._downloads == self._changes and self.journal is not None:
+            self.journal.saved()
+
+    def _count(self, _: Event) -> None:
+        self._changes += 1
 
     def _written(self, what: Drawn, suffix: str, place: Path | None) -> list[Path]:
         if place is not None:
             write_to(place, self.session, what)
-            beside = Outputs(place).all()[1:] if place.suffix != TABLE else []
+            beside = Outputs(place).all()[1:] if place.suffix.lower() != TABLE else []
             return [place, *(path for path in beside if path.exists())]
         folder = Path(tempfile.mkdtemp(dir=self._own))
         path = folder / f"{self.stem}{suffix}"

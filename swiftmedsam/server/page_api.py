@@ -19,7 +19,6 @@ from starlette.routing import BaseRoute, Route
 
 from swiftmedsam.messages import printable
 from swiftmedsam.result import Progress
-from swiftmedsam.server import uploads
 from swiftmedsam.server.asked import (
     aside,
     colour_of,
@@ -37,6 +36,7 @@ from swiftmedsam.server.opened import Opened, Painted
 from swiftmedsam.server.page_files import place_for
 from swiftmedsam.server.slices import Plane
 from swiftmedsam.server.tabs import Tabs, known
+from swiftmedsam.server.temporary import remove
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -81,6 +81,7 @@ def routes(hub: Hub) -> Sequence[BaseRoute]:
         ("POST", f"{image}/undo", page.undo),
         ("POST", f"{image}/save", page.save),
         ("GET", f"{image}/saved/{{key:int}}", page.saved),
+        ("POST", f"{image}/saved", page.received),
     ]
     return [Route(path, answer, methods=[method]) for method, path, answer in found]
 
@@ -189,7 +190,7 @@ class Page:
         try:
             added = await self._do(request, lambda: opened.add_labels(path, limit))
         finally:
-            uploads.remove(own)
+            remove(own)
         return JSONResponse(await aside(opened.described) | {"added": added})
 
     # Objects
@@ -322,9 +323,14 @@ class Page:
             if opened.folder is None:
                 raise Refused(400, "an uploaded image has no folder on the server's machine")
             place = place_for(opened.folder, name)
-            if place.exists() and asked.get("replace") is not True:
+
+        def save() -> list[Path]:
+            # asked in the worker: another page may save the same name at the same time
+            if place is not None and place.exists() and asked.get("replace") is not True:
                 raise Refused(409, f"{name} is there already")
-        written = await self._do(request, lambda: opened.save(suffix or "", numbers, place))
+            return opened.save(suffix or "", numbers, place)
+
+        written = await self._do(request, save)
         base = f"images/{opened.id}/saved"
         return JSONResponse({
             "files": [
@@ -339,6 +345,12 @@ class Page:
         if key >= len(opened.saved):
             raise Refused(404, "this file was not saved")
         return FileResponse(opened.saved[key], media_type="application/octet-stream")
+
+    async def received(self, request: Request) -> Response:
+        """The browser has the files that were saved for it."""
+        opened = self._image(request)
+        await self._do(request, opened.received)
+        return JSONResponse({})
 
 
 def _number(request: Request) -> int:

@@ -33,6 +33,7 @@ from swiftmedsam.server.app import application
 from swiftmedsam.server.files import Files
 from swiftmedsam.server.guard import is_loopback
 from swiftmedsam.server.hub import Hub, Limits
+from swiftmedsam.server.temporary import remove_left
 
 log = logging.getLogger(__name__)
 
@@ -273,6 +274,8 @@ def _serve(options: argparse.Namespace, stopper: Stopper) -> int:
         log.error("%s: cannot listen there (%s)", where, one_line(error))
         return 1
     with contextlib.closing(sock):
+        if left := remove_left():
+            log.info("removed what %d servers that were killed had received", left)
         try:
             network = load(
                 options.weights, precision=options.precision, threads=options.threads, wait=False
@@ -283,7 +286,7 @@ def _serve(options: argparse.Namespace, stopper: Stopper) -> int:
         hub = hub_of(options, network)
         app = application(hub, token=options.token, hosts=[options.host, *options.allow_host])
         config = uvicorn.Config(
-            app, log_config=None, access_log=options.verbose, server_header=False, ws="none",
+            app, log_config=None, access_log=False, server_header=False, ws="none",
             loop="asyncio", http="h11", lifespan="on", timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS, proxy_headers=False,
         )  # fmt: skip

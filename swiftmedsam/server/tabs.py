@@ -18,6 +18,7 @@ from swiftmedsam.server.files import UnknownFileError
 from swiftmedsam.server.hub import Held, Hub, Refused
 from swiftmedsam.server.opened import Opened
 from swiftmedsam.server.page_files import require_inside
+from swiftmedsam.server.temporary import remove
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +51,11 @@ class Tabs:
             held = self._hub.claim(idle_seconds=IDLE_SECONDS, spare_seconds=GONE_SECONDS)
             session = await self._hub.open(held, self._opening(path, volume, series))
             folder = None if own else self._folder_of(path)
-            window, new = self._hub.window, own or uploads.new_folder()
+            window, new = self._hub.window, own or self._hub.temporary.new_folder()
             opened = await aside(Opened, session, path, folder, window, new)
             await self._keep(held, opened)
         except BaseException:
-            uploads.remove(own)
+            remove(own)
             if held is not None:
                 self._hub.release(held.token)
             raise
@@ -102,12 +103,12 @@ class Tabs:
             asked = await json_of(request)
             file = text_of(asked.get("file"), "file") or ""
             return asked, await aside(self._found, file), None
-        query, own = request.query_params, uploads.new_folder()
+        query, own = request.query_params, self._hub.temporary.new_folder()
         receive = uploads.receive_folder if query.get("folder") else uploads.receive_file
         try:
             path = await receive(request, own, query.get("name", ""), self._hub.limits.upload)
         except BaseException:
-            uploads.remove(own)
+            remove(own)
             raise
         return query, path, own
 

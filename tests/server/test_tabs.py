@@ -22,6 +22,7 @@ from swiftmedsam.server.files import Files
 from swiftmedsam.server.hub import Hub, Limits
 from swiftmedsam.server.session import Session
 from swiftmedsam.server.tabs import GONE_SECONDS, IDLE_SECONDS
+from swiftmedsam.server.temporary import LOCK
 from swiftmedsam.server.worker import Abandoned
 from tests.helpers import HANGS, BrightInBox
 from tests.helpers.server import phantom
@@ -44,8 +45,11 @@ class Asking:
     def __init__(self, hub):
         self.hub, self._app = hub, application(hub)
 
-    async def __call__(self, method, path, json_=None, body=b"", gone=None, kind=""):
-        """`gone` is a future: when it is done, the client has gone away."""
+    async def __call__(self, method, path, json_=None, body=b"", gone=None, kind="", headers=()):
+        """`gone` is a future: when it is done, the client has gone away.
+
+        Without a `body` the client says that there is one, and does not send it.
+        """
         path, _, query = path.partition("?")
         kind = kind or ("application/octet-stream" if json_ is None else "application/json")
         content = body if json_ is None else json.dumps(json_).encode()
@@ -53,9 +57,14 @@ class Asking:
             "type": "http", "method": method, "path": path, "query_string": query.encode(),
             "scheme": "http", "server": ("127.0.0.1", 1527), "client": ("127.0.0.1", 5),
             "root_path": "", "http_version": "1.1", "raw_path": path.encode(),
-            "headers": [(b"host", b"127.0.0.1"), (b"content-type", kind.encode())],
+            "headers": [
+                (b"host", b"127.0.0.1"), (b"content-type", kind.encode()),
+                *((name.encode(), value.encode()) for name, value in dict(headers).items()),
+            ],
         }  # fmt: skip
         waiting = [{"type": "http.request", "body": content, "more_body": False}]
+        if content is None:
+            waiting = []
         sent = []
 
         async def receive():
@@ -107,10 +116,10 @@ async def opened(ask):
     return f"/api/images/{described['id']}"
 
 
-async def stroked(ask, path):
+async def stroked(ask, path, row=15):
     """Draw a stroke of a new object; its number."""
     number = (await ask("POST", f"{path}/objects", {}))[1]["number"]
-    query = urlencode({**SHOWN, "column": 15, "row": 15, "columns": 9, "rows": 9})
+    query = urlencode({**SHOWN, "column": 15, "row": row, "columns": 9, "rows": 9})
     status, _ = await ask("POST", f"{path}/objects/{number}/strokes?{query}", body=b"\1" * 81)
     assert status == 200
     return number
@@ -145,16 +154,18 @@ def test_an_image_that_expired_leaves_neither_memory_nor_files(file, temporary, 
         (held,) = ask.hub._held.values()
         session = weakref.ref(held.session)
         del held
-        assert list(temporary.rglob("*"))
+        (home,) = temporary.iterdir()
+        assert len(list(home.iterdir())) == 2
         ask.hub.clock.now += IDLE_SECONDS + 1
         ask.hub.reap()
         gc.collect()
         assert session() is None
-        assert not list(temporary.rglob("*"))
+        assert [one.name for one in home.iterdir()] == [LOCK]
         assert (await ask("GET", path))[0] == 404
 
     with asking(file) as ask:
         run(test(ask))
+    assert not list(temporary.iterdir())
 
 
 def test_an_image_that_expired_leaves_its_journal_to_who_opens_it_next(file, tmp_path):

@@ -29,6 +29,7 @@ export function beginFiles(whenOpened) {
   }
   $("download").addEventListener("click", () => saving(async () => {
     for (const file of await saveAs({})) await download(file);
+    await ask("POST", `${base()}/saved`); // until then the server keeps what is not saved
   }));
   $("save-there").addEventListener("click", () => saving(() => saveAs({ name: $("save-name").value })));
   $("replace").addEventListener("click", () =>
