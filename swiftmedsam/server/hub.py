@@ -114,6 +114,7 @@ class Hub:
         self.temporary = Temporary()
         self._clock = clock
         self._held: dict[str, Held] = {}
+        self._files_received = 0  # at present
         self._upcoming: Iterator[tuple[OpenImage, int]] = iter(())  # slices to prepare
 
     # Tokens
@@ -202,6 +203,21 @@ class Hub:
             held.ended()
 
     # Work
+
+    @contextlib.contextmanager
+    def receiving_file(self) -> Iterator[None]:
+        """While a file or folder is received that is to be opened.
+
+        Raises:
+            Refused: 503, as many are being received as there may be images; they take disk space.
+        """
+        if self._files_received >= self.limits.sessions:
+            raise Refused(503, "other files are being sent; try again later")
+        self._files_received += 1
+        try:
+            yield
+        finally:
+            self._files_received -= 1
 
     @contextlib.contextmanager
     def receiving(self, held: Held) -> Iterator[int]:

@@ -133,8 +133,10 @@ class Face:
         """Open the image that is uploaded."""
         folder = self._hub.temporary.new_folder()
         try:
-            async with _form(request, self._hub.limits.upload) as form:
-                path = await asyncio.to_thread(_stored, form, folder)
+            limit = self._hub.limits.upload
+            with self._hub.receiving_file():
+                async with _form(request, limit) as form:
+                    path = await asyncio.to_thread(_stored, form, folder)
             held = self._claimed()
             try:
                 session = await self._hub.open(held, lambda limit: self._opened(path, limit))

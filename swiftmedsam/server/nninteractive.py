@@ -315,7 +315,7 @@ class Face:
             body = await read_body(request, most)
 
         def seed(_: Progress) -> None:
-            self._seeded(held, session, _mask(body, session))
+            self._seeded(held, session, _mask(body, session, self._hub.memory_for(held)))
 
         await while_connected(request, self._hub.do(held, seed))
         return await self._predicted(request, held) if run else _answer(None)
@@ -374,9 +374,9 @@ def _most_alike(session: Session, numbers: Sequence[int], mask: BoolArray) -> in
     return found
 
 
-def _mask(body: bytes, session: Session) -> BoolArray:
-    """A packed mask (X, Y, Z)."""
-    limit = 8 * math.prod(session.shape)
+def _mask(body: bytes, session: Session, memory: int) -> BoolArray:
+    """A packed mask (X, Y, Z), which may take `memory` bytes."""
+    limit = min(8 * math.prod(session.shape), memory)
     try:
         dtype, shape = declared(body)
         if shape != session.shape:

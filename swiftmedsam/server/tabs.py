@@ -106,7 +106,8 @@ class Tabs:
         query, own = request.query_params, self._hub.temporary.new_folder()
         receive = uploads.receive_folder if query.get("folder") else uploads.receive_file
         try:
-            path = await receive(request, own, query.get("name", ""), self._hub.limits.upload)
+            with refusing(), self._hub.receiving_file():  # the disk may be full
+                path = await receive(request, own, query.get("name", ""), self._hub.limits.upload)
         except BaseException:
             remove(own)
             raise

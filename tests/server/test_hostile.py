@@ -1,6 +1,7 @@
 """Secrets in logs, clients that are slow or send too much, odd names, and what a kill leaves."""
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -9,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from swiftmedsam.server import guard, nninteractive
+from swiftmedsam.server import guard, nninteractive, uploads
 from swiftmedsam.server.files import Files
 from swiftmedsam.server.hub import Limits, Refused
 from swiftmedsam.server.packed import pack
@@ -17,7 +18,7 @@ from swiftmedsam.server.page_files import place_for
 from tests.helpers.page import Client
 from tests.helpers.server import Serving, phantom, serving
 from tests.server.test_guard import ask, passed
-from tests.server.test_tabs import SHAPE, asking, file, opened, run, stroked
+from tests.server.test_tabs import SHAPE, asking, file, form, opened, run, stroked
 
 __all__ = ["file"]  # a fixture
 
@@ -54,6 +55,41 @@ def test_an_upload_that_does_not_go_on_is_given_up(file, path, monkeypatch, tmp_
     async def test(ask):
         status, said = await ask("POST", path, body=None)
         assert (status, said["detail"]) == (408, "the request did not come to its end")
+
+    with asking(file) as one:
+        run(test(one))
+
+
+@pytest.mark.parametrize("wanted", ["/api/images?name=x.nii.gz", "/session/"])
+def test_no_more_files_are_received_at_a_time_than_images_may_be_open(file, wanted, tmp_path):
+    async def test(ask):
+        slow = [
+            asyncio.create_task(ask("POST", "/api/images?name=x.nii.gz", body=None))
+            for _ in range(2)
+        ]
+        await asyncio.sleep(0.05)
+        body, kind = form("files", file.read_bytes(), "x.nii.gz")
+        method = "PUT" if wanted == "/session/" else "POST"
+        status, said = await ask(method, wanted, body=body, kind=kind)
+        assert (status, said["detail"]) == (503, "other files are being sent; try again later")
+        for one in slow:
+            one.cancel()
+            assert (await one)[0] == 503
+        assert (await ask("POST", wanted.replace("/session/", "/api/images?name=x.nii.gz"),
+                          body=file.read_bytes()))[0] == 200  # fmt: skip
+
+    with asking(file) as one:
+        run(test(one))
+
+
+def test_a_full_disk_is_one_line(file, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def test(ask):
+        monkeypatch.setattr(uploads, "stream_body", full)
+        status, said = await ask("POST", "/api/images?name=x.nii.gz", body=file.read_bytes())
+        assert (status, said["detail"]) == (400, "No space left on device")
 
     with asking(file) as one:
         run(test(one))
