@@ -35,7 +35,9 @@ export class View {
     this.index = Math.min(this.slices - 1, Math.max(0, index));
     this.wanted.abort();
     const { signal } = this.wanted = new AbortController();
-    this.isLoading = true; // changes that come meanwhile may be missing in what was asked before
+    // Until then the screen has another slice, and labels that were asked for before may be old.
+    this.isLoading = true;
+    delete this.canvas.dataset.slice;
     try {
       const [picture, labels] = await Promise.all([
         this.picture(this.index, signal), this.fetcher.labels(this.plane, this.index, signal),
