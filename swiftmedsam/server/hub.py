@@ -150,7 +150,7 @@ class Hub:
         return held
 
     def held(self, token: str | None, *, works: bool = True) -> Held:
-        """The session of a token; `works`: the client does something, and is not only there.
+        """The session of a token. `works` is False for requests that only say "I am still there".
 
         Raises:
             Refused: 410, there is none, or not any more.
@@ -165,11 +165,11 @@ class Hub:
         return held
 
     def remaining(self, held: Held) -> float:
-        """Seconds until a session is lost if its client does nothing but to be there."""
+        """Seconds until a session is lost if its client only says that it is still there."""
         return max(0.0, held.used + held.idle - self._clock())
 
     def release(self, token: str | None) -> None:
-        """Give a session back; an unknown token is none of ours to complain about."""
+        """Give a session back; an unknown token is ignored."""
         held = self._held.pop(token or "", None)
         if held is not None:
             self._drop(held)
@@ -183,7 +183,7 @@ class Hub:
             self._drop(held)
 
     def _made_room(self) -> bool:
-        """Whether there was a client to take a place from: the one that is silent for longest."""
+        """Take the place of the client that is silent for longest; False: nobody may lose it."""
         now = self._clock()
         spare = [
             one for one in self._held.values()
@@ -206,7 +206,7 @@ class Hub:
 
     @contextlib.contextmanager
     def receiving_file(self) -> Iterator[None]:
-        """While a file or folder is received that is to be opened.
+        """To be used while a file or folder is received that will be opened.
 
         Raises:
             Refused: 503, as many are being received as there may be images; they take disk space.
@@ -221,12 +221,12 @@ class Hub:
 
     @contextlib.contextmanager
     def receiving(self, held: Held) -> Iterator[int]:
-        """While a client sends an image or a mask; the most bytes that it may send.
+        """To be used while a client sends an image or a mask; gives the most bytes it may send.
 
         The session is not lost meanwhile.
 
         Raises:
-            Refused: 409, it is sending something already; all of it would be in memory at once.
+            Refused: 409, the client is sending something else. Both would be in memory at once.
         """
         if held.sends:
             raise Refused(409, "this client is sending something already")

@@ -120,7 +120,7 @@ class Face:
         return JSONResponse({"access_token": given, "token_type": "bearer"})
 
     async def is_valid(self, _: Request) -> Response:
-        """That the client is logged in: others do not come so far."""
+        """Say that the client is logged in: `guard` has refused all others."""
         return JSONResponse({})
 
     async def info(self, _: Request) -> Response:
@@ -151,7 +151,7 @@ class Face:
         return JSONResponse({"session_id": held.token, "session_info": described})
 
     async def find(self, request: Request) -> Response:
-        """A session; {} if there is none, upon which the module uploads its volume again."""
+        """A session; {} if there is none: the module then uploads its volume again."""
         held = self._held(request.path_params["session_id"])
         return JSONResponse({} if held is None else {"name": held.token})
 
@@ -289,7 +289,7 @@ def _text(form: FormData, name: str) -> str:
 
 
 def _stored(form: FormData, folder: Path) -> Path:
-    """The uploaded file, in `folder`, with a name of our own and its suffix.
+    """The uploaded file, in `folder`, by a name that the server chooses, with its suffix.
 
     Raises:
         Refused: there is none, it is of another kind, or it is the header of other files.

@@ -115,7 +115,7 @@ class Face:
     # The lease
 
     async def healthz(self, _: Request) -> Response:
-        """That the server is there."""
+        """Say that the server runs."""
         return JSONResponse({"ok": True})
 
     async def capabilities(self, _: Request) -> Response:
@@ -321,7 +321,7 @@ class Face:
         return await self._predicted(request, held) if run else _answer(None)
 
     def _seeded(self, held: Held, session: Session, mask: BoolArray) -> None:
-        """Take a mask as the object; as a former one, if it is like one."""
+        """Take a mask as the object. If it is like a former object, it is this one, corrected."""
         self._leave(held)
         client = held.state
         known = _most_alike(session, client.former, mask)

@@ -87,7 +87,7 @@ class Opened:
         self.window = None if self.display.ndim == 4 else window if self.is_ct else WHOLE
 
     def close(self) -> None:
-        """Remove its files."""
+        """End what is under way, remove its files, and close its journal."""
         self.stop()
         self._tidy()
         if self.journal is not None:
@@ -96,8 +96,8 @@ class Opened:
     def keep(self, journals: Path) -> None:
         """Bring back what an earlier server left, and keep what is not saved from now on.
 
-        An image that is open elsewhere, here or in another server, has its journal there; this one
-        has none then.
+        If the image is open in another page or another server, the journal belongs to that one,
+        and this one has none.
 
         Raises:
             OSError: the journal cannot be read or written.

@@ -263,8 +263,8 @@ class Page:
     async def extend(self, request: Request) -> Response:
         """Follow an object through the slices: lines of JSON, as it goes on.
 
-        Each line is `{"done", "most"}`; the last one is `{"change"}` or `{"detail"}`. Whoever goes
-        away stops it; what was found until then counts.
+        Each line is `{"done", "most"}`; the last one is `{"change"}` or `{"detail"}`. If the page
+        disconnects, it stops; what was found until then counts.
         """
         tab, asked, number = self._tabs.of(request), await json_of(request), _number(request)
         opened = tab.opened
@@ -298,7 +298,7 @@ class Page:
             try:
                 while (line := await lines.get()) is not None:
                     yield json.dumps(line).encode() + b"\n"
-                await task  # what nobody foresaw ends the answer
+                await task  # an unexpected error ends the answer
             finally:
                 stop.set()
 

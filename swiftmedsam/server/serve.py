@@ -70,7 +70,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--token", metavar="WORD",
-        help=f"that every request must have (default: the environment variable {TOKEN}, if set)",
+        help="a secret that every request must have (default: the environment variable "
+        f"{TOKEN}, if set)",
     )  # fmt: skip
     made.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME",
@@ -83,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument(
         "--idle-timeout", type=seconds_above_0, default=limits.idle_seconds, metavar="SECONDS",
-        help=f"close an image that nobody used for so long (default {limits.idle_seconds:g})",
+        help="close an image of 3D Slicer or napari that nobody used for so long (default "
+        f"{limits.idle_seconds:g}); the page's stay open for 12 hours",
     )  # fmt: skip
     made.add_argument(
         "--liveness-timeout", type=seconds_above_0, default=limits.liveness_seconds,
@@ -127,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse_directions(text: str) -> str:
-    """Three letters like LPS.
+    """Check three letters like LPS; return them in capitals.
 
     Raises:
         ValueError: it is not.
@@ -193,7 +195,7 @@ def hub_of(options: argparse.Namespace, network: Network) -> Hub:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server; a signal also ends what the worker is doing."""
+    """uvicorn's server. A signal also ends what the worker is doing."""
 
     def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
         super().__init__(config)

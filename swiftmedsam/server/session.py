@@ -9,13 +9,13 @@ Voxels are (k, j, i), the order of the labels of `OpenImage`; boxes are half ope
 slice thick along some axis was drawn in that plane: the volume is then looked at in slices along
 this axis. A thicker box is a bound in three dimensions. A picture is a volume of one slice.
 
-How an object comes about from what the user gives, one after the other:
+How an object is made, step by step, of what the user gives:
 
 - Boxes and masks of slices are *marks*. All marks along one axis are followed together
   (`OpenImage.extend`), so one more mark corrects what lies around it. What is found replaces what
   was found along this axis before.
-- What was found along another axis, in thicker boxes, or came from outside (`seed`) stays beside
-  it.
+- What was found along another axis or in thicker boxes, and what came from outside (`seed`),
+  stays as it is.
 - A negative box takes away what is found in it; if nothing of the object is found there, all of the
   object in it. If the object was followed along this axis, its slice becomes a mark, and the
   slices around it follow.

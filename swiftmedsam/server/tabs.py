@@ -22,8 +22,8 @@ from swiftmedsam.server.temporary import remove
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 12 * 3600.0  # an image stays open over a night, unless another page needs its place
-GONE_SECONDS = 180.0  # without a word of its page, which reports every half minute
+IDLE_SECONDS = 12 * 3600.0  # an image stays open over a night, unless others need its place
+GONE_SECONDS = 180.0  # without a request of its page, which sends one every half minute
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class Tabs:
         return opened
 
     async def _keep(self, held: Held, opened: Opened) -> None:
-        """Keep a journal, if the server has any; nobody is kept from drawing without one."""
+        """Keep a journal, if the server keeps any. Without one the image can be used, too."""
         folder = self._hub.journals
         if folder is None:
             return
@@ -93,7 +93,7 @@ class Tabs:
         self._hub.release(tab.held.token)  # which calls `_ended`
 
     def _ended(self, tab: Tab) -> None:
-        """The hub gave the place of an image away: nothing of it stays."""
+        """Forget an image whose session has ended: its files go, and its journal is closed."""
         self._tabs.pop(tab.opened.id, None)
         tab.opened.close()
 
