@@ -46,6 +46,7 @@ def application(hub: Hub, *, token: str = "", hosts: Iterable[str] = ()) -> ASGI
             reaper.cancel()
             hub.end()
             await asyncio.to_thread(hub.worker.join, JOIN_SECONDS)
+            hub.close()
 
     app = Starlette(
         routes=[route for face in FACES for route in face(hub)],
@@ -67,13 +68,13 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
-    """An unknown path or method."""
+    """Answer a request for an unknown path, or by a method that this path does not have."""
     assert isinstance(error, HTTPException)
     return error_response(error.status_code, error.detail)
 
 
 class LastNet:
-    """Answers what nobody foresaw by one line; the server goes on."""
+    """Answers an unexpected error by one line; the server goes on."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

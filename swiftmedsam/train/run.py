@@ -133,17 +133,17 @@ def answered(batch: Batch, teacher: SwiftMedSAM, encode: Encode, options: Option
     return batch
 
 
-def batch_loss(
-    student: nn.Module, batch: Batch, teacher: SwiftMedSAM | None, options: Options
-) -> dict[str, Tensor]:
+def batch_loss(student: nn.Module, batch: Batch, options: Options) -> dict[str, Tensor]:
     """Return the terms of the loss of one batch, by name; "loss" is their weighted sum.
 
+    The batch has what a teacher says of it (`answered`), or embeddings of a cache, or neither.
     "teacher" is the relative error of the embedding. "answers" is the difference from the teacher's
     masks of free boxes: the student learns what the teacher knows about unlabelled objects.
+
+    Raises:
+        ValueError: the embedding counts by `options`, and the batch has none.
     """
     taught = options.taught if options.teacher_weight else 0
-    if teacher is not None:
-        batch = answered(batch, teacher, teacher.encode, options)
     if taught and batch.get("embedding") is None:
         raise ValueError("teacher_weight is set, but there is neither teacher nor cache")
     free_boxes = batch.get("answered_boxes", batch["free_boxes"][:0])
@@ -302,7 +302,7 @@ class Run:
         count, began = 0, time.monotonic()
         start = began - 60 * state["minutes"]
         for batch in self._repeated(loader, teacher, encode):
-            terms = batch_loss(student, batch, None, options)
+            terms = batch_loss(student, batch, options)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(terms["loss"])
             fabric.clip_gradients(student, optimizer, max_norm=options.clip_norm)
