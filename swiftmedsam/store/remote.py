@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ def filesystem(scheme: str) -> Any:
         raise StoreError(f"{scheme}:// needs a package that is not installed: {how}") from error
     if scheme == "s3":
         made.retries = 1
+        for name in ("aiobotocore", "botocore"):  # they tell where they found credentials
+            logging.getLogger(name).setLevel(logging.WARNING)
     return made
 
 
