@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 READ_ONLY = ("http", "https")
 SCHEMES = ("s3", "gs", "az", *READ_ONLY)
+DICOMWEB = "dicomweb"  # in a mirror: what lies on a DICOMweb server
 MIRROR = "swiftmedsam-store-"  # how the name of a mirror begins; tempfile adds to it
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # one letter is a drive of Windows
 
@@ -107,15 +108,15 @@ def url_of(path: Path) -> str | None:
     """The URL that a path in a mirror stands for, without a query; None of any other path."""
     parts = path.parts
     for at, part in enumerate(parts[:-2]):
-        if part.startswith(MIRROR) and parts[at + 1] in SCHEMES:
+        if part.startswith(MIRROR) and parts[at + 1] in (*SCHEMES, DICOMWEB):
             return f"{parts[at + 1]}://{'/'.join(parts[at + 2 :])}"
     return None
 
 
 def stored_at(path: Path) -> Url | None:
-    """The URL that a path in a mirror stands for; None of any other path."""
+    """The URL that a path in a mirror stands for; None of any other path, and of DICOMweb."""
     text = url_of(path)
-    if text is None:
+    if text is None or text.startswith(DICOMWEB):
         return None
     scheme, _, rest = text.partition("://")
     host, *names = rest.split("/")

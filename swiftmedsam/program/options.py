@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,12 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         "files in stores",
         "INPUTS and OUTPUTS may be URLs: s3://, gs://, az://; to read, also https:// and http://",
     )
+    group.add_argument(
+        "--dicomweb", metavar="URL",
+        help="of a DICOMweb server: segment the series --series of the study --study, and store "
+        "the segmentation there; the only positional argument is then OUTPUTS, to write it instead",
+    )  # fmt: skip
+    group.add_argument("--study", metavar="UID", help="StudyInstanceUID, for --dicomweb")
     group.add_argument(
         "--cache", type=as_option(local_path), metavar="DIR",
         help="where the files of a case are while it runs (default: the system's folder for "
@@ -175,11 +182,32 @@ def parse(
     add_more(parser)
     options = parser.parse_args(with_window_joined(argv))
     set_part(parser, options)
+    if why := _wrong_dicomweb(options):
+        parser.error(why)
     if options.part is not None:
         for name in ("failures", "stats", "log"):  # each part has its own
             if (path := getattr(options, name)) is not None:
                 setattr(options, name, options.part.file(path))
     return options
+
+
+def _wrong_dicomweb(options: argparse.Namespace) -> str:
+    """Why the options for DICOMweb cannot be used; "" if they can. It puts OUTPUTS in its place."""
+    if options.dicomweb is None:
+        return "" if options.study is None else "argument --study: is for --dicomweb, not given"
+    if re.fullmatch("https?://[^@]+", options.dicomweb) is None:
+        return "argument --dicomweb: expected http:// or https://, without a password in it"
+    for name in ("study", "series"):
+        uid = getattr(options, name)
+        if uid is None or re.fullmatch(r"[0-9.]{1,64}", uid) is None or ".." in uid:
+            return f"argument --{name}: --dicomweb expects a UID, got {uid or 'none'}"
+    if options.skip_existing:
+        return "argument --skip-existing: not for --dicomweb, whose server keeps every segmentation"
+    if options.outputs is not None:
+        return "argument --dicomweb: expected OUTPUTS alone, got INPUTS and OUTPUTS"
+    options.outputs = None if options.inputs is INPUTS else options.inputs
+    options.dicomweb = options.dicomweb.rstrip("/")
+    return ""
 
 
 def chosen_settings(options: argparse.Namespace, network: Network) -> Settings:

@@ -23,10 +23,10 @@ from swiftmedsam.network import Network
 from swiftmedsam.program.jobs import Done, Job
 from swiftmedsam.program.scan_options import about_scans, asks_for_scans
 from swiftmedsam.result import Clock, Progress
-from swiftmedsam.store import remote
+from swiftmedsam.store import dicomweb, remote
 from swiftmedsam.store.remote import Remote
 from swiftmedsam.store.retries import LOCAL_FAULTS, StoreError
-from swiftmedsam.urls import MIRROR, READ_ONLY, Url, stored_at, url_of
+from swiftmedsam.urls import DICOMWEB, MIRROR, READ_ONLY, Url, stored_at, url_of
 
 LOCK = "lock-"  # how the names of files begin that processes lock which use a mirror
 # A header whose pixels are in other files, which are taken to begin as it does: `a.nhdr`, `a.raw`.
@@ -71,6 +71,7 @@ class Transfer:
     inputs: tuple[Remote, ...]
     older: tuple[Remote, ...]  # outputs that are there: they might not be this program's
     outputs: tuple[Path, ...]  # in the mirror; the labels first
+    series: tuple[dicomweb.Series, Path] | None = None  # on a server, and its folder in the mirror
 
     @contextlib.contextmanager
     def here(self, clock: Clock) -> Iterator[None]:
@@ -91,11 +92,17 @@ class Transfer:
                     path.parent.mkdir(parents=True, exist_ok=True)
                 if fetched:
                     remote.fetch_all(fetched, paths)
+                if self.series is not None:
+                    series, folder = self.series
+                    folder.mkdir(parents=True, exist_ok=True)
+                    dicomweb.fetch(series, folder)
             yield
             with clock.measure("write"):
                 for path in reversed(self.outputs):  # who sees the labels sees what describes them
                     if (url := stored_at(path)) is not None:
                         remote.store(path, url)
+                    elif self.series is not None:
+                        dicomweb.store(path, self.series[0])
         except StoreError as error:
             raise StoreError(f"{printable(self.name)}: {error}") from error
         except OSError as error:
@@ -108,6 +115,8 @@ class Transfer:
         finally:
             for path in {*paths, *self.outputs}:
                 path.unlink(missing_ok=True)
+            if self.series is not None:
+                shutil.rmtree(self.series[1], ignore_errors=True)
 
     def around(self, step: Callable[[], None]) -> Callable[[], None]:
         """A function that does `step` while the files are here."""
@@ -156,6 +165,7 @@ class Mirror:
         self._files: dict[Path, Remote] = {}
         self._order: list[tuple[str, ...]] = []  # parts of the paths, sorted
         self._paths: list[Path] = []
+        self._series: tuple[dicomweb.Series, Path] | None = None
 
     def look(self, options: argparse.Namespace) -> None:
         """List the folders of inputs and outputs, and make paths of their URLs in `options`.
@@ -164,13 +174,19 @@ class Mirror:
             OSError: an empty file cannot be made.
             StoreError: a folder cannot be listed, or files cannot be stored there.
         """
+        if options.dicomweb is not None:
+            series = dicomweb.Series(options.dicomweb, options.study, options.series)
+            options.inputs = self.folder / DICOMWEB / series.uid
+            options.inputs.mkdir(parents=True)
+            self._series = series, options.inputs
         inputs, outputs = options.inputs, options.outputs
         if isinstance(inputs, Url):
             recursive = asks_for_scans(options)
             options.inputs = self._look_at_inputs(inputs, recursive=recursive)
         is_scan = about_scans(options)
         beside = outputs is None and is_scan and isinstance(inputs, Url)
-        if options.dry_run and (beside or isinstance(outputs, Url)):
+        in_server = outputs is None and self._series is not None
+        if options.dry_run and (beside or in_server or isinstance(outputs, Url)):
             raise StoreError(
                 "--dry-run draws on this machine: expected OUTPUTS to be a folder here"
             )
@@ -187,7 +203,8 @@ class Mirror:
         path = url.below(self.folder)
         one = None if url.is_folder or not url.parts else remote.look(url)
         if one is None:
-            self._add(remote.listed(url, recursive=recursive))
+            if url.is_folder or url.scheme not in READ_ONLY:  # a page of the web ends in a slash
+                self._add(remote.listed(url, recursive=recursive))
             if not self._files:
                 raise StoreError(f"{url}: expected a file or a folder, found nothing of that name")
             path.mkdir(parents=True, exist_ok=True)
@@ -263,10 +280,13 @@ class Mirror:
         """The files of a case that lie in stores; None if there are none."""
         fetched = [file for path in inputs for file in self._below(path)]
         stored = tuple(path for path in outputs if url_of(path))
-        if not fetched and not stored:
+        series = self._series if self._series and self._series[1] in inputs else None
+        if not fetched and not stored and series is None:
             return None
         older = [self._files[path] for path in stored if fetch_older and path in self._files]
-        return Transfer(name, self.folder, self._limit, tuple(fetched), tuple(older), stored)
+        return Transfer(
+            name, self.folder, self._limit, tuple(fetched), tuple(older), stored, series
+        )
 
     def stored(self, job: Job, options: argparse.Namespace) -> Job:
         """The job that fetches its inputs before, and stores its outputs after."""
@@ -340,7 +360,8 @@ def mirror_of(options: argparse.Namespace) -> Iterator[Mirror | None]:
     Raises:
         StoreError: it cannot be made.
     """
-    if not any(isinstance(one, Url) for one in (options.inputs, options.outputs)):
+    urls = [isinstance(one, Url) for one in (options.inputs, options.outputs)]
+    if not any(urls) and options.dicomweb is None:
         yield None
         return
     parent = Path(tempfile.gettempdir()) if options.cache is None else options.cache

@@ -45,8 +45,11 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in USELESS:
         return one_line(error)
     # aiohttp has `status`, gcsfs `code`, azure `status_code`
+    answer = getattr(error, "response", None)  # of requests
     for key in ("status", "status_code", "code"):
-        status = getattr(error, key, None)
+        status = getattr(error, key, None) or getattr(answer, key, None)
+        if status in (401, 403):
+            return f"access is denied ({one_line(error)})"
         if isinstance(status, int) and 400 <= status < 500 and status not in TOO_MANY_OR_LATE:
             return f"status {status} ({one_line(error)})"
     if isinstance(error, (ValueError, TypeError, ImportError)):

@@ -11,55 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("moto")
-
 from swiftmedsam.commands import main as swiftmedsam
 from swiftmedsam.program.run_log import read_log
-from swiftmedsam.store import remote, retries
+from swiftmedsam.store import remote
 from tests.helpers import HANGS, ROOT, fresh_logging, image_case, make_case_file, names
-from tests.helpers.s3_server import S3Server
 
 FIVE = [f"2DBox_US_{i}.npz" for i in range(5)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = S3Server(tmp_path_factory.mktemp("s3"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        remote.filesystem.cache_clear()
-        server.connect()
-        yield server
-        remote.filesystem.cache_clear()
-    server.close()
-
-
-@pytest.fixture
-def bucket(server, tmp_path):
-    """A bucket of this test's own."""
-    name = f"b{abs(hash(str(tmp_path)))}"  # of every test another one
-    server.files.mkdir(name)
-    server.faults()
-    return name
-
-
-@pytest.fixture
-def cache(tmp_path):
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    yield folder
-    assert names(folder) == []  # whatever became of the run
-
-
-@pytest.fixture
-def stored(program, bucket, cache):
-    """Run the program from `in` to `out` of the bucket."""
-
-    def run(*options, inputs=f"s3://{bucket}/in", outputs=f"s3://{bucket}/out"):
-        return program("--cache", str(cache), *options, inputs=inputs, outputs=outputs)
-
-    return run
 
 
 @pytest.fixture
@@ -86,11 +43,6 @@ def expected(program, cases, outputs):
     """The outputs of a run on this machine, by name."""
     assert program("--quiet")[0] == 0
     return {path.name: path.read_bytes() for path in outputs.iterdir()}
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(retries, "PAUSES", (0.01, 0.01))
 
 
 # One machine
