@@ -55,6 +55,8 @@ class StoredOutput:
 
     def remove(self) -> None:
         """Remove them, if they are still the same."""
+        if self.version is None:
+            return
         with contextlib.suppress(StoreError):
             now = remote.look(self.url)
             if now is not None and now.version == self.version:

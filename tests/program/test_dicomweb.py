@@ -17,9 +17,8 @@ import pydicom
 import pytest
 
 from swiftmedsam.commands import main as swiftmedsam
-from tests.helpers import HANGS, names, volume_case
+from tests.helpers import HANGS, free_ports, names, volume_case
 from tests.helpers.dicom import SERIES, STUDY, series
-from tests.program.test_slurm import free_ports
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 BOX = ["--box", "one", "1", "2", "0", "5", "4", "2"]
