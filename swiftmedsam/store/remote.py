@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from swiftmedsam.extras import how_to_install
+from swiftmedsam.messages import printable
 from swiftmedsam.store.retries import StoreError, persistently
 from swiftmedsam.urls import READ_ONLY, Url, is_name, parse_url
 
@@ -17,6 +18,8 @@ AT_ONCE = 8  # files of a folder that are fetched at the same time
 SILENCE = 60.0  # seconds without a byte, until a connection counts as lost
 PROBE = ".swiftmedsam-test"  # a file that is stored and removed to see whether that is possible
 PACKAGES = {"gs": "gcsfs", "az": "adlfs"}  # of other back ends than the extra installs
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,24 +70,29 @@ def _name(url: Url) -> str:
     return "/".join([url.host, *url.parts])
 
 
-def _version(info: Mapping[str, Any]) -> str:
+def _version(info: Mapping[str, Any], scheme: str) -> str:
     """Of what fsspec says about a file: what differs if the content does."""
+    if scheme in READ_ONLY:  # the servers behind one address may say different things
+        return ""
     keys = ("ETag", "etag", "md5Hash", "LastModified", "mtime")
     return next((str(info[key]).strip('"') for key in keys if info.get(key)), "")
 
 
+def _is_file(info: Mapping[str, Any]) -> bool:
+    """Whether what fsspec listed is a file; some stores have empty ones that mark a folder."""
+    return info["type"] == "file" and not str(info["name"]).endswith("/")
+
+
 def _remote(info: Mapping[str, Any], scheme: str) -> Remote | None:
-    """A file that fsspec listed; None if it is none, or has a name that no file can have."""
+    """A file that fsspec listed; None if it has a name that no local file can have."""
     name = str(info["name"])
-    if info["type"] != "file" or name.endswith("/"):
-        return None
     try:
         url = parse_url(name if scheme in READ_ONLY else f"{scheme}://{name}")
     except ValueError:
         return None
     if url is None or not all(map(is_name, url.parts)):
         return None
-    return Remote(url, info.get("size"), _version(info))
+    return Remote(url, info.get("size"), _version(info, scheme))
 
 
 def look(url: Url) -> Remote | None:
@@ -101,7 +109,7 @@ def look(url: Url) -> Remote | None:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise
-    found = _remote(info, url.scheme)
+    found = _remote(info, url.scheme) if _is_file(info) else None
     return None if found is None else Remote(url, found.size, found.version)
 
 
@@ -115,25 +123,27 @@ def listed(folder: Url, *, recursive: bool) -> list[Remote]:
     """
     files, scheme = filesystem(folder.scheme), folder.scheme
 
-    def ask() -> list[Remote]:
+    def ask() -> list[Mapping[str, Any]]:
         name = _name(folder) + ("/" if scheme in READ_ONLY else "")
-        if recursive:
-            infos = list(files.find(name, detail=True).values())
-        else:
-            infos = files.ls(name, detail=True)
-        found = (_remote(info, scheme) for info in infos)
-        # by the name of a file, a store without folders returns the file itself
-        return [one for one in found if one is not None and one.url.parts != folder.parts]
+        infos = files.find(name, detail=True).values() if recursive else files.ls(name, detail=True)
+        return [info for info in infos if _is_file(info)]
 
     try:
-        found = persistently(f"{folder}: could not be listed", ask)
+        infos = persistently(f"{folder}: could not be listed", ask)
     except StoreError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
-        found = []
-    if not found and scheme not in READ_ONLY:
+        infos = []
+    if not infos and scheme not in READ_ONLY:
         require_bucket(folder)
-    return found
+    found = {str(info["name"]): _remote(info, scheme) for info in infos}
+    if odd := [name for name, one in found.items() if one is None]:
+        log.warning(
+            "%s: left alone, since no file of this machine can have their names: %d files like %s",
+            folder, len(odd), printable(odd[0]),
+        )  # fmt: skip
+    # by the name of a file, a store without folders returns the file itself
+    return [one for one in found.values() if one is not None and one.url.parts != folder.parts]
 
 
 def require_bucket(url: Url) -> None:
@@ -143,7 +153,12 @@ def require_bucket(url: Url) -> None:
         StoreError: there is none, or the store does not say.
     """
     bucket = f"{url.scheme}://{url.host}"
-    persistently(f"{bucket}: no such bucket", lambda: filesystem(url.scheme).info(url.host))
+    try:
+        persistently(f"{bucket}: could not be found", lambda: filesystem(url.scheme).info(url.host))
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise StoreError(f"{bucket}: there is no such bucket") from error
+        raise
 
 
 def fetch(remote: Remote, path: Path) -> None:
@@ -161,8 +176,8 @@ def fetch(remote: Remote, path: Path) -> None:
         if remote.size is not None and size != remote.size:
             raise OSError(f"it should have {remote.size} bytes, found {size}")
         # the parts of a large file are read one by one: it must not have been replaced meanwhile
-        if remote.version and (now := _version(files.info(_name(url)))) != remote.version:
-            raise StoreError(f"{url}: was replaced since it was listed ({now})")
+        if remote.version and _version(files.info(_name(url)), url.scheme) != remote.version:
+            raise StoreError(f"{url}: was replaced since it was listed")
 
     persistently(f"{url}: could not be read", get)
 

@@ -134,6 +134,10 @@ class S3Server:
         asked = json.loads(self._ask(REQUESTS))
         return [one for one in asked if all(word in one for word in words)]
 
+    def put(self, bucket, key, content):
+        """Store an object under any key; fsspec would clean some."""
+        self.files.call_s3("put_object", Bucket=bucket, Key=key, Body=content)
+
     def upload(self, folder, prefix):
         """Store the files of a folder, and those below, in a prefix."""
         for path in sorted(folder.rglob("*")):

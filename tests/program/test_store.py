@@ -75,6 +75,14 @@ def test_one_case_may_be_named(stored, server, bucket, expected):
     assert server.contents(f"{bucket}/out") == {FIVE[2]: expected[FIVE[2]]}
 
 
+def test_names_that_no_file_can_have_are_left_alone_and_told(stored, server, bucket, expected):
+    for key in ("in/", "in/../2DBox_US_8.npz", "in//2DBox_US_8.npz"):
+        server.put(bucket, key, b"")
+    status, lines = stored()
+    assert (status, lines[-1][:32]) == (0, "5 written, 0 skipped, 0 failed, "), lines
+    assert server.contents(f"{bucket}/out") == expected
+
+
 def test_skip_existing_asks_the_store_once_and_not_per_case(stored, server, bucket, expected):
     kept = {FIVE[1]: b"kept", FIVE[3]: b"kept, too"}
     for name, content in kept.items():
@@ -267,8 +275,8 @@ def test_a_full_cache_fails_its_case_alone(
 @pytest.mark.parametrize(
     ("source", "target", "words"),
     [
-        ("s3://no-such-bucket/in", "s3://{bucket}/out", "s3://no-such-bucket: no such bucket: "),
-        ("s3://{bucket}/in", "s3://no-such-bucket/out", "s3://no-such-bucket: no such bucket: "),
+        ("s3://no-such-bucket/in", "s3://{bucket}/out", "no-such-bucket: there is no such bucket"),
+        ("s3://{bucket}/in", "s3://no-such-bucket/out", "no-such-bucket: there is no such bucket"),
         ("s3://{bucket}/none", "s3://{bucket}/out",
          "s3://{bucket}/none: expected a file or a folder, found nothing of that name"),
         ("s3://{bucket}/in", "s3://{bucket}/in/", "outputs would replace the inputs of the same"),
