@@ -10,6 +10,7 @@ EXTRAS = {
     "fleet": ("requirements-fleet.txt",),
     "scans": ("requirements-scans.txt",),
     "server": ("requirements-scans.txt", "requirements-server.txt"),
+    "store": ("requirements-store.txt",),
     "train": ("requirements-torch.txt", "requirements-train.txt"),
 }
 

@@ -1,5 +1,9 @@
 """Makes one safe line of any text: without line breaks, and without codes a terminal would obey."""
 
+from pathlib import Path
+
+from swiftmedsam.urls import shown
+
 MAX_FOUND = 200  # characters of foreign text in a message; an archive may have 65,535 long names
 
 
@@ -22,5 +26,6 @@ def shortened(text: str) -> str:
 def words_of(error: Exception) -> str:
     """The message of an error that ends a whole run; of an OSError the file and the reason."""
     if isinstance(error, OSError):
-        return f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)
+        name = error.filename
+        return f"{shown(Path(str(name)))}: {one_line(error)}" if name else one_line(error)
     return str(error)

@@ -24,9 +24,10 @@ from swiftmedsam.program.main import make_jobs, open_log, remove_all_partials, r
 from swiftmedsam.program.options import OUTPUTS, parse
 from swiftmedsam.program.scan_options import about_scans, positive
 from swiftmedsam.program.signals import Stopper
+from swiftmedsam.program.stored import Mirror, mirror_of
 
 LONGEST = 20  # characters of a folder for Unix sockets: with Ray's names they have 107 at most
-PATHS = ("inputs", "outputs", "weights", "boxes_from", "stats", "failures", "log")
+PATHS = ("inputs", "outputs", "weights", "boxes_from", "stats", "failures", "log", "cache")
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +58,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def with_whole_paths(options: argparse.Namespace) -> None:
     """Make all paths absolute: workers have other working directories."""
-    if options.outputs is None and not about_scans(options):
+    if isinstance(options.inputs, Path) and options.outputs is None and not about_scans(options):
         options.outputs = OUTPUTS
     for name in PATHS:
-        if (path := getattr(options, name)) is not None:
+        if isinstance(path := getattr(options, name), Path):  # a URL is whole
             setattr(options, name, path.absolute())
     if options.boxes:
         options.boxes = [str(Path(table).absolute()) for table in options.boxes]
@@ -88,7 +89,7 @@ def ray_environment(address: str | None) -> Iterator[Path]:
 
 def work(
     options: argparse.Namespace, stopper: Stopper, report: Report, jobs: list[Job], *,
-    show_bar: bool,
+    mirror: Mirror | None, show_bar: bool,
 ) -> None:  # fmt: skip
     """Run all jobs, which are added to `jobs`.
 
@@ -98,7 +99,7 @@ def work(
         CaseError, FolderError, OSError, WeightsError: as a run on one machine.
     """
     with stopper.raising():
-        found, names = make_jobs(options)
+        found, names = make_jobs(options, mirror)
         jobs.extend(found)
         if removed := remove_all_partials(jobs, options):
             log.info("removed %d partial files of a run that was killed", removed)
@@ -151,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         def fleet() -> None:
             try:
-                work(options, stopper, report, jobs, show_bar=show_bar)
+                with mirror_of(options) as mirror:
+                    work(options, stopper, report, jobs, mirror=mirror, show_bar=show_bar)
             except FleetError as error:
                 log.error("%s", printable(str(error)))
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 
@@ -33,6 +34,21 @@ class Done:
 
     case: Case
     rows: Rows = field(default_factory=list)  # of the table of --stats
+    written: str = ""  # what the log says when its files are where they belong
+
+
+class Elsewhere(Protocol):
+    """An output that is no file of this machine."""
+
+    @property
+    def parent(self) -> Path:
+        """The folder of this machine where it is made."""
+
+    def exists(self) -> bool:
+        """Whether it was there when the run began."""
+
+    def remove(self) -> None:
+        """Remove it, if it is the same as when the run began."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +56,14 @@ class Job:
     """One case of a run."""
 
     file: str  # the name of the input
-    output: Path  # where the labels go
+    output: Path | Elsewhere  # where the labels go
     # Reads, segments and writes the case. It calls Progress before the first slice, too, and passes
     # on the exceptions of Progress.
     run: Callable[[Network, Clock, Progress], Done]
     removes_older: bool = False  # whether a failed job removes an output of an earlier run
     table: StatsTable | None = None  # of the whole run
+    inputs: tuple[Path, ...] = ()  # files and folders that it reads
+    outputs: tuple[Path, ...] = ()  # all that it writes; the labels first
 
 
 def attempt(
@@ -124,10 +142,12 @@ class Older:
     """
 
     def __init__(self, job: Job) -> None:
-        self._output = job.output
+        self._output, self._removes = job.output, job.removes_older
         self._found = self._state() if job.removes_older else None
 
     def _state(self) -> tuple[int, int, int] | None:
+        if not isinstance(self._output, Path):
+            return None
         try:
             status = self._output.stat()
         except OSError:
@@ -136,6 +156,10 @@ class Older:
 
     def remove(self) -> None:
         """Remove it: it would look like an output of the job, which has failed."""
+        if not isinstance(self._output, Path):
+            if self._removes:
+                self._output.remove()
+            return
         if self._found is None or self._found != self._state() or why_not_writable(self._output):
             return
         with contextlib.suppress(OSError):
@@ -195,6 +219,8 @@ def run_job(job: Job, network: Network, progress: Progress) -> tuple[str, Rows]:
     clock = Clock()
     began = time.perf_counter()
     done = job.run(network, clock, progress)
+    if done.written:
+        log.info("%s", done.written)
     case = done.case
     seconds = time.perf_counter() - began - clock.seconds[LOADING]  # loading is not the case's time
     split = ", ".join(f"{step} {clock.seconds[step]:.2f}" for step in STEPS)

@@ -25,18 +25,26 @@ from swiftmedsam.program.progress import CLEAR_LINE, ProgressBar
 from swiftmedsam.program.run_log import RunLog
 from swiftmedsam.program.scan_options import about_scans
 from swiftmedsam.program.signals import Stopped, Stopper
+from swiftmedsam.program.stored import Mirror, mirror_of
 
 log = logging.getLogger(__name__)
 
 
-def make_jobs(options: argparse.Namespace) -> tuple[list[Job], list[str]]:
+def make_jobs(
+    options: argparse.Namespace, mirror: Mirror | None = None
+) -> tuple[list[Job], list[str]]:
     """The jobs of this run or part, and the names of all cases; the output folders are made.
 
+    With a `mirror`, paths take the place of URLs in `options`.
+
     Raises:
+        StoreError: a store cannot be used.
         CaseError: the options for scans are wrong.
         FolderError: there is no case, or an output is an input.
         OSError: a folder cannot be read or made.
     """
+    if mirror is not None:
+        mirror.look(options)
     if about_scans(options):
         from swiftmedsam.program.scan_jobs import scan_jobs  # npz files do not need it
 
@@ -46,6 +54,9 @@ def make_jobs(options: argparse.Namespace) -> tuple[list[Job], list[str]]:
     names = [job.file for job in jobs]
     if options.part is not None:
         jobs = options.part.take(jobs, lambda job: job.file)
+    if mirror is not None:
+        mirror.forget()
+        jobs = [mirror.stored(job, options) for job in jobs]
     return jobs, names
 
 
@@ -59,7 +70,9 @@ def open_log(options: argparse.Namespace, used: str, jobs: list[Job], names: lis
     return RunLog(options.log, options.part, used, names, outputs)
 
 
-def begin(options: argparse.Namespace, report: Report) -> tuple[list[Job], Network]:
+def begin(
+    options: argparse.Namespace, report: Report, mirror: Mirror | None
+) -> tuple[list[Job], Network]:
     """The jobs and the network. The output folders are made; partial files in them are removed.
 
     `report` gets the file of --log.
@@ -70,7 +83,7 @@ def begin(options: argparse.Namespace, report: Report) -> tuple[list[Job], Netwo
         OSError: a folder cannot be read or made.
         WeightsError: the network cannot be loaded; `Network.wait` may raise it later, too.
     """
-    jobs, names = make_jobs(options)
+    jobs, names = make_jobs(options, mirror)
     if removed := remove_all_partials(jobs, options):
         log.info("removed %d partial files of a run that was killed", removed)
     if options.threads is not None:
@@ -121,8 +134,8 @@ def main(argv: Sequence[str] | None = None, command: str = "python -m app") -> i
         jobs: list[Job] = []
 
         def work() -> None:
-            with stopper.raising():
-                found, network = begin(options, report)
+            with mirror_of(options) as mirror, stopper.raising():
+                found, network = begin(options, report, mirror)
                 jobs.extend(found)
                 run_jobs(
                     jobs, network, report, stopper, ProgressBar(len(jobs), enabled=show_bar),
@@ -156,8 +169,8 @@ def _run(
             # imported here, since npz files do not need it
             from swiftmedsam.program.scan_jobs import dry_run
 
-            with stopper.raising():
-                dry_run(options, report.failures)
+            with mirror_of(options) as mirror, stopper.raising():
+                dry_run(options, report.failures, mirror)
             return _ended(options, report.failures)
         work()
     except (CaseError, FolderError, OSError, WeightsError) as error:

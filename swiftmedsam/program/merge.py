@@ -23,7 +23,10 @@ from swiftmedsam.program.run_log import (
     digest_of,
     read_log,
 )
-from swiftmedsam.program.scan_options import positive
+from swiftmedsam.program.scan_options import as_option, positive
+from swiftmedsam.program.stored import in_store
+from swiftmedsam.store.retries import StoreError
+from swiftmedsam.urls import Url, local_path, place
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +133,13 @@ def read_all(options: argparse.Namespace, count: int) -> Found:
     return found
 
 
-def check_logs(found: Found, outputs: Path | None) -> None:
+def check_logs(found: Found, outputs: Path | Url | None) -> None:
     """Add to `found` what its logs say is missing, and outputs that are not there.
 
     They are looked for where the run wrote them, or by their names in the folder `outputs`.
+
+    Raises:
+        StoreError: a store does not say what is there.
     """
     totals = {(one.head["cases_of_all_parts"], one.head["names_sha256"])
               for one in found.logs.values()}  # fmt: skip
@@ -146,6 +152,13 @@ def check_logs(found: Found, outputs: Path | None) -> None:
             f"the parts did not see the same cases, run all of them again (cases seen by part: "
             f"{counts})"
         )
+    done = {
+        _output(one, name, outputs)
+        for one in found.logs.values()
+        for name in one.of_state(WRITTEN, SKIPPED)
+    }
+    stored = in_store([path for path in done if isinstance(path, Url)])
+    there = stored | {path for path in done if isinstance(path, Path) and path.exists()}
     for index, one in found.logs.items():
         # the head of a log and its cases agree, unless a file was renamed or changed
         if one.part.index != index or len(one.cases) != one.head["cases"]:
@@ -161,7 +174,7 @@ def check_logs(found: Found, outputs: Path | None) -> None:
         elif one.status is None:
             found.wrong.append(f"part {one.part}: did not end (it still runs, or was killed)")
         lost = [name for name in one.of_state(WRITTEN, SKIPPED)
-                if not _output(one, name, outputs).exists()]  # fmt: skip
+                if _output(one, name, outputs) not in there]  # fmt: skip
         if lost:
             found.wrong.append(f"part {one.part}: {len(lost)} outputs missing: {_listed(lost)}")
 
@@ -177,9 +190,12 @@ def networks_used(logs: Mapping[int, PartLog]) -> str:
     return f"the parts did not use one network and precision, so labels may differ ({found})"
 
 
-def _output(one: PartLog, name: str, outputs: Path | None) -> Path:
-    path = Path(one.cases[name]["output"])
-    return path if outputs is None else outputs / path.name
+def _output(one: PartLog, name: str, outputs: Path | Url | None) -> Path | Url:
+    path = place(one.cases[name]["output"])
+    if outputs is None:
+        return path
+    file = path.name if isinstance(path, Path) else path.parts[-1]
+    return outputs / file
 
 
 def check_rows(found: Found) -> None:
@@ -211,6 +227,7 @@ def merge(options: argparse.Namespace) -> int:
     Raises:
         MergeError: there is nothing to merge, or a file cannot be written.
         OSError: a folder cannot be read, or a file cannot be written.
+        StoreError: a store does not say what is there.
     """
     asked = [path for kind in KINDS if (path := getattr(options, kind)) is not None]
     if not asked:
@@ -221,7 +238,8 @@ def merge(options: argparse.Namespace) -> int:
     check_logs(found, options.outputs)
     if options.stats is not None and logs:
         check_rows(found)
-    outputs = [_output(one, name, options.outputs) for one in logs for name in one.cases]
+    places = [_output(one, name, options.outputs) for one in logs for name in one.cases]
+    outputs = [path for path in places if isinstance(path, Path)]
     if why := why_tables_fail(asked, outputs):
         raise MergeError(why)
     failed = found.failures | {
@@ -271,15 +289,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     for kind in KINDS:
         parser.add_argument(
-            f"--{kind}", type=Path, metavar="FILE", help=f"what the parts got as --{kind}"
+            f"--{kind}",
+            type=as_option(local_path),
+            metavar="FILE",
+            help=f"what the parts got as --{kind}",
         )
     parser.add_argument(
         "--parts", type=positive, metavar="N",
         help="number of parts, if there are files of several runs",
     )  # fmt: skip
     parser.add_argument(
-        "--outputs", type=Path, metavar="DIR",
-        help="where the outputs are, if not where the parts wrote them",
+        "--outputs", type=as_option(place), metavar="DIR",
+        help="where the outputs are, a folder or a URL, if not where the parts wrote them",
     )  # fmt: skip
     return parser
 
@@ -290,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return merge(options)
-    except (MergeError, OSError) as error:
+    except (MergeError, StoreError, OSError) as error:
         log.error("%s", printable(words_of(error)))
         return 1
 

@@ -15,6 +15,7 @@ from swiftmedsam.program.jobs import LOADING, Done, Job
 from swiftmedsam.program.options import OUTPUTS, chosen_settings
 from swiftmedsam.result import Clock, Progress
 from swiftmedsam.segment import segment
+from swiftmedsam.urls import shown
 
 log = logging.getLogger(__name__)
 
@@ -74,17 +75,17 @@ def npz_jobs(options: argparse.Namespace) -> list[Job]:
     paths = find_cases(options.inputs, options.only)
     if not paths:
         raise FolderError(
-            f"{options.inputs}: no file named 2DBox_*.npz or 3DBox_*.npz (scans need boxes: --box, "
-            "--boxes or --boxes-from)"
+            f"{shown(options.inputs)}: no file named 2DBox_*.npz or 3DBox_*.npz (scans need boxes: "
+            "--box, --boxes or --boxes-from)"
         )
     folder = OUTPUTS if options.outputs is None else options.outputs
     make_folder(folder)
     if folder.samefile(paths[0].parent):
-        raise FolderError(f"{folder}: outputs would replace the inputs of the same name")
+        raise FolderError(f"{shown(folder)}: outputs would replace the inputs of the same name")
     outputs = [folder / path.name for path in paths]
     tables = [path for path in (options.failures, options.log) if path is not None]
     if same := same_files([*outputs, *tables], paths):
-        raise FolderError(f"{same[0]}: is an input, and is not overwritten")
+        raise FolderError(f"{shown(same[0])}: is an input, and is not overwritten")
     if why := why_tables_fail(tables, outputs):
         raise FolderError(why)
     return [
@@ -94,6 +95,8 @@ def npz_jobs(options: argparse.Namespace) -> list[Job]:
             output,
             functools.partial(segment_file, path, options, output),
             removes_older=True,
+            inputs=(path,),
+            outputs=(output,),
         )
         for path, output in zip(paths, outputs, strict=True)
     ]

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from swiftmedsam import __version__
 from swiftmedsam.cpu import AUTO, PRECISIONS
 from swiftmedsam.display import DEFAULT_WINDOW, WINDOWS, parse_window
+from swiftmedsam.memory import parse_size
 from swiftmedsam.network import Network
 from swiftmedsam.program.parts import add_part, set_part
 from swiftmedsam.program.scan_options import (
@@ -19,6 +21,7 @@ from swiftmedsam.program.scan_options import (
     positive,
 )
 from swiftmedsam.settings import BEST, MODES, Settings
+from swiftmedsam.urls import local_path, place
 
 INPUTS = Path("/workspace/inputs")
 OUTPUTS = Path("/workspace/outputs")
@@ -53,6 +56,29 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, help="default: all this process may use")
 
 
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Add the options for URLs."""
+    group = parser.add_argument_group(
+        "files in stores",
+        "INPUTS and OUTPUTS may be URLs: s3://, gs://, az://; to read, also https:// and http://",
+    )
+    group.add_argument(
+        "--dicomweb", metavar="URL",
+        help="of a DICOMweb server: segment the series --series of the study --study, and store "
+        "the segmentation there; the only positional argument is then OUTPUTS, to write it instead",
+    )  # fmt: skip
+    group.add_argument("--study", metavar="UID", help="StudyInstanceUID, for --dicomweb")
+    group.add_argument(
+        "--cache", type=as_option(local_path), metavar="DIR",
+        help="where the files of a case are while it runs (default: the system's folder for "
+        "temporary files)",
+    )  # fmt: skip
+    group.add_argument(
+        "--cache-size", type=as_option(parse_size), metavar="SIZE",
+        help="refuse a case whose inputs are larger than SIZE, like 8G (default: what fits there)",
+    )  # fmt: skip
+
+
 def add_window(parser: argparse.ArgumentParser) -> None:
     """Add --window; its value is a `display.Window`."""
     parser.add_argument(
@@ -68,8 +94,14 @@ def _parser(command: str) -> argparse.ArgumentParser:
         epilog="Exit status: 0 when every case was written, 1 when one was not, 2 on wrong usage, "
         "143 or 130 when stopped by SIGTERM or SIGINT.",
     )
-    parser.add_argument("inputs", nargs="?", type=Path, default=INPUTS, help=f"default {INPUTS}")
-    parser.add_argument("outputs", nargs="?", type=Path, help=f"default {OUTPUTS}")
+    parser.add_argument(
+        "inputs", nargs="?", type=as_option(place), default=INPUTS,
+        help=f"a folder or file, or the URL of one (default {INPUTS})",
+    )  # fmt: skip
+    parser.add_argument(
+        "outputs", nargs="?", type=as_option(place),
+        help=f"a folder, or the URL of one (default {OUTPUTS})",
+    )  # fmt: skip
     add_network(parser)
     parser.add_argument(
         "--mode", choices=MODES, default=DEFAULT_MODE,
@@ -97,11 +129,11 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )
     add_window(parser)
     parser.add_argument(
-        "--failures", type=Path, metavar="FILE",
+        "--failures", type=as_option(local_path), metavar="FILE",
         help="write a JSON list of the failed cases, each with its file and message",
     )  # fmt: skip
     parser.add_argument(
-        "--log", type=Path, metavar="FILE",
+        "--log", type=as_option(local_path), metavar="FILE",
         help="write what becomes of each case, a JSON object a line, while the run goes on",
     )  # fmt: skip
     add_part(parser)
@@ -119,6 +151,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )  # fmt: skip
     words.add_argument("--quiet", action="store_true", help="only warnings and errors")
     add_scan_options(parser)
+    add_cache(parser)
     parser.add_argument("--version", action="version", version=f"SwiftMedSAM {__version__}")
     parser.set_defaults(address=None)  # of a cluster: an option of `swiftmedsam fleet`
     return parser
@@ -149,11 +182,32 @@ def parse(
     add_more(parser)
     options = parser.parse_args(with_window_joined(argv))
     set_part(parser, options)
+    if why := _wrong_dicomweb(options):
+        parser.error(why)
     if options.part is not None:
         for name in ("failures", "stats", "log"):  # each part has its own
             if (path := getattr(options, name)) is not None:
                 setattr(options, name, options.part.file(path))
     return options
+
+
+def _wrong_dicomweb(options: argparse.Namespace) -> str:
+    """Why the options for DICOMweb cannot be used; "" if they can. It puts OUTPUTS in its place."""
+    if options.dicomweb is None:
+        return "" if options.study is None else "argument --study: is for --dicomweb, not given"
+    if re.fullmatch("https?://[^@]+", options.dicomweb) is None:
+        return "argument --dicomweb: expected http:// or https://, without a password in it"
+    for name in ("study", "series"):
+        uid = getattr(options, name)
+        if uid is None or re.fullmatch(r"[0-9.]{1,64}", uid) is None or ".." in uid:
+            return f"argument --{name}: --dicomweb expects a UID, got {uid or 'none'}"
+    if options.skip_existing:
+        return "argument --skip-existing: not for --dicomweb, whose server keeps every segmentation"
+    if options.outputs is not None:
+        return "argument --dicomweb: expected OUTPUTS alone, got INPUTS and OUTPUTS"
+    options.outputs = None if options.inputs is INPUTS else options.inputs
+    options.dicomweb = options.dicomweb.rstrip("/")
+    return ""
 
 
 def chosen_settings(options: argparse.Namespace, network: Network) -> Settings:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class RunLog:
 
     def __init__(
         self, path: Path, part: Part | None, network: str, names: Sequence[str],
-        outputs: dict[str, Path],
+        outputs: Mapping[str, object],
     ) -> None:  # fmt: skip
         """Begin the file; one that is there is replaced.
 

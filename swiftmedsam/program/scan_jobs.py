@@ -3,7 +3,7 @@
 import argparse
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from swiftmedsam.program.jobs import LOADING, Done, Job, attempt
 from swiftmedsam.program.options import chosen_settings
 from swiftmedsam.program.scan_plan import Plan, make_plans
 from swiftmedsam.program.stats_table import Rows, StatsTable
+from swiftmedsam.program.stored import Mirror
 from swiftmedsam.result import Clock, Progress
 from swiftmedsam.scans.boxes.drawn import on_grid
 from swiftmedsam.scans.formats.by_suffix import read_scan
@@ -38,6 +39,7 @@ from swiftmedsam.scans.scan import Scan, Segment
 from swiftmedsam.scans.stats import measure, read_table
 from swiftmedsam.scans.write import check_encoding, write
 from swiftmedsam.segment import segment
+from swiftmedsam.urls import shown
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +116,7 @@ def _run(
             found = measure(on_its_grid, scan, placed.orientation, segments, result.predicted_iou)
             # its path in the folder: folders of DICOM are often all called alike
             rows = [row | {"scan": printable(plan.file)} for row in found]
-    log.info("%s: written %s", scan.name, _listed(plan.outputs.all()))
-    return Done(case, rows)
+    return Done(case, rows, f"{scan.name}: written {_listed(plan.outputs.all())}")
 
 
 def by_name(segments: Sequence[Segment]) -> tuple[list[Segment], list[int]]:
@@ -137,7 +138,7 @@ def by_name(segments: Sequence[Segment]) -> tuple[list[Segment], list[int]]:
 
 
 def _listed(paths: Sequence[Path]) -> str:
-    return ", ".join(printable(str(path)) for path in paths)
+    return ", ".join(printable(shown(path)) for path in paths)
 
 
 def scan_jobs(options: argparse.Namespace) -> list[Job]:
@@ -154,7 +155,14 @@ def scan_jobs(options: argparse.Namespace) -> list[Job]:
         if options.part is not None:
             table.save()  # also of a part without a scan, for `merge`
     return [
-        Job(plan.file, plan.outputs.labels, functools.partial(_run, plan, options), table=table)
+        Job(
+            plan.file,
+            plan.outputs.labels,
+            functools.partial(_run, plan, options),
+            table=table,
+            inputs=tuple(plan.inputs),
+            outputs=tuple(plan.outputs.all()),
+        )
         for plan in plans
     ]
 
@@ -171,23 +179,30 @@ def _kept_rows(plans: Sequence[Plan], options: argparse.Namespace) -> Rows:
     return [row for row in read_table(options.stats) or [] if row["scan"] in kept]
 
 
-def dry_run(options: argparse.Namespace, failures: dict[str, str]) -> None:
+def dry_run(options: argparse.Namespace, failures: dict[str, str], mirror: Mirror | None) -> None:
     """Log and draw each box as the program understood it; nothing is segmented.
 
-    Messages of scans that cannot be used are added to `failures`, by file name.
+    Messages of scans that cannot be used are added to `failures`, by file name. With a `mirror`,
+    paths take the place of URLs in `options`.
 
     Raises:
         OSError: a folder cannot be read, made or written to.
         ScanError: there is no box, or an output is an input.
+        StoreError: a store cannot be used.
     """
+    if mirror is not None:
+        mirror.look(options)
     plans = make_plans(options)
-    inputs = [path for plan in plans for path in (plan.path, plan.label_map) if path is not None]
+    inputs = [path for plan in plans for path in plan.inputs]
     if options.part is not None:
         plans = options.part.take(plans, lambda plan: plan.file)
+    plans = [plan for plan in plans if not (options.skip_existing and plan.outputs.labels.exists())]
+    if mirror is not None:
+        mirror.forget()
     for plan in plans:
-        if options.skip_existing and plan.outputs.labels.exists():
-            continue
-        show = functools.partial(_show, plan, options, inputs)
+        show: Callable[[], None] = functools.partial(_show, plan, options, inputs)
+        if mirror is not None and (transfer := mirror.transfer(plan.file, plan.inputs)):
+            show = transfer.around(show)
         attempt(show, plan.file, failures, "the pictures of its boxes")
 
 

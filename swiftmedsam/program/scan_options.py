@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from swiftmedsam.memory import parse_size
 from swiftmedsam.modality import parse_modality
+from swiftmedsam.urls import local_path
 
 ANATOMICAL = ("axial", "coronal", "sagittal")
 
@@ -77,7 +78,10 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
         "LabelMe; may be repeated; if INPUTS is a folder of scans, each box names its scan",
     )  # fmt: skip
     group.add_argument(
-        "--boxes-from", type=Path, metavar="FILE", help="a label map: a box around each label"
+        "--boxes-from",
+        type=as_option(local_path),
+        metavar="FILE",
+        help="a label map: a box around each label",
     )
     group.add_argument(
         "--margin", type=natural, metavar="N", help="voxels around the labels of --boxes-from"
@@ -111,14 +115,20 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_choices(group)
     group.add_argument(
-        "--stats", type=Path, metavar="FILE", help="write a CSV table of the objects' sizes"
-    )
+        "--stats", type=as_option(local_path), metavar="FILE",
+        help="write a CSV table of the objects' sizes",
+    )  # fmt: skip
+
+
+def asks_for_scans(options: argparse.Namespace) -> bool:
+    """Whether an option is given that is for scans."""
+    given = (options.box, options.boxes, options.boxes_from, options.margin, options.extend,
+             options.dry_run, options.units, options.space, options.plane, options.modality,
+             options.volume, options.series, options.stats)  # fmt: skip
+    return any(one is not None for one in given)
 
 
 def about_scans(options: argparse.Namespace) -> bool:
     """Whether the inputs are scans, and not npz files of the challenge."""
-    given = (options.box, options.boxes, options.boxes_from, options.margin, options.extend,
-             options.dry_run, options.units, options.space, options.plane, options.modality,
-             options.volume, options.series, options.stats)  # fmt: skip
     path: Path = options.inputs
-    return any(one is not None for one in given) or (path.is_file() and path.suffix != ".npz")
+    return asks_for_scans(options) or (path.is_file() and path.suffix != ".npz")

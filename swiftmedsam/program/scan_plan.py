@@ -18,6 +18,7 @@ from swiftmedsam.scans.outputs import (
     refuse_inputs,
 )
 from swiftmedsam.scans.scan import ScanError
+from swiftmedsam.urls import shown
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,11 @@ class Plan:
     drawn: list[Drawn]
     label_map: Path | None  # its labels give more boxes
     outputs: Outputs
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The files and folders that are read."""
+        return [self.path] if self.label_map is None else [self.path, self.label_map]
 
 
 def boxes_of_words(all_words: Sequence[Sequence[str]], meaning: Meaning) -> list[Drawn]:
@@ -80,7 +86,7 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
         inputs = inputs.resolve()
     if not inputs.exists():
         found = "a link to nothing" if inputs.is_symlink() else "nothing of that name"
-        raise ScanError(f"{printable(str(inputs))}: expected a scan or a folder, found {found}")
+        raise ScanError(f"{printable(shown(inputs))}: expected a scan or a folder, found {found}")
     meaning = Meaning(options.units or "voxel", options.space)
     entries = [Entry(box) for box in boxes_of_words(options.box or [], meaning)]
     tables = [Path(table) for table in options.boxes or []]
@@ -91,7 +97,7 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
         raise ScanError("--margin is for --boxes-from, which is not given")
     if inputs.is_dir() and any(one.file is not None for one in entries):
         if label_map is not None:
-            raise ScanError(f"--boxes-from is for one scan, and {inputs} is a folder")
+            raise ScanError(f"--boxes-from is for one scan, and {shown(inputs)} is a folder")
         by_file = boxes_in_folder(inputs, entries)
         folder = inputs
     else:
@@ -114,10 +120,14 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
         outputs = outputs_of(path, options.outputs)
         plans.append(Plan(path, file, _numbered(drawn), label_map, outputs))
     if not plans:
-        raise ScanError(f"{inputs}: expected boxes that name its files (--boxes), found none")
+        raise ScanError(
+            f"{shown(inputs)}: expected boxes that name its files (--boxes), found none"
+        )
     chosen = [plan for plan in plans if Path(plan.file).match(options.only)]
     if not chosen:
-        raise ScanError(f"{inputs}: --only {options.only} matches none of its {len(plans)} scans")
+        raise ScanError(
+            f"{shown(inputs)}: --only {options.only} matches none of its {len(plans)} scans"
+        )
     written = [path for plan in chosen for path in plan.outputs.all()]
     refuse_inputs([*written, *tables_out], [*(plan.path for plan in plans), *protected])
     _refuse_twins(chosen, plans)
@@ -137,5 +147,5 @@ def _refuse_twins(chosen: Sequence[Plan], plans: Sequence[Plan]) -> None:
             if other is not plan and (plan in chosen or other in chosen):
                 raise ScanError(
                     f"{printable(plan.file)}: labels would replace those of "
-                    f"{printable(other.file)} in {path}"
+                    f"{printable(other.file)} in {shown(path)}"
                 )

@@ -12,6 +12,7 @@ from swiftmedsam.scans.dicom import seg
 from swiftmedsam.scans.formats import itk
 from swiftmedsam.scans.formats.by_suffix import WRITTEN, default_suffix, stem_of, suffix_of
 from swiftmedsam.scans.scan import ScanError
+from swiftmedsam.urls import shown
 
 # Not a suffix: a new folder may be named "2024.11.30" or "out.v2".
 NUMBER = re.compile(r"\.v?[0-9]+", re.IGNORECASE)
@@ -83,7 +84,7 @@ def check_places(outputs: Outputs, name: str) -> None:
     """
     for path in outputs.all():
         if why := why_not_writable(path):
-            raise ScanError(f"{name}: the labels cannot be written to {path} ({why})")
+            raise ScanError(f"{name}: the labels cannot be written to {shown(path)} ({why})")
 
 
 def refuse_foreign_outputs(outputs: Outputs, name: str) -> None:
@@ -109,6 +110,6 @@ def refuse_foreign(path: Path, name: str, names: Path | None = None) -> None:
         is_free = False
     if not is_free:
         raise ScanError(
-            f"{name}: {printable(str(path))} exists; name an output (this program did not write "
+            f"{name}: {printable(shown(path))} exists; name an output (this program did not write "
             "that file, or it was changed since)"
         )

@@ -6,6 +6,7 @@ the other modules of this folder.
 
 import contextlib
 import logging
+import socket
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -202,3 +203,12 @@ def labels_of(case, network, settings=None, *, crops=None, memory_limit=None, **
         changes |= {"image_crops": crops, "volume_crops": crops}
     settings = replace(settings or BEST, **changes)
     return segment(case, network, settings, memory_limit=memory_limit).labels
+
+
+def free_ports(count):
+    """Ports of this machine that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]

@@ -124,12 +124,12 @@ def start_here(environment, tiny_weights, tmp_path):
     """Start a driver without a cluster; its process group is ended after the test."""
     with contextlib.ExitStack() as stack:
 
-        def run(inputs, outputs, *options):
+        def run(inputs, outputs, *options, **more):
             words = [sys.executable, "-m", "swiftmedsam", "fleet", inputs, outputs,
                      "--weights", tiny_weights, "--threads", "1", *options]  # fmt: skip
             said = stack.enter_context((tmp_path / f"said_{secrets.token_hex(4)}").open("w+"))
             process = subprocess.Popen(
-                [str(word) for word in words], cwd=ROOT, env=environment, stderr=said,
+                [str(word) for word in words], cwd=ROOT, env=environment | more, stderr=said,
                 start_new_session=True,
             )  # fmt: skip
             process.said = lambda: (said.seek(0), said.read())[1]
@@ -144,8 +144,8 @@ def start_here(environment, tiny_weights, tmp_path):
 def start(start_here, two_nodes, cluster):
     """Start a driver on the cluster."""
 
-    def run(inputs, outputs, *options):
-        return start_here(inputs, outputs, "--address", cluster.address, *options)
+    def run(inputs, outputs, *options, **more):
+        return start_here(inputs, outputs, "--address", cluster.address, *options, **more)
 
     return run
 
@@ -315,3 +315,40 @@ def test_without_a_cluster_the_workers_are_on_this_machine(start_here, program, 
     assert contents(folders[0]) == contents(folders[1])
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_a_fleet_works_in_a_store_whose_faults_and_deaths_cost_no_other_case(
+    server, bucket, cache, start, whole, inputs, tmp_path
+):
+    """A case kills its worker while it is fetched; the store is late, busy, and breaks off."""
+    good = [f"2DBox_US_{i}.npz" for i in range(12)]
+    for i, name in enumerate(good):
+        make_case_file(inputs, name, imgs=np.roll(image_case()["imgs"], i, axis=1))
+    wanted = whole(inputs)
+    make_case_file(inputs, "2DBox_US_kills.npz")
+    server.upload(inputs, f"{bucket}/in")
+    server.faults(
+        {"do": "late", "seconds": 2, "method": "GET", "key": "in/2DBox_US_1", "times": 2},
+        {"do": "503", "method": "PUT", "key": "out/2DBox_US_2", "times": 1},
+        {"do": "503", "method": "GET", "key": "in/2DBox_US_3", "times": 1},
+        {"do": "break", "method": "GET", "key": "in/2DBox_US_4", "times": 1},
+        {"do": "break", "method": "PUT", "key": "out/2DBox_US_5", "times": 1},
+    )
+    files = [tmp_path / "failures.json", tmp_path / "run.jsonl"]
+    urls = [f"s3://{bucket}/in", f"s3://{bucket}/out"]
+    options = ["--failures", files[0], "--log", files[1], "--cache", cache, "--skip-existing"]
+    status, said = ended(start(*urls, *options, **server.environment))
+    assert status == 1, said
+    assert server.contents(f"{bucket}/out") == wanted
+    (failure,) = json.loads(files[0].read_text())
+    assert failure["file"] == "2DBox_US_kills.npz"
+    assert "2 workers died with it" in failure["message"]
+    assert begun(files[1]) == dict.fromkeys(good, 1) | {"2DBox_US_kills.npz": 2}
+    assert "12 written, 0 skipped, 1 failed, " in said
+    assert said.count("trying again in") >= 3, said
+    print(said)  # with -rP
+    server.faults()
+    status, said = ended(start(*urls, *options, **server.environment))
+    assert "0 written, 12 skipped, 1 failed, " in said
+    lists = server.requests("list-type=2")
+    assert len(lists) <= 3, lists

@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from tests.helpers import HANGS, ROOT, make_case_file, names
+from tests.helpers import HANGS, ROOT, free_ports, make_case_file, names
 
 NEEDED = ("slurmctld", "slurmd", "sbatch", "sinfo")
 CONFIGURATION = """
@@ -44,14 +44,6 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 COMMAND = """#!/bin/sh
 PYTHONPATH={root} exec {python} -m swiftmedsam "$@"
 """
-
-
-def free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 @pytest.fixture(scope="module")

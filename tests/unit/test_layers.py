@@ -14,7 +14,8 @@ from tests.helpers.imports import imported
 MAY_IMPORT = {
     "core": set(),
     "scans": {"core"},
-    "program": {"core", "scans"},
+    "store": {"core"},
+    "program": {"core", "scans", "store"},
     "server": {"core", "scans", "program"},
     "fleet": {"core", "program"},
     "torch_model": set(),
@@ -29,7 +30,8 @@ TOOLS = {"benchmarks", "examples", "fuzz", "scripts"}
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "tqdm"}
 SERVER = {"anyio", "starlette", "uvicorn"}
 SCANS = {"nibabel", "SimpleITK", "pydicom", "gdcm", "imagecodecs", "highdicom"}
-EXTRAS = SERVER | SCANS | {"ray"}
+STORE = {"fsspec", "s3fs", "aiohttp", "aiobotocore", "botocore", "dicomweb_client", "requests"}
+EXTRAS = SERVER | SCANS | STORE | {"ray"}
 MAKE_WEIGHTS = tuple(
     f"swiftmedsam.{part}" for part in ("convert", "evaluation", "torch_model", "train")
 )
@@ -90,7 +92,7 @@ def test_entry_points_are_imported_by_nobody(folder):
 
 
 def test_only_one_file_of_what_segments_names_openvino():
-    files = [path for part in ("core", "scans", "program") for path in files_of(part)]
+    files = [path for part in ("core", "scans", "store", "program") for path in files_of(part)]
     assert [path.name for path in files if "openvino" in top(imported(path))] == ["network.py"]
 
 
@@ -152,7 +154,7 @@ def changed_by_import(modules):
 
 def library_modules():
     """All modules with which the program segments, and the package."""
-    files = [path for part in ("core", "scans", "program") for path in files_of(part)]
+    files = [path for part in ("core", "scans", "store", "program") for path in files_of(part)]
     names = (path.relative_to(ROOT).with_suffix("").parts for path in files)
     return ["swiftmedsam", *(".".join(name).removesuffix(".__init__") for name in names)]
 

@@ -1,0 +1,55 @@
+"""Fixtures of the tests of runs in stores: a real S3 server, and a bucket for each test."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """An S3 server, and the environment in which the program finds it."""
+    for package in ("moto", "s3fs"):
+        pytest.importorskip(package)
+    from swiftmedsam.store import remote
+    from tests.helpers.s3_server import S3Server
+
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        remote.filesystem.cache_clear()
+        server.connect()
+        yield server
+        remote.filesystem.cache_clear()
+    server.close()
+
+
+@pytest.fixture
+def bucket(server, tmp_path):
+    """A bucket of this test's own."""
+    name = f"b{abs(hash(str(tmp_path)))}"  # of every test another one
+    server.files.mkdir(name)
+    server.faults()
+    return name
+
+
+@pytest.fixture
+def cache(tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    yield folder
+    assert list(folder.iterdir()) == []  # whatever became of the run
+
+
+@pytest.fixture
+def stored(program, bucket, cache):
+    """Run the program from `in` to `out` of the bucket."""
+
+    def run(*options, inputs=f"s3://{bucket}/in", outputs=f"s3://{bucket}/out"):
+        return program("--cache", str(cache), *options, inputs=inputs, outputs=outputs)
+
+    return run
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Three tries, without pauses."""
+    monkeypatch.setattr("swiftmedsam.store.retries.PAUSES", (0.01, 0.01))

@@ -1,0 +1,201 @@
+"""Scans in a store: found by tables of boxes, with all their files, and labels beside them."""
+
+import functools
+import http.server
+import threading
+
+import cv2
+import nibabel
+import numpy as np
+import pytest
+
+from tests.helpers import CASE_AFFINE, HANGS, image_case, make_case_file, names, volume_case
+from tests.helpers.dicom import series
+
+BOX = ["--box", "1", "2", "0", "5", "4", "2"]
+
+
+@pytest.fixture
+def scans(mine, server, bucket):
+    """A table of boxes and its scans, in folders, here and in the bucket."""
+    rows = ["file,name,x_min,y_min,x_max,y_max"]
+    for i, file in enumerate(("b/photo.png", "a/photo.png", "c.png")):
+        path = mine / file
+        path.parent.mkdir(exist_ok=True)
+        pixels = np.roll(image_case()["imgs"], 5 * i, axis=1)
+        assert cv2.imwrite(str(path), pixels)
+        rows += [f"{file},disc,7,10,43,30", f"{file},other,44,24,72,40"]
+    server.upload(mine, f"{bucket}/scans")
+    table = mine / "boxes.csv"
+    table.write_text("\n".join(rows))
+    return table
+
+
+def new_files(folder, before):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*") if path.is_file() and path not in before
+    }  # fmt: skip
+
+
+def test_scans_in_a_store_get_the_labels_and_the_table_of_a_run_here(
+    program, stored, scans, mine, server, bucket, tmp_path
+):
+    before = set(mine.rglob("*"))
+    tables = [tmp_path / f"{where}.csv" for where in ("here", "there")]
+    status, here = program(
+        "--boxes", str(scans), "--stats", str(tables[0]), inputs=mine, outputs=None
+    )
+    assert status == 0
+    expected = new_files(mine, before)
+    assert len(expected) == 9  # labels, names and overlay of each
+    options = ["--boxes", str(scans), "--stats", str(tables[1])]
+    where = {"inputs": f"s3://{bucket}/scans", "outputs": None}
+    status, there = stored(*options, **where)
+    assert status == 0, there
+    found = server.contents(f"{bucket}/scans")
+    assert {name: found[name] for name in expected} == expected
+    assert len(found) == 12
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+    written = [line for line in there if ": written " in line]
+    assert f"c.png: written s3://{bucket}/scans/c_labels.png, " in "\n".join(written)
+    status, lines = stored(*options, "--skip-existing", **where)
+    assert (status, lines[-1][:32]) == (0, "0 written, 3 skipped, 0 failed, ")
+    assert tables[0].read_bytes() == tables[1].read_bytes()  # the rows are kept
+
+
+def test_labels_that_another_program_wrote_are_not_replaced(stored, scans, server, bucket):
+    options, where = ["--boxes", str(scans)], {"inputs": f"s3://{bucket}/scans", "outputs": None}
+    assert stored(*options, **where)[0] == 0
+    assert stored(*options, **where)[0] == 0  # its own ones are
+    foreign = b"of another program"
+    server.files.pipe_file(f"{bucket}/scans/c_labels.png", foreign)
+    status, lines = stored(*options, **where)
+    assert (status, lines[-1][:32]) == (1, "2 written, 0 skipped, 1 failed, ")
+    (told,) = [line for line in lines if line.startswith("c.png: s3")]
+    assert f"s3://{bucket}/scans/c_labels.png exists; name an output" in told
+    assert server.contents(f"{bucket}/scans")["c_labels.png"] == foreign
+    assert stored(*options, "--overwrite", **where)[0] == 0
+    assert server.contents(f"{bucket}/scans")["c_labels.png"] != foreign
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".seg.nrrd"])
+def test_a_scan_is_named_and_so_are_its_labels(suffix, program, stored, mine, server, bucket):
+    path = mine / "scan.nii.gz"
+    voxels = np.ascontiguousarray(volume_case()["imgs"].T)
+    nibabel.save(nibabel.Nifti1Image(voxels, CASE_AFFINE), path)
+    server.upload(mine, f"{bucket}/in")
+    here = mine / f"out{suffix}"
+    assert program(*BOX, inputs=path, outputs=here)[0] == 0
+    where = {"inputs": f"s3://{bucket}/in/scan.nii.gz"}
+    status, lines = stored(*BOX, outputs=f"s3://{bucket}/new/out{suffix}", **where)
+    assert status == 0, lines
+    found = server.contents(f"{bucket}/new")
+    assert found[f"out{suffix}"] == here.read_bytes()
+    assert set(found) == {one.name for one in mine.iterdir() if one.name.startswith("out")}
+    status, lines = stored(*BOX, outputs=f"s3://{bucket}/new/out.xyz", **where)
+    assert (status, lines) == (1, [lines[0]])
+    assert "cannot be written as .xyz, expected a folder or a name ending in" in lines[0]
+
+
+def test_a_header_is_fetched_with_its_pixels(program, stored, mine, server, bucket):
+    import SimpleITK
+
+    voxels = np.ascontiguousarray(volume_case()["imgs"])
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), str(mine / "scan.mhd"))
+    assert names(mine) == ["scan.mhd", "scan.raw"]
+    server.upload(mine, f"{bucket}/in")
+    assert program(*BOX, inputs=mine / "scan.mhd", outputs=mine / "out.nrrd")[0] == 0
+    status, lines = stored(
+        *BOX, inputs=f"s3://{bucket}/in/scan.mhd", outputs=f"s3://{bucket}/new/out.nrrd"
+    )
+    assert status == 0, lines
+    assert server.contents(f"{bucket}/new")["out.nrrd"] == (mine / "out.nrrd").read_bytes()
+
+
+def test_a_dicom_folder_is_a_prefix(program, stored, mine, server, bucket):
+    series(mine / "ct")
+    server.upload(mine / "ct", f"{bucket}/patients/7/ct")
+    assert program(*BOX, inputs=mine / "ct", outputs=mine / "out.nii.gz")[0] == 0
+    url = f"s3://{bucket}/patients/7/ct"
+    status, lines = stored(*BOX, inputs=url, outputs=f"s3://{bucket}/new/out.nii.gz")
+    assert status == 0, lines
+    assert server.contents(f"{bucket}/new")["out.nii.gz"] == (mine / "out.nii.gz").read_bytes()
+    assert stored(*BOX, inputs=f"{url}/", outputs=None)[0] == 0
+    assert "ct_labels.dcm" in server.contents(f"{bucket}/patients/7")
+    status, lines = stored(*BOX, inputs=f"{url}/", outputs=None)  # its own file is replaced
+    assert status == 0, lines
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_slice_that_does_not_arrive_fails_the_scan(stored, mine, server, bucket):
+    """A volume without it would look whole."""
+    series(mine / "ct")
+    server.upload(mine / "ct", f"{bucket}/ct")
+    name = names(mine / "ct")[1]
+    server.faults({"do": "break", "method": "GET", "key": name, "times": 1000})
+    status, lines = stored(*BOX, inputs=f"s3://{bucket}/ct", outputs=f"s3://{bucket}/out/")
+    assert status == 1
+    assert f"ct: s3://{bucket}/ct/{name}: could not be read: " in lines[-2]
+    server.faults()
+    assert server.contents(f"{bucket}/out") == {}
+
+
+def test_boxes_are_shown_of_a_scan_in_a_store(stored, scans, bucket, tmp_path):
+    out = tmp_path / "shown"
+    options = ["--boxes", str(scans), "--dry-run", "--only", "c.png"]
+    status, lines = stored(*options, inputs=f"s3://{bucket}/scans", outputs=out)
+    assert status == 0, lines
+    assert "c_labels_box1.png" in names(out)
+    status, lines = stored(*options, inputs=f"s3://{bucket}/scans")
+    assert (status, lines) == (
+        1, ["--dry-run draws on this machine: expected OUTPUTS to be a folder here"]
+    )  # fmt: skip
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def website(mine):
+    """A web server with an index page of each folder: Python's own."""
+    handler = functools.partial(Quiet, directory=str(mine))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join(HANGS)
+
+
+def test_cases_and_scans_are_read_from_a_web_server(
+    program, stored, mine, inputs, outputs, website, tmp_path
+):
+    pytest.importorskip("aiohttp")
+    (mine / "in put").mkdir()
+    for i in range(3):
+        imgs = np.roll(image_case()["imgs"], 5 * i, axis=1)
+        for folder in (inputs, mine / "in put"):
+            make_case_file(folder, f"2DBox_US_{i}.npz", imgs=imgs)
+    assert program()[0] == 0
+    status, lines = stored(inputs=f"{website}/in%20put/", outputs=tmp_path / "there")
+    assert status == 0, lines
+    assert new_files(tmp_path / "there", []) == new_files(outputs, [])
+    one = f"{website}/in%20put/2DBox_US_1.npz?signature=secret"
+    status, lines = stored(inputs=one, outputs=tmp_path / "one")
+    assert status == 0, lines
+    assert names(tmp_path / "one") == ["2DBox_US_1.npz"]
+    status, lines = stored(inputs=f"{website}/none.npz?signature=secret", outputs=tmp_path / "x")
+    assert (status, lines) == (
+        1, [f"{website}/none.npz: expected a file or a folder, found nothing of that name"]
+    )  # fmt: skip
+    cv2.imwrite(str(mine / "photo.png"), image_case()["imgs"])
+    box = ["--box", "7", "10", "43", "30"]
+    status, lines = stored(*box, inputs=f"{website}/photo.png", outputs=None)
+    assert (status, lines) == (
+        1, [f"{website}/photo.png: http:// is for reading alone, name OUTPUTS"]
+    )  # fmt: skip
+    assert stored(*box, inputs=f"{website}/photo.png", outputs=tmp_path / "p.png")[0] == 0
+    assert (tmp_path / "p.png").exists()
