@@ -133,10 +133,11 @@ class Page:
     def _image(self, request: Request) -> Opened:
         return self._tabs.of(request).opened
 
-    async def _do(self, request: Request, call: Callable[[], T]) -> T:
-        """What `call` returns, in the thread that uses the network."""
+    async def _do(self, request: Request, call: Callable[[], T], *, prepares: bool = True) -> T:
+        """What `call` returns, in the thread that uses the network; `prepares` as of `Hub.do`."""
+        held = self._tabs.of(request).held
         with refusing():
-            return await self._hub.do(self._tabs.of(request).held, lambda _: call())
+            return await self._hub.do(held, lambda _: call(), prepares=prepares)
 
     async def describe(self, request: Request) -> Response:
         """The image and its objects."""
@@ -247,8 +248,9 @@ class Page:
         touched = (np.frombuffer(body, np.uint8) != 0).reshape(rows, columns)
         erase = asked.get("erase") == "1"
         painted = await self._do(
-            request, lambda: opened.stroke(number, plane, index, part, touched, erase=erase)
-        )
+            request, lambda: opened.stroke(number, plane, index, part, touched, erase=erase),
+            prepares=False,  # another stroke follows soon, and needs no network
+        )  # fmt: skip
         return _changed(opened, plane, index, painted)
 
     async def undo(self, request: Request) -> Response:
