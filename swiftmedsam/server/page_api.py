@@ -54,8 +54,8 @@ T = TypeVar("T")
 def routes(hub: Hub) -> Sequence[BaseRoute]:
     """All routes of the page."""
     page = Page(hub)
-    image, one = "/api/images/{id}", "/api/images/{id}/objects/{number:int}"
-    shown = "/{plane}/{index:int}"
+    image, one = "/api/images/{id}", "/api/images/{id}/objects/{number}"
+    shown = "/{plane}/{index}"
     found = [
         ("GET", "/", page.index),
         ("GET", "/page/{name}", page.file),
@@ -79,7 +79,7 @@ def routes(hub: Hub) -> Sequence[BaseRoute]:
         ("POST", f"{image}/stop", page.stop),
         ("POST", f"{image}/undo", page.undo),
         ("POST", f"{image}/save", page.save),
-        ("GET", f"{image}/saved/{{key:int}}", page.saved),
+        ("GET", f"{image}/saved/{{key}}", page.saved),
     ]
     return [Route(path, answer, methods=[method]) for method, path, answer in found]
 
@@ -335,15 +335,14 @@ class Page:
 
     async def saved(self, request: Request) -> Response:
         """A file that was saved for the browser."""
-        opened, key = self._image(request), request.path_params["key"]
-        if key >= len(opened.saved):
+        opened, key = self._image(request), whole(request.path_params["key"], "a saved file")
+        if not 0 <= key < len(opened.saved):
             raise Refused(404, "this file was not saved")
         return FileResponse(opened.saved[key], media_type="application/octet-stream")
 
 
 def _number(request: Request) -> int:
-    number: int = request.path_params["number"]
-    return number
+    return whole(request.path_params["number"], "the number of an object")
 
 
 def _shown(opened: Opened, asked: Mapping[str, Any]) -> tuple[Plane, int]:

@@ -215,10 +215,16 @@ def test_a_slice_is_the_picture_that_the_network_sees(client, image):
     "rest",
     ["slices/axial/12", "slices/oblique/0", "slices/axial/0?window=1", "slices/axial/0?window=a,b",
      "slices/axial/0?window=nan,1", "slices/axial/0?window=0,0", "labels/axial/99", "saved/0",
-     "slices/axial/99999999999999999999"],
+     "slices/axial/99999999999999999999", f"slices/axial/{'9' * 5000}", f"saved/{'9' * 5000}",
+     "saved/-1"],
 )  # fmt: skip
 def test_slices_that_are_not_there_are_refused(client, image, rest):
     assert client.refused("GET", f"{image[1]}/{rest}")[0] in (400, 404)
+
+
+@pytest.mark.parametrize("window", [[40, 0], [40], "soft", [10**400, 9], [40, 10**400], None])
+def test_a_window_is_a_level_and_a_width(client, image, window):
+    assert client.refused("PATCH", image[1], {"window": window})[0] == 400
 
 
 # Objects
