@@ -32,8 +32,10 @@ def _new_partial(folder: Path) -> tuple[IO[bytes], Path]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, mode: int | None = None) -> Iterator[IO[bytes]]:
     """A stream that writes `path` atomically: until the end, `path` keeps its former content.
+
+    `mode` has the permissions of the file; None: those that new files of this process get.
 
     The file is written under a temporary name in the same folder, flushed to disk, then renamed.
     If the process is killed, the temporary file stays; `remove_partials` removes it.
@@ -47,7 +49,8 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-            partial.chmod(system.new_file_mode())  # mkstemp's 0600: only the owner could read it
+            # mkstemp's own is 0600: only the owner could read it
+            partial.chmod(system.new_file_mode() if mode is None else mode)
             system.rename_open(stream, partial, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,8 +17,21 @@ import numpy.typing as npt
 # On import, OpenVINO's package sends a report to Google Analytics from a thread, and writes files
 # to HOME. Without its package `openvino_telemetry` it does neither.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+# It also imports its converter, which only the export of checkpoints uses: a quarter of the time of
+# all our imports. It goes on without a converter that cannot be imported.
+_CONVERTER = "openvino.tools.ovc"
+_hidden = "openvino" not in sys.modules
+if _hidden:
+    sys.modules[_CONVERTER] = None  # type: ignore[assignment]
 
 import openvino as ov  # noqa: E402
+
+if _hidden:
+    del sys.modules[_CONVERTER]
+    # for whoever uses OpenVINO in this process: the same function, imported when it is called
+    ov.convert_model = lambda *arguments, **options: import_module(_CONVERTER).convert_model(
+        *arguments, **options
+    )
 
 from swiftmedsam.atomic import atomic_file  # noqa: E402
 from swiftmedsam.cpu import (  # noqa: E402

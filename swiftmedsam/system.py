@@ -118,6 +118,22 @@ def lock(stream: IO[bytes]) -> None:
             fcntl.flock(stream, fcntl.LOCK_EX)
 
 
+def try_lock(stream: IO[bytes]) -> bool:
+    """Mark a file as in use, as `lock` does, and return True; False if it is in use already.
+
+    Without locks, by the system or the file system, no file counts as in use.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def remove_unused(path: Path) -> bool:
     """Remove a regular file unless a running program has locked it; return whether it is removed.
 

@@ -56,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def with_whole_paths(options: argparse.Namespace) -> None:
-    """Make all paths absolute: workers stand in other folders."""
+    """Make all paths absolute: workers have other working directories."""
     if options.outputs is None and not about_scans(options):
         options.outputs = OUTPUTS
     for name in PATHS:
@@ -70,8 +70,8 @@ def with_whole_paths(options: argparse.Namespace) -> None:
 def ray_environment(address: str | None) -> Iterator[Path]:
     """Set Ray's environment, before it is imported; a folder for its files while it runs.
 
-    A Ray that is started here listens on the machine's own address, not on loopback alone. It obeys
-    only who knows a secret, which is in that folder. A cluster has its own.
+    A Ray that is started here listens on the machine's own address, not on loopback alone. It only
+    obeys clients that know a secret, which is in that folder. A cluster has a secret of its own.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report each run to its makers
     temporary = tempfile.gettempdir()

@@ -1,10 +1,11 @@
 """The driver: gives cases to workers, and knows what a death means.
 
-It has its own queue and names no Ray, so that every fault can be tested with workers that are none.
+It has its own queue and does not import Ray, so that every fault can be tested with simulated
+workers.
 
 - A worker gets a case only after it said that it is ready.
-- A case is suspected only if a ready worker died with it. It comes to the end of the queue, and for
-  another machine if there is one. If a second worker dies with it, it has failed.
+- A case is suspected only if a ready worker died with it. It is put at the end of the queue, and
+  given to another machine if there is one. If a second worker dies with it, it has failed.
 - A worker that dies before it is ready, or between two cases, says nothing about a case.
 """
 
@@ -30,7 +31,7 @@ MOST_DEATHS = 2  # of workers with one case
 MOST_FAILED_STARTS = 5  # in a row; then the driver waits, or gives up if there is no worker
 PAUSE = 60.0  # seconds until it tries again
 PATIENCE = 60.0  # seconds that it waits for a worker before it says so, or does without
-HUNG = 2  # a case gives itself up after --timeout; it hangs after this many times as long
+HUNG = 2  # a case ends itself after --timeout; after this many times as long it hangs
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ class Driver:
             self._record(done)
             self._kill_hung()
             self._show()
-            self._look_for_hope()
+            self._require_workers()
 
     def skip_existing(self) -> bool:
         """Skip the cases that have outputs, if asked for; return whether any other is left.
@@ -351,7 +352,7 @@ class Driver:
         self._failed(entry, message)
 
     def _kill_hung(self) -> None:
-        """Kill workers whose case does not even give itself up; this counts as a death."""
+        """Kill workers whose case did not end by its --timeout; this counts as a death."""
         if self._timeout is None:
             return
         longest = HUNG * self._timeout
@@ -360,11 +361,11 @@ class Driver:
                 self._pool.kill(number)
                 self._died(Died(number, f"killed, no answer in {longest:g} s"))
 
-    def _look_for_hope(self) -> None:
-        """Raise if no worker is there and none can come; say once if none is there for long.
+    def _require_workers(self) -> None:
+        """Say so if there has been no worker for a while.
 
         Raises:
-            FleetError: there is no hope.
+            FleetError: there is no worker, and none can be expected.
         """
         if self._of(State.IDLE, State.BUSY):
             self._worked = self._clock()

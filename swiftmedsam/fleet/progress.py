@@ -32,7 +32,7 @@ class FleetProgress:
         self._said = clock()
 
     def begin(self) -> None:
-        """A case is begun: the time left is reckoned from the first one."""
+        """Note that a case is begun: the time left is estimated from the first one on."""
         if self._began is None:
             self._began = self._clock()
 

@@ -1,6 +1,6 @@
 """A worker: a process that holds the network and runs one case after another, as the program does.
 
-It names no Ray: `ray_pool` makes an actor of it.
+It does not import Ray: `ray_pool` makes an actor of it.
 """
 
 import logging
@@ -163,7 +163,7 @@ class Worker:
         return ""
 
     def run(self, job: Job) -> Outcome:
-        """Run one case; a fault of the case is no exception but an outcome."""
+        """Run one case. If it fails, the outcome says so; no exception is raised."""
         network = self._network
         assert network is not None  # a worker that is not ready gets no case
         self._kept.take()

@@ -22,9 +22,13 @@ class StatsTable:
         self._rows += rows
 
     def put_in_order(self, scans: Sequence[str]) -> None:
-        """Put the rows in the order of their scans in `scans`; rows of one scan stay in order."""
+        """Put the rows in the order of their scans in `scans`; rows of one scan stay in order.
+
+        Rows of other scans come last: an older table of this part may have them, if since then
+        there are more scans, and they are shared out in another way.
+        """
         place = {printable(scan): i for i, scan in enumerate(scans)}
-        self._rows.sort(key=lambda row: place[str(row["scan"])])
+        self._rows.sort(key=lambda row: place.get(str(row["scan"]), len(place)))
 
     def write(self, name: str) -> None:
         """Write the table so far, after the rows of the scan `name`.

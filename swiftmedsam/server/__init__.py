@@ -14,6 +14,7 @@
     page_api    the page, whose files are in `page/`
     tabs, opened, slices    images that pages have open, and the slices of them that are shown
     asked, uploads, page_files, page_saving     what a page asks, sends and saves
+    temporary   the temporary folders of a server, which also go after it was killed
     app         the application with the routes of all faces
     serve       the command
 

@@ -46,6 +46,7 @@ def application(hub: Hub, *, token: str = "", hosts: Iterable[str] = ()) -> ASGI
             reaper.cancel()
             hub.end()
             await asyncio.to_thread(hub.worker.join, JOIN_SECONDS)
+            hub.close()
 
     app = Starlette(
         routes=[route for face in FACES for route in face(hub)],
@@ -71,7 +72,7 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
-    """An unknown path or method."""
+    """Answer a request for an unknown path, or by a method that this path does not have."""
     assert isinstance(error, HTTPException)
     return error_response(error.status_code, error.detail)
 
@@ -86,7 +87,7 @@ async def _unforeseen(_: Request, error: Exception) -> Response:
 
 
 class LastNet:
-    """Logs what nobody foresaw by one line, and answers it if nobody has; the server goes on."""
+    """Logs an unexpected error by one line, and answers it if nobody has; the server goes on."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def refusing() -> Iterator[None]:
-    """Turn errors of what the user asked for into `Refused`."""
+    """Turn errors that the request caused into `Refused`."""
     try:
         yield
     except CaseError as error:

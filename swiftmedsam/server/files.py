@@ -76,7 +76,7 @@ class Files:
                 continue
             kind = _kind(path)
             if kind == "folder" or (path.is_file() and _is_readable(path)):
-                entries.append(Entry(f"{folder_id}/{name}", printable(name), kind, path))
+                entries.append(Entry(f"{folder_id}/{_text(name)}", printable(name), kind, path))
         return sorted(entries, key=lambda entry: (entry.kind != "folder", entry.name))
 
     def find(self, file_id: str) -> Entry:
@@ -99,10 +99,11 @@ class Files:
         path = self._root
         for part in parts:
             try:
-                is_there = any(part == one.name for one in path.iterdir())
+                names = (one.name for one in path.iterdir() if not one.name.startswith("."))
+                name = next((one for one in names if _text(one) == part), None)
             except OSError:
-                is_there = False
-            found = self._inside(path / part) if is_there else None
+                name = None
+            found = None if name is None else self._inside(path / name)
             if found is None:
                 raise UnknownFileError(_unknown(entry_id))
             path = found
@@ -112,6 +113,11 @@ class Files:
         """`path` without links, if it is below the root; else None."""
         real = Path(os.path.realpath(path))
         return real if self._root is not None and real.is_relative_to(self._root) else None
+
+
+def _text(name: str) -> str:
+    """A file's name as a text that can be sent; bytes that are no UTF-8 become backslash codes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _kind(path: Path) -> Literal["scan", "folder"]:

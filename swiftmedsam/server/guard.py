@@ -10,24 +10,31 @@ A browser sends requests on behalf of whatever page is open in it. So:
 
 import asyncio
 import ipaddress
+import logging
 import secrets
 import socket
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from http.cookies import CookieError, SimpleCookie
+from typing import TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from swiftmedsam.messages import printable
 from swiftmedsam.server.hub import Refused
+
+log = logging.getLogger(__name__)
 
 COOKIE = "swiftmedsam_token"
 # Which say nothing but that the server is there, and whether it has a token; or check one.
 OPEN_PATHS = {"/healthz", "/auth/", "/auth/token"}
 MOST_DIGITS = 20  # of the length of a request
 CHUNK_SECONDS = 60.0  # that a client may take for the next piece of a request's body
+
+T = TypeVar("T")
 
 
 def error_response(status: int, detail: str) -> JSONResponse:
@@ -58,8 +65,15 @@ class Guard:
             await self._app(scope, receive, send)
             return
         scope["guard"] = self  # for a face whose clients log in
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # uvicorn's own log would have the query, in which a token can be
+                log.debug("%s %s: %d", scope["method"], printable(scope["path"]), message["status"])
+            await send(message)
+
         response = self._refusal(scope)
-        await (response or self._app)(scope, receive, send)
+        await (response or self._app)(scope, receive, sent)
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
@@ -133,16 +147,18 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def stream_body(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+async def stream_body(
+    request: Request, limit: int, too_large: Refused | None = None
+) -> AsyncGenerator[bytes, None]:
     """The body of a request in the pieces that come.
 
     A body that is at most twice as long as it may be is read to its end before it is refused: a
     client that still sends would see that the connection broke, and not why.
 
     Raises:
-        Refused: it is longer than `limit` bytes, or it does not come.
+        Refused: it is longer than `limit` bytes (`too_large`), or it does not come.
     """
-    too_large = Refused(413, f"a request can have {limit} bytes")
+    too_large = too_large or Refused(413, f"a request can have {limit} bytes")
     declared = request.headers.get("content-length", "0")
     said = int(declared) if declared.isdecimal() and len(declared) <= MOST_DIGITS else 2 * limit + 1
     length, stream = 0, request.stream()
@@ -159,3 +175,29 @@ async def stream_body(request: Request, limit: int) -> AsyncGenerator[bytes, Non
         if max(said, length) <= limit:
             yield chunk
     raise too_large
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """What `work` returns; it is cancelled if the client goes away meanwhile.
+
+    The body of the request was read before.
+
+    Raises:
+        Refused: the client went away.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Refused(408, "the client went away")
+        return task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    """Return when the client is gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -4,6 +4,7 @@ A client holds a session by a token that it cannot guess. It loses it when it re
 does nothing for too long, or when it does not say for a while that it is still there.
 """
 
+import contextlib
 import logging
 import secrets
 import time
@@ -20,6 +21,7 @@ from swiftmedsam.scans.session import OpenImage
 from swiftmedsam.segment import NetworkLike
 from swiftmedsam.server.files import Files
 from swiftmedsam.server.session import Session
+from swiftmedsam.server.temporary import Temporary
 from swiftmedsam.server.worker import Abandoned, Worker
 
 log = logging.getLogger(__name__)
@@ -62,9 +64,13 @@ class Held:
     idle: float  # seconds
     used: float  # when it last worked, of `time.monotonic`
     seen: float  # when it last asked anything
+    spare: float | None = None  # seconds unseen after which another client may take its place
     session: Session | None = None
+    reserved: int = 0  # bytes that its image may come to need
     busy: int = 0  # requests that are being worked on
+    sends: bool = False  # whether its client is sending an image or a mask
     state: Any = None  # of the face
+    ended: Callable[[], None] | None = None  # called in the event loop when it is lost
 
     def expires(self) -> float:
         """When it is lost if its client does nothing, of `time.monotonic`."""
@@ -105,20 +111,31 @@ class Hub:
         self.network, self.limits, self.files = network, limits, files
         self.modality, self.window, self.directions = modality, window, directions
         self.worker = Worker(self.prepare)
+        self.temporary = Temporary()
         self._clock = clock
         self._held: dict[str, Held] = {}
+        self._files_received = 0  # at present
         self._upcoming: Iterator[tuple[OpenImage, int]] = iter(())  # slices to prepare
 
     # Tokens
 
-    def claim(self, *, liveness: bool = False, idle_seconds: float | None = None) -> Held:
+    def claim(
+        self, *, liveness: bool = False, idle_seconds: float | None = None,
+        spare_seconds: float | None = None,
+    ) -> Held:  # fmt: skip
         """Hold a session, which has no image yet.
+
+        Args:
+            liveness: the client sends heartbeats.
+            idle_seconds: without work, after which it is lost; None: those of the limits.
+            spare_seconds: without a word of the client, after which another client may take its
+                place; None: nobody may.
 
         Raises:
             Refused: 503, all sessions are taken.
         """
         self.reap()
-        if len(self._held) >= self.limits.sessions:
+        if len(self._held) >= self.limits.sessions and not self._made_room():
             raise Refused(503, f"all {self.limits.sessions} sessions are in use; try again later")
         now = self._clock()
         held = Held(
@@ -127,12 +144,13 @@ class Hub:
             self.limits.idle_seconds if idle_seconds is None else idle_seconds,
             now,
             now,
+            spare_seconds,
         )
         self._held[held.token] = held
         return held
 
     def held(self, token: str | None, *, works: bool = True) -> Held:
-        """The session of a token; `works`: the client does something, and is not only there.
+        """The session of a token. `works` is False for requests that only say "I am still there".
 
         Raises:
             Refused: 410, there is none, or not any more.
@@ -147,11 +165,11 @@ class Hub:
         return held
 
     def remaining(self, held: Held) -> float:
-        """Seconds until a session is lost if its client does nothing but to be there."""
+        """Seconds until a session is lost if its client only says that it is still there."""
         return max(0.0, held.used + held.idle - self._clock())
 
     def release(self, token: str | None) -> None:
-        """Give a session back; an unknown token is none of ours to complain about."""
+        """Give a session back; an unknown token is ignored."""
         held = self._held.pop(token or "", None)
         if held is not None:
             self._drop(held)
@@ -164,12 +182,62 @@ class Hub:
             del self._held[held.token]
             self._drop(held)
 
+    def _made_room(self) -> bool:
+        """Take the place of the client that is silent for longest; False: nobody may lose it."""
+        now = self._clock()
+        spare = [
+            one for one in self._held.values()
+            if one.spare is not None and one.seen + one.spare <= now and not one.busy
+        ]  # fmt: skip
+        if not spare:
+            return False
+        self.release(min(spare, key=lambda one: one.seen).token)
+        return True
+
     def _drop(self, held: Held) -> None:
         held.session = None
+        held.reserved = 0
         held.state = None
         self._upcoming = iter(())
+        if held.ended is not None:
+            held.ended()
 
     # Work
+
+    @contextlib.contextmanager
+    def receiving_file(self) -> Iterator[None]:
+        """To be used while a file or folder is received that will be opened.
+
+        Raises:
+            Refused: 503, as many are being received as there may be images; they take disk space.
+        """
+        if self._files_received >= self.limits.sessions:
+            raise Refused(503, "other files are being sent; try again later")
+        self._files_received += 1
+        try:
+            yield
+        finally:
+            self._files_received -= 1
+
+    @contextlib.contextmanager
+    def receiving(self, held: Held) -> Iterator[int]:
+        """To be used while a client sends an image or a mask; gives the most bytes it may send.
+
+        The session is not lost meanwhile.
+
+        Raises:
+            Refused: 409, the client is sending something else. Both would be in memory at once.
+        """
+        if held.sends:
+            raise Refused(409, "this client is sending something already")
+        held.sends = True
+        held.busy += 1
+        try:
+            yield min(self.limits.upload, self.memory_for(held))
+        finally:
+            held.sends = False
+            held.busy -= 1
+            held.used = held.seen = self._clock()
 
     async def do(
         self,
@@ -214,7 +282,14 @@ class Hub:
             Refused: the image cannot be opened.
         """
         held.session = None  # its memory is free for the next one
-        session = await self.do(held, lambda _: Session(opening(self.memory_for(held))))
+        held.reserved = 0
+
+        def opened(_: Progress) -> Session:
+            session = Session(opening(self.memory_for(held)))
+            held.reserved = session.image.reserved_bytes  # the next job may open another image
+            return session
+
+        session = await self.do(held, opened)
         if held.token not in self._held:
             raise Refused(410, "the session was released")
         held.session = session
@@ -223,8 +298,7 @@ class Hub:
     def memory_for(self, held: Held) -> int:
         """Bytes of the process that the image of a session may need, beside those of the others."""
         # a copy, made at once: this runs in the worker, while clients come and go
-        sessions = [one.session for one in list(self._held.values()) if one is not held]
-        taken = sum(one.image.reserved_bytes for one in sessions if one is not None)
+        taken = sum(one.reserved for one in list(self._held.values()) if one is not held)
         return max(0, self.limits.memory - taken)
 
     @property
@@ -249,6 +323,12 @@ class Hub:
     def end(self) -> None:
         """Let the worker end: its requests are refused. It may be called by a signal handler."""
         self.worker.end()
+
+    def close(self) -> None:
+        """Take their sessions from all clients, after the worker has ended."""
+        for token in list(self._held):
+            self.release(token)
+        self.temporary.close()
 
 
 def neighbours(session: Session | None) -> Iterator[tuple[OpenImage, int]]:

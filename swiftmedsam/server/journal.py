@@ -1,6 +1,7 @@
 """Keeps the objects of a session on disk until they are saved, for a server that was killed.
 
     journal = Journal.of(session, folder)
+    journal.claim()                      # False: another server, or another page, has it
     for kept in journal.kept:            # what an earlier server left of the same image
         restore(session, kept)
     journal.follow(session)              # from here on each change is written
@@ -11,10 +12,13 @@ that changed. A change is in the file before its request is answered. If the ser
 it writes, the last entry is cut off and does not count. Masks, names and colours are kept, but
 neither boxes nor the image.
 
+Only its owner can read the file: names of objects may say something of a patient.
+
     magic  entries: length of the head u32, length of the bits u32, CRC-32 of both u32, head, bits
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -29,7 +33,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from swiftmedsam.atomic import atomic_file
+from swiftmedsam import system
+from swiftmedsam.atomic import atomic_file, remove_partials
 from swiftmedsam.messages import one_line
 from swiftmedsam.scans.scan import Colour, Scan
 from swiftmedsam.server.objects import Change, Event, Object
@@ -41,6 +46,7 @@ log = logging.getLogger(__name__)
 MAGIC = b"SwiftMedSAM journal 1\n"
 HEAD = struct.Struct("<III")
 SUFFIX = ".journal"
+OWN_FILE = 0o600  # permissions: its owner reads and writes it
 LEVEL = 1  # of compression: masks shrink by a factor of 50 even so
 MOST_HEAD = 1 << 16
 LARGE = 64 << 20  # bytes of a journal that is written anew, without what was changed later
@@ -82,13 +88,11 @@ class Journal:
     """The journal of one image."""
 
     def __init__(self, path: Path, shape: Shape) -> None:
-        """Read what is in the file, if there is one."""
+        """Nothing is read or written yet."""
         self._path, self._shape = path, shape
         self._objects: dict[int, Kept] = {}
-        self._read()
-        self.kept = list(self._objects.values())
-        self._objects = {}
         self._stream: IO[bytes] | None = None
+        self._claimed: IO[bytes] | None = None  # a locked file beside it: the journal is renamed
         self._lock = threading.Lock()
 
     @property
@@ -101,10 +105,42 @@ class Journal:
         """The journal of a session's image in `folder`, which is made if it is missing.
 
         Raises:
-            OSError: the folder cannot be made, or the journal cannot be read.
+            OSError: the folder cannot be made.
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return cls(folder / (fingerprint(session.image.scan) + SUFFIX), session.shape)
+
+    def claim(self) -> bool:
+        """Whether no other journal of the same image is claimed, here or in another process.
+
+        From here on, until `close`, no other can be. What killed servers left half written goes.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        path = self._path.with_suffix(".lock")
+        while True:
+            no_link = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | no_link, OWN_FILE)
+            stream = os.fdopen(handle, "r+b")
+            if not system.try_lock(stream):
+                stream.close()
+                return False
+            if _is_there(stream, path):
+                break
+            stream.close()  # the one who had it removed it meanwhile
+        self._claimed = stream
+        remove_partials(path.parent)
+        return True
+
+    @functools.cached_property
+    def kept(self) -> list[Kept]:
+        """The objects that are in the file, if there is one, when this is first asked.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return list(self._read().values())
 
     def follow(self, session: Session) -> None:
         """Write what the session has now, and from then on each of its changes.
@@ -130,9 +166,18 @@ class Journal:
     def close(self) -> None:
         """Close the file; it stays if anything is not saved."""
         with self._lock:
-            if self._stream is not None:
-                self._stream.close()
-                self._stream = None
+            self._close()
+            if self._claimed is not None:
+                with contextlib.suppress(OSError):  # Windows does not remove an open file
+                    self._path.with_suffix(".lock").unlink()
+                self._claimed.close()
+                self._claimed = None
+
+    def _close(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with contextlib.suppress(OSError):  # the disk is full
+                stream.close()
 
     # Writing
 
@@ -151,6 +196,9 @@ class Journal:
                     kept.content.put(change.box, change.mask)
                 self._add(_head_of(one.number, kept), change)
             except OSError as error:  # a full disk must not keep anybody from drawing
+                # A part of an entry may be in the file, and what follows it could not be read. So
+                # the next change writes the whole file anew.
+                self._close()
                 log.error("%s: the journal cannot be written (%s)", self._path, one_line(error))
 
     def _add(self, head: dict[str, Any], change: Change | None = None) -> None:
@@ -164,10 +212,8 @@ class Journal:
         self._stream.flush()  # to the system, which outlives this process
 
     def _write_anew(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-        with atomic_file(self._path) as stream:
+        self._close()
+        with atomic_file(self._path, OWN_FILE) as stream:
             stream.write(MAGIC)
             for number, kept in self._objects.items():
                 box = kept.content.box
@@ -177,33 +223,33 @@ class Journal:
         self._stream.seek(0, os.SEEK_END)
 
     def _remove(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        self._close()
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
 
     # Reading
 
-    def _read(self) -> None:
+    def _read(self) -> dict[int, Kept]:
+        found: dict[int, Kept] = {}
         try:
             content = self._path.read_bytes()
         except FileNotFoundError:
-            return
+            return found
         for head, bits in _entries(content):
             try:
-                self._take(head, bits)
+                self._take(found, head, bits)
             except (KeyError, TypeError, ValueError, zlib.error):
                 log.warning("%s: an entry cannot be read, and what follows it", self._path)
-                return
+                break
+        return found
 
-    def _take(self, head: dict[str, Any], bits: bytes) -> None:
+    def _take(self, found: dict[int, Kept], head: dict[str, Any], bits: bytes) -> None:
         number = int(head["object"])
         if head.get("removed"):
-            self._objects.pop(number, None)
+            found.pop(number, None)
             return
         red, green, blue = (int(value) for value in head["colour"])
-        kept = self._objects.setdefault(number, Kept("", (0, 0, 0)))
+        kept = found.setdefault(number, Kept("", (0, 0, 0)))
         kept.name, kept.colour = str(head["name"]), (red, green, blue)
         if head["box"] is not None:
             box = _box(head["box"], self._shape)
@@ -213,6 +259,14 @@ class Journal:
             if len(inflated) != wanted:
                 raise ValueError("another number of voxels")
             kept.content.put(box, Packed(box, inflated).mask())
+
+
+def _is_there(stream: IO[bytes], path: Path) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _head_of(number: int, kept: Kept) -> dict[str, Any]:

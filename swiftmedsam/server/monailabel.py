@@ -15,7 +15,6 @@ import asyncio
 import json
 import secrets
 import shutil
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -38,12 +37,13 @@ from swiftmedsam.scans.formats import itk, nifti
 from swiftmedsam.scans.formats.by_suffix import suffix_of
 from swiftmedsam.scans.scan import ScanError
 from swiftmedsam.scans.session import OpenImage, open_image
-from swiftmedsam.server.guard import read_body, stream_body
+from swiftmedsam.server.guard import read_body, stream_body, while_connected
 from swiftmedsam.server.hub import Held, Hub, Refused
 from swiftmedsam.server.objects import Change
 from swiftmedsam.server.page_files import detached
 from swiftmedsam.server.region import Box, parts_of
 from swiftmedsam.server.session import Session
+from swiftmedsam.server.temporary import remove
 
 MODEL = "swiftmedsam"
 LABEL = "object"  # of the segment that the module makes at once; others are the user's
@@ -119,7 +119,7 @@ class Face:
         return JSONResponse({"access_token": given, "token_type": "bearer"})
 
     async def is_valid(self, _: Request) -> Response:
-        """That the client is logged in: others do not come so far."""
+        """Say that the client is logged in: `guard` has refused all others."""
         return JSONResponse({})
 
     async def info(self, _: Request) -> Response:
@@ -130,22 +130,27 @@ class Face:
 
     async def create(self, request: Request) -> Response:
         """Open the image that is uploaded."""
-        with tempfile.TemporaryDirectory(prefix="swiftmedsam-") as folder:
-            async with _form(request, self._hub.limits.upload) as form:
-                path = await asyncio.to_thread(_stored, form, Path(folder))
+        folder = self._hub.temporary.new_folder()
+        try:
+            limit = self._hub.limits.upload
+            with self._hub.receiving_file():
+                async with _form(request, limit) as form:
+                    path = await asyncio.to_thread(_stored, form, folder)
             held = self._claimed()
             try:
                 session = await self._hub.open(held, lambda limit: self._opened(path, limit))
             except BaseException:
                 self._release(held.token)
                 raise
+        finally:
+            remove(folder)
         held.state = Client(session.new_object(LABEL).number)
         k, j, i = session.shape
         described = {"name": held.token, "path": "", "image": path.name, "shape": [i, j, k]}
         return JSONResponse({"session_id": held.token, "session_info": described})
 
     async def find(self, request: Request) -> Response:
-        """A session; {} if there is none, upon which the module uploads its volume again."""
+        """A session; {} if there is none: the module then uploads its volume again."""
         held = self._held(request.path_params["session_id"])
         return JSONResponse({} if held is None else {"name": held.token})
 
@@ -228,7 +233,7 @@ class Face:
             session.undo(held.state.number)
             return change, b"" if output == "json" else _content(session, change, str(suffix))
 
-        change, content = await self._hub.do(held, work)
+        change, content = await while_connected(request, self._hub.do(held, work))
         label = asked.get("label")
         said = {
             "label_names": {label if isinstance(label, str) and label else LABEL: 1},
@@ -283,7 +288,7 @@ def _text(form: FormData, name: str) -> str:
 
 
 def _stored(form: FormData, folder: Path) -> Path:
-    """The uploaded file, in `folder`, with a name of our own and its suffix.
+    """The uploaded file, in `folder`, by a name that the server chooses, with its suffix.
 
     Raises:
         Refused: there is none, it is of another kind, or it is the header of other files.

@@ -16,12 +16,10 @@ negative.
 Points, scribbles and lassos are refused: the network is asked with boxes.
 """
 
-import asyncio
 import json
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 from starlette.requests import Request
@@ -42,7 +40,7 @@ from swiftmedsam.server.fields import (
     shown,
     spacing_of,
 )
-from swiftmedsam.server.guard import read_body
+from swiftmedsam.server.guard import read_body, while_connected
 from swiftmedsam.server.hub import Held, Hub, Refused
 from swiftmedsam.server.objects import NOWHERE, Change
 from swiftmedsam.server.packed import DTYPES, PackedError, declared, pack, unpack
@@ -53,6 +51,7 @@ LEASE = "x-lease-token"
 BINARY = "application/octet-stream"
 NAPARI_DIRECTIONS = "RAS"  # of volumes whose spacing is negative
 OBJECTS_KEPT = 16  # former objects of a client that are known again
+FORMER_BYTES = 4  # for each voxel of the image: as much as two objects that fill it need
 ALIKE = 0.5  # Dice of a mask with a former object from which on it is this object
 CAPABILITIES: dict[str, object] = {
     "supported_interactions": {
@@ -73,8 +72,6 @@ CAPABILITIES: dict[str, object] = {
     "license": "Apache-2.0 (weights: research)",
     "supports_undo": True,
 }  # fmt: skip
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -121,7 +118,7 @@ class Face:
     # The lease
 
     async def healthz(self, _: Request) -> Response:
-        """That the server is there."""
+        """Say that the server runs."""
         return JSONResponse({"ok": True})
 
     async def capabilities(self, _: Request) -> Response:
@@ -175,12 +172,13 @@ class Face:
         held = self._held(request)
         properties = meta_of(request).get("image_properties")
         spacing = spacing_of(properties if isinstance(properties, dict) else {})
-        body = await read_body(request, self._hub.limits.upload)
+        with self._hub.receiving(held) as most:
+            body = await read_body(request, most)
 
         def opening(limit: int) -> OpenImage:
             return self._opened(body, spacing, limit)
 
-        session = await _while_connected(request, self._hub.open(held, opening))
+        session = await while_connected(request, self._hub.open(held, opening))
         held.state = Client(extends=held.state.extends)
         return JSONResponse({"original_image_shape": [1, *session.shape]})
 
@@ -231,7 +229,7 @@ class Face:
     async def reset(self, request: Request) -> Response:
         """Begin a new object."""
         held = self._held(request)
-        self._leave(held)
+        await self._hub.do(held, lambda _: self._leave(held))  # after what is under way
         return JSONResponse({})
 
     def _leave(self, held: Held) -> None:
@@ -246,9 +244,12 @@ class Face:
             return
         session.forget(number)
         client.former.append(number)
-        for old in client.former[:-OBJECTS_KEPT]:
-            session.remove(old)
-        client.former = client.former[-OBJECTS_KEPT:]
+        most = FORMER_BYTES * math.prod(session.shape)
+        while (
+            len(client.former) > OBJECTS_KEPT
+            or sum(session[one].nbytes for one in client.former) > most
+        ):
+            session.remove(client.former.pop(0))
 
     async def refuse(self, request: Request) -> Response:
         """A point, scribble or lasso."""
@@ -295,7 +296,7 @@ class Face:
             return done
 
         seconds = self._hub.limits.answer_seconds
-        changes = await _while_connected(request, self._hub.do(held, asked, seconds=seconds))
+        changes = await while_connected(request, self._hub.do(held, asked, seconds=seconds))
         return _answer(_together(session, client.number, changes))
 
     async def undo(self, request: Request) -> Response:
@@ -314,16 +315,17 @@ class Face:
         """Begin with an object that the client has."""
         held = self._held(request)
         session, run = held.opened, flag(meta_of(request), "run_prediction", False)
-        body = await read_body(request, self._hub.limits.upload)
+        with self._hub.receiving(held) as most:
+            body = await read_body(request, most)
 
         def seed(_: Progress) -> None:
-            self._seeded(held, session, _mask(body, session))
+            self._seeded(held, session, _mask(body, session, self._hub.memory_for(held)))
 
-        await _while_connected(request, self._hub.do(held, seed))
+        await while_connected(request, self._hub.do(held, seed))
         return await self._predicted(request, held) if run else _answer(None)
 
     def _seeded(self, held: Held, session: Session, mask: BoolArray) -> None:
-        """Take a mask as the object; as a former one, if it is like one."""
+        """Take a mask as the object. If it is like a former object, it is this one, corrected."""
         self._leave(held)
         client = held.state
         known = _most_alike(session, client.former, mask)
@@ -376,29 +378,9 @@ def _most_alike(session: Session, numbers: Sequence[int], mask: BoolArray) -> in
     return found
 
 
-async def _while_connected(request: Request, work: Awaitable[T]) -> T:
-    """What `work` returns; it is cancelled if the client goes away meanwhile."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Refused(408, "the client went away")
-        return task.result()
-    finally:
-        gone.cancel()
-        task.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    """Return when the client is gone; its request was read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _mask(body: bytes, session: Session) -> BoolArray:
-    """A packed mask (X, Y, Z)."""
-    limit = 8 * math.prod(session.shape)
+def _mask(body: bytes, session: Session, memory: int) -> BoolArray:
+    """A packed mask (X, Y, Z), which may take `memory` bytes."""
+    limit = min(8 * math.prod(session.shape), memory)
     try:
         dtype, shape = declared(body)
         if shape != session.shape:

@@ -36,6 +36,7 @@ def with_mark(marks: Marks, axis: int, index: int, mark: Mark) -> Marks:
 class Drawn:
     """A box that was answered without crops, and can be refined."""
 
+    axis: int  # across its slice
     box: Box
     positive: bool
 
@@ -61,7 +62,7 @@ class Before:
 
 @dataclass(eq=False)
 class Object:
-    """One object of a session, which alone changes it."""
+    """One object of a session. Only the session changes it."""
 
     number: int  # 1 or more; its value in the label map
     name: str
@@ -82,6 +83,11 @@ class Object:
     def mask(self) -> BoolArray:
         """Its voxels (K, J, I) in `box`; (0, 0, 0) if it is empty."""
         return self.content.at(self.box or NOWHERE)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its voxels; what can be undone is not counted."""
+        return sum(one.nbytes for one in (self.content, self.base, *self.found.values()))
 
     # Steps
 
@@ -118,7 +124,7 @@ class Object:
         return self.changed(changed)
 
     def changed(self, box: Box | None, warnings: tuple[str, ...] = ()) -> Change:
-        """That something changed in `box`."""
+        """The change of a step that changed something in `box`."""
         return Change(self.number, box, self.content.at(box or NOWHERE), warnings)
 
     def since(self, box: Box | None, mask: BoolArray) -> Change:
@@ -138,7 +144,7 @@ class Object:
         self, axis: int, scope: Box, new: BoolArray, *, own: Box | None,
         exact: BoolArray | None = None,
     ) -> list[Write]:  # fmt: skip
-        """If `new`, in `scope`, is what was found along `axis`.
+        """What to write if `new`, in `scope`, is what was found along `axis`.
 
         What was taken away elsewhere stays away, but in the slice `own` all that was found belongs
         to the object. With `exact`, the slice is this mask.
@@ -156,7 +162,7 @@ class Object:
         return [(found, scope, new), (self.base, scope, base), (self.content, scope, content)]
 
     def added(self, box: Box, mask: BoolArray) -> list[Write]:
-        """If `mask` belongs to it whatever is marked."""
+        """What to write if `mask` belongs to it, whatever is marked."""
         regions = (self.content, self.base)
         return [(region, box, region.at(box) | mask) for region in regions]
 
@@ -172,14 +178,14 @@ class Object:
         return everything
 
     def without(self, scope: Box, gone: BoolArray) -> list[Write]:
-        """If `gone` does not belong to it."""
+        """What to write if `gone` does not belong to it."""
         regions = [self.content, self.base, *self.found.values()]
         return [(region, scope, region.at(scope) & ~gone) for region in regions]
 
     def corrected(
         self, axis: int, scope: Box, new: BoolArray, indices: Iterable[int]
     ) -> list[Write]:
-        """If it is `new` in `scope`, and slices `indices` along `axis` were corrected."""
+        """What to write if it is `new` in `scope`, with corrected slices `indices` along `axis`."""
         found = self.found.setdefault(axis, Region())
         by_marks = found.at(scope)
         for index in indices:
@@ -193,7 +199,7 @@ class Object:
         return writes
 
     def become(self, mask: BoolArray) -> list[Write]:
-        """If it is `mask` (K, J, I) of the whole volume, and has no marks."""
+        """What to write if it is `mask` (K, J, I) of the whole volume, and has no marks."""
         box, writes = around(mask), []
         for region in (self.content, self.base, *self.found.values()):
             is_found = region is not self.content and region is not self.base
@@ -206,7 +212,7 @@ class Object:
 
 @dataclass(frozen=True, eq=False)
 class Event:
-    """What listeners of a session get to know."""
+    """What listeners of a session are told."""
 
     kind: Literal["new", "changed", "named", "removed"]
     object: Object

@@ -4,12 +4,13 @@ Shown slices are counted as `planes` turns them. A part of a shown slice is
 (rows, columns), both half open.
 """
 
+import contextlib
 import functools
 import secrets
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,18 @@ from swiftmedsam.result import Progress
 from swiftmedsam.scans.formats.by_suffix import stem_of
 from swiftmedsam.scans.label_maps import objects_of
 from swiftmedsam.scans.outputs import Outputs
-from swiftmedsam.server import uploads
 from swiftmedsam.server.journal import Journal, restore
-from swiftmedsam.server.objects import Change, Object
+from swiftmedsam.server.objects import Change, Event, Object
 from swiftmedsam.server.page_saving import TABLE, Drawn, drawn, formats_of, write_to
 from swiftmedsam.server.planes import SessionError
 from swiftmedsam.server.region import slice_box
 from swiftmedsam.server.session import Session
 from swiftmedsam.server.slices import Part, Plane, planes_of
+from swiftmedsam.server.temporary import remove
 
 MOST_STEPS = 1000  # changes whose order is kept for undo
 LEAST_SIDE = 2  # pixels of a box in a volume; a thinner one lies in two planes, or in a line
+BACKSLASH = "\\"  # in what stands for bytes of a name that are no text
 PNG_EFFORT = 1  # of 9: the picture goes to this machine, mostly
 WHOLE = Window(127.5, 255)  # of values 0..255
 
@@ -64,44 +66,54 @@ class Opened:
             window: that the network sees, if it is a CT.
             own: a folder of its own, for downloads; `close` removes it.
         """
-        self._tidy = weakref.finalize(self, uploads.remove, own)  # at the latest when Python ends
+        self._tidy = weakref.finalize(self, remove, own)  # at the latest when Python ends
         self.id = secrets.token_urlsafe(9)
         self.session, self.folder, self._own = session, folder, own
         self.name = printable(path.name)
-        self.stem = f"{stem_of(path)}_labels"
+        self.stem = f"{printable(stem_of(path)).replace(BACKSLASH, '_')}_labels"
         self.saved: list[Path] = []  # for downloads
+        self._changes = 0  # of objects, until now
+        self._downloads: int | None = None  # the changes that a download of all objects has
+        session.listen(self._count)
         self.journal: Journal | None = None
         self.came_back = 0  # objects that an earlier server left
+        self.is_open_elsewhere = False  # so that its objects are not kept
         self.planes = {plane.name: plane for plane in planes_of(session.image.scan)}
         self.later_wins = False
-        self.stop = threading.Event()
+        self._stops: set[threading.Event] = set()  # one for each extension that goes on
         self._steps: list[int] = []  # the objects that were changed, the last one last
         self._set_display()
         self.is_ct = self._shows(window)
         self.window = None if self.display.ndim == 4 else window if self.is_ct else WHOLE
 
     def close(self) -> None:
-        """Remove its files."""
-        self.stop.set()
+        """End what is under way, remove its files, and close its journal."""
+        self.stop()
         self._tidy()
         if self.journal is not None:
             self.journal.close()
 
-    def keep(self, journals: Path, taken: Collection[Path]) -> None:
+    def keep(self, journals: Path) -> None:
         """Bring back what an earlier server left, and keep what is not saved from now on.
 
-        `taken` are journals of images that are open now: two cannot write one.
+        If the image is open in another page or another server, the journal belongs to that one,
+        and this one has none.
 
         Raises:
             OSError: the journal cannot be read or written.
         """
         journal = Journal.of(self.session, journals)
-        if journal.path in taken:
+        if not journal.claim():
+            self.is_open_elsewhere = True
             return
-        for kept in journal.kept:
-            restore(self.session, kept)
-        self.came_back = len(journal.kept)
-        journal.follow(self.session)
+        try:
+            for kept in journal.kept:
+                restore(self.session, kept)
+            self.came_back = len(journal.kept)
+            journal.follow(self.session)
+        except BaseException:
+            journal.close()
+            raise
         self.journal = journal
 
     # What there is
@@ -118,7 +130,7 @@ class Opened:
             "id": self.id,
             "name": self.name,
             "stem": self.stem,
-            "folder": self.folder.name or "/" if self.folder else None,
+            "folder": printable(self.folder.name) or "/" if self.folder else None,
             "facts": self._facts(),
             "formats": formats_of(scan),
             "is_volume": session.is_volume,
@@ -134,6 +146,7 @@ class Opened:
             ],
             "later_wins": self.later_wins,
             "came_back": self.came_back,
+            "is_open_elsewhere": self.is_open_elsewhere,
             "objects": [self.about(one) for one in list(session.objects.values())],
         }  # fmt: skip
 
@@ -214,13 +227,29 @@ class Opened:
             number, plane.axis, plane.index(index), new
         ))  # fmt: skip
 
-    def extend(self, number: int, plane: Plane, progress: Progress) -> Change:
-        """Follow an object from its marks in a plane; `stop` ends it early."""
+    def stop(self) -> None:
+        """End all extensions early; what they found until then counts."""
+        for one in list(self._stops):
+            one.set()
+
+    @contextlib.contextmanager
+    def stopping(self, stop: threading.Event) -> Iterator[None]:
+        """Let the method `stop` set this event, too, which ends an extension early."""
+        self._stops.add(stop)
+        try:
+            yield
+        finally:
+            self._stops.discard(stop)
+
+    def extend(
+        self, number: int, plane: Plane, progress: Progress, stop: threading.Event
+    ) -> Change:
+        """Follow an object from its marks in a plane; the event `stop` ends it early."""
         self.require_mark(number, plane)
 
         def step(done: int, most: int) -> None:
             progress(done, most)
-            if self.stop.is_set():
+            if stop.is_set():
                 raise Enough
 
         return self._recorded(number, lambda: self.session.extend(number, plane.axis, step))
@@ -246,16 +275,22 @@ class Opened:
         return self._shown(plane, index, self.session.remove(number))
 
     def add_labels(self, path: Path, memory_limit: int | None) -> list[int]:
-        """Add the objects of a label map; return their numbers.
+        """Add the objects of a label map, all or none; return their numbers.
 
         Raises:
             ScanError: it is no label map, or does not lie on the image's grid.
+            SessionError: it has more objects than there is room for.
         """
-        scan, added = self.session.image.scan, []
-        for name, colour, mask in objects_of(path, scan, memory_limit=memory_limit):
-            one = self.session.new_object(name, colour)
-            self._recorded(one.number, functools.partial(self.session.seed, one.number, mask.T))
-            added.append(one.number)
+        scan, added = self.session.image.scan, list[int]()
+        try:
+            for name, colour, mask in objects_of(path, scan, memory_limit=memory_limit):
+                number = self.session.new_object(name, colour).number
+                added.append(number)
+                self._recorded(number, functools.partial(self.session.seed, number, mask.T))
+        except BaseException:
+            for number in added:
+                self.session.remove(number)
+            raise
         return added
 
     def see(self, window: Window) -> None:
@@ -274,7 +309,8 @@ class Opened:
         Args:
             suffix: of the format, for a download.
             numbers: of the objects.
-            place: the file that the user named; None: it is for a download.
+            place: the file that the user named; None: it is for a download, and counts as saved
+                when `received` is called.
 
         Raises:
             OSError: it cannot be written.
@@ -288,14 +324,26 @@ class Opened:
         is_whole = not what.left_out and len(what.segments) == sum(
             one.box is not None for one in self.session.objects.values()
         )
-        if is_whole and not written[0].name.endswith(TABLE) and self.journal is not None:
+        is_whole = is_whole and not written[0].name.lower().endswith(TABLE)
+        self._downloads = None
+        if is_whole and place is None:
+            self._downloads = self._changes
+        elif is_whole and self.journal is not None:
             self.journal.saved()
         return written
+
+    def received(self) -> None:
+        """The user has the last download: objects that did not change since it are saved."""
+        if self._downloads == self._changes and self.journal is not None:
+            self.journal.saved()
+
+    def _count(self, _: Event) -> None:
+        self._changes += 1
 
     def _written(self, what: Drawn, suffix: str, place: Path | None) -> list[Path]:
         if place is not None:
             write_to(place, self.session, what)
-            beside = Outputs(place).all()[1:] if place.suffix != TABLE else []
+            beside = Outputs(place).all()[1:] if place.suffix.lower() != TABLE else []
             return [place, *(path for path in beside if path.exists())]
         folder = Path(tempfile.mkdtemp(dir=self._own))
         path = folder / f"{self.stem}{suffix}"

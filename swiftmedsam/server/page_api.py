@@ -7,6 +7,7 @@ header X-Change says where that is, and how the object is now.
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,6 @@ from starlette.routing import BaseRoute, Route
 
 from swiftmedsam.messages import printable
 from swiftmedsam.result import Progress
-from swiftmedsam.server import uploads
 from swiftmedsam.server.asked import (
     aside,
     colour_of,
@@ -36,6 +36,7 @@ from swiftmedsam.server.opened import Opened, Painted
 from swiftmedsam.server.page_files import place_for
 from swiftmedsam.server.slices import Plane
 from swiftmedsam.server.tabs import Tabs, known
+from swiftmedsam.server.temporary import remove
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -80,6 +81,7 @@ def routes(hub: Hub) -> Sequence[BaseRoute]:
         ("POST", f"{image}/undo", page.undo),
         ("POST", f"{image}/save", page.save),
         ("GET", f"{image}/saved/{{key}}", page.saved),
+        ("POST", f"{image}/saved", page.received),
     ]
     return [Route(path, answer, methods=[method]) for method, path, answer in found]
 
@@ -161,7 +163,7 @@ class Page:
     async def close(self, request: Request) -> Response:
         """Close the image."""
         tab = self._tabs.of(request)
-        tab.opened.stop.set()
+        tab.opened.stop()
         await self._do(request, lambda: None)  # after what is under way
         self._tabs.forget(tab)
         return JSONResponse({})
@@ -189,7 +191,7 @@ class Page:
         try:
             added = await self._do(request, lambda: opened.add_labels(path, limit))
         finally:
-            uploads.remove(own)
+            remove(own)
         return JSONResponse(await aside(opened.described) | {"added": added})
 
     # Objects
@@ -263,8 +265,8 @@ class Page:
     async def extend(self, request: Request) -> Response:
         """Follow an object through the slices: lines of JSON, as it goes on.
 
-        Each line is `{"done", "most"}`; the last one is `{"change"}` or `{"detail"}`. Whoever goes
-        away stops it; what was found until then counts.
+        Each line is `{"done", "most"}`; the last one is `{"change"}` or `{"detail"}`. If the page
+        disconnects, it stops; what was found until then counts.
         """
         tab, asked, number = self._tabs.of(request), await json_of(request), _number(request)
         opened = tab.opened
@@ -272,19 +274,20 @@ class Page:
             plane, _ = opened.plane(asked.get("plane"), 0)
             opened.require_mark(number, plane)
         lines = asyncio.Queue[dict[str, Any] | None]()
-        opened.stop.clear()
+        stop = threading.Event()  # of this extension alone: another tab may have its own
 
         def extending(progress: Progress) -> dict[str, Any]:
-            change = opened.extend(number, plane, progress)
+            change = opened.extend(number, plane, progress, stop)
             about = opened.about(opened.session[number])
             return {"object": about, "box": change.box, "warnings": change.warnings}
 
         async def work() -> None:
             try:
-                change = await self._hub.do(
-                    tab.held, extending,
-                    tell=lambda done, most: lines.put_nowait({"done": done, "most": most}),
-                )  # fmt: skip
+                with opened.stopping(stop):
+                    change = await self._hub.do(
+                        tab.held, extending,
+                        tell=lambda done, most: lines.put_nowait({"done": done, "most": most}),
+                    )  # fmt: skip
                 lines.put_nowait({"change": change})
             except Refused as error:
                 lines.put_nowait({"detail": error.detail})
@@ -297,15 +300,15 @@ class Page:
             try:
                 while (line := await lines.get()) is not None:
                     yield json.dumps(line).encode() + b"\n"
-                await task  # what nobody foresaw ends the answer
+                await task  # an unexpected error ends the answer
             finally:
-                opened.stop.set()
+                stop.set()
 
         return StreamingResponse(answer(), media_type="application/x-ndjson")
 
     async def stop(self, request: Request) -> Response:
         """Stop following an object; what was found until then counts."""
-        self._image(request).stop.set()
+        self._image(request).stop()
         return JSONResponse({})
 
     # Saving
@@ -322,9 +325,14 @@ class Page:
             if opened.folder is None:
                 raise Refused(400, "an uploaded image has no folder on the server's machine")
             place = place_for(opened.folder, name)
-            if place.exists() and asked.get("replace") is not True:
+
+        def save() -> list[Path]:
+            # asked in the worker: another page may save the same name at the same time
+            if place is not None and place.exists() and asked.get("replace") is not True:
                 raise Refused(409, f"{name} is there already")
-        written = await self._do(request, lambda: opened.save(suffix or "", numbers, place))
+            return opened.save(suffix or "", numbers, place)
+
+        written = await self._do(request, save)
         base = f"images/{opened.id}/saved"
         return JSONResponse({
             "files": [
@@ -339,6 +347,12 @@ class Page:
         if not 0 <= key < len(opened.saved):
             raise Refused(404, "this file was not saved")
         return FileResponse(opened.saved[key], media_type="application/octet-stream")
+
+    async def received(self, request: Request) -> Response:
+        """The browser has the files that were saved for it."""
+        opened = self._image(request)
+        await self._do(request, opened.received)
+        return JSONResponse({})
 
 
 def _number(request: Request) -> int:

@@ -45,6 +45,8 @@ def place_for(folder: Path, name: str) -> Path:
     place = folder / name
     if place.is_symlink():  # what it leads to was chosen by nobody
         raise Refused(400, f"{words}: there is a link of that name")
+    if place.is_dir():
+        raise Refused(400, f"{words}: there is a folder of that name")
     return place
 
 

@@ -11,7 +11,7 @@ from swiftmedsam.messages import printable, shortened
 from swiftmedsam.result import Labels, Progress
 from swiftmedsam.scans.session import OpenImage
 from swiftmedsam.server.objects import Mark
-from swiftmedsam.server.region import Box, Shape, size_of
+from swiftmedsam.server.region import Box, Shape
 
 
 class SessionError(CaseError):
@@ -65,11 +65,15 @@ class Planes:
             raise SessionError(f"the box {ends} lies outside the {self}")
         return k, j, i
 
-    def axis_of(self, box: Box) -> int | None:
-        """The axis across the plane that a box was drawn in; None: it is thicker than a slice."""
+    def axis_of(self, box: Sequence[Sequence[int]]) -> int | None:
+        """The axis across the plane that a box was drawn in; None: it is thicker than a slice.
+
+        The box is as it was drawn, and may reach outside: a thick one of which a single slice lies
+        in the volume is a bound, all the same.
+        """
         if not self.is_volume:
             return self.axis
-        thin = [a for a in range(3) if size_of(box)[a] == 1 and self.shape[a] > 1]
+        thin = [a for a, (start, end) in enumerate(box) if end - start == 1 and self.shape[a] > 1]
         if not thin:
             return None
         return self.axis if self.axis in thin else thin[0]

@@ -108,6 +108,11 @@ class Region:
             self._is_known = True
         return self._box
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the mask takes."""
+        return self._mask.nbytes
+
     def at(self, box: Box) -> BoolArray:
         """A copy of the mask in `box`."""
         found = np.zeros(size_of(box), np.bool_)

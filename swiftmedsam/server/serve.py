@@ -33,6 +33,7 @@ from swiftmedsam.server.app import application
 from swiftmedsam.server.files import Files
 from swiftmedsam.server.guard import is_loopback
 from swiftmedsam.server.hub import Hub, Limits
+from swiftmedsam.server.temporary import remove_left
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--token", metavar="WORD",
-        help=f"that every request must have (default: the environment variable {TOKEN}, if set)",
+        help="a secret that every request must have (default: the environment variable "
+        f"{TOKEN}, if set)",
     )  # fmt: skip
     made.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME",
@@ -82,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument(
         "--idle-timeout", type=seconds_above_0, default=limits.idle_seconds, metavar="SECONDS",
-        help=f"close an image that nobody used for so long (default {limits.idle_seconds:g})",
+        help="close an image of 3D Slicer or napari that nobody used for so long (default "
+        f"{limits.idle_seconds:g}); the page's stay open for 12 hours",
     )  # fmt: skip
     made.add_argument(
         "--liveness-timeout", type=seconds_above_0, default=limits.liveness_seconds,
@@ -126,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse_directions(text: str) -> str:
-    """Three letters like LPS.
+    """Check three letters like LPS; return them in capitals.
 
     Raises:
         ValueError: it is not.
@@ -192,7 +195,7 @@ def hub_of(options: argparse.Namespace, network: Network) -> Hub:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server; a signal also ends what the worker is doing."""
+    """uvicorn's server. A signal also ends what the worker is doing."""
 
     def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
         super().__init__(config)
@@ -273,6 +276,8 @@ def _serve(options: argparse.Namespace, stopper: Stopper) -> int:
         log.error("%s: cannot listen there (%s)", where, one_line(error))
         return 1
     with contextlib.closing(sock):
+        if left := remove_left():
+            log.info("removed what %d servers that were killed had received", left)
         try:
             network = load(
                 options.weights, precision=options.precision, threads=options.threads, wait=False
@@ -283,7 +288,7 @@ def _serve(options: argparse.Namespace, stopper: Stopper) -> int:
         hub = hub_of(options, network)
         app = application(hub, token=options.token, hosts=[options.host, *options.allow_host])
         config = uvicorn.Config(
-            app, log_config=None, access_log=options.verbose, server_header=False, ws="none",
+            app, log_config=None, access_log=False, server_header=False, ws="none",
             loop="asyncio", http="h11", lifespan="on", timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS, proxy_headers=False,
         )  # fmt: skip

@@ -9,13 +9,13 @@ Voxels are (k, j, i), the order of the labels of `OpenImage`; boxes are half ope
 slice thick along some axis was drawn in that plane: the volume is then looked at in slices along
 this axis. A thicker box is a bound in three dimensions. A picture is a volume of one slice.
 
-How an object comes about from what the user gives, one after the other:
+How an object is made, step by step, of what the user gives:
 
 - Boxes and masks of slices are *marks*. All marks along one axis are followed together
   (`OpenImage.extend`), so one more mark corrects what lies around it. What is found replaces what
   was found along this axis before.
-- What was found along another axis, in thicker boxes, or came from outside (`seed`) stays beside
-  it.
+- What was found along another axis or in thicker boxes, and what came from outside (`seed`),
+  stays as it is.
 - A negative box takes away what is found in it; if nothing of the object is found there, all of the
   object in it. If the object was followed along this axis, its slice becomes a mark, and the
   slices around it follow.
@@ -141,28 +141,17 @@ class Session:
             SessionError: the box is not a box, or lies outside; there is no such object.
         """
         one, whole = self[number], self.planes.checked(box)
-        axis = self.planes.axis_of(whole)
+        axis = self.planes.axis_of(box)
         if axis is None:
             return self._bounded(one, whole, positive=positive, progress=progress)
         self.last_used = axis, whole[axis][0]
         follow = extend and self.is_volume
-        if not positive:
-            return self._taken_away(one, axis, whole, follow, quick, progress)
-        index, place = self._place(axis, whole)
-        known = one.marks.get(axis, {}).get(index)
-        if known is not None and known.mask is not None:
-            mask = known.mask | self.planes.in_slice(axis, whole, crops=not quick)
-            marks = with_mark(one.marks, axis, index, Mark(mask=mask))
-        else:
-            boxes = known.boxes if known else ()
-            marks = with_mark(one.marks, axis, index, Mark((*boxes, whole)))
-        if follow:
-            return self._followed(one, axis, marks, place, progress)
-        new = np.expand_dims(self.planes.in_slice(axis, whole, crops=not quick), axis)
-        if known is not None:  # else it replaces what other slices led to
-            new |= one.found[axis].at(place)
-        writes = one.found_anew(axis, place, new, own=place)
-        return self._commit(one, writes, marks, drawn=Drawn(whole, True) if quick else None)
+
+        def found() -> BoolArray:
+            return self.planes.in_slice(axis, whole, crops=not quick)
+
+        take = self._added if positive else self._taken_away
+        return take(one, axis, whole, found, follow, quick, progress)
 
     def refine(self, number: int) -> Change:
         """Ask the last box again, with crops, if it was `quick` and only its slice changed.
@@ -173,9 +162,12 @@ class Session:
         drawn = one.drawn
         if drawn is None:
             return self[number].changed(None)
-        before, shown = one.box, one.mask
+        axis, before, shown = drawn.axis, one.box, one.mask
+        # asked before anything changes: if it fails, the box stays as it was answered
+        exact = self.planes.in_slice(axis, drawn.box, crops=True)
         self.undo(number)
-        self.add_box(number, drawn.box, positive=drawn.positive, extend=False)
+        take = self._added if drawn.positive else self._taken_away
+        take(one, axis, drawn.box, lambda: exact, False, False, None)
         return one.since(before, shown)
 
     def extend(
@@ -340,20 +332,39 @@ class Session:
         writes = one.added(box, found) if positive else one.without(box, one.hit(box, found, box))
         return self._commit(one, writes, one.marks)
 
+    def _added(
+        self, one: Object, axis: int, box: Box, found: Callable[[], BoolArray], follow: bool,
+        quick: bool, progress: Progress | None,
+    ) -> Change:  # fmt: skip
+        """Add what a box marks that was drawn in a slice; `found` asks what it is there."""
+        index, place = self._place(axis, box)
+        known = one.marks.get(axis, {}).get(index)
+        if known is not None and known.mask is not None:
+            marks = with_mark(one.marks, axis, index, Mark(mask=known.mask | found()))
+        else:
+            boxes = known.boxes if known else ()
+            marks = with_mark(one.marks, axis, index, Mark((*boxes, box)))
+        if follow:
+            return self._followed(one, axis, marks, place, progress)
+        new = np.expand_dims(found(), axis)
+        if known is not None:  # else it replaces what other slices led to
+            new = new | one.found[axis].at(place)
+        writes = one.found_anew(axis, place, new, own=place)
+        return self._commit(one, writes, marks, drawn=Drawn(axis, box, True) if quick else None)
+
     def _taken_away(
-        self, one: Object, axis: int, box: Box, follow: bool, quick: bool,
-        progress: Progress | None,
+        self, one: Object, axis: int, box: Box, found: Callable[[], BoolArray], follow: bool,
+        quick: bool, progress: Progress | None,
     ) -> Change:  # fmt: skip
         """Take away what is found in a negative box that was drawn in a slice."""
         index, place = self._place(axis, box)
-        drawn = Drawn(box, False) if quick and not follow else None
+        drawn = Drawn(axis, box, False) if quick and not follow else None
         if follow and not one.marks.get(axis):
             whole = self.planes.from_box(axis, box, progress)
             scope = hull_of(around(whole), box) or box
             writes = one.without(scope, one.hit(scope, whole[parts_of(scope)], box))
             return self._commit(one, writes, one.marks)
-        found = np.expand_dims(self.planes.in_slice(axis, box, crops=not quick), axis)
-        gone = one.hit(place, found, box)
+        gone = one.hit(place, np.expand_dims(found(), axis), box)
         if not one.marks.get(axis):
             return self._commit(one, one.without(place, gone), one.marks, drawn=drawn)
         kept = one.content.at(place) & ~gone

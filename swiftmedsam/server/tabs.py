@@ -1,9 +1,9 @@
 """The images that pages have open, and the files that they name or upload."""
 
+import functools
 import logging
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +18,12 @@ from swiftmedsam.server.files import UnknownFileError
 from swiftmedsam.server.hub import Held, Hub, Refused
 from swiftmedsam.server.opened import Opened
 from swiftmedsam.server.page_files import require_inside
+from swiftmedsam.server.temporary import remove
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 12 * 3600.0  # an image stays open over a night, unless another page needs its place
-GONE_SECONDS = 180.0  # without a word of its page, which reports every half minute
+IDLE_SECONDS = 12 * 3600.0  # an image stays open over a night, unless others need its place
+GONE_SECONDS = 180.0  # without a request of its page, which sends one every half minute
 
 T = TypeVar("T")
 
@@ -33,7 +34,6 @@ class Tab:
 
     held: Held
     opened: Opened
-    seen: float = field(default_factory=time.monotonic)
 
 
 class Tabs:
@@ -48,28 +48,28 @@ class Tabs:
         held = None
         try:
             volume, series = volume_of(asked.get("volume")), text_of(asked.get("series"), "series")
-            held = self._claim()
+            held = self._hub.claim(idle_seconds=IDLE_SECONDS, spare_seconds=GONE_SECONDS)
             session = await self._hub.open(held, self._opening(path, volume, series))
             folder = None if own else self._folder_of(path)
-            window, new = self._hub.window, own or uploads.new_folder()
+            window, new = self._hub.window, own or self._hub.temporary.new_folder()
             opened = await aside(Opened, session, path, folder, window, new)
+            await self._keep(held, opened)
         except BaseException:
-            uploads.remove(own)
+            remove(own)
             if held is not None:
                 self._hub.release(held.token)
             raise
-        await self._keep(held, opened)
-        self._tabs[opened.id] = Tab(held, opened)
+        self._tabs[opened.id] = tab = Tab(held, opened)
+        held.ended = functools.partial(self._ended, tab)
         return opened
 
     async def _keep(self, held: Held, opened: Opened) -> None:
-        """Keep a journal, if the server has any; nobody is kept from drawing without one."""
-        folder, open_ones = self._hub.journals, list(self._tabs.values())
-        taken = {one.opened.journal.path for one in open_ones if one.opened.journal is not None}
+        """Keep a journal, if the server keeps any. Without one the image can be used, too."""
+        folder = self._hub.journals
         if folder is None:
             return
         try:
-            await self._hub.do(held, lambda _: opened.keep(folder, taken))
+            await self._hub.do(held, lambda _: opened.keep(folder))
         except OSError as error:
             log.error("%s: no journal is kept (%s)", opened.name, words_of(error))
 
@@ -88,25 +88,14 @@ class Tabs:
 
         return opening
 
-    def _claim(self) -> Held:
-        """A session; a page that is gone gives up its own, if there is no other."""
-        try:
-            return self._hub.claim(idle_seconds=IDLE_SECONDS)
-        except Refused:
-            gone = [one for one in self._tabs.values() if self._is_gone(one)]
-            if not gone:
-                raise
-            self.forget(min(gone, key=lambda tab: tab.seen))
-            return self._hub.claim(idle_seconds=IDLE_SECONDS)
-
-    def _is_gone(self, tab: Tab) -> bool:
-        return tab.seen + GONE_SECONDS < time.monotonic() and not tab.held.busy
-
     def forget(self, tab: Tab) -> None:
         """Close an image."""
+        self._hub.release(tab.held.token)  # which calls `_ended`
+
+    def _ended(self, tab: Tab) -> None:
+        """Forget an image whose session has ended: its files go, and its journal is closed."""
         self._tabs.pop(tab.opened.id, None)
         tab.opened.close()
-        self._hub.release(tab.held.token)
 
     async def file_of(self, request: Request) -> tuple[Mapping[str, Any], Path, Path | None]:
         """What is asked, the path of its file, and the new folder that it was uploaded to."""
@@ -114,12 +103,13 @@ class Tabs:
             asked = await json_of(request)
             file = text_of(asked.get("file"), "file") or ""
             return asked, await aside(self._found, file), None
-        query, own = request.query_params, uploads.new_folder()
+        query, own = request.query_params, self._hub.temporary.new_folder()
         receive = uploads.receive_folder if query.get("folder") else uploads.receive_file
         try:
-            path = await receive(request, own, query.get("name", ""), self._hub.limits.upload)
+            with refusing(), self._hub.receiving_file():  # the disk may be full
+                path = await receive(request, own, query.get("name", ""), self._hub.limits.upload)
         except BaseException:
-            uploads.remove(own)
+            remove(own)
             raise
         return query, path, own
 
@@ -143,15 +133,11 @@ class Tabs:
         Raises:
             Refused: it is not open, or not any more.
         """
+        self._hub.reap()
         tab = self._tabs.get(request.path_params["id"])
         if tab is None:
             raise Refused(404, "this image is not open any more: open it again")
-        try:
-            self._hub.held(tab.held.token)
-        except Refused:
-            self.forget(tab)
-            raise
-        tab.seen = time.monotonic()
+        self._hub.held(tab.held.token)
         return tab
 
 

@@ -1,15 +1,14 @@
 """Files that a browser uploads: within a limit, in a folder of their own, safely named."""
 
-import shutil
 import struct
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from swiftmedsam.scans.formats.by_suffix import READERS, suffix_of
 from swiftmedsam.server.asked import aside
+from swiftmedsam.server.guard import stream_body
 from swiftmedsam.server.hub import Refused
 from swiftmedsam.server.page_files import detached, safe_name
 
@@ -20,32 +19,15 @@ HEAD = struct.Struct("<IQ")
 DICOM = (".dcm", ".ima")
 
 
-def new_folder() -> Path:
-    """A new, empty folder that only this user can read."""
-    return Path(tempfile.mkdtemp(prefix="swiftmedsam-"))
-
-
-def remove(folder: Path | None) -> None:
-    """Remove a folder of `new_folder`, with all that is in it."""
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 async def blocks_of(request: Request, most: int) -> AsyncIterator[bytes]:
     """The body of a request, block by block.
 
     Raises:
-        Refused: it has more than `most` bytes (413), or does not come to its end.
+        Refused: it has more than `most` bytes (413), or does not come to its end (408).
     """
-    size = 0
-    try:
-        async for block in request.stream():
-            size += len(block)
-            if size > most:
-                raise Refused(413, f"a file or folder may have {most / 1e6:.0f} MB")
-            yield block
-    except ClientDisconnect:
-        raise Refused(408, "the file did not come to its end") from None
+    too_large = Refused(413, f"a file or folder may have {most / 1e6:.0f} MB")
+    async for block in stream_body(request, most, too_large):
+        yield block
 
 
 async def receive_file(request: Request, folder: Path, name: str, most: int) -> Path:

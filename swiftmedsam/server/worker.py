@@ -156,6 +156,7 @@ class Worker:
             if self._ending.is_set():  # `end` may have come before it was the running one
                 break
             job.run()
+            self._running = job = None  # it would keep its result, which may be an image
             may_prepare = True
         while True:  # for those that still wait
             if job is not None:

@@ -29,6 +29,8 @@ class Options:
     )
     learning_rate: float = 2e-4
     weight_decay: float = 0.01
+    # muon learns v3 in far fewer steps (docs/log/2026-11-30-v3.md)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     warmup: int = 50  # steps
     # plateau: ReduceLROnPlateau on the mean loss between two reports
     schedule: Literal["cosine", "plateau"] = "cosine"

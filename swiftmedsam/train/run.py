@@ -30,6 +30,7 @@ from swiftmedsam.train.data.stream import Batch, Batches, Source
 from swiftmedsam.train.losses import teacher_loss, trust_in, truth_loss
 from swiftmedsam.train.machine.encoder import Encode, openvino_encoder
 from swiftmedsam.train.machine.lean import make_lean
+from swiftmedsam.train.muon import OPTIMIZERS
 from swiftmedsam.train.options import Options
 from swiftmedsam.train.repair.blockwise import relative_error
 
@@ -132,17 +133,17 @@ def answered(batch: Batch, teacher: SwiftMedSAM, encode: Encode, options: Option
     return batch
 
 
-def batch_loss(
-    student: nn.Module, batch: Batch, teacher: SwiftMedSAM | None, options: Options
-) -> dict[str, Tensor]:
+def batch_loss(student: nn.Module, batch: Batch, options: Options) -> dict[str, Tensor]:
     """Return the terms of the loss of one batch, by name; "loss" is their weighted sum.
 
+    The batch has what a teacher says of it (`answered`), or embeddings of a cache, or neither.
     "teacher" is the relative error of the embedding. "answers" is the difference from the teacher's
     masks of free boxes: the student learns what the teacher knows about unlabelled objects.
+
+    Raises:
+        ValueError: the embedding counts by `options`, and the batch has none.
     """
     taught = options.taught if options.teacher_weight else 0
-    if teacher is not None:
-        batch = answered(batch, teacher, teacher.encode, options)
     if taught and batch.get("embedding") is None:
         raise ValueError("teacher_weight is set, but there is neither teacher nor cache")
     free_boxes = batch.get("answered_boxes", batch["free_boxes"][:0])
@@ -262,7 +263,7 @@ class Run:
         fabric, options = self.fabric, self.options
         set_trainable(model, options)
         trainable = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
+        optimizer = OPTIMIZERS[options.optimizer](
             trainable, lr=options.learning_rate, weight_decay=options.weight_decay
         )
         blend = _average(options.average_decay)
@@ -301,7 +302,7 @@ class Run:
         count, began = 0, time.monotonic()
         start = began - 60 * state["minutes"]
         for batch in self._repeated(loader, teacher, encode):
-            terms = batch_loss(student, batch, None, options)
+            terms = batch_loss(student, batch, options)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(terms["loss"])
             fabric.clip_gradients(student, optimizer, max_norm=options.clip_norm)

@@ -188,9 +188,12 @@ def test_a_model_that_openvino_does_not_take_is_one_line(tiny_weights, tmp_path,
 
 @pytest.mark.parametrize("package", ["swiftmedsam.network", "swiftmedsam.convert.export"])
 def test_openvino_does_not_report_its_import_and_leaves_home_alone(tmp_path, package):
-    """Else it asks for www.google-analytics.com and writes HOME/intel."""
+    """Else it asks for www.google-analytics.com and writes HOME/intel, also with its converter."""
     code = (
-        f"import sys, threading, {package}\n"
+        f"import sys, threading, {package}, openvino\n"
+        "assert 'openvino.tools.ovc' not in sys.modules, 'it takes time'\n"
+        "try: openvino.convert_model('no/such.onnx')\n"
+        "except Exception as error: assert 'no/such.onnx' in str(error)\n"
         "assert 'openvino.tools.ovc' in sys.modules\n"
         "assert sys.modules['openvino_telemetry'] is None\n"
         "assert len(threading.enumerate()) == 1"

@@ -197,3 +197,16 @@ def test_an_error_that_nobody_foresaw_is_one_line_for_the_client_and_in_the_log(
     assert [record.getMessage() for record in caplog.records] == [
         "GET /x\\ny: ZeroDivisionError: a b"
     ]
+
+
+# What is logged
+
+
+def test_requests_are_logged_without_what_follows_their_path(caplog):
+    caplog.set_level(logging.DEBUG, "swiftmedsam")
+    guarded = Guard(passed, "s3cret")
+    ask(guarded, path="/", query="token=s3cret")
+    ask(guarded, path="/x\n2", authorization="Bearer s3cret")
+    ask(guarded, path="/x", authorization="Bearer other")
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["GET /: 303", "GET /x\\n2: 200", "GET /x: 401"]

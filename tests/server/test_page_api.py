@@ -295,6 +295,7 @@ def test_objects_come_back_after_the_server_was_killed_until_they_are_saved(fold
         assert opened(client)[0]["objects"] == []
         asked_to_save = {"objects": [one["number"]], "format": ".nii.gz"}
         client.fine("POST", f"{path}/save", asked_to_save)
+        client.fine("POST", f"{path}/saved")  # the browser has it
         server.process.kill()
     with serving(*words) as server:
         assert opened(Client(server))[0]["objects"] == []

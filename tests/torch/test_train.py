@@ -36,7 +36,7 @@ from swiftmedsam.train.repair import features
 from swiftmedsam.train.repair.features import read_cache
 from swiftmedsam.train.repair.initialise import dense_student_of
 from swiftmedsam.train.repair.one_cycle import RepairOptions
-from swiftmedsam.train.run import COLUMNS, LAST, WEIGHTS, Run, batch_loss, set_trainable
+from swiftmedsam.train.run import COLUMNS, LAST, WEIGHTS, Run, answered, batch_loss, set_trainable
 from tests.helpers import ellipse
 from tests.helpers.torch_model import CACHE_PICTURES, changed_names, state_of
 from tests.helpers.training import NOTHING, SMALL, Ellipses, Killed, cpu
@@ -61,6 +61,11 @@ class OneEllipse(Ellipses):
 def trained(model, folder, options, source=None, **more):
     """A copy of `model` after a run in `folder`."""
     return Run(folder, options, cpu()).train(copy.deepcopy(model), source or Ellipses(), **more)
+
+
+def taught_loss(student, batch, teacher, options):
+    """The terms of a batch after the teacher was asked, as a run does it."""
+    return batch_loss(student, answered(batch, teacher, teacher.encode, options), options)
 
 
 def rows_of(folder):
@@ -367,7 +372,7 @@ def test_the_rate_falls_on_a_plateau_of_means_not_of_single_batches(
         def load_state_dict(self, state):
             pass
 
-    def made_up(student, batch, teacher, options):
+    def made_up(student, batch, options):
         _, logits, *_ = student(batch["pixels"], batch["boxes"], batch["free_boxes"])
         loss = logits.mean() * 0 + next(losses)
         return dict.fromkeys(loop.TERMS, loss)
@@ -399,7 +404,7 @@ def test_in_free_boxes_the_teachers_masks_are_the_target(tiny_model, monkeypatch
     batch = Batches(Ellipses(), options)[0]
     assert batch["free_boxes"].shape == (2, 3, 4)
     with torch.no_grad():
-        terms = batch_loss(loop.Student(tiny_model), batch, tiny_model, options)
+        terms = taught_loss(loop.Student(tiny_model), batch, tiny_model, options)
         embedding = tiny_model.encode(batch["clean"][:1])
         logits, _ = tiny_model.decode(embedding, batch["free_boxes"][0])
     wanted = 0.25 * teacher_loss(logits, logits)
@@ -411,7 +416,7 @@ def test_in_free_boxes_the_teachers_masks_are_the_target(tiny_model, monkeypatch
     for tensor in student.mask_decoder.parameters():
         tensor.mul_(0.5)
     with torch.no_grad():
-        worse = batch_loss(loop.Student(student), batch, tiny_model, options)
+        worse = taught_loss(loop.Student(student), batch, tiny_model, options)
     assert worse["answers"] > terms["answers"]
 
 
@@ -443,7 +448,7 @@ def test_pseudo_objects_are_boxes_of_what_the_teacher_sees_in_free_boxes(tiny_mo
         asked_of_student.append(free_boxes)
         return loop.Student(tiny_model)(pixels, boxes, free_boxes)
 
-    batch_loss(student, batch, teacher, options)
+    taught_loss(student, batch, teacher, options)
     first, second, third = teacher.boxes
     torch.testing.assert_close(first, batch["free_boxes"][:, :2].flatten(0, 1))
     (asked,) = asked_of_student
@@ -490,7 +495,7 @@ def test_unlabelled_pictures_come_first_and_only_the_teacher_answers_for_them(
     assert answers.trust.tolist() == [1, 1, 0.25, 0.25]  # no truth, no doubt
     torch.testing.assert_close(teacher.boxes[1], batch["boxes"][0])  # of the taught labelled one
     with torch.no_grad():
-        terms = batch_loss(loop.Student(tiny_model), batch, tiny_model, options)
+        terms = taught_loss(loop.Student(tiny_model), batch, tiny_model, options)
         embedding = tiny_model.encode(batch["pixels"][1:]).repeat_interleave(2, 0)
         logits, iou = tiny_model.decode(embedding, batch["boxes"].flatten(0, 1))
         wanted = truth_loss(logits, iou, batch["targets"].flatten(0, 1))
@@ -552,9 +557,9 @@ def test_a_cached_embedding_stands_in_for_the_teacher(cache, tiny_model):
     student = loop.Student(other)
     batch = Batches(CacheSource(cache, first=0), options)[0]
     with torch.no_grad():
-        cached = batch_loss(student, batch, None, options)
-        asked = batch_loss(student, batch | {"embedding": None}, tiny_model, options)
-        ignored = batch_loss(student, batch, other, options)
+        cached = batch_loss(student, batch, options)
+        asked = taught_loss(student, batch | {"embedding": None}, tiny_model, options)
+        ignored = taught_loss(student, batch, other, options)
     assert cached["teacher"].item() == pytest.approx(asked["teacher"].item(), rel=HALF_PRECISION)
     assert ignored["teacher"].item() == cached["teacher"].item()
     assert cached["loss"] == cached["truth"] + 2 * cached["teacher"]
@@ -564,7 +569,7 @@ def test_a_cached_embedding_stands_in_for_the_teacher(cache, tiny_model):
 def test_a_teachers_weight_without_a_teacher_is_refused(tiny_model):
     options = dataclasses.replace(SMALL, teacher_weight=0.5)
     with pytest.raises(ValueError, match="neither teacher nor cache"):
-        batch_loss(loop.Student(tiny_model), Batches(Ellipses(), options)[0], None, options)
+        batch_loss(loop.Student(tiny_model), Batches(Ellipses(), options)[0], options)
 
 
 # The command
@@ -739,6 +744,6 @@ def test_what_cannot_learn_has_no_gradient(tiny_model):
     model = copy.deepcopy(tiny_model)
     set_trainable(model, SHARED)
     batch = Batches(Ellipses(), SHARED)[0]
-    batch_loss(loop.Student(model), batch, None, SHARED)["loss"].backward()
+    batch_loss(loop.Student(model), batch, SHARED)["loss"].backward()
     for name, tensor in model.named_parameters():
         assert tensor.requires_grad == (tensor.grad is not None), name

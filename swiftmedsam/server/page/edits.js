@@ -59,7 +59,7 @@ export function apply({ object, removed, box, patch, warnings = [] }) {
     for (const view of state.views) {
       const [first, end] = slicesOf(view.plane, box);
       if (view.index < first || view.index > end) continue;
-      if (patch && patch.plane === view.plane.name && patch.index === view.index) {
+      if (patch && patch.plane === view.plane.name && patch.index === view.index && !view.isLoading) {
         view.masks.patch(patch, state.objects);
         view.draw();
       } else {

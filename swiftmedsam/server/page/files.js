@@ -29,6 +29,7 @@ export function beginFiles(whenOpened) {
   }
   $("download").addEventListener("click", () => saving(async () => {
     for (const file of await saveAs({})) await download(file);
+    await ask("POST", `${base()}/saved`); // until then the server keeps what is not saved
   }));
   $("save-there").addEventListener("click", () => saving(() => saveAs({ name: $("save-name").value })));
   $("replace").addEventListener("click", () =>
@@ -86,14 +87,19 @@ async function open(options) {
       const answer = await ask("POST", "images", options);
       dialog.close();
       await opened(answer);
-      const back = answer.came_back;
-      say(back ? `${back} objects came back that were not saved before.` : "");
+      tellKept(answer);
     }
   } catch (error) {
     if (!dialog.open) showOpen();
     $("open-error").textContent = error.message;
     say(error.message, true);
   }
+}
+
+/** Say what the journal of the server has of an image that was opened. */
+export function tellKept({ came_back: back, is_open_elsewhere: elsewhere }) {
+  if (elsewhere) say("This image is open elsewhere, too. Save your objects: they are kept nowhere else.", true);
+  else say(back ? `${back} objects came back that were not saved before.` : "");
 }
 
 const openFile = file => attempt(() => open({ json: { file, ...choice() } }));

@@ -2,7 +2,7 @@
 
 import { ask, blob, labels } from "./api.js";
 import { activate, extend, newObject, stop, undo } from "./edits.js";
-import { beginFiles, showOpen, showSave, showWelcome } from "./files.js";
+import { beginFiles, showOpen, showSave, showWelcome, tellKept } from "./files.js";
 import { slicesOf } from "./geometry.js";
 import { beginKeys } from "./keys.js";
 import { listObjects, showMarks } from "./panel.js";
@@ -176,5 +176,9 @@ attempt(async () => {
   const named = await showWelcome();
   const again = known && await ask("GET", `images/${known}`).catch(() => null);
   if (again) await show(again); // the page was loaded again
-  else if (named.length === 1) await show(await ask("POST", "images", { json: { file: named[0].file } }));
+  else if (named.length === 1) {
+    const image = await ask("POST", "images", { json: { file: named[0].file } });
+    await show(image);
+    tellKept(image);
+  }
 });

@@ -2,7 +2,7 @@
 
 import { activate, addBox, addStroke, chosen } from "./edits.js";
 import { mmOf, mmWords, placeOf, stroke, voxelOf } from "./geometry.js";
-import { $, attempt, state } from "./state.js";
+import { $, attempt, say, state } from "./state.js";
 import { setWindow } from "./window.js";
 
 const NOBODY = 65535; // the label of no object yet
@@ -20,6 +20,7 @@ function boxTool(view, start, negative) {
     view.draw();
   };
   return {
+    draws: true,
     begin: () => draft(start),
     move: draft,
     cancel() {
@@ -56,6 +57,7 @@ function strokeTool(view, start, erase) {
     view.draw();
   };
   return {
+    draws: true,
     begin: () => touch(start),
     move: touch,
     cancel: () => view.show(),
@@ -84,6 +86,23 @@ const windowTool = () => ({
   },
 });
 
+/** A tool that has begun; null: it would draw in a slice that is not on the screen yet. */
+function begun(view, tool) {
+  if (tool.draws && view.isLoading) {
+    say("This slice is not on the screen yet: nothing was drawn.", true);
+    return null;
+  }
+  view.isDrawing = Boolean(tool.draws);
+  tool.begin();
+  return tool;
+}
+
+/** End a tool by what it `calls` this: "end" or "cancel". */
+function finish(view, tool, calls) {
+  view.isDrawing = false;
+  tool[calls]();
+}
+
 export function toolAt(view, place, { button = 0, altKey = false } = {}) {
   if (button === 1 || state.tool === "hand") return panTool(view);
   if (button === 2) return state.window ? windowTool() : panTool(view);
@@ -104,6 +123,10 @@ export function meetAt(view, { x, y }) {
 
 /** Show another slice; the lines in the other planes follow. */
 export async function scroll(view, index) {
+  if (view.isDrawing) { // it would end in another slice than it began in
+    tell(view);
+    return say("Finish the box or stroke first; Esc gives up what was begun by keys.", true);
+  }
   const clipped = Math.min(view.slices - 1, Math.max(0, index));
   const { x, y } = view.lines ?? view.cursor;
   state.cross = voxelOf(view.plane, clipped, x, y);
@@ -177,15 +200,14 @@ export function listen(view) {
     const here = at(event);
     pointers.set(event.pointerId, here);
     if (pointers.size === 2) { // two fingers move and zoom, whatever the first one had begun
-      tool?.cancel();
+      if (tool) finish(view, tool, "cancel");
       tool = null;
       pinch = middle();
       return;
     }
     if (pointers.size > 2) return;
     start = here;
-    tool = toolAt(view, view.toSlice(here.x, here.y), event);
-    tool.begin();
+    tool = begun(view, toolAt(view, view.toSlice(here.x, here.y), event));
   });
   canvas.addEventListener("pointermove", event => {
     const here = at(event), before = pointers.get(event.pointerId);
@@ -215,14 +237,14 @@ export function listen(view) {
     const done = tool;
     tool = null;
     const isClick = Math.hypot(here.x - start.x, here.y - start.y) < CLICK;
-    if (event.type === "pointercancel") return done.cancel();
+    if (event.type === "pointercancel") return finish(view, done, "cancel");
     if (isClick && view.draft) { // no box: a click chooses the object and the place
-      done.cancel();
+      finish(view, done, "cancel");
       const pixel = view.pixel(view.toSlice(here.x, here.y)), label = view.masks.at(pixel.x, pixel.y);
       if (label && state.objects.has(label)) activate(label);
       return meetAt(view, pixel);
     }
-    done.end();
+    finish(view, done, "end");
   };
   canvas.addEventListener("pointerup", release);
   canvas.addEventListener("pointercancel", release);
@@ -252,7 +274,7 @@ export function listen(view) {
 
 // The same by keys: a cursor, and Enter where the pointer would be pressed and released.
 
-let held = null;
+let held = null, heldIn = null; // and its view
 
 export function moveCursor(view, dx, dy) {
   view.hasCursor = true;
@@ -269,10 +291,11 @@ export function press(view, event) {
   if (held) {
     const done = held;
     held = null;
-    done.end();
+    finish(heldIn, done, "end");
   } else if (state.tool !== "hand") {
-    held = toolAt(view, { x: view.cursor.x + 0.5, y: view.cursor.y + 0.5 }, { altKey: event.altKey });
-    held.begin();
+    const place = { x: view.cursor.x + 0.5, y: view.cursor.y + 0.5 };
+    held = begun(view, toolAt(view, place, { altKey: event.altKey }));
+    heldIn = view;
   }
   view.draw();
 }
@@ -280,6 +303,6 @@ export function press(view, event) {
 export function letGo() {
   const was = held;
   held = null;
-  was?.cancel();
+  if (was) finish(heldIn, was, "cancel");
   return Boolean(was);
 }

@@ -35,6 +35,9 @@ export class View {
     this.index = Math.min(this.slices - 1, Math.max(0, index));
     this.wanted.abort();
     const { signal } = this.wanted = new AbortController();
+    // Until then the screen has another slice, and labels that were asked for before may be old.
+    this.isLoading = true;
+    delete this.canvas.dataset.slice;
     try {
       const [picture, labels] = await Promise.all([
         this.picture(this.index, signal), this.fetcher.labels(this.plane, this.index, signal),
@@ -42,6 +45,7 @@ export class View {
       if (signal.aborted) return;
       this.shown = picture;
       this.masks.replace(labels, this.objects);
+      this.isLoading = false;
       this.draw();
       this.canvas.dataset.slice = this.index; // what is on the screen, for whoever looks from outside
       for (const beside of [this.index + 1, this.index - 1]) {

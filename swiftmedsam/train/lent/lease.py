@@ -29,7 +29,7 @@ from swiftmedsam.train.run import WEIGHTS
 
 PACKED = ".xz"
 COLLECT_EVERY = 15  # seconds
-Flags = dict[str, float]
+Flags = dict[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ BREADTH: Flags = {
 }  # fmt: skip
 DISTIL: Flags = {
     "batch_size": 64, "unlabelled": 64, "taught": 64, "free_boxes": 0, "truth_weight": 0.0,
-    "learning_rate": 1.5e-3, "warmup": 100, "average_decay": 0.99,
+    "learning_rate": 1e-3, "optimizer": "muon", "warmup": 100, "average_decay": 0.99,
 }  # fmt: skip
 RECIPES = {
     "v3-distil": Recipe("v3", "v1", DISTIL),  # learns the embedding of its teacher only
