@@ -12,27 +12,23 @@ Nothing else may be written to stderr. Everything else is a finding, and is prin
 of its run. `--only NUMBER` repeats this run, and `--keep` keeps its files.
 """
 
-import argparse
-import contextlib
 import logging
-import multiprocessing
-import os
 import random
-import re
 import sys
 import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
+from fuzz import runs
 from fuzz.header_seeds import Seed, seeds
 from fuzz.independent import NoOpinion, Reading, Refused, read
+from fuzz.runs import Everywhere, Finding, is_good, stderr_kept
 from swiftmedsam.case import CaseError
 from swiftmedsam.display import DEFAULT_WINDOW
 from swiftmedsam.scans.boxes.drawn import drawn_box, on_grid
@@ -48,24 +44,6 @@ from swiftmedsam.settings import LITEMEDSAM
 MEMORY_LIMIT = 1 << 30
 REFUSED, WITH_A_WORD = "refused", "segmented with a warning"
 SILENT, ENDED = "segmented", "ended by an error of Python's"
-DIED = "ended the process"
-LEAK = re.compile(r"0x[0-9a-f]{6,}|Traceback|/tmp/|\.cpp|\.cxx|\.hxx|itk::")
-
-
-class Everywhere:
-    """A network whose masks fill each box."""
-
-    def encode(self, pixels):
-        """Return an embedding without content."""
-        return np.zeros((1, 4096, 1), np.float32)
-
-    def decode(self, embedding, prompts, cells):
-        """Return logits (N, 4 h, 4 w) of 1, and a predicted IoU (N,) of 1."""
-        count, height, width = cells.shape
-        return np.ones((count, 4 * height, 4 * width), np.float32), np.ones(count, np.float32)
-
-    def release_encoder(self):
-        """Do nothing: there is no encoder."""
 
 
 class Words(logging.Handler):
@@ -78,15 +56,6 @@ class Words(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the message."""
         self.lines.append(record.getMessage())
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A run with a bad result."""
-
-    number: int
-    change: str
-    what: str
 
 
 def segmented(path: Path) -> Scan:
@@ -131,24 +100,6 @@ def differs(scan: Scan, other: Reading) -> str:
     return ""
 
 
-@contextlib.contextmanager
-def stderr_kept() -> Iterator[list[str]]:
-    """Collect lines on stderr, also those of C++ libraries; Python's warnings become errors."""
-    lines: list[str] = []
-    before = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                yield lines
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
-            kept.seek(0)
-            lines += kept.read().decode(errors="replace").splitlines()
-
-
 def check(kind: str, path: Path, words: Words, before: Scan) -> tuple[str, str]:
     """Return the outcome of a file (`REFUSED` to `ENDED`), and what is wrong with it, or "".
 
@@ -183,8 +134,7 @@ def _outcome(path: Path, words: Words) -> tuple[str, str, Scan | None]:
         scan = segmented(path)
     except CaseError as error:
         message = str(error)
-        bad = not message.isprintable() or LEAK.search(message) or len(message) > 600
-        return REFUSED, f"message: {message[:300]!r}" if bad else "", None
+        return REFUSED, "" if is_good(message) else f"message: {message[:300]!r}", None
     except Exception as error:
         steps = traceback.extract_tb(error.__traceback__)
         last = next(one for one in reversed(steps) if "/swiftmedsam/" in one.filename)
@@ -237,62 +187,13 @@ def work(
 def run(
     numbers: Sequence[int], root_seed: int, folder: Path, kinds: Sequence[str] = ()
 ) -> tuple[Counter[str], list[Finding]]:
-    """Do the runs `numbers`; return the number of each outcome, and the findings.
-
-    A file that ends the process, through a fault in a C library, is a finding.
-    """
-    outcomes: Counter[str] = Counter()
-    findings: list[Finding] = []
-    left = list(numbers)
-    context = multiprocessing.get_context("spawn")
-    while left:
-        hear, tell = context.Pipe(duplex=False)
-        process = context.Process(target=work, args=(left, root_seed, kinds, folder, tell))
-        process.start()
-        tell.close()
-        number, kind, change = left[0], "", ""
-        done = 0
-        with contextlib.suppress(EOFError):
-            while True:
-                number, kind, change = hear.recv()
-                done += 1
-                outcome, wrong = hear.recv()
-                outcomes[f"{kind}: {outcome}"] += 1
-                if wrong:
-                    findings.append(Finding(number, change, wrong))
-        process.join()
-        if process.exitcode:
-            if not done:
-                raise RuntimeError(f"the runs could not begin: {process.exitcode}")
-            outcomes[f"{kind}: {DIED}"] += 1
-            findings.append(Finding(number, change, f"exit status {process.exitcode}"))
-        left = left[done:]
-    return outcomes, findings
+    """Do the runs `numbers`; return the number of each outcome, and the findings."""
+    return runs.run(work, numbers, root_seed, folder, kinds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status, 1 if there is a finding."""
-    parser = argparse.ArgumentParser("python -m fuzz.headers", description=__doc__)
-    parser.add_argument("--runs", type=int, default=1000, help="(default %(default)s)")
-    parser.add_argument(
-        "--seed", type=int, default=1, help="seed of the changes (default %(default)s)"
-    )
-    parser.add_argument("--kind", action="append", default=[], help="nifti, dicom, ...")
-    parser.add_argument("--only", type=int, metavar="NUMBER", help="do one run only")
-    parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="an empty folder for the files of the run"
-    )
-    options = parser.parse_args(argv)
-    numbers = range(options.runs) if options.only is None else [options.only]
-    with tempfile.TemporaryDirectory() as made:
-        folder = options.keep or Path(made)
-        folder.mkdir(exist_ok=True)
-        outcomes, findings = run(numbers, options.seed, folder, options.kind)
-    for finding in findings:
-        print(f"{finding.number}  {finding.change}\n    {finding.what}")
-    print(*(f"{count:6} {outcome}" for outcome, count in sorted(outcomes.items())), sep="\n")
-    print(f"{len(findings)} findings in {outcomes.total()} runs")
-    return 1 if findings else 0
+    return runs.command(work, "fuzz.headers", __doc__ or "", "nifti, dicom, ...", argv)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from packaging.utils import parse_wheel_filename
 from pip._internal.models.index import PyPI
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = ("requirements.lock", "requirements-scans.lock")
+LOCKS = ("requirements.lock", "requirements-scans.lock", "requirements-server.lock")
 PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13), (3, 14))
 SYSTEMS = {  # name: platform tags of wheels, and values for the markers of a lock file
     "Linux x86-64": (r"manylinux.*_x86_64", "linux", "x86_64"),

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from swiftmedsam.messages import one_line, printable
+from swiftmedsam.messages import one_line, printable, shortened
 from swiftmedsam.server import monailabel, nninteractive, page_api
 from swiftmedsam.server.guard import Guard, error_response
 from swiftmedsam.server.hub import Hub, Refused
@@ -50,7 +50,11 @@ def application(hub: Hub, *, token: str = "", hosts: Iterable[str] = ()) -> ASGI
 
     app = Starlette(
         routes=[route for face in FACES for route in face(hub)],
-        exception_handlers={Refused: _refused, HTTPException: _http_error},
+        exception_handlers={
+            Refused: _refused,
+            HTTPException: _http_error,
+            Exception: _unforeseen,
+        },  # fmt: skip
         lifespan=lifespan,
     )
     return Guard(LastNet(app), token, hosts)
@@ -73,8 +77,17 @@ async def _http_error(_: Request, error: Exception) -> Response:
     return error_response(error.status_code, error.detail)
 
 
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+async def _unforeseen(_: Request, error: Exception) -> Response:
+    """What nobody foresaw; Starlette raises it once more when this is sent."""
+    return error_response(500, f"an error in the server: {_reason(error)}")
+
+
 class LastNet:
-    """Answers an unexpected error by one line; the server goes on."""
+    """Logs an unexpected error by one line, and answers it if nobody has; the server goes on."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -97,9 +110,9 @@ class LastNet:
         except Exception as error:
             if scope["type"] != "http":
                 raise
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            log.error("%s %s: %s", scope["method"], printable(scope["path"]), reason)
+            path = shortened(printable(scope["path"]))
+            log.error("%s %s: %s", scope["method"], path, _reason(error))
             log.debug("where it arose", exc_info=True)
             if not begun:
-                response = error_response(500, f"an error in the server: {reason}")
+                response = error_response(500, f"an error in the server: {_reason(error)}")
                 await response(scope, receive, send)

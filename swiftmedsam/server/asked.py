@@ -78,7 +78,7 @@ def window_of(value: object) -> Window:
     """A window of its level and width, numbers or texts."""
     try:
         level, width = (float(part) for part in value)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         level, width = math.nan, math.nan
     if not (abs(level) <= MOST_WINDOW and 0 < width <= MOST_WINDOW):
         raise Refused(400, "a window should be a level and a width above 0")

@@ -63,16 +63,16 @@ def shown(value: object) -> str:
 
 
 def spacing_of(properties: dict[str, Any]) -> list[float] | None:
-    """The field `spacing`: three lengths; None: it is not given."""
+    """The field `spacing`: three lengths, which may be negative (napari); None: it is not given."""
     spacing = properties.get("spacing")
     if spacing is None:
         return None
     if not (
         isinstance(spacing, list)
         and len(spacing) == 3
-        and all(is_number(one) and one > 0 for one in spacing)
+        and all(is_number(one) and one != 0 for one in spacing)
     ):
-        raise Refused(400, f"spacing should be 3 lengths above 0, got {shown(spacing)}")
+        raise Refused(400, f"spacing should be 3 lengths, none of them 0, got {shown(spacing)}")
     return spacing
 
 

@@ -246,8 +246,12 @@ class Hub:
         *,
         seconds: float | None = None,
         tell: Callable[[int, int], None] | None = None,
+        prepares: bool = True,
     ) -> T:
         """What `call` returns, which is called in the worker; see `Worker.do`.
+
+        After it the slices around the last one that was asked are prepared while nobody asks,
+        unless `prepares` is false: a request that comes meanwhile has to wait for a slice.
 
         Raises:
             Refused: the server ends, or what was asked cannot be done (400).
@@ -264,7 +268,7 @@ class Hub:
         finally:
             held.busy -= 1
             held.used = held.seen = self._clock()
-            self._upcoming = neighbours(held.session)
+            self._upcoming = neighbours(held.session) if prepares else iter(())
 
     async def open(self, held: Held, opening: Callable[[int], OpenImage]) -> Session:
         """Open an image in a session, in place of the one that it has.

@@ -13,7 +13,6 @@ that was used longest ago makes room for a new one.
 
 import asyncio
 import json
-import math
 import secrets
 import shutil
 from collections.abc import AsyncIterator
@@ -343,8 +342,7 @@ def _box(asked: dict[str, Any], session: Session) -> Box:
         and all(
             isinstance(one, int | float)
             and not isinstance(one, bool)
-            and math.isfinite(one)
-            and abs(one) < MOST_COORDINATE
+            and -MOST_COORDINATE < one < MOST_COORDINATE  # nor NaN
             for one in roi
         )
     )

@@ -9,7 +9,9 @@ and what was edited counts as corrected slices.
 Two things that clients may ask have another meaning here. `do_autozoom` false: a box changes its
 own slice only. A negative box takes away what is found in it (`session`).
 
-Clients send voxels as they are stored, without their directions: those of the hub are taken.
+Clients send voxels without their directions: those of the hub are taken. Only napari-nifti, the
+reader of napari's plugin, says something of them: it turns volumes to RAS, and their spacing is
+negative.
 
 Points, scribbles and lassos are refused: the network is asked with boxes.
 """
@@ -41,12 +43,13 @@ from swiftmedsam.server.fields import (
 from swiftmedsam.server.guard import read_body, while_connected
 from swiftmedsam.server.hub import Held, Hub, Refused
 from swiftmedsam.server.objects import NOWHERE, Change
-from swiftmedsam.server.packed import PackedError, declared, pack, unpack
+from swiftmedsam.server.packed import DTYPES, PackedError, declared, pack, unpack
 from swiftmedsam.server.region import hull_of, parts_of
 from swiftmedsam.server.session import Session
 
 LEASE = "x-lease-token"
 BINARY = "application/octet-stream"
+NAPARI_DIRECTIONS = "RAS"  # of volumes whose spacing is negative
 OBJECTS_KEPT = 16  # former objects of a client that are known again
 FORMER_BYTES = 4  # for each voxel of the image: as much as two objects that fill it need
 ALIKE = 0.5  # Dice of a mask with a former object from which on it is this object
@@ -190,10 +193,14 @@ class Face:
             raise Refused(400, str(error)) from None
         if dtype.kind == "b":
             array = array.view(np.uint8)
+        directions = self._hub.directions
+        if spacing is not None:
+            directions = NAPARI_DIRECTIONS if max(spacing) < 0 else directions
+            spacing = [abs(one) for one in spacing]
         return open_image(
             array, self._hub.network, spacing_mm=spacing, is_volume=True,
             modality=self._hub.modality, window=self._hub.window,
-            directions=self._hub.directions, memory_limit=limit,
+            directions=directions, memory_limit=limit,
             embeddings_limit=self._hub.embeddings_limit,
         )  # fmt: skip
 
@@ -203,10 +210,7 @@ class Face:
         shape, dtype = asked.get("shape"), asked.get("dtype")
         if not (isinstance(shape, list) and len(shape) == 3 and all(map(is_length, shape))):
             raise Refused(400, f"shape should be 3 whole numbers above 0, got {shown(shape)}")
-        try:
-            kind = np.dtype(dtype).kind if isinstance(dtype, str) else ""
-        except TypeError:
-            kind = ""
+        kind = np.dtype(dtype).kind if isinstance(dtype, str) and dtype in DTYPES else ""
         if kind not in ("b", "i", "u"):
             raise Refused(400, f"dtype should be bool or of whole numbers, got {shown(dtype)}")
         if held.session is not None and tuple(shape) != held.session.shape:

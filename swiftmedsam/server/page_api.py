@@ -55,8 +55,8 @@ T = TypeVar("T")
 def routes(hub: Hub) -> Sequence[BaseRoute]:
     """All routes of the page."""
     page = Page(hub)
-    image, one = "/api/images/{id}", "/api/images/{id}/objects/{number:int}"
-    shown = "/{plane}/{index:int}"
+    image, one = "/api/images/{id}", "/api/images/{id}/objects/{number}"
+    shown = "/{plane}/{index}"
     found = [
         ("GET", "/", page.index),
         ("GET", "/page/{name}", page.file),
@@ -80,7 +80,7 @@ def routes(hub: Hub) -> Sequence[BaseRoute]:
         ("POST", f"{image}/stop", page.stop),
         ("POST", f"{image}/undo", page.undo),
         ("POST", f"{image}/save", page.save),
-        ("GET", f"{image}/saved/{{key:int}}", page.saved),
+        ("GET", f"{image}/saved/{{key}}", page.saved),
         ("POST", f"{image}/saved", page.received),
     ]
     return [Route(path, answer, methods=[method]) for method, path, answer in found]
@@ -135,10 +135,11 @@ class Page:
     def _image(self, request: Request) -> Opened:
         return self._tabs.of(request).opened
 
-    async def _do(self, request: Request, call: Callable[[], T]) -> T:
-        """What `call` returns, in the thread that uses the network."""
+    async def _do(self, request: Request, call: Callable[[], T], *, prepares: bool = True) -> T:
+        """What `call` returns, in the thread that uses the network; `prepares` as of `Hub.do`."""
+        held = self._tabs.of(request).held
         with refusing():
-            return await self._hub.do(self._tabs.of(request).held, lambda _: call())
+            return await self._hub.do(held, lambda _: call(), prepares=prepares)
 
     async def describe(self, request: Request) -> Response:
         """The image and its objects."""
@@ -249,8 +250,9 @@ class Page:
         touched = (np.frombuffer(body, np.uint8) != 0).reshape(rows, columns)
         erase = asked.get("erase") == "1"
         painted = await self._do(
-            request, lambda: opened.stroke(number, plane, index, part, touched, erase=erase)
-        )
+            request, lambda: opened.stroke(number, plane, index, part, touched, erase=erase),
+            prepares=False,  # another stroke follows soon, and needs no network
+        )  # fmt: skip
         return _changed(opened, plane, index, painted)
 
     async def undo(self, request: Request) -> Response:
@@ -341,8 +343,8 @@ class Page:
 
     async def saved(self, request: Request) -> Response:
         """A file that was saved for the browser."""
-        opened, key = self._image(request), request.path_params["key"]
-        if key >= len(opened.saved):
+        opened, key = self._image(request), whole(request.path_params["key"], "a saved file")
+        if not 0 <= key < len(opened.saved):
             raise Refused(404, "this file was not saved")
         return FileResponse(opened.saved[key], media_type="application/octet-stream")
 
@@ -354,8 +356,7 @@ class Page:
 
 
 def _number(request: Request) -> int:
-    number: int = request.path_params["number"]
-    return number
+    return whole(request.path_params["number"], "the number of an object")
 
 
 def _shown(opened: Opened, asked: Mapping[str, Any]) -> tuple[Plane, int]:

@@ -2,7 +2,9 @@
 
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.helpers import ROOT
 
@@ -26,3 +28,17 @@ def test_links_and_pictures_are_there(page):
 def test_test_files_that_a_page_names_are_there(page):
     names = re.findall(r"tests/[\w/]+\.py", page.read_text())
     assert [name for name in names if not (ROOT / name).is_file()] == []
+
+
+def test_the_animated_picture_is_small_and_short():
+    with Image.open(ROOT / "docs" / "page.webp") as picture:
+        assert picture.width <= 800
+        frames, seconds = [], 0.0
+        for number in range(picture.n_frames):
+            picture.seek(number)
+            frames.append(np.asarray(picture.convert("RGB"), np.int16))
+            seconds += picture.info["duration"] / 1000
+    assert 2 <= seconds <= 4
+    assert (ROOT / "docs" / "page.webp").stat().st_size < 400_000
+    blue = [(frame[..., 2] - frame[..., 0] > 60).sum() for frame in frames]  # buttons, and masks
+    assert blue[-1] > blue[0] + 5000

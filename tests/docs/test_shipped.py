@@ -17,6 +17,9 @@ from tests.helpers import ROOT
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+?) *(?:; *(.*?))? *\\?$", re.MULTILINE)
 LOCK = (ROOT / "requirements.lock").read_text()
 SCANS_LOCK = (ROOT / "requirements-scans.lock").read_text()
+SERVER_LOCK = (ROOT / "requirements-server.lock").read_text()
+# a requirement, and its hashes
+ENTRY = re.compile(r"^([a-z].*?) \\\n((?: +--hash=.*\n?)+)", re.MULTILINE)
 V1_SHA256 = "7daf2e666571aeee1347a0c5e7f7f7490c6ac8ed4ca3f233f302f29063b6bfe9"
 LARGEST_CLONE = 60 << 20  # bytes
 
@@ -45,6 +48,22 @@ def test_the_lock_for_scans_is_the_other_one_with_what_they_need():
     assert len(required) == 7
     assert required | pins(LOCK) <= pins(SCANS_LOCK)
     assert has_a_hash_of_each(SCANS_LOCK)
+
+
+def test_the_lock_for_the_server_is_that_for_scans_with_what_it_needs():
+    required = pins((ROOT / "requirements-server.txt").read_text())
+    assert len(required) == 5
+    assert required | pins(SCANS_LOCK) <= pins(SERVER_LOCK)
+    brought = {name for name, *_ in pins(SERVER_LOCK) - pins(SCANS_LOCK) - required}
+    assert brought == {"anyio", "click", "exceptiongroup", "h11", "idna"}
+    assert has_a_hash_of_each(SERVER_LOCK)
+
+
+def test_a_package_has_the_same_hashes_in_all_locks():
+    locks = LOCK, SCANS_LOCK, SERVER_LOCK
+    small, scans, server = (dict(ENTRY.findall(lock)) for lock in locks)
+    assert [len(small), len(scans), len(server)] == [len(pins(lock)) for lock in locks]
+    assert small.items() <= scans.items() <= server.items()
 
 
 def test_the_image_and_predict_install_from_the_lock_alone():
@@ -82,8 +101,9 @@ def test_the_image_has_only_the_parts_of_the_library_that_segment():
     files = ["swiftmedsam/case.py", "swiftmedsam/scans/dicom/rtstruct.py", "predict.sh",
              "weights/v2/manifest.json", "requirements.lock"]  # fmt: skip
     assert sent_to_docker(files) == files
-    others = ["swiftmedsam/server/page/index.html", "requirements-server.txt", "tests/conftest.py",
-              "weights/v1/README.md", "weights/v2/v2.safetensors"]  # fmt: skip
+    others = ["swiftmedsam/server/page/index.html", "requirements-server.txt",
+              "requirements-server.lock", "tests/conftest.py", "weights/v1/README.md",
+              "weights/v2/v2.safetensors"]  # fmt: skip
     assert sent_to_docker(others) == []
 
 

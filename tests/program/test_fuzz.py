@@ -7,18 +7,22 @@ import sys
 import numpy as np
 import pytest
 
-from fuzz import headers
+from fuzz import headers, server
 from fuzz.header_seeds import seeds as header_seeds
 from fuzz.independent import NoOpinion, Reading, read
 from fuzz.inputs import HEAD, check, write
 from fuzz.make_corpus import CORPUS, seeds
+from fuzz.server_seeds import KINDS as CONVERSATIONS
+from fuzz.server_seeds import change_packed, changed, conversation
 from swiftmedsam import read_case
 from swiftmedsam.scans.scan import Scan
+from swiftmedsam.server.packed import PackedError, unpack
 from tests.helpers import ROOT
 
 CHANGES = 40  # of each seed
 SEED = 7
 HEADERS = 300  # changes of the headers of each kind of file
+TALKS = 15  # conversations of each kind
 KINDS = sorted({seed.kind for seed in header_seeds()})
 
 
@@ -46,7 +50,7 @@ def test_a_pickle_among_the_seeds_is_one(tmp_path):
         read_case(path)
 
 
-def changed(data: bytes, chance: random.Random) -> bytes:
+def tampered(data: bytes, chance: random.Random) -> bytes:
     """`data` with one to three bytes replaced, a piece removed, or a piece doubled."""
     found = bytearray(data)
     for _ in range(chance.randint(1, 3)):
@@ -66,7 +70,7 @@ def test_changed_seeds_are_cases_or_refused_in_one_line(tmp_path):
     for path in sorted(CORPUS.iterdir()):
         data = path.read_bytes()
         for _ in range(CHANGES):
-            good += check(changed(data, chance), tmp_path)
+            good += check(tampered(data, chance), tmp_path)
     assert 0 < good < CHANGES * len(seeds())  # neither all of them nor none
 
 
@@ -128,3 +132,51 @@ def test_a_reader_that_is_wrong_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr("swiftmedsam.scans.formats.nifti.made_scan", lambda *_, **__: {}["none"])
     outcome, what = headers.check("nifti", path, headers.Words(), before)
     assert (outcome, what[:8]) == (headers.ENDED, "KeyError")
+
+
+@pytest.mark.parametrize("kind", CONVERSATIONS)
+def test_damaged_requests_are_answered_or_refused_and_the_server_goes_on(tmp_path, kind):
+    outcomes, findings = server.run(range(TALKS), SEED, tmp_path, [kind])
+    assert not findings, "\n".join(f"{one.number} {one.change}: {one.what}" for one in findings)
+    assert outcomes[f"{kind}: {server.REFUSED}"] > 0
+    assert outcomes.total() == TALKS
+
+
+@pytest.mark.parametrize("kind", CONVERSATIONS)
+def test_changes_of_requests_are_of_all_of_them(kind):
+    chance = random.Random(SEED)
+    said = " ".join(changed(conversation(kind, chance), chance)[1] for _ in range(400))
+    for ask in conversation(kind, chance):
+        assert f"{ask.method} {ask.path} [" in said
+
+
+def test_changed_arrays_are_refused_for_what_is_wrong_with_them():
+    chance = random.Random(SEED)
+    content = conversation("packed", chance)[1].body
+    words = set()
+    for _ in range(300):
+        try:
+            unpack(change_packed(content, chance)[0], 1 << 20)
+        except PackedError as error:
+            words.add(str(error).split(",")[0])
+    assert len(words) >= 10
+
+
+def test_a_server_that_is_wrong_is_found(tmp_path, monkeypatch):
+    """An error of Python's, a message that is not ours, a file that is left, one that is read."""
+
+    def wrong(number):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        return server.check("upload", random.Random(SEED), folder)[1]
+
+    assert wrong(0) == ""
+    monkeypatch.setattr("swiftmedsam.server.opened.Opened.described", lambda _: {}["none"])
+    assert "500" in wrong(1)
+    monkeypatch.undo()
+    monkeypatch.setattr("swiftmedsam.server.tabs.Tabs._found", lambda *_: {}["none"])
+    monkeypatch.setattr("swiftmedsam.server.uploads.remove", lambda _: None)
+    assert "files are left" in wrong(2)
+    monkeypatch.undo()
+    monkeypatch.setattr("swiftmedsam.server.opened.Opened._facts", lambda _: "11 x 13 x 3")
+    assert "a file was read" in wrong(3)

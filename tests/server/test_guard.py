@@ -9,9 +9,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from swiftmedsam.server import guard
-from swiftmedsam.server.app import LastNet
+from swiftmedsam.server.app import LastNet, application
+from swiftmedsam.server.files import Files
 from swiftmedsam.server.guard import COOKIE, Guard, is_loopback, read_body
-from swiftmedsam.server.hub import Refused
+from swiftmedsam.server.hub import Hub, Limits, Refused
+from tests.helpers import BrightInBox
 
 OWN = "127.0.0.1:1527"
 
@@ -173,6 +175,15 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch):
 
 
 # Errors nobody foresaw
+
+
+def test_an_error_in_a_route_is_answered_in_the_same_words(monkeypatch):
+    """Starlette's own answer would be words alone."""
+    hub = Hub(BrightInBox(), Limits(8 << 30), Files())
+    monkeypatch.setattr(hub, "claim", lambda **_: {}["none"])
+    found, _, body = ask(application(hub), "/claim", "POST")
+    assert found == 500
+    assert json.loads(body) == {"detail": "an error in the server: KeyError: 'none'"}
 
 
 def test_an_error_that_nobody_foresaw_is_one_line_for_the_client_and_in_the_log(caplog):

@@ -205,6 +205,25 @@ def test_the_neighbours_of_the_last_slice_are_encoded_while_nobody_asks(clock):
         asyncio.run(asyncio.wait_for(ask(), HANGS))
 
 
+def test_after_what_needs_no_network_nothing_is_prepared(clock, monkeypatch):
+    """The next stroke of a brush does not wait for a slice that nobody asked for."""
+    monkeypatch.setattr("swiftmedsam.server.worker.PATIENCE", HANGS)  # prepared here alone
+    hub = hub_of(clock)
+
+    async def ask():
+        held = hub.claim()
+        session = await opened(hub, held)
+        number = session.new_object().number
+        mask = np.ones(session.shape[1:], bool)
+        await hub.do(held, lambda _: session.set_slice(number, 0, 20, mask), prepares=False)
+        assert not hub.prepare()
+        await hub.do(held, lambda _: session.set_slice(number, 0, 21, mask))
+        assert hub.prepare()
+
+    with working(hub):
+        asyncio.run(asyncio.wait_for(ask(), HANGS))
+
+
 def test_where_memory_is_short_nothing_is_prepared(clock):
     least = SCAN_PROGRAM_BYTES + (30 << 20)
     hub = hub_of(clock, least)

@@ -252,6 +252,8 @@ def test_ohif_gets_the_bare_file_and_nobody_gets_chunks(address, opened):
         ([1], "params should be a JSON object"),
         ({}, "place a ROI around the object; one that is flat marks it in one slice"),
         ({"roi": [1, 2, 3, 4]}, "roi should be 6 numbers (i, i, j, j, k, k), got [1, 2, 3, 4]"),
+        ({"roi": [1, 2, 3, 4, 5, 10**400]},
+         f"roi should be 6 numbers (i, i, j, j, k, k), got [1, 2, 3, 4, 5, 1{'0' * 183}..."),
         ({"roi": [1, 2, 3, 4, 5, None]},
          "roi should be 6 numbers (i, i, j, j, k, k), got [1, 2, 3, 4, 5, null]"),
         ('{"roi": [1, 2, 3, 4, 5, 1e999]}',

@@ -305,7 +305,7 @@ def test_bad_requests_are_one_line_and_the_session_goes_on(drawing):
         assert "boxes" in refused(answer_of(drawing, path, coordinates=[1, 2, 3]))
     for fields in ({"shape": [1, 2]}, {"shape": [11, 48, 56], "dtype": "float32"},
                    {"shape": [11, 48, 57], "dtype": "uint8"}, {"dtype": "uint8"},
-                   {"shape": [11, 48, 56], "dtype": "nothing"},
+                   {"shape": [11, 48, 56], "dtype": "nothing"}, {"shape": [1] * 3, "dtype": "(1,"},
                    {"shape": [11, 48, -56], "dtype": "uint8"}):  # fmt: skip
         refused(answer_of(drawing, "/set_target_buffer", **fields))
     refused(answer_of(drawing, "/set_do_autozoom", do_autozoom="yes"))
@@ -336,7 +336,8 @@ def test_bad_images_are_refused(client):
     for spacing in ([1, 2], [1, 2, 0], "x", [1, 2, None]):
         assert "spacing" in refused(sent(good, spacing=spacing))
     refused(client._http.post("/set_image", content=good, headers={"X-Meta": "["}))
-    assert sent(good, spacing=[3, 1, 1]).json() == {"original_image_shape": [1, *SHAPE]}
+    for spacing in ([3, 1, 1], [-3, 1, -1]):  # napari's scale is negative where an axis is turned
+        assert sent(good, spacing=spacing).json() == {"original_image_shape": [1, *SHAPE]}
 
 
 # Clients that come and go

@@ -1,8 +1,6 @@
-"""What the page may ask: good requests, bad ones, and files that are not to be opened."""
+"""What the page may ask of an open image: good requests and bad ones, saving, and going on."""
 
-import gzip
 import json
-import struct
 from urllib.parse import quote, urlencode
 
 import cv2
@@ -11,184 +9,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.page import Client
-from tests.helpers.scans import itk_image
+from tests.helpers.page_requests import AFFINE, BALL, BOX, SHAPE, SHOWN, drawn
 from tests.helpers.server import phantom, serving
-
-SHAPE = 12, 40, 48  # k, j, i
-BALL = (6, 18, 20), 8
-AFFINE = np.diag([-1.0, 2, 3, 1])  # i to the left, as a shown column; j to the front: flipped
-SHOWN = {"plane": "axial", "index": 6}
-# in the shown slice, rows run to the back: from the other end than j
-BOX = [10, SHAPE[1] - 29, 31, SHAPE[1] - 7]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A root folder with scans in it, and beside it what nobody may open."""
-    base = tmp_path_factory.mktemp("page")
-    root, secret = base / "root", base / "secret"
-    for one in (root, root / "inner", root / "empty", secret):
-        one.mkdir()
-    volume = phantom(SHAPE, BALL)
-    nibabel.save(nibabel.Nifti1Image(volume.T, AFFINE), root / "scan.nii.gz")
-    nibabel.save(nibabel.Nifti1Image(volume.T, AFFINE), secret / "scan.nii.gz")
-    nibabel.save(nibabel.Nifti1Image(volume.T, AFFINE), base / "named.nii.gz")
-    cv2.imwrite(str(root / "inner" / "picture.png"), volume[6].astype(np.uint8))
-    (root / "notes.docx").write_text("no scan")
-    (root / "link.nii.gz").symlink_to(secret / "scan.nii.gz")
-    (root / "away").symlink_to(secret)
-    (root / "inner" / "same.nii.gz").symlink_to(root / "scan.nii.gz")
-    (root / "series").mkdir()
-    (root / "series" / "slice.dcm").symlink_to(secret / "scan.nii.gz")
-    header = "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 4\nendian: little\nencoding: raw\n"
-    (secret / "voxels.raw").write_bytes(bytes(128))
-    (root / "outside.nhdr").write_text(f"{header}data file: ../secret/voxels.raw\n")
-    (root / "pattern.nhdr").write_text(f"{header}data file: ../secret/%d.raw 1 4 1 2\n")
-    (root / "outside.mhd").write_text(
-        "ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementType = MET_SHORT\n"
-        "ElementDataFile = ../secret/voxels.raw\n"
-    )
-    return base
-
-
-@pytest.fixture(scope="module")
-def client(folder):
-    with serving(
-        folder / "named.nii.gz", "--root", folder / "root", "--threads", "1", "--quiet",
-        "--max-upload", "3M", "--no-journal",
-    ) as server:  # fmt: skip
-        yield Client(server)
-
-
-@pytest.fixture
-def image(client):
-    """A new image, and the path of its requests."""
-    described = client.fine("POST", "/api/images", {"file": "root/scan.nii.gz"})
-    yield described, f"/api/images/{described['id']}"
-    client.ask("DELETE", f"/api/images/{described['id']}")
-
-
-def drawn(client, path, **more):
-    """Begin an object and draw a box around the ball."""
-    number = client.fine("POST", f"{path}/objects", {"name": "ball"})["number"]
-    box = {**SHOWN, "box": BOX, **more}
-    return number, *client.changed("POST", f"{path}/objects/{number}/boxes", box)
-
-
-# What is opened
-
-
-def test_named_files_and_the_folder_are_listed_without_what_is_outside(client):
-    assert client.fine("GET", "/api/files") == {
-        "named": [{"file": "named/0", "name": "named.nii.gz"}], "has_root": True,
-    }  # fmt: skip
-    entries = client.fine("GET", "/api/folder")["entries"]
-    assert [one["name"] for one in entries] == [
-        "empty", "inner", "series", "outside.mhd", "outside.nhdr", "pattern.nhdr", "scan.nii.gz",
-    ]  # fmt: skip
-    inner = client.fine("GET", "/api/folder?folder=root/inner")
-    assert [one["id"] for one in inner["entries"]] == ["root/inner/picture.png",
-                                                      "root/inner/same.nii.gz"]  # fmt: skip
-    assert inner["parent"] == "root"
-
-
-@pytest.mark.parametrize("file", ["named/0", "root/scan.nii.gz", "root/inner/same.nii.gz"])
-def test_files_of_the_command_line_and_below_the_root_are_opened(client, file):
-    described = client.fine("POST", "/api/images", {"file": file})
-    assert described["is_volume"] and not described["objects"]
-    client.fine("DELETE", f"/api/images/{described['id']}")
-
-
-NOT_OPENED = [
-    "root/../secret/scan.nii.gz", "root/inner/../../secret/scan.nii.gz", "/etc/passwd",
-    "root//etc/passwd", "root/link.nii.gz", "root/away/scan.nii.gz", "root/series",
-    "root/outside.nhdr", "root/pattern.nhdr", "root/outside.mhd", "root/none.nii.gz",
-    "named/1", "named/-1", "named/0/x", "named/0\0", "root/scan.nii.gz\0.png", "root/\udc80",
-    "root/notes.docx", "root/empty", "other/scan.nii.gz", "", None, 7, ["root/scan.nii.gz"],
-    "root/" + "a" * 5000,
-]  # fmt: skip
-
-
-def test_nothing_else_is_opened(client, folder):
-    for file in NOT_OPENED:
-        status, words = client.refused("POST", "/api/images", {"file": file})
-        assert status in (400, 404), file
-        assert str(folder) not in words  # where the folder lies is nobody's business
-    described = client.fine("POST", "/api/images", {"file": "named/0"})
-    client.fine("DELETE", f"/api/images/{described['id']}")
-
-
-@pytest.mark.parametrize("folder_", ["root/..", "root/away", "/", "..", "root/scan.nii.gz", "\0"])
-def test_no_other_folder_is_listed(client, folder_):
-    assert client.refused("GET", f"/api/folder?{urlencode({'folder': folder_})}")[0] == 404
-
-
-# Uploads
-
-
-def upload(client, content, **query):
-    return client.ask("POST", f"/api/images?{urlencode(query)}", body=content)
-
-
-def nifti(folder):
-    return (folder / "named.nii.gz").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [("own.nii.gz", "own.nii.gz"), ("../../up.nii.gz", "up.nii.gz"), ("/etc/x.nii.gz", "x.nii.gz"),
-     ("C:\\a\\b.nii.gz", "b.nii.gz"), ("..nii.gz", "nii.gz"), ("a\0b\n.nii.gz", "a_b_.nii.gz")],
-)  # fmt: skip
-def test_an_uploaded_file_is_opened_and_its_name_is_no_path(client, folder, name, shown):
-    before = set(folder.rglob("*"))
-    status, _, described = upload(client, nifti(folder), name=name)
-    if shown == "nii.gz":  # a name of a suffix alone has no suffix
-        assert status == 400
-        return
-    assert status == 200 and described["name"] == shown and described["folder"] is None
-    assert set(folder.rglob("*")) == before
-    client.fine("DELETE", f"/api/images/{described['id']}")
-
-
-@pytest.mark.parametrize(
-    ("content", "query", "status"),
-    [
-        (b"", {"name": "x.nii.gz"}, 400),
-        (b"no gzip", {"name": "x.nii.gz"}, 400),
-        (gzip.compress(bytes(1000)), {"name": "x.nii.gz"}, 400),
-        (b"MZ", {"name": "x.exe"}, 400),
-        (b"MZ", {}, 400),
-        (bytes((3 << 20) + 1), {"name": "x.nii.gz"}, 413),
-        (b"", {"name": "x", "folder": 1}, 400),
-        (b"\1\2\3", {"name": "x", "folder": 1}, 400),
-        (struct.pack("<IQ", 3, 1 << 60) + b"a.dc", {"name": "x", "folder": 1}, 400),
-        (struct.pack("<IQ", 1 << 31, 3) + b"a.dc", {"name": "x", "folder": 1}, 400),
-        (struct.pack("<IQ", 3, 5) + b"a.dcm", {"name": "x", "folder": 1}, 400),
-        (b"NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 4\nendian: little\nencoding: raw\n"
-         b"data file: /etc/passwd\n\n", {"name": "x.nrrd"}, 400),
-        (b"NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 4\nendian: little\nencoding: raw\n"
-         b"data file: /etc/pass%d 1 4 1\n\n", {"name": "x.nrrd"}, 400),
-        (b"NDims = 3\nDimSize = 4 4 4\nElementType = MET_CHAR\nElementDataFile = /etc/passwd\n",
-         {"name": "x.mha"}, 400),
-    ],
-)  # fmt: skip
-def test_a_broken_upload_is_refused_in_one_line(client, content, query, status):
-    found, words = client.refused("POST", f"/api/images?{urlencode(query)}", body=content)
-    assert found == status, words
-
-
-def test_an_uploaded_folder_is_opened_by_its_files(client, tmp_path):
-    import SimpleITK as sitk
-
-    sitk.WriteImage(itk_image(np.zeros((4, 5, 6), np.int16), AFFINE), tmp_path / "x.mha")
-    pieces = b"".join(
-        struct.pack("<IQ", len(name), len(content)) + name + content
-        for name, content in [(b"sub/a.txt", b"no scan"), (b"x.mha", b"")]
-    )
-    query = urlencode({"name": "my series", "folder": 1})
-    _, words = client.refused("POST", f"/api/images?{query}", body=pieces)
-    assert words.startswith("my_series: expected DICOM images")
-
 
 # Slices
 
@@ -215,10 +37,16 @@ def test_a_slice_is_the_picture_that_the_network_sees(client, image):
     "rest",
     ["slices/axial/12", "slices/oblique/0", "slices/axial/0?window=1", "slices/axial/0?window=a,b",
      "slices/axial/0?window=nan,1", "slices/axial/0?window=0,0", "labels/axial/99", "saved/0",
-     "slices/axial/99999999999999999999"],
+     "slices/axial/99999999999999999999", f"slices/axial/{'9' * 5000}", f"saved/{'9' * 5000}",
+     "saved/-1"],
 )  # fmt: skip
 def test_slices_that_are_not_there_are_refused(client, image, rest):
     assert client.refused("GET", f"{image[1]}/{rest}")[0] in (400, 404)
+
+
+@pytest.mark.parametrize("window", [[40, 0], [40], "soft", [10**400, 9], [40, 10**400], None])
+def test_a_window_is_a_level_and_a_width(client, image, window):
+    assert client.refused("PATCH", image[1], {"window": window})[0] == 400
 
 
 # Objects

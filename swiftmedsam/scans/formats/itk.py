@@ -33,6 +33,7 @@ NRRD = (".nrrd", ".nhdr")
 SUFFIXES = (*NRRD, ".mha", ".mhd")
 SEGMENTATION = ".seg.nrrd"
 FEWEST_AXES, MOST_AXES = 2, 5  # that SimpleITK can read
+LEAST_COSINE = 1e-30  # ITK complains of its own arithmetic where a direction has smaller numbers
 COLOURS = (3, 4)  # this many components of bytes are RGB or RGBA, not several volumes
 
 T = TypeVar("T")
@@ -204,8 +205,10 @@ def encoded(labels: Voxels, scan: Scan, path: Path, segments: list[Segment]) -> 
     image = sitk.GetImageFromArray(np.ascontiguousarray(labels.T))
     affine = RAS_OF_LPS @ scan.affine
     spacing = scan.spacing_mm
+    directions = affine[:3, :3] / spacing
+    directions[np.abs(directions) < LEAST_COSINE] = 0
     image.SetSpacing(spacing.tolist())
-    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    image.SetDirection(directions.ravel().tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     if path.name.lower().endswith(SEGMENTATION):
         for key, value in fields_of(segments, scan.grid).items():
