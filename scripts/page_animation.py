@@ -9,19 +9,19 @@ nothing about speed. It needs requirements-dev.txt, and Chromium.
 """
 
 import argparse
+import contextlib
 import io
+import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import nibabel
 import numpy as np
 from PIL import Image, ImageDraw
 from playwright.sync_api import Page, expect, sync_playwright
-
-from tests.helpers.page import launch
-from tests.helpers.server import serving
 
 CASE = Path(__file__).resolve().parent.parent / "examples" / "inputs" / "3DBox_CT_abdomen.npz"
 WINDOW = {"width": 1000, "height": 640}
@@ -75,6 +75,18 @@ class Film:
         first, *others = self.pictures
         first.save(path, save_all=True, append_images=others, duration=self.times, loop=0,
                    quality=QUALITY, method=6)  # fmt: skip
+
+
+@contextlib.contextmanager
+def served(scan: Path) -> Iterator[str]:
+    """The address of a server that shows the scan; it ends with the block."""
+    command = [sys.executable, "-m", "swiftmedsam", "serve", scan, "--port", "0", "--quiet",
+               "--no-journal"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.terminate()
 
 
 def idle(page: Page) -> None:
@@ -139,10 +151,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         x, y, z = case["spacing"].tolist()
         image = case["imgs"][PART]
         nibabel.save(nibabel.Nifti1Image(image.T, np.diag([-x, -y, z, 1])), scan)
-        with serving(scan, "--quiet", "--no-journal") as server, sync_playwright() as playwright:
-            browser = launch(playwright)
+        with served(scan) as address, sync_playwright() as playwright:
+            # no sandbox: root has none, and the page is our own
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+            )
             page = browser.new_page(viewport=WINDOW, color_scheme="dark")
-            page.goto(server.url + "/")
+            page.goto(address)
             expect(page.locator("#title")).to_have_text(scan.name, timeout=HANGS)
             idle(page)
             film = played(page, *image.shape)
