@@ -108,12 +108,11 @@ def exact_network(tiny_weights: Path) -> Network:
 
 @pytest.fixture(autouse=True)
 def same_logging():
-    """A test that leaves a level behind fails here, and not a later one that counts messages."""
-    from tests.helpers import levels_of_logging
+    """Commands set levels of logging; the next test finds those from before."""
+    from tests.helpers import same_levels
 
-    before = levels_of_logging()
-    yield
-    assert levels_of_logging() == before
+    with same_levels():
+        yield
 
 
 @pytest.fixture

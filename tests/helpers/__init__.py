@@ -142,7 +142,7 @@ def dsc(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * (a & b).sum() / (a.sum() + b.sum())
 
 
-def levels_of_logging() -> dict[str, int]:
+def _levels_of_logging() -> dict[str, int]:
     """The level of the root logger (named "") and of each of the program's that has one."""
     root = logging.getLogger()
     levels = {
@@ -154,18 +154,28 @@ def levels_of_logging() -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def fresh_logging():
-    """Logging as at the start of a process: pytest's own handlers would be in main's way."""
-    root = logging.getLogger()
-    handlers, levels = root.handlers[:], levels_of_logging()
-    root.handlers[:] = []
-    root.setLevel(logging.WARNING)
+def same_levels():
+    """Levels of logging that the block changes are what they were, after it."""
+    before = _levels_of_logging()
     try:
         yield
     finally:
-        root.handlers[:] = handlers
-        for name in levels_of_logging() | levels:
-            logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
+        for name in _levels_of_logging() | before:
+            logging.getLogger(name).setLevel(before.get(name, logging.NOTSET))
+
+
+@contextlib.contextmanager
+def fresh_logging():
+    """Logging as at the start of a process: pytest's own handlers would be in main's way."""
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    with same_levels():
+        root.handlers[:] = []
+        root.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            root.handlers[:] = handlers
 
 
 IMAGE, VOLUME = "2DBox_Endoscopy_1.npz", "3DBox_MR_1.npz"

@@ -175,7 +175,8 @@ def test_a_server_that_is_wrong_is_found(tmp_path, monkeypatch):
     assert "500" in wrong(1)
     monkeypatch.undo()
     monkeypatch.setattr("swiftmedsam.server.tabs.Tabs._found", lambda *_: {}["none"])
-    monkeypatch.setattr("swiftmedsam.server.uploads.remove", lambda _: None)
+    for module in ("tabs", "temporary"):
+        monkeypatch.setattr(f"swiftmedsam.server.{module}.remove", lambda _: None)
     assert "files are left" in wrong(2)
     monkeypatch.undo()
     monkeypatch.setattr("swiftmedsam.server.opened.Opened._facts", lambda _: "11 x 13 x 3")
