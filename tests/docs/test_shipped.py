@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_the_image_has_only_the_parts_of_the_library_that_segment():
     parts = {path.split("/")[1] for path in library}
     assert {"server", "train", "evaluation", "convert", "torch_model", "scans"} <= parts
     sent = {path.split("/")[1] for path in sent_to_docker(library) if path.count("/") > 1}
-    assert sent == {"program", "scans"}
+    assert sent == {"program", "scans", "store"}
     files = ["swiftmedsam/case.py", "swiftmedsam/scans/dicom/rtstruct.py", "predict.sh",
              "weights/v2/manifest.json", "requirements.lock"]  # fmt: skip
     assert sent_to_docker(files) == files
@@ -105,6 +106,19 @@ def test_the_image_has_only_the_parts_of_the_library_that_segment():
               "requirements-server.lock", "tests/conftest.py", "weights/v1/README.md",
               "weights/v2/v2.safetensors"]  # fmt: skip
     assert sent_to_docker(others) == []
+
+
+def test_the_image_has_all_that_the_program_imports():
+    code = (
+        "import sys, app.__main__, swiftmedsam.program.main\n"
+        "for name, module in sys.modules.items():\n"
+        "    if name.partition('.')[0] in {'app', 'swiftmedsam'}: print(module.__file__)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [Path(line).relative_to(ROOT).as_posix() for line in done.stdout.split()]
+    assert "swiftmedsam/program/jobs.py" in files
+    assert sent_to_docker(files) == files
 
 
 SHIPPED = subprocess.run(
