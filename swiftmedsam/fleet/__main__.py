@@ -20,11 +20,18 @@ from swiftmedsam.fleet.progress import FleetProgress
 from swiftmedsam.fleet.worker import Setup, agree
 from swiftmedsam.messages import printable
 from swiftmedsam.program.jobs import Job, Report
-from swiftmedsam.program.main import make_jobs, open_log, remove_all_partials, run, start_logging
+from swiftmedsam.program.main import (
+    make_jobs,
+    mirror_of,
+    open_log,
+    remove_all_partials,
+    run,
+    start_logging,
+)
 from swiftmedsam.program.options import OUTPUTS, parse
 from swiftmedsam.program.scan_options import about_scans, positive
 from swiftmedsam.program.signals import Stopper
-from swiftmedsam.program.stored import Mirror, mirror_of
+from swiftmedsam.program.stored import Mirror
 
 LONGEST = 20  # characters of a folder for Unix sockets: with Ray's names they have 107 at most
 PATHS = ("inputs", "outputs", "weights", "boxes_from", "stats", "failures", "log", "cache")

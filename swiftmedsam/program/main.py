@@ -1,12 +1,16 @@
 """`swiftmedsam [INPUTS] [OUTPUTS]`, also `python -m app`: segment every case of a folder."""
 
+from __future__ import annotations
+
 import argparse
+import contextlib
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 
@@ -25,9 +29,29 @@ from swiftmedsam.program.progress import CLEAR_LINE, ProgressBar
 from swiftmedsam.program.run_log import RunLog
 from swiftmedsam.program.scan_options import about_scans
 from swiftmedsam.program.signals import Stopped, Stopper
-from swiftmedsam.program.stored import Mirror, mirror_of
+from swiftmedsam.urls import Url
+
+if TYPE_CHECKING:
+    from swiftmedsam.program.stored import Mirror
 
 log = logging.getLogger(__name__)
+
+
+def mirror_of(
+    options: argparse.Namespace,
+) -> contextlib.AbstractContextManager[Mirror | None]:
+    """The mirror of a run with URLs, while it lasts; None for one without.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    urls = [isinstance(one, Url) for one in (options.inputs, options.outputs)]
+    if not any(urls) and options.dicomweb is None:
+        return contextlib.nullcontext()
+    # imported here: most runs have no URL, and start sooner without it
+    from swiftmedsam.program.stored import new_mirror
+
+    return new_mirror(options)
 
 
 def make_jobs(

@@ -1,11 +1,14 @@
 """Jobs for scans: read, place the boxes, orient, segment, write on the scan's own grid."""
 
+from __future__ import annotations
+
 import argparse
 import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +22,6 @@ from swiftmedsam.program.jobs import LOADING, Done, Job, attempt
 from swiftmedsam.program.options import chosen_settings
 from swiftmedsam.program.scan_plan import Plan, make_plans
 from swiftmedsam.program.stats_table import Rows, StatsTable
-from swiftmedsam.program.stored import Mirror
 from swiftmedsam.result import Clock, Progress
 from swiftmedsam.scans.boxes.drawn import on_grid
 from swiftmedsam.scans.formats.by_suffix import read_scan
@@ -40,6 +42,9 @@ from swiftmedsam.scans.stats import measure, read_table
 from swiftmedsam.scans.write import check_encoding, write
 from swiftmedsam.segment import segment
 from swiftmedsam.urls import shown
+
+if TYPE_CHECKING:
+    from swiftmedsam.program.stored import Mirror
 
 log = logging.getLogger(__name__)
 

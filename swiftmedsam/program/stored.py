@@ -356,16 +356,12 @@ def remove_unused_mirrors(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def mirror_of(options: argparse.Namespace) -> Iterator[Mirror | None]:
-    """The mirror of a run, while it lasts; None for one without URLs.
+def new_mirror(options: argparse.Namespace) -> Iterator[Mirror]:
+    """The mirror of a run, while it lasts.
 
     Raises:
         StoreError: it cannot be made.
     """
-    urls = [isinstance(one, Url) for one in (options.inputs, options.outputs)]
-    if not any(urls) and options.dicomweb is None:
-        yield None
-        return
     parent = Path(tempfile.gettempdir()) if options.cache is None else options.cache
     try:
         parent.mkdir(parents=True, exist_ok=True)
