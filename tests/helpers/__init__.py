@@ -185,6 +185,12 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def make_shifted_cases(folder, names):
+    """Write cases whose masks differ: the image of `image_case`, each time 5 pixels further."""
+    for i, name in enumerate(names):
+        make_case_file(folder, name, imgs=np.roll(image_case()["imgs"], 5 * i, axis=1))
+
+
 class Watched(BrightInBox):
     """Counts the embeddings that are alive whenever something is decoded."""
 

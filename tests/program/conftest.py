@@ -1,6 +1,20 @@
-"""Fixtures of the tests of runs in stores: a real S3 server, and a bucket for each test."""
+"""Fixtures of the tests of runs in parts and in stores: `merge`, a real S3 server, buckets."""
 
 import pytest
+
+
+@pytest.fixture
+def merge(capsys):
+    """Run `swiftmedsam merge`; return exit status and the lines it wrote to stderr."""
+    from swiftmedsam.commands import main as swiftmedsam
+    from tests.helpers import fresh_logging
+
+    def run(*words):
+        with fresh_logging():
+            status = swiftmedsam(["merge", *map(str, words)])
+        return status, capsys.readouterr().err.splitlines()
+
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,16 @@ from swiftmedsam.commands import main as swiftmedsam
 from swiftmedsam.program.options import parse
 from swiftmedsam.program.parts import Part, parse_part
 from swiftmedsam.program.run_log import RunLog, read_log
-from tests.helpers import HANGS, ROOT, fresh_logging, image_case, make_case_file, names
+from tests.helpers import (
+    HANGS,
+    ROOT,
+    fresh_logging,
+    image_case,
+    make_case_file,
+    make_shifted_cases,
+    names,
+)
+from tests.helpers.photos import make_photos
 
 FIVE = [f"2DBox_US_{i}.npz" for i in range(5)]
 
@@ -32,37 +41,16 @@ def no_cluster(monkeypatch):
 
 
 @pytest.fixture
-def merge(capsys):
-    def run(*words):
-        with fresh_logging():
-            status = swiftmedsam(["merge", *map(str, words)])
-        return status, capsys.readouterr().err.splitlines()
-
-    return run
-
-
-@pytest.fixture
 def cases(inputs):
     """Five cases whose masks differ."""
-    for i, name in enumerate(FIVE):
-        imgs = np.roll(image_case()["imgs"], 5 * i, axis=1)
-        make_case_file(inputs, name, imgs=imgs)
+    make_shifted_cases(inputs, FIVE)
     return inputs
 
 
 @pytest.fixture
 def scans(mine):
     """A table of boxes and its scans: three, two of which are called alike."""
-    rows = ["file,name,x_min,y_min,x_max,y_max"]
-    for i, file in enumerate(("b/photo.png", "a/photo.png", "c.png")):
-        path = mine / file
-        path.parent.mkdir(exist_ok=True)
-        pixels = np.roll(image_case()["imgs"], 5 * i, axis=1)
-        assert cv2.imwrite(str(path), pixels)
-        rows += [f"{file},disc,7,10,43,30", f"{file},other,44,24,72,40"]
-    table = mine / "boxes.csv"
-    table.write_text("\n".join(rows))
-    return table
+    return make_photos(mine, mine / "boxes.csv")
 
 
 def contents(folder):

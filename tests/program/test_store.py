@@ -13,26 +13,15 @@ import pytest
 from swiftmedsam.commands import main as swiftmedsam
 from swiftmedsam.program.run_log import read_log
 from swiftmedsam.store import remote
-from tests.helpers import HANGS, ROOT, fresh_logging, image_case, make_case_file, names
+from tests.helpers import HANGS, ROOT, make_case_file, make_shifted_cases, names
 
 FIVE = [f"2DBox_US_{i}.npz" for i in range(5)]
 
 
 @pytest.fixture
-def merge(capsys):
-    def run(*words):
-        with fresh_logging():
-            status = swiftmedsam(["merge", *map(str, words)])
-        return status, capsys.readouterr().err.splitlines()
-
-    return run
-
-
-@pytest.fixture
 def cases(inputs, server, bucket):
     """Five cases whose masks differ, here and in the bucket."""
-    for i, name in enumerate(FIVE):
-        make_case_file(inputs, name, imgs=np.roll(image_case()["imgs"], 5 * i, axis=1))
+    make_shifted_cases(inputs, FIVE)
     server.upload(inputs, f"{bucket}/in")
     return inputs
 

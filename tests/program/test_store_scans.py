@@ -9,25 +9,25 @@ import nibabel
 import numpy as np
 import pytest
 
-from tests.helpers import CASE_AFFINE, HANGS, image_case, make_case_file, names, volume_case
+from tests.helpers import (
+    CASE_AFFINE,
+    HANGS,
+    image_case,
+    make_case_file,
+    names,
+    volume_case,
+)
 from tests.helpers.dicom import series
+from tests.helpers.photos import make_photos
 
 BOX = ["--box", "1", "2", "0", "5", "4", "2"]
 
 
 @pytest.fixture
-def scans(mine, server, bucket):
+def scans(mine, server, bucket, tmp_path):
     """A table of boxes and its scans, in folders, here and in the bucket."""
-    rows = ["file,name,x_min,y_min,x_max,y_max"]
-    for i, file in enumerate(("b/photo.png", "a/photo.png", "c.png")):
-        path = mine / file
-        path.parent.mkdir(exist_ok=True)
-        pixels = np.roll(image_case()["imgs"], 5 * i, axis=1)
-        assert cv2.imwrite(str(path), pixels)
-        rows += [f"{file},disc,7,10,43,30", f"{file},other,44,24,72,40"]
+    table = make_photos(mine, tmp_path / "boxes.csv")
     server.upload(mine, f"{bucket}/scans")
-    table = mine / "boxes.csv"
-    table.write_text("\n".join(rows))
     return table
 
 

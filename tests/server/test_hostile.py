@@ -73,6 +73,12 @@ def test_no_more_files_are_received_at_a_time_than_images_may_be_open(file, want
         run(test(one))
 
 
+async def leased(ask):
+    """The headers of a client with a session."""
+    _, lease = await ask("POST", "/claim")
+    return {"x-lease-token": lease["lease_token"]}
+
+
 def test_a_full_disk_is_one_line(file, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -88,8 +94,7 @@ def test_a_full_disk_is_one_line(file, monkeypatch):
 
 def test_a_client_sends_one_image_at_a_time_and_none_larger_than_the_memory(file):
     async def test(ask):
-        _, lease = await ask("POST", "/claim")
-        headers = {"x-lease-token": lease["lease_token"]}
+        headers = await leased(ask)
         slow = asyncio.create_task(ask("POST", "/set_image", body=None, headers=headers))
         await asyncio.sleep(0.05)
         image = pack(phantom(SHAPE)[np.newaxis])
@@ -112,8 +117,7 @@ def test_a_client_sends_one_image_at_a_time_and_none_larger_than_the_memory(file
 
 def test_former_objects_of_a_client_do_not_fill_the_memory(file):
     async def test(ask):
-        _, lease = await ask("POST", "/claim")
-        headers = {"x-lease-token": lease["lease_token"]}
+        headers = await leased(ask)
         image = pack(phantom(SHAPE)[np.newaxis])
         assert (await ask("POST", "/set_image", body=image, headers=headers))[0] == 200
         (held,) = ask.hub._held.values()
