@@ -1,19 +1,20 @@
 """Chooses the precision that suits this CPU."""
 
 import os
+from collections.abc import Mapping
 
 from swiftmedsam import system
 
 # For each --precision: the stored types it can run from, the preferred one first.
 PRECISIONS = {"f32": ("fp32", "fp16"), "bf16": ("fp16", "fp32"), "int8": ("int8",)}
 AUTO = "auto"  # the fastest that suits this CPU
-# A precision suits a CPU that has one of these flags. AVX-512 without VNNI needs two instructions
-# for INT8; it is still faster than f32, and as accurate (docs/decisions).
-SUITED = {
-    "int8": {"avx512bw", "avx512_vnni", "avx_vnni"},
-    "bf16": {"avx512_bf16", "amx_bf16"},
-}
-MATRIX_UNITS = "amx_bf16"  # with them bf16 is faster than INT8 (docs/decisions)
+# For `AUTO`: the first of these flags that a CPU has says the precision; without any it is f32.
+# AVX-512 without VNNI needs two instructions for INT8; it is still faster than f32, and as
+# accurate. With AMX bf16 is faster than INT8 (docs/decisions). A manifest may have another table.
+AUTO_PRECISIONS = {
+    "amx_bf16": "bf16", "avx512bw": "int8", "avx512_vnni": "int8", "avx_vnni": "int8",
+}  # fmt: skip
+HAS_BF16 = {"avx512_bf16", "amx_bf16"}
 # The values of ONEDNN_MAX_CPU_ISA, which limits the instructions that oneDNN, and so OpenVINO, may
 # use. Each has the flags in /proc/cpuinfo that it adds to the values before it.
 INSTRUCTION_SETS: dict[str, set[str]] = {
@@ -37,12 +38,11 @@ def cpu_flags() -> set[str]:
     return system.cpu_flags() & set().union(*(INSTRUCTION_SETS[name] for name in sets))
 
 
-def suited_precisions(flags: set[str]) -> set[str]:
-    """The `PRECISIONS` that suit a CPU with these flags; only "f32" if there are no flags."""
-    return {"f32", *(name for name, any_of in SUITED.items() if any_of & flags)}
-
-
 def floating_precision(flags: set[str] | None = None) -> str:
     """The faster type of unquantized layers, "bf16" or "f32", on this CPU or one with `flags`."""
-    flags = cpu_flags() if flags is None else flags
-    return "bf16" if "bf16" in suited_precisions(flags) else "f32"
+    return "bf16" if HAS_BF16 & (cpu_flags() if flags is None else flags) else "f32"
+
+
+def auto_precision(flags: set[str], precisions: Mapping[str, str]) -> str:
+    """The precision of the first flag of `precisions` that is in `flags`; "f32" if none is."""
+    return next((name for flag, name in precisions.items() if flag in flags), "f32")

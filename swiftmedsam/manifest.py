@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from swiftmedsam.cpu import AUTO_PRECISIONS, INSTRUCTION_SETS, PRECISIONS
 from swiftmedsam.settings import BEST, Settings, changed
 
 HERE = Path(__file__).resolve().parent
@@ -103,3 +104,20 @@ def settings_of(folder: Path, manifest: dict[str, Any]) -> Settings:
         return changed(BEST, values)
     except ValueError as error:
         raise WeightsError(f"{folder / MANIFEST}: 'settings': {error}") from error
+
+
+def auto_of(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
+    """The table of `cpu.auto_precision` for the weights: the manifest's 'auto', or the usual one.
+
+    Raises:
+        WeightsError: 'auto' is no object, or has an unknown flag or precision.
+    """
+    table = manifest.get("auto", AUTO_PRECISIONS)
+    flags = set().union(*INSTRUCTION_SETS.values())
+    known = isinstance(table, dict) and table.keys() <= flags
+    if not known or not all(name in list(PRECISIONS) for name in table.values()):
+        raise WeightsError(
+            f"{folder / MANIFEST}: 'auto' should name one of {', '.join(PRECISIONS)} for flags of "
+            f"CPUs such as avx512bw, got {table!r}"
+        )
+    return table

@@ -3,7 +3,6 @@
 import io
 import logging
 import sys
-from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from importlib import import_module
@@ -36,15 +35,15 @@ if _hidden:
 from swiftmedsam.atomic import atomic_file  # noqa: E402
 from swiftmedsam.cpu import (  # noqa: E402
     AUTO,
-    MATRIX_UNITS,
     PRECISIONS,
+    auto_precision,
     cpu_flags,
     floating_precision,
-    suited_precisions,
 )
 from swiftmedsam.manifest import (  # noqa: E402
     PARTS,
     WeightsError,
+    auto_of,
     default_weights,
     read_manifest,
     settings_of,
@@ -140,20 +139,20 @@ def _compiled_request(
 
 
 def chosen_precision(
-    folder: Path, models: Collection[str], precision: str, flags: set[str]
+    folder: Path, manifest: dict[str, Any], precision: str, flags: set[str]
 ) -> tuple[str, str]:
-    """Which of the manifest's `models` a CPU with these flags uses, and how it computes.
+    """Which of the manifest's models a CPU with these flags uses, and how it computes.
 
     The second is "f32", "bf16", or like "int8+f32", with the type of layers that are not quantized.
 
     Raises:
-        WeightsError: there is no model for `precision`.
+        WeightsError: there is no model for `precision`, or the manifest's 'auto' is wrong.
     """
-    floating = floating_precision(flags)
+    floating, models = floating_precision(flags), manifest["models"]
     if precision == AUTO:
-        suited = "int8" in suited_precisions(flags) and MATRIX_UNITS not in flags
-        quantized = suited and "int8" in models
-        precision = "int8" if quantized else floating
+        precision = auto_precision(flags, auto_of(folder, manifest))
+        if precision == "int8" and "int8" not in models:
+            precision = floating
     stored = PRECISIONS[precision]
     kind = next((k for k in stored if k in models), None)
     if kind is None:
@@ -181,7 +180,7 @@ class Network:
         manifest = read_manifest(folder)
         models = manifest["models"]
         flags = cpu_flags()
-        kind, self.precision = chosen_precision(folder, models, precision, flags)
+        kind, self.precision = chosen_precision(folder, manifest, precision, flags)
         computed = self.precision.rpartition("+")[2]  # the type of unquantized layers
         self.variant: str = manifest["variant"]
         self.settings: Settings = settings_of(folder, manifest)

@@ -1,10 +1,15 @@
-"""`python -m swiftmedsam.convert.measured WEIGHTS PRECISION=SCORES.json ... [--mode best]`.
+"""Write what was measured into the manifest of a weights folder.
 
-Writes the scores of each precision into the manifest of a weights folder. SCORES.json comes from
+    python -m swiftmedsam.convert.measured WEIGHTS [PRECISION=SCORES.json ...] [--mode best]
+        [--auto FLAG=PRECISION ...]
+
+SCORES.json comes from
 
     python -m swiftmedsam.evaluation OUTPUTS TRUTH --json SCORES.json
 
-where OUTPUTS are the outputs of `python -m app --precision PRECISION`.
+where OUTPUTS are the outputs of `python -m app --precision PRECISION`. `--auto` has the fastest
+precision for each kind of CPU: the first FLAG that a CPU has decides, and without any it is f32.
+`python -m benchmarks.speed.encoders WEIGHTS` prints these words.
 """
 
 import argparse
@@ -15,7 +20,7 @@ from pathlib import Path
 
 from swiftmedsam.atomic import atomic_file
 from swiftmedsam.cpu import PRECISIONS
-from swiftmedsam.manifest import MANIFEST, read_manifest
+from swiftmedsam.manifest import MANIFEST, auto_of, read_manifest
 
 
 def scores_of(path: Path) -> dict[str, float]:
@@ -34,15 +39,26 @@ def scores_of(path: Path) -> dict[str, float]:
         ) from error
 
 
+def auto_table(words: Sequence[str]) -> dict[str, str]:
+    """Return precisions by flag, as a manifest has them, of FLAG=PRECISION."""
+    return {flag: precision for flag, _, precision in (word.partition("=") for word in words)}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser("python -m swiftmedsam.convert.measured", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m swiftmedsam.convert.measured", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("weights", type=Path)
-    parser.add_argument("scores", nargs="+", metavar="PRECISION=JSON")
+    parser.add_argument("scores", nargs="*", metavar="PRECISION=JSON")
     parser.add_argument(
         "--mode", default="best", help="mode of the program that was scored (default: best)"
     )
+    parser.add_argument("--auto", nargs="+", metavar="FLAG=PRECISION")
     options = parser.parse_args(argv)
+    if not (options.scores or options.auto):
+        parser.error("PRECISION=JSON or --auto is needed")
     try:
         manifest = read_manifest(options.weights)
         reached = {}
@@ -53,7 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{word}: expected PRECISION=FILE, with one of {', '.join(PRECISIONS)}"
                 )
             reached[precision] = scores_of(Path(path))
-        manifest["measured"] = {"mode": options.mode, "precisions": reached}
+        if reached:
+            manifest["measured"] = {"mode": options.mode, "precisions": reached}
+        if options.auto:
+            manifest["auto"] = auto_table(options.auto)
+            auto_of(options.weights, manifest)
         with atomic_file(options.weights / MANIFEST) as stream:
             stream.write(json.dumps(manifest, indent=2).encode() + b"\n")
     except (OSError, ValueError) as error:

@@ -67,7 +67,7 @@ def agree(weights: Path | None, precision: str) -> Agreement:
     """
     folder = weights or default_weights()
     manifest = read_manifest(folder)
-    _, chosen = chosen_precision(folder, manifest["models"], precision, cpu_flags())
+    _, chosen = chosen_precision(folder, manifest, precision, cpu_flags())
     return Agreement(manifest["variant"], chosen, _digest(folder), versions())
 
 

@@ -499,6 +499,23 @@ def test_scores_stand_in_the_manifest_beside_what_was_there(folder, tmp_path):
     load(folder, threads=1)
 
 
+def test_the_manifest_gets_the_fastest_precisions_and_keeps_the_scores(folder, tmp_path):
+    int8 = scores_file(tmp_path / "int8.json", cases=4, dsc=0.75)
+    assert measured.main([str(folder), f"int8={int8}"]) == 0
+    before = manifest_of(folder)
+    assert measured.main([str(folder), "--auto", "avx512_bf16=bf16", "avx2=f32"]) == 0
+    assert manifest_of(folder) == before | {"auto": {"avx512_bf16": "bf16", "avx2": "f32"}}
+    load(folder, threads=1)
+
+
+@pytest.mark.parametrize("word", ["avx2", "avx2=int9", "sse9=int8"])
+def test_fastest_precisions_that_are_none_leave_the_manifest_alone(folder, capsys, word):
+    before = (folder / MANIFEST).read_text()
+    assert measured.main([str(folder), "--auto", word]) == 1
+    assert "'auto' should name one of f32, bf16, int8" in capsys.readouterr().err
+    assert (folder / MANIFEST).read_text() == before
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

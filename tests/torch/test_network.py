@@ -296,6 +296,24 @@ def test_the_fastest_precision_that_suits_the_cpu_is_chosen(
     assert load(folder, threads=1).precision == ran
 
 
+@pytest.mark.parametrize(
+    ("flags", "ran"),
+    [
+        ("avx2 avx512bw", "int8+f32"),
+        ("avx2 avx512bw avx512_vnni avx512_bf16", "bf16"),
+        ("avx2 avx_vnni", "f32"),
+    ],
+)
+def test_weights_may_have_another_fastest_precision(folder, tmp_path, monkeypatch, flags, ran):
+    parts = json.loads((folder / MANIFEST).read_text())["models"]["fp32"]
+    auto = {"avx512_bf16": "bf16", "avx512bw": "int8"}
+    manifest_without(folder, models={"fp16": parts, "int8": parts}, auto=auto)
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    monkeypatch.setattr(swiftmedsam.system, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(swiftmedsam.network, "_compiled_request", lambda *_: None)
+    assert load(folder, threads=1).precision == ran
+
+
 # Compiled models that were kept
 
 

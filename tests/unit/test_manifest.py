@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from swiftmedsam.manifest import MANIFEST, WeightsError, read_manifest, settings_of
+from swiftmedsam.cpu import AUTO_PRECISIONS
+from swiftmedsam.manifest import MANIFEST, WeightsError, auto_of, read_manifest, settings_of
 from swiftmedsam.settings import BEST
 
 
@@ -31,6 +32,22 @@ def test_a_manifest_may_carry_settings(tmp_path):
 def test_settings_that_are_none_are_named_with_their_file(tmp_path, value, message):
     with pytest.raises(WeightsError, match=f"{MANIFEST}: {message}"):
         settings_of(tmp_path, {"settings": value})
+
+
+def test_a_manifest_may_name_the_fastest_precision_by_flag(tmp_path):
+    assert auto_of(tmp_path, {}) == AUTO_PRECISIONS
+    table = {"avx512_bf16": "bf16", "avx2": "int8"}
+    assert auto_of(tmp_path, {"auto": table}) == table
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[], "bf16", {"avx512": "bf16"}, {"avx2": "fp16"}, {"avx2": "auto"}, {"avx2": ["int8"]}],
+    ids=str,
+)
+def test_fastest_precisions_that_are_none_are_named_with_their_file(tmp_path, value):
+    with pytest.raises(WeightsError, match=f"{MANIFEST}: 'auto' should name one of f32, bf16"):
+        auto_of(tmp_path, {"auto": value})
 
 
 def test_a_folder_with_a_checkpoint_alone_says_how_to_convert_it(tmp_path):
