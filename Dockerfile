@@ -12,6 +12,8 @@ COPY app /workspace/app
 COPY swiftmedsam /workspace/swiftmedsam
 COPY weights /workspace/weights
 COPY predict.sh /workspace/
+# Of all weights, the image has the default network alone.
+RUN cd /workspace/weights && find . -mindepth 1 -maxdepth 1 -type d ! -name "$(cat DEFAULT)" -exec rm -r {} +
 # Compile the models for the CPU of this build, and, if it has AVX-512, for the CPU of the challenge
 # (Xeon W-2133: AVX-512 without VNNI and bf16). On other CPUs the models are compiled at each start.
 RUN cd /workspace && for isa in ALL AVX512_CORE; do \

@@ -92,6 +92,19 @@ def tiny_weights_fp16(
 
 
 @pytest.fixture(scope="session")
+def v3_weights(parity_cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of v3 if it is shipped; else one made of the checkpoint that is being trained."""
+    from swiftmedsam.convert.__main__ import convert
+    from swiftmedsam.manifest import MANIFEST, WEIGHTS
+
+    if (WEIGHTS / "v3" / MANIFEST).is_file():
+        return WEIGHTS / "v3"
+    folder = tmp_path_factory.mktemp("v3") / "v3"
+    convert(WEIGHTS / "training" / "v3.safetensors", "v3", folder, "fp16", parity_cases)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_network(tiny_weights: Path) -> Network:
     """As the program loads it: in the precision that suits this machine."""
     from swiftmedsam import load

@@ -30,8 +30,8 @@ from swiftmedsam.frame import FloatArray
 from swiftmedsam.manifest import default_weights, read_manifest
 from swiftmedsam.network import Network, compile_model, load
 from swiftmedsam.system import available_threads
+from swiftmedsam.torch_model import VARIANTS, Architecture
 
-PATCH_EMBED = 2  # number of first convolutions; the conversion does not name them
 CALIBRATION_PROMPTS = 2  # of a slice, for the decoder
 EIGHT_BITS = nncf.AdvancedQuantizationParameters(overflow_fix=OverflowFix.DISABLE)
 NOT_SMOOTH = nncf.AdvancedQuantizationParameters(
@@ -54,23 +54,33 @@ def kind_of(node: ov.Node) -> str | None:
     return None
 
 
-def groups_of(encoder: ov.Model) -> dict[str, list[str]]:
-    """Return the names of the encoder's layers with weights, grouped by purpose and by stage.
+def unnamed_places(architecture: Architecture) -> list[str]:
+    """Return the places of the encoder's first convolutions, one for each that has no name.
 
-    Convolutions are fused with their batch norm and have no name with a stage. They belong to the
-    stage of the last named layer before them.
+    Convolutions are fused with their batch norm and then have no name with a stage. Later ones
+    belong to the stage of the last named layer before them.
     """
+    dense = architecture.dense_encoder
+    if dense is None:  # the patch embedding has two; those of stage 0 follow
+        return ["patch embedding"] * 2 + ["stage 0"]
+    found = ["patch embedding"]
+    for i, depth in enumerate(dense.depths):
+        found += [f"stage {i}"] * (2 * depth + 1)  # two a block, and one to the next stage
+    return found
+
+
+def groups_of(encoder: ov.Model, architecture: Architecture) -> dict[str, list[str]]:
+    """Return the names of the encoder's layers with weights, grouped by purpose and by stage."""
     groups: dict[str, list[str]] = defaultdict(list)
-    place, seen = "patch embedding", 0
+    unnamed, place = iter(unnamed_places(architecture)), ""
     for node in encoder.get_ordered_ops():
         kind, name = kind_of(node), node.get_friendly_name()
         if kind is None:
             continue
         if found := re.search(r"image_encoder\.(layers\.(\d)|neck)", name):
             place = f"stage {found[2]}" if found[2] else "neck"
-        elif seen == PATCH_EMBED:
-            place = "stage 0"
-        seen += 1
+        else:
+            place = next(unnamed, place)
         groups[kind].append(name)
         groups[place].append(name)
     return dict(groups)
@@ -88,8 +98,9 @@ def compiled(model: ov.Model, precision: str) -> Infer:
 
 
 def encoders(
-    read: Callable[[], ov.Model], slices: list[FloatArray], precision: str, only: Sequence[str]
-) -> dict[str, Infer]:
+    read: Callable[[], ov.Model], architecture: Architecture, slices: list[FloatArray],
+    precision: str, only: Sequence[str],
+) -> dict[str, Infer]:  # fmt: skip
     """Return ways to compute the encoder, "f32" among them; `read` returns a new encoder."""
     model = read()
     variants = {"f32": compiled(model, "f32")}
@@ -103,7 +114,7 @@ def encoders(
     add("all, weights of 8 bits", advanced_parameters=EIGHT_BITS)
     add("all, without SmoothQuant", advanced_parameters=NOT_SMOOTH)
     add("all, activations symmetric", preset=nncf.QuantizationPreset.PERFORMANCE)
-    for group, names in groups_of(model).items():
+    for group, names in groups_of(model, architecture).items():
         add(f"all but {group}", ignored_scope=nncf.IgnoredScope(names=names))
     return variants
 
@@ -187,7 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     weights = options.weights or default_weights()
-    core, files = ov.Core(), read_manifest(weights)["models"]["fp16"]
+    manifest = read_manifest(weights)
+    core, files = ov.Core(), manifest["models"]["fp16"]
 
     def read(part: str) -> ov.Model:
         return core.read_model(weights / next(n for n in files[part] if n.endswith(".xml")))
@@ -202,7 +214,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"rest in {options.precision}; milliseconds: medians, in turns\n"
     )
     pixels = [pixels for pixels, _ in calibration]
-    variants = encoders(lambda: read("encoder"), pixels, options.precision, options.only)
+    architecture = VARIANTS[manifest["variant"]]
+    variants = encoders(
+        lambda: read("encoder"), architecture, pixels, options.precision, options.only
+    )
     print(compare_encoders(variants, slices, network), flush=True)
 
     asked = []

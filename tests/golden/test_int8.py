@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from swiftmedsam.cpu import cpu_flags
+from swiftmedsam.manifest import default_weights
 from tests.helpers import ROOT, dsc
 
 # Of these cases' masks, INT8 against f32; with VNNI and without. What quantization costs on real
@@ -24,7 +25,7 @@ def labels_of(folder, precision, most=None):
         [sys.executable, "-m", "app", "examples/inputs", str(folder), *words],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert f"v2, {precision}" in run.stderr
+    assert f"{default_weights().name}, {precision}" in run.stderr
     return {path.name: np.load(path)["segs"] for path in folder.glob("*.npz")}
 
 
@@ -33,7 +34,7 @@ def wanted(tmp_path_factory):
     return labels_of(tmp_path_factory.mktemp("f32"), "f32")
 
 
-@pytest.mark.skipif("avx512bw" not in cpu_flags(), reason="INT8 is not the default elsewhere")
+@pytest.mark.skipif("avx512bw" not in cpu_flags(), reason="INT8 is the default nowhere else")
 @pytest.mark.parametrize("most", ["AVX512_CORE", None])
 def test_int8_gives_the_masks_of_f32_with_vnni_and_without(tmp_path, wanted, most):
     found = labels_of(tmp_path, "int8", most)

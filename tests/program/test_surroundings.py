@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from swiftmedsam import WeightsError, load, make_case
-from swiftmedsam.manifest import MANIFEST
+from swiftmedsam.manifest import MANIFEST, default_weights
 from swiftmedsam.program.main import main
 from tests.helpers import (
     HANGS,
@@ -80,7 +80,7 @@ def test_labels_of_the_shipped_network_in_int8_do_not_depend_on_threads_or_kept_
     name, tmp_path
 ):
     no_models = shutil.ignore_patterns("compiled")
-    weights = shutil.copytree(ROOT / "weights" / "v2", tmp_path / "v2", ignore=no_models)
+    weights = shutil.copytree(default_weights(), tmp_path / "weights", ignore=no_models)
     one, two = (load(weights, precision="int8", threads=n) for n in (1, 2))
     wanted = labels_of(CASES[name], one)
     assert wanted.any()

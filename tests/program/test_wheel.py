@@ -19,7 +19,7 @@ from swiftmedsam.extras import EXTRAS
 from swiftmedsam.manifest import default_weights
 from tests.helpers import ROOT
 
-SOURCES = ("swiftmedsam", "weights", "pyproject.toml", "README.md", "LICENSE", "NOTICE",
+SOURCES = ("swiftmedsam", "weights", "setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE",
            "requirements.txt", *{file for files in EXTRAS.values() for file in files})  # fmt: skip
 LARGEST = 40 << 20  # bytes: without checkpoints for torch, and without what was converted here
 DEMO = ROOT / "examples" / "inputs" / "2DBox_US_bladder.npz"

@@ -1,6 +1,7 @@
 """The quick measure of checkpoints: what is asked, what is counted, what is printed."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,7 +10,13 @@ import torch
 from swiftmedsam.torch_model import TINY, SwiftMedSAM, save_model
 from swiftmedsam.train.losses import dice_of
 from swiftmedsam.train.tools import measure
-from swiftmedsam.train.tools.measure import AskedSlice, CheckpointScores, asked_in, dice_in
+from swiftmedsam.train.tools.measure import (
+    AskedSlice,
+    CheckpointScores,
+    Converted,
+    asked_in,
+    dice_in,
+)
 
 
 def test_dice_of_masks_that_overlap_by_a_half_and_of_empty_ones():
@@ -70,6 +77,18 @@ def test_masks_are_those_of_their_boxes_however_many_there_are():
     assert dice_in(Squares(), asked).tolist() == [1.0] * 3 + [0.0] + [1.0] * 7
 
 
+def test_a_weights_folder_is_scored_as_its_checkpoint(tiny_model, exact_network, monkeypatch):
+    monkeypatch.setattr(measure, "cpu_autocast", nullcontext)  # the folder computes in f32
+    pixels = np.random.default_rng(1).random((1, 3, 256, 256), np.float32)
+    boxes = np.array([[10, 20, 90, 80], [100, 100, 220, 180]], np.float32)
+    masks = np.zeros((2, 256, 256), bool)
+    masks[0, 20:60, 10:70], masks[1, 100:180, 120:220] = True, True
+    asked = AskedSlice("a", pixels, boxes, masks)
+    wanted = dice_in(tiny_model, asked)
+    assert (wanted > 0).all()
+    np.testing.assert_allclose(dice_in(Converted(exact_network), asked), wanted, atol=0.01)
+
+
 def test_sets_count_once_each_and_objects_by_their_size():
     scores = CheckpointScores({"2DBox_US_a": 0.5, "2DBox_US_b": 0.7, "2DBox_CT_c": 0.9},
                     [(0.001, 0.2), (0.001, 0.4), (0.5, 1.0)])  # fmt: skip
@@ -86,7 +105,9 @@ def test_sets_count_once_each_and_objects_by_their_size():
     }  # fmt: skip
 
 
-def test_the_command_prints_a_column_for_each_checkpoint(val, tmp_path, capsys, monkeypatch):
+def test_the_command_prints_a_column_for_each_checkpoint(
+    val, tiny_weights, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(measure, "keep_freed_memory", lambda: None)
     torch.manual_seed(0)
     save_model(SwiftMedSAM(TINY), tmp_path / "first.safetensors")
@@ -96,9 +117,10 @@ def test_the_command_prints_a_column_for_each_checkpoint(val, tmp_path, capsys, 
     }
     (tmp_path / "sets.json").write_text(json.dumps(sets))
     path, flags = str(tmp_path / "first.safetensors"), ["--val", str(val)]
-    assert measure.main([path, path, *flags, "--sets", str(tmp_path / "sets.json")]) == 0
+    folder = f"{tiny_weights}:f32"
+    assert measure.main([path, folder, *flags, "--sets", str(tmp_path / "sets.json")]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].split()[-2:] == ["first", "first"]
+    assert out[0].split()[-2:] == ["first", "tiny:f32"]
     assert [line[:24].strip() for line in out[1:5]] == [
         "mean over modalities", "sets trained on", "sets never seen", "mean of both",
     ]  # fmt: skip
@@ -107,3 +129,5 @@ def test_the_command_prints_a_column_for_each_checkpoint(val, tmp_path, capsys, 
     (tmp_path / "broken.safetensors").write_bytes(b"no")
     assert measure.main([str(tmp_path / "broken.safetensors"), *flags]) == 1
     assert "broken.safetensors" in capsys.readouterr().err
+    assert measure.main([f"{tiny_weights}:int8", *flags]) == 1
+    assert "precision int8 needs a model in int8" in capsys.readouterr().err

@@ -1,5 +1,8 @@
 """Score checkpoints quickly: `python -m swiftmedsam.train.tools.measure CHECKPOINT... --val DIR`.
 
+In place of a checkpoint, FOLDER:PRECISION is a weights folder as the program runs it, for example
+weights/v2:int8.
+
 The network gets the box of each object of each case of `val`, in one or a few slices, and DSC is
 measured in the 256 x 256 input. Crops, tracking and the other rules of the program are not used, so
 a checkpoint takes minutes where the program takes an hour. The scores are to compare checkpoints
@@ -19,7 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from swiftmedsam.frame import Frame
+from swiftmedsam.cpu import PRECISIONS
+from swiftmedsam.frame import EMBEDDING_SIZE, Frame
+from swiftmedsam.network import Network, WeightsError, load
 from swiftmedsam.torch_model import (
     VARIANTS,
     CheckpointError,
@@ -74,8 +79,45 @@ def asked_in(case: Path, truth: Path, slices: int) -> Iterator[AskedSlice]:
             yield AskedSlice(case.stem, pixels, boxes.astype(np.float32), np.stack(masks))
 
 
+class Converted:
+    """A network of OpenVINO, with the methods of `SwiftMedSAM` that are used here."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._cells = np.arange(EMBEDDING_SIZE**2, dtype=np.int32).reshape(1, EMBEDDING_SIZE, -1)
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the embedding (1, 4096, C) of `pixels` (1, 3, 256, 256), values 0..1."""
+        return torch.from_numpy(self._network.encode(pixels.contiguous().numpy()))
+
+    def decode(self, embedding: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Return logits (N, 256, 256) of `boxes` (N, 4), in input pixels."""
+        cells = self._cells.repeat(len(boxes), axis=0)
+        logits, _ = self._network.decode(embedding.numpy(), boxes.numpy(), cells)
+        return torch.from_numpy(logits), None
+
+
+def read(text: str) -> SwiftMedSAM | Converted:
+    """Return the network of a checkpoint, or that of FOLDER:PRECISION.
+
+    Raises:
+        CheckpointError, OSError: the checkpoint cannot be read, or fits no variant.
+        WeightsError: the weights folder cannot be used, or has no such precision.
+    """
+    folder, colon, precision = text.rpartition(":")
+    if colon and precision in PRECISIONS:
+        return Converted(load(folder, precision=precision))
+    path = Path(text)
+    variant = fitting_variant(read_state_dict(path))
+    if variant is None:
+        raise CheckpointError(f"{path.name}: fits no known variant")
+    model = load_model(path, VARIANTS[variant]).to(memory_format=torch.channels_last)
+    make_lean(model)
+    return model
+
+
 @torch.inference_mode()
-def dice_in(model: SwiftMedSAM, asked: AskedSlice) -> np.ndarray:
+def dice_in(model: SwiftMedSAM | Converted, asked: AskedSlice) -> np.ndarray:
     """Return the Dice (N,) of the model's masks of the N objects."""
     pixels = torch.from_numpy(asked.pixels).to(memory_format=torch.channels_last)
     boxes, found = torch.from_numpy(asked.boxes), []
@@ -133,7 +175,7 @@ class CheckpointScores:
         return lines | modalities
 
 
-def measure(model: SwiftMedSAM, val: Path, slices: int, only: str) -> CheckpointScores:
+def measure(model: SwiftMedSAM | Converted, val: Path, slices: int, only: str) -> CheckpointScores:
     """Score `model` on the cases of `val`/inputs and `val`/gts whose file names match `only`."""
     cases: dict[str, list[float]] = defaultdict(list)
     objects = []
@@ -151,7 +193,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m swiftmedsam.train.tools.measure", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("checkpoints", type=Path, nargs="+")
+    parser.add_argument(
+        "checkpoints", nargs="+", metavar="CHECKPOINT",
+        help="a file, or FOLDER:PRECISION for a weights folder and f32, bf16 or int8",
+    )  # fmt: skip
     parser.add_argument("--val", type=Path, required=True, help="folder with inputs/ and gts/")
     parser.add_argument(
         "--sets", type=Path, help="JSON: data set of each case, and whether it was trained on"
@@ -162,23 +207,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     sets = json.loads(options.sets.read_text()) if options.sets else {}
     columns = []
-    for path in options.checkpoints:
+    for text in options.checkpoints:
         try:
-            variant = fitting_variant(read_state_dict(path))
-            if variant is None:
-                raise CheckpointError(f"{path.name}: fits no known variant")
-            model = load_model(path, VARIANTS[variant]).to(memory_format=torch.channels_last)
-        except (CheckpointError, OSError) as error:
+            model = read(text)
+        except (CheckpointError, OSError, WeightsError) as error:
             print(error, file=sys.stderr)
             return 1
-        make_lean(model)
         scores = measure(model, options.val, options.slices, options.only)
         if not scores.cases:
             print(f"{options.val}: no case with an object of {MIN_OBJECT_AREA} pixels that matches "
                   f"{options.only}", file=sys.stderr)  # fmt: skip
             return 1
         columns.append(scores.lines(sets))
-    print(f"{'DSC in %':24}" + "".join(f"{path.stem[:20]:>22}" for path in options.checkpoints))
+    print(
+        f"{'DSC in %':24}" + "".join(f"{Path(text).stem[:20]:>22}" for text in options.checkpoints)
+    )
     for name, (_, count) in columns[0].items():
         print(f"{name:24}" + "".join(f"{100 * column[name][0]:22.2f}" for column in columns), count)
     return 0
