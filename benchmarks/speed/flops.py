@@ -1,4 +1,4 @@
-"""Count the FLOP of each variant: `python -m benchmarks.speed.flops`.
+"""Count parameters and FLOP of each variant: `python -m benchmarks.speed.flops`.
 
 These are GFLOP of the torch network: products, convolutions and attention, as torch counts them. A
 multiplication and an addition are 2 FLOP. `benchmarks.speed.work` counts what OpenVINO executes.
@@ -7,9 +7,9 @@ multiplication and an addition are 2 FLOP. `benchmarks.speed.work` counts what O
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from swiftmedsam.torch_model import LITE, SWIFT_V1, SWIFT_V2, Architecture, SwiftMedSAM
+from swiftmedsam.torch_model import VARIANTS, Architecture, SwiftMedSAM
 
-PUBLISHED = {"LiteMedSAM": LITE, "v1": SWIFT_V1, "v2": SWIFT_V2}
+COUNTED = {name: VARIANTS[name] for name in ("lite", "v1", "v2", "v3")}
 
 
 def count(architecture: Architecture) -> tuple[int, int]:
@@ -25,11 +25,18 @@ def count(architecture: Architecture) -> tuple[int, int]:
     return encoder.get_total_flops(), decoder.get_total_flops()
 
 
+def parameters(architecture: Architecture) -> int:
+    """Return the number of trained values."""
+    with torch.device("meta"):
+        return sum(value.numel() for value in SwiftMedSAM(architecture).parameters())
+
+
 def main() -> None:
     """Print a line for each variant."""
-    for name, architecture in PUBLISHED.items():
+    for name, architecture in COUNTED.items():
         encoder, decoder = (flop / 1e9 for flop in count(architecture))
-        print(f"{name:10}  encoder {encoder:.1f} GFLOP a slice, decoder {decoder:.2f} GFLOP a box")
+        print(f"{name:5} {parameters(architecture):10,} parameters, encoder {encoder:.1f} GFLOP a "
+              f"slice, decoder {decoder:.2f} GFLOP a box")  # fmt: skip
 
 
 if __name__ == "__main__":

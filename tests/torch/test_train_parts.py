@@ -292,6 +292,22 @@ def test_curves_are_drawn_of_what_a_run_logged(tmp_path):
     assert cv2.imread(str(tmp_path / "curves.png")).shape == (600, 800, 3)
 
 
+def test_curves_of_several_runs_go_on_from_run_to_run(tmp_path):
+    logs = {"a": ["step,truth,teacher,learning_rate", "5,0,0.4,0.1", "10,0,0.3,0.1"],
+            "b": ["step,truth,teacher,answers,learning_rate", "5,0.5,0.2,0.6,0.1"]}  # fmt: skip
+    for name, rows in logs.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.csv").write_text("\n".join(rows))
+    columns, between = curves.in_sequence([tmp_path / "a", tmp_path / "b"])
+    assert (columns["step"], between) == ([5, 10, 15], [10])
+    assert columns["teacher"] == [0.4, 0.3, 0.2]
+    nan = pytest.approx(np.nan, nan_ok=True)
+    assert columns["truth"] == [nan, nan, 0.5] and columns["answers"] == [nan, nan, 0.6]
+    words = [str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "c.png"), "--top", "1"]
+    assert curves.main(words) == 0
+    assert cv2.imread(str(tmp_path / "c.png")).shape == (600, 800, 3)
+
+
 # Precision
 
 
