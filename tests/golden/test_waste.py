@@ -10,13 +10,16 @@ from openvino import opset13 as ops
 from benchmarks.speed.work import work
 from swiftmedsam.cpu import cpu_flags
 from swiftmedsam.network import ov
-from swiftmedsam.torch_model import SWIFT_V2
+from swiftmedsam.torch_model import SWIFT_V2, SWIFT_V3
 from swiftmedsam.torch_model.architecture import EMBEDDING_SIZE
 from tests.helpers import ROOT
 
 FOLDER = ROOT / "weights" / "v2"
 ENCODER_FLOP = 57.1e9
 ATTENTION_BLOCKS = sum(SWIFT_V2.encoder_depths[1:])
+V3_ENCODER_FLOP = 15.75e9
+V3_ATTENTION_BLOCKS = len(SWIFT_V3.dense_encoder.windows)
+V3_CONVOLUTIONS = 24
 DECODER_FLOP, SIDE = 367e6, 16  # of a box of 16 x 16 cells
 
 
@@ -56,6 +59,27 @@ def test_the_encoder_multiplies_what_the_paper_draws_and_norms_are_folded(core):
     assert kinds["BatchNormInference"] == 0
     assert kinds["ScaledDotProductAttention"] == ATTENTION_BLOCKS
     assert kinds["MVN"] == 2 * ATTENTION_BLOCKS + 2  # before attention and MLP; two in the neck
+
+
+def test_v3_does_a_quarter_of_the_work_and_norms_are_folded(core, v3_weights):
+    model = core.read_model(v3_weights / "encoder.xml")
+    assert sum(work(model).values()) <= V3_ENCODER_FLOP * 1.001 < ENCODER_FLOP / 3.6
+    kinds = Counter(node.get_type_name() for node in model.get_ordered_ops())
+    assert kinds["BatchNormInference"] == 0
+    assert kinds["ScaledDotProductAttention"] == V3_ATTENTION_BLOCKS
+    assert kinds["MVN"] == 2 * V3_ATTENTION_BLOCKS + 2
+
+
+@pytest.mark.skipif("avx512f" not in cpu_flags(), reason="OpenVINO fuses other steps elsewhere")
+@pytest.mark.parametrize("name", ["encoder.xml", "encoder_int8.xml"])
+def test_openvino_fuses_the_activations_of_v3(core, v3_weights, name):
+    if not (v3_weights / name).exists():
+        pytest.skip("INT8 is there when v3 is shipped")
+    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    found = steps(core.compile_model(v3_weights / name, "CPU", config))
+    assert found["Convolution"] == V3_CONVOLUTIONS
+    assert found["FullyConnected"] == 6 * V3_ATTENTION_BLOCKS
+    assert not {"Gelu", "HSwish", "BatchNormalization"} & set(found)
 
 
 @pytest.mark.skipif("avx512f" not in cpu_flags(), reason="OpenVINO fuses other steps elsewhere")

@@ -71,9 +71,8 @@ def draw_losses(
         2, 1, figsize=(8, 6), sharex=True, height_ratios=(3, 1), layout="constrained"
     )
     for (name, title), colour in zip(TERMS.items(), COLOURS, strict=True):
-        if not any(
-            value > 0 for value in columns.get(name, ())
-        ):  # older logs have fewer terms; some runs have no teacher
+        # older logs have fewer terms; some runs have no teacher
+        if not any(value > 0 for value in columns.get(name, ())):
             continue
         losses.plot(columns["step"], columns[name], color=colour, alpha=0.3)
         losses.plot(columns["step"], running_mean(columns[name]), color=colour, label=title)
