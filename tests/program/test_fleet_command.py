@@ -310,7 +310,7 @@ def test_a_worker_whose_cpu_computes_in_another_precision_takes_no_part(refusal,
     """INT8 with the other layers in bf16, and in f32, are two precisions."""
     strong = {"avx512bw", "avx512_vnni", "avx512_bf16"}
     monkeypatch.setattr(worker_module, "cpu_flags", lambda: strong)
-    agreement = agree(None, "auto")
+    agreement = agree(None, "int8")
     assert agreement.precision == "int8+bf16"
     monkeypatch.setattr("swiftmedsam.network.cpu_flags", lambda: strong - {"avx512_bf16"})
     assert refusal(Setup("name", None, 1, None, agreement)) == (
