@@ -30,7 +30,7 @@ from swiftmedsam.torch_model import (
     trained_on,
 )
 from swiftmedsam.train.data.augment import Augmentation
-from swiftmedsam.train.data.corpus import CorpusError, Source, counts
+from swiftmedsam.train.data.corpus import CorpusError, Source, counts, read_factors
 from swiftmedsam.train.data.stream import CacheSource, CorpusSource
 from swiftmedsam.train.machine.memory import keep_freed_memory
 from swiftmedsam.train.machine.precision import default_precision
@@ -44,11 +44,11 @@ from swiftmedsam.train.run import Run
 
 log = logging.getLogger("train")
 
-# The fields that are a number or a word. Another augmentation needs a recipe of its own.
+# The fields that are a number or a text. Another augmentation needs a recipe of its own.
 OPTION_FIELDS = [
     field
     for field in dataclasses.fields(Options)
-    if field.type in (int, float) or get_args(field.type)
+    if field.type in (int, float, str) or get_args(field.type)
 ]
 
 # Training steps of each part. v1 keeps stage 0 whole; in v2, stage 0 converges faster.
@@ -135,7 +135,10 @@ def source_of(arguments: argparse.Namespace, options: Options) -> CorpusSource:
         CorpusError: a folder holds no picture, or a shard has a picture without labels, or labels
             without a picture.
     """
-    source = CorpusSource(arguments.data, options.augmentation, arguments.unlabelled_data)
+    source = CorpusSource(
+        arguments.data, options.augmentation, arguments.unlabelled_data,
+        read_factors(options.favoured),
+    )  # fmt: skip
     for kind, pictures in (("labelled", source.labelled), ("unlabelled", source.unlabelled)):
         if pictures:
             found = counts(pictures)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from swiftmedsam.train.data.augment import Augmentation
+from swiftmedsam.train.data.corpus import read_factors
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Options:
     )
     batch_size: int = 8  # pictures per process and step
     unlabelled: int = 0  # how many of them have no labels; there the teacher's masks are the target
+    # "Endoscopy=3,Endoscopy_CVC-ClinicDB=0.5": pictures of a modality or data set are drawn so many
+    # times as often
+    favoured: str = ""
     boxes: int = 3  # per picture
     free_boxes: int = 2  # per taught picture, anywhere in it; the teacher's mask is the target
     pseudo_objects: int = (
@@ -60,9 +64,10 @@ class Options:
         """Check the numbers.
 
         Raises:
-            ValueError: the length of the run is not positive, or there are more unlabelled pictures
-                than taught pictures.
+            ValueError: the length of the run is not positive, there are more unlabelled pictures
+                than taught pictures, or `favoured` is not a list of names with factors.
         """
+        read_factors(self.favoured)
         taught = self.taught if self.teacher_weight else 0
         most = min(taught, self.batch_size - 1 if self.truth_weight else self.batch_size)
         if not 0 <= self.unlabelled <= most:

@@ -29,6 +29,7 @@ from swiftmedsam.train.data.corpus import (
     counts,
     objects_of,
     read_corpus,
+    read_factors,
 )
 from swiftmedsam.train.data.framed import draw_picture, draw_unlabelled_picture, frame_labels, warp
 from swiftmedsam.train.data.prompts import (
@@ -41,6 +42,8 @@ from swiftmedsam.train.data.prompts import (
     draw_shifts,
     pseudo_boxes,
 )
+from swiftmedsam.train.data.stream import CorpusSource
+from swiftmedsam.train.options import Options
 from tests.helpers import ellipse, picture
 from tests.helpers.generated import given, st
 
@@ -207,6 +210,39 @@ def test_the_share_of_modalities_and_data_sets_grows_slower_than_their_count(tmp
     names = Counter(even.draw(random).dataset for _ in range(DRAWS))
     share = {name: count / DRAWS for name, count in names.items()}
     assert share == pytest.approx({"Few": 0.5, "Many": 0.25, "Some": 0.25}, abs=SHARE_TOLERANCE)
+
+
+def test_favoured_modalities_and_data_sets_are_drawn_more_often(tmp_path):
+    every = [
+        ShardPicture(modality, dataset, str(i), tmp_path, (0, 0), None)
+        for modality, dataset in (("US", "Heart"), ("US", "Breast"), ("MR", "Brain"))
+        for i in range(8)
+    ]
+    favoured = {"US": 3.0, "Breast": 4.0}
+    sampler = BalancedSampler(every, modality_power=0, dataset_power=0, favoured=favoured)
+    random = np.random.default_rng(0)
+    drawn = Counter(sampler.draw(random).dataset for _ in range(DRAWS))
+    share = {name: count / DRAWS for name, count in drawn.items()}
+    expected = {"Heart": 0.75 / 5, "Breast": 0.75 * 4 / 5, "Brain": 0.25}
+    assert share == pytest.approx(expected, abs=SHARE_TOLERANCE)
+
+
+def test_factors_are_read_by_name():
+    assert read_factors("Endoscopy=3,US_Heart-2=0.5") == {"Endoscopy": 3.0, "US_Heart-2": 0.5}
+    assert read_factors("") == {}
+
+
+@pytest.mark.parametrize("text", ["Endoscopy", "=2", "US=0", "US=-1", "US=nan", "US=inf", "US=2,"])
+def test_a_factor_without_name_or_number_is_refused(text):
+    with pytest.raises(ValueError, match="expected NAME=FACTOR"):
+        read_factors(text)
+    with pytest.raises(ValueError, match="expected NAME=FACTOR"):
+        Options(favoured=text)
+
+
+def test_a_favoured_name_that_the_corpus_does_not_have_is_refused(corpus):
+    with pytest.raises(CorpusError, match="'Endoscope' is to be favoured: no such"):
+        CorpusSource(corpus, Augmentation(), favoured={"Endoscope": 3.0})
 
 
 def test_other_slices_are_those_of_the_same_volume_and_not_more_than_asked_for(tmp_path):

@@ -10,7 +10,7 @@ little memory.
 import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -170,7 +170,8 @@ class BalancedSampler:
     The share of a modality is its number of pictures to `modality_power`; the share of a data set
     in its modality is its number of pictures to `dataset_power`. With a power of 0 all shares are
     equal. Two of three endoscopies would then come from 34 pictures, and a long run would learn
-    them by heart.
+    them by heart. `favoured` has factors by name: of a modality's share, or of a data set's share
+    in its modality.
     """
 
     def __init__(
@@ -179,6 +180,7 @@ class BalancedSampler:
         *,
         modality_power: float = MODALITY_POWER,
         dataset_power: float = DATASET_POWER,
+        favoured: Mapping[str, float] | None = None,
     ) -> None:
         tree: dict[str, dict[str, list[Picture]]] = defaultdict(lambda: defaultdict(list))
         self._volumes: dict[tuple[str, str], list[Picture]] = defaultdict(list)
@@ -187,10 +189,12 @@ class BalancedSampler:
             self._volumes[volume_of(picture)].append(picture)
         self._datasets: list[list[Picture]] = []
         shares = []
-        for modality in tree.values():
+        factors = favoured or {}
+        for name, modality in tree.items():
             counts = np.array([len(pictures) for pictures in modality.values()])
-            within = counts**dataset_power
-            shares.extend(counts.sum() ** modality_power * within / within.sum())
+            within = counts**dataset_power * [factors.get(dataset, 1.0) for dataset in modality]
+            share = counts.sum() ** modality_power * factors.get(name, 1.0)
+            shares.extend(share * within / within.sum())
             self._datasets.extend(modality.values())
         self._shares = np.array(shares) / np.sum(shares)
 
@@ -206,6 +210,25 @@ class BalancedSampler:
         others = [other for other in self._volumes[volume_of(picture)] if other is not picture]
         chosen = random.permutation(len(others))[:most]
         return [others[i] for i in chosen]
+
+
+def read_factors(text: str) -> dict[str, float]:
+    """Return the factors in a text like "Endoscopy=3,Endoscopy_CVC-ClinicDB=0.5"; "" has none.
+
+    Raises:
+        ValueError: a part of the text is not NAME=FACTOR, or a factor is not above 0.
+    """
+    factors = {}
+    for part in text.split(",") if text else ():
+        name, _, number = part.partition("=")
+        try:
+            factor = float(number)
+        except ValueError:
+            factor = 0.0
+        if not name or not 0 < factor < np.inf:
+            raise ValueError(f"{part!r} in {text!r}: expected NAME=FACTOR, a factor above 0")
+        factors[name] = factor
+    return factors
 
 
 def tight_box(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

@@ -4,7 +4,7 @@ A run that was killed and resumed therefore sees the same batches as an undistur
 number of worker processes prepares the same batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +34,28 @@ class CorpusSource:
     """Draws pictures of a corpus, balanced over modalities, each time cropped and turned anew.
 
     `labelled` and `unlabelled` are the pictures of the corpus; `unlabelled` may be empty.
+    `favoured` has factors of how often they are drawn, by modality or data set.
+
+    Raises:
+        CorpusError: `favoured` names neither a modality nor a data set of the pictures.
     """
 
     def __init__(
-        self, folder: Path, augmentation: Augmentation, unlabelled: Sequence[Path] = ()
+        self,
+        folder: Path,
+        augmentation: Augmentation,
+        unlabelled: Sequence[Path] = (),
+        favoured: Mapping[str, float] | None = None,
     ) -> None:
         self.labelled = read_corpus(folder)
         self.unlabelled = [p for more in unlabelled for p in read_corpus(more, labelled=False)]
-        self._sampler = BalancedSampler(self.labelled)
+        every = [*self.labelled, *self.unlabelled]
+        names = {name for picture in every for name in (picture.modality, picture.dataset)}
+        if unknown := sorted(set(favoured or ()) - names):
+            raise CorpusError(f"{unknown[0]!r} is to be favoured: no such modality or data set")
+        self._sampler = BalancedSampler(self.labelled, favoured=favoured)
         self._unlabelled_sampler = BalancedSampler(
-            self.unlabelled, dataset_power=UNLABELLED_DATASET_POWER
+            self.unlabelled, dataset_power=UNLABELLED_DATASET_POWER, favoured=favoured
         )
         self._augmentation = augmentation
 
