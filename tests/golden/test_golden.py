@@ -13,6 +13,7 @@ import pytest
 
 from swiftmedsam import load, read_case
 from swiftmedsam.evaluation.metrics import dsc
+from swiftmedsam.manifest import default_weights
 from swiftmedsam.network import ov
 from swiftmedsam.settings import BEST, LITEMEDSAM
 from tests.helpers import ROOT, labels_of
@@ -41,12 +42,15 @@ WORK = {
     "3DBox_CT_kidneys": {"best": Work(27, 30, 257), "litemedsam": Work(30, 35, 131)},
     "3DBox_MR_abdomen": {"best": Work(20, 29, 188), "litemedsam": Work(20, 29, 66)},
 }
-# Least mean DSC of the objects against examples/gts. These numbers only ever rise.
+# Least mean DSC of the objects against examples/gts, by variant. These numbers only ever rise. The
+# tests are of the default weights; if these are of another variant, they fail and say its numbers.
 FLOORS = {
-    "2DBox_Microscope_nuclei": {"best": 0.927, "litemedsam": 0.931},
-    "3DBox_CT_abdomen": {"best": 0.733, "litemedsam": 0.69},
-    "3DBox_CT_kidneys": {"best": 0.844, "litemedsam": 0.763},
-    "3DBox_MR_abdomen": {"best": 0.863, "litemedsam": 0.846},
+    "v2": {
+        "2DBox_Microscope_nuclei": {"best": 0.927, "litemedsam": 0.931},
+        "3DBox_CT_abdomen": {"best": 0.733, "litemedsam": 0.69},
+        "3DBox_CT_kidneys": {"best": 0.844, "litemedsam": 0.763},
+        "3DBox_MR_abdomen": {"best": 0.863, "litemedsam": 0.846},
+    },
 }
 ALL = [(name, mode) for name in WORK for mode in MODES]
 
@@ -110,11 +114,13 @@ def test_every_object_is_segmented_as_it_was(found, stored, name, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", FLOORS)
+@pytest.mark.parametrize("name", FLOORS["v2"])
 def test_objects_are_found_as_well_as_ever(found, name, mode):
     with np.load(ROOT / "examples" / "gts" / f"{name}.npz") as archive:
         scores = by_object(found[name, mode][0], archive["gts"])
-    assert scores.mean() >= FLOORS[name][mode], scores.round(4).tolist()
+    variant = default_weights().name
+    assert variant in FLOORS, f"no floors of {variant}: it has {scores.mean():.4f} here"
+    assert scores.mean() >= FLOORS[variant][name][mode], scores.round(4).tolist()
 
 
 @pytest.mark.parametrize(("name", "mode"), ALL)
