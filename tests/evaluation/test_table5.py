@@ -61,6 +61,19 @@ def test_a_stand_in_has_the_name_of_its_row():
     assert published_name("3DBox_CT_1x56-made.npz") is None
 
 
+def test_a_volume_is_made_of_one_whose_boxes_cross_enough_slices(tmp_path):
+    wanted = Wanted("3DBox_CT_1", (60, 512, 512), 2, 100)
+    flat = source(tmp_path / "3DBox_CT_a.npz", shape=(30, 257, 257), boxes=2,
+                  spans=((0, 12), (10, 29)))  # fmt: skip
+    deep = source(tmp_path / "3DBox_CT_b.npz", shape=(30, 200, 200), boxes=2,
+                  spans=((0, 29), (5, 29)))  # fmt: skip
+    assert (flat.crosses_enough(wanted), deep.crosses_enough(wanted)) == (False, True)
+    assert choose([flat, deep], wanted) == deep
+    assert choose([flat], wanted) == flat  # if there is no other
+    fewer = Wanted("3DBox_CT_1", (60, 512, 512), 2, 60)
+    assert choose([flat, deep], fewer) == flat  # the larger one
+
+
 def test_copies_are_mirrored_at_their_seams_and_so_are_their_boxes():
     box = [1, 2, 0, 5, 3, 0]
     boxes = tiled_boxes(np.array([box], np.float64), (10, 12), (2, 3))

@@ -75,10 +75,20 @@ class SourceCase:
     modality: str
     shape: tuple[int, int, int]  # (D, H, W); (1, H, W) for an image
     boxes: int
+    spans: tuple[tuple[float, float], ...] = ()  # first and last slice of each box
 
     def tiles(self, wanted: Wanted) -> int:
         """Return the number of copies that have enough boxes."""
         return math.ceil(wanted.boxes / self.boxes)
+
+    def crosses_enough(self, wanted: Wanted) -> bool:
+        """Whether as many boxes cross the wanted slices, stretched over the whole wanted depth."""
+        if not self.spans:
+            return True
+        taken = np.linspace(0, self.tiles(wanted) * self.boxes - 1, wanted.boxes).round()
+        spans = np.array(self.spans)[taken.astype(int) % self.boxes]
+        low, high = _scaled(spans[:, 0], spans[:, 1], wanted.depth / self.shape[0])
+        return bool((high - low + 1).sum() >= wanted.box_slices)
 
 
 def _table_5() -> Iterator[Wanted]:
@@ -122,9 +132,9 @@ def find_sources(folder: Path) -> list[SourceCase]:
         pixels, boxes = _as_volume(read_case(path))
         if len(boxes):
             depth, height, width = pixels.shape[:3]
-            sources.append(
-                SourceCase(path, parse_name(name)[0], (depth, height, width), len(boxes))
-            )
+            spans = tuple((float(first), float(last)) for first, last in boxes[:, [2, 5]])
+            shape = (depth, height, width)
+            sources.append(SourceCase(path, parse_name(name)[0], shape, len(boxes), spans))
     return sources
 
 
@@ -141,8 +151,8 @@ def choose(sources: Sequence[SourceCase], wanted: Wanted) -> SourceCase:
     return min(
         candidates,
         key=lambda source: (
-            source.modality != modality, source.tiles(wanted), -math.prod(source.shape[1:]),
-            source.path.name,
+            source.modality != modality, not source.crosses_enough(wanted), source.tiles(wanted),
+            -math.prod(source.shape[1:]), source.path.name,
         ),
     )  # fmt: skip
 
