@@ -28,7 +28,13 @@ import numpy as np
 import openvino as ov
 
 from swiftmedsam import WeightsError
-from swiftmedsam.cpu import INSTRUCTION_SETS, PRECISIONS, cpu_flags, floating_precision
+from swiftmedsam.cpu import (
+    AUTO_PRECISIONS,
+    INSTRUCTION_SETS,
+    PRECISIONS,
+    cpu_flags,
+    floating_precision,
+)
 from swiftmedsam.manifest import default_weights, read_manifest
 from swiftmedsam.network import compile_model, load
 from swiftmedsam.system import available_threads
@@ -121,9 +127,11 @@ def table(found: Times, beside: str | None) -> str:
 def table_of(chosen: dict[str, str]) -> dict[str, str]:
     """Return the precisions by flag as a manifest has them, of those that were measured.
 
-    A CPU with VNNI and no AVX-512 gets what VNNI got here. With AVX2 alone f32 needs no word.
+    A CPU with AMX gets the usual one if it was not measured. A CPU with VNNI and no AVX-512 gets
+    what VNNI got here. With AVX2 alone f32 needs no word.
     """
-    found = dict(chosen)
+    amx = "amx_bf16"
+    found = {amx: AUTO_PRECISIONS[amx]} | chosen if len(chosen) > 1 else dict(chosen)
     last = found.pop("avx2", "f32")
     if "avx512_vnni" in found:
         found["avx_vnni"] = found["avx512_vnni"]

@@ -48,6 +48,8 @@ def test_the_words_for_the_manifest_start_with_the_strongest_cpu():
         ("amx_bf16", "bf16"), ("avx512_vnni", "int8"), ("avx512bw", "f32"), ("avx_vnni", "int8"),
     ]  # fmt: skip
     assert encoders.table_of({"avx2": "int8"}) == {"avx2": "int8"}
+    weaker = encoders.table_of({"avx512bw": "int8", "avx2": "int8"})  # AMX was not measured
+    assert list(weaker.items()) == [("amx_bf16", "bf16"), ("avx512bw", "int8"), ("avx2", "int8")]
 
 
 def test_a_table_has_medians_and_parts_of_the_fastest_of_the_other():
