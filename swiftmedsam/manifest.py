@@ -112,7 +112,7 @@ def auto_of(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
     Raises:
         WeightsError: 'auto' is no object, or has an unknown flag or precision.
     """
-    table = manifest.get("auto", AUTO_PRECISIONS)
+    table: Any = manifest.get("auto", AUTO_PRECISIONS)
     flags = set().union(*INSTRUCTION_SETS.values())
     known = isinstance(table, dict) and table.keys() <= flags
     if not known or not all(name in list(PRECISIONS) for name in table.values()):
@@ -120,4 +120,4 @@ def auto_of(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
             f"{folder / MANIFEST}: 'auto' should name one of {', '.join(PRECISIONS)} for flags of "
             f"CPUs such as avx512bw, got {table!r}"
         )
-    return table
+    return dict(table)
