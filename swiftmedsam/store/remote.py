@@ -17,6 +17,7 @@ from swiftmedsam.store.retries import (
     is_absent,
     is_denied,
     persistently,
+    require_small,
     said_by,
 )
 from swiftmedsam.urls import READ_ONLY, Url, is_name, parse_url
@@ -208,17 +209,26 @@ def require_bucket(url: Url) -> None:
             raise
 
 
-def fetch(remote: Remote, path: Path) -> None:
+def fetch(remote: Remote, path: Path, limit: int | None = None) -> None:
     """Copy a file from a store to `path`, whose folder is there.
 
     Raises:
-        StoreError: it cannot be read, or is another one than was listed.
+        StoreError: it cannot be read, is another one than was listed, or has more bytes than
+            `limit` (where its size was not known before).
     """
     url = remote.url
     files = filesystem(url.scheme)
+    # imported here, since runs without URLs do not need it
+    callbacks = importlib.import_module("fsspec.callbacks")
+
+    class Bounded(callbacks.Callback):  # type: ignore[name-defined, misc]
+        """Is told how much has come; an exception ends the transfer."""
+
+        def call(self, *_: object, **__: object) -> None:
+            require_small(url, max(self.value, self.size or 0), limit)
 
     def get() -> None:
-        files.get_file(_name(url), str(path))
+        files.get_file(_name(url), str(path), callback=Bounded())
         size = path.stat().st_size
         if remote.size is not None and size != remote.size:
             raise OSError(f"it should have {remote.size} bytes, found {size}")
@@ -229,18 +239,18 @@ def fetch(remote: Remote, path: Path) -> None:
     persistently(f"{url}: could not be read", get)
 
 
-def fetch_all(remotes: Sequence[Remote], paths: Sequence[Path]) -> None:
+def fetch_all(remotes: Sequence[Remote], paths: Sequence[Path], limit: int | None = None) -> None:
     """Do `fetch` for each file, several at the same time.
 
     Raises:
-        StoreError: one cannot be read.
+        StoreError: one cannot be read, or has more bytes than `limit`.
     """
     if len(remotes) == 1:
-        fetch(remotes[0], paths[0])
+        fetch(remotes[0], paths[0], limit)
         return
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        list(pool.map(fetch, remotes, paths))
+        list(pool.map(functools.partial(fetch, limit=limit), remotes, paths))
     finally:  # on a signal, too: the others are not waited for
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -31,6 +31,19 @@ class StoreError(CaseError):
     """A file in a store cannot be listed, read or written; the message names it."""
 
 
+def require_small(what: object, size: int, limit: int | None) -> None:
+    """Refuse what is larger than the local cache may hold of a case.
+
+    Raises:
+        StoreError: it is.
+    """
+    if limit is not None and size > limit:
+        raise StoreError(
+            f"{what}: has {size / 1e6:.1f} MB or more, the local cache may take "
+            f"{limit / 1e6:.1f} MB of a case (--cache-size)"
+        )
+
+
 def status_of(error: BaseException | None) -> int | None:
     """The status of HTTP that an exception tells; None if it tells none."""
     # aiohttp has `status`, gcsfs `code`, azure `status_code`

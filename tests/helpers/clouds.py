@@ -1,4 +1,4 @@
-"""Servers of Google Cloud Storage and of Azure Blob Storage, which can be late, refuse, or break off.
+"""Servers of Google Cloud Storage and Azure Blob Storage, which can be late, refuse, or break off.
 
 The servers are gcp-storage-emulator (PyPI) and Azurite (npm). Clients talk to them through a proxy
 that makes the faults: dicts with "do" ("late" with "seconds", "break", or a status like "503"),
@@ -183,8 +183,8 @@ class Azure(Cloud):
             time.sleep(0.1)
         super().__init__(port)
         self.environment = {
-            "AZURE_STORAGE_CONNECTION_STRING": f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};"
-            f"AccountKey={KEY};BlobEndpoint={self.url}/{ACCOUNT};",
+            "AZURE_STORAGE_CONNECTION_STRING": "DefaultEndpointsProtocol=http;"
+            f"AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint={self.url}/{ACCOUNT};",
             "NO_PROXY": "127.0.0.1",
         }  # fmt: skip
 
