@@ -160,7 +160,7 @@ def two(ct, client, mine):
 
 @pytest.fixture
 def table(two, tmp_path):
-    rows = ["file,name,i_min,j_min,k_min,i_max,j_max,k_max"]
+    rows = ["file,name,x_min,y_min,z_min,x_max,y_max,z_max"]
     rows += [f"{uid},one,1,2,0,5,4,2" for uid in two]
     path = tmp_path / "boxes.csv"
     path.write_text("\n".join(rows))
@@ -201,7 +201,7 @@ def test_boxes_of_a_study_have_to_name_its_series(from_server, client, table, tm
     assert (status, len(lines)) == (1, 1), lines
     assert "is for 1.2.3, which is not in that folder" in lines[0]
     nameless = tmp_path / "nameless.csv"
-    nameless.write_text("i_min,j_min,k_min,i_max,j_max,k_max\n1,2,0,5,4,2\n")
+    nameless.write_text("x_min,y_min,z_min,x_max,y_max,z_max\n1,2,0,5,4,2\n")
     status, lines = from_server("--boxes", str(nameless), uid=None)
     assert (status, lines) == (
         1, ["--dicomweb without --series: expected boxes that name series by UID"]
@@ -250,7 +250,7 @@ def test_a_series_that_does_not_arrive_whole_is_not_segmented(from_server, clien
     ("words", "message"),
     [
         (["--series", "1.2"], "argument --study: --dicomweb expects a UID, got none"),
-        (["--study", "1.2"], "argument --series: --dicomweb expects a UID, got none"),
+        (["--study", "1.2"], "expects a UID, or --boxes alone that name series, got none"),
         (["--study", "1.2", "--series", "../x"], "argument --series: --dicomweb expects a UID"),
         (["in", "out", "--study", "1", "--series", "1"], "expected OUTPUTS alone"),
         (["--study", "1", "--series", "1", "--skip-existing"], "a server keeps every segmentation"),

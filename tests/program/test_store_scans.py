@@ -106,7 +106,7 @@ def test_boxes_around_a_label_map_in_a_store(program, stored, mine, server, buck
     assert found["out.nii.gz"] == (mine / "out.nii.gz").read_bytes()
 
 
-HEAD = "file,i_min,j_min,k_min,i_max,j_max,k_max\n"
+HEAD = "file,x_min,y_min,z_min,x_max,y_max,z_max\n"
 
 
 def test_cases_that_share_files_in_a_store_are_refused(stored, mine, server, bucket, tmp_path):
@@ -129,14 +129,14 @@ def test_a_scan_whose_name_begins_as_a_header_does_is_not_fetched_with_it(
 
     voxels = np.ascontiguousarray(volume_case()["imgs"])
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), str(mine / "a.mhd"))
-    nibabel.save(nibabel.Nifti1Image(voxels.T, CASE_AFFINE), mine / "a.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(voxels.T, CASE_AFFINE), mine / "a.b.nii.gz")
     server.upload(mine, f"{bucket}/in")
     table = tmp_path / "boxes.csv"
-    table.write_text(f"{HEAD}a.mhd,1,2,0,5,4,2\na.nii.gz,1,2,0,5,4,2\n")
+    table.write_text(f"{HEAD}a.mhd,1,2,0,5,4,2\na.b.nii.gz,1,2,0,5,4,2\n")
     server.faults()
     status, lines = stored("--boxes", str(table), outputs=f"s3://{bucket}/out/")
     assert (status, lines[-1][:32]) == (0, "2 written, 0 skipped, 0 failed, "), lines
-    for name in ("a.mhd", "a.raw", "a.nii.gz"):
+    for name in ("a.mhd", "a.raw", "a.b.nii.gz"):
         assert len(server.requests("GET", f"in/{name}")) == 1
 
 
