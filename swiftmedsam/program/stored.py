@@ -284,6 +284,8 @@ class Mirror:
         if (url := stored_at(path)) is not None:
             older = self._files.get(path)
             output = StoredOutput(url, path, None if older is None else older.version)
+            if older is not None and len(transfer.outputs) > 1:
+                transfer = replace(transfer, stale=url)
         elif url_of(path) is not None and transfer.series is not None:
             output = ServedOutput(transfer.series[0], path)
         return replace(job, output=output, files=transfer)

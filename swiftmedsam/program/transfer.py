@@ -17,7 +17,7 @@ from swiftmedsam.result import Clock
 from swiftmedsam.store import dicomweb, remote
 from swiftmedsam.store.remote import Remote
 from swiftmedsam.store.retries import LOCAL_FAULTS, StoreError
-from swiftmedsam.urls import MIRROR, stored_at
+from swiftmedsam.urls import MIRROR, Url, stored_at
 
 LOCK = "lock-"  # how the names of files begin that processes lock which use a mirror
 SPARE = 4  # times the inputs of two cases: what must be free on the disk to fetch one ahead
@@ -38,6 +38,7 @@ class Transfer:
     older: tuple[Remote, ...]  # outputs that are there: they might not be this program's
     outputs: tuple[Path, ...]  # in the mirror; the labels first
     series: tuple[dicomweb.Series, Path] | None = None  # on a server, and its folder in the mirror
+    stale: Url | None = None  # labels that are there, if further files describe them
 
     @property
     def size(self) -> int | None:
@@ -66,12 +67,14 @@ class Transfer:
         Raises:
             StoreError: a file cannot be fetched.
         """
-        fetched = [*self.inputs, *self.older]
-        paths = [one.url.below(self.mirror) for one in fetched]
         try:
             with self._named():
                 hold(self.mirror)
                 self._require_room()
+                # a worker that died may have replaced some of the older ones already
+                older = [now for one in self.older if (now := remote.look(one.url)) is not None]
+                fetched = [*self.inputs, *older]
+                paths = [one.url.below(self.mirror) for one in fetched]
                 for path in paths:
                     path.parent.mkdir(parents=True, exist_ok=True)
                 if fetched:
@@ -111,7 +114,14 @@ class Transfer:
             self.remove()
 
     def _store(self) -> None:
-        for path in reversed(self.outputs):  # who sees the labels sees what describes them
+        """Store the outputs; who sees the labels sees what describes them.
+
+        Files that describe labels have their sha256. With those of another run they would not
+        count as this program's, and no run would replace them.
+        """
+        if self.stale is not None:
+            remote.remove(self.stale)
+        for path in reversed(self.outputs):  # the labels last
             if (url := stored_at(path)) is not None:
                 remote.store(path, url)
             elif self.series is not None:

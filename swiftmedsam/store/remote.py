@@ -209,12 +209,29 @@ def require_bucket(url: Url) -> None:
             raise
 
 
-def fetch(remote: Remote, path: Path, limit: int | None = None) -> None:
+class Room:
+    """How much of the files of a case has come; not all stores say how large they are."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        """`limit`: bytes that all of them may have; None: any number."""
+        self._limit = limit
+        self._came: dict[Url, int] = {}
+
+    def note(self, url: Url, size: int) -> None:
+        """Note that a file has `size` bytes or more.
+
+        Raises:
+            StoreError: together the files have more than they may.
+        """
+        self._came[url] = size
+        require_small(url, sum(self._came.copy().values()), self._limit)
+
+
+def fetch(remote: Remote, path: Path, room: Room) -> None:
     """Copy a file from a store to `path`, whose folder is there.
 
     Raises:
-        StoreError: it cannot be read, is another one than was listed, or has more bytes than
-            `limit` (where its size was not known before).
+        StoreError: it cannot be read, is another one than was listed, or is too large for `room`.
     """
     url = remote.url
     files = filesystem(url.scheme)
@@ -225,7 +242,7 @@ def fetch(remote: Remote, path: Path, limit: int | None = None) -> None:
         """Is told how much has come; an exception ends the transfer."""
 
         def call(self, *_: object, **__: object) -> None:
-            require_small(url, max(self.value, self.size or 0), limit)
+            room.note(url, max(self.value, self.size or 0))
 
     def get() -> None:
         files.get_file(_name(url), str(path), callback=Bounded())
@@ -243,14 +260,15 @@ def fetch_all(remotes: Sequence[Remote], paths: Sequence[Path], limit: int | Non
     """Do `fetch` for each file, several at the same time.
 
     Raises:
-        StoreError: one cannot be read, or has more bytes than `limit`.
+        StoreError: one cannot be read, or together they have more bytes than `limit`.
     """
+    room = Room(limit)
     if len(remotes) == 1:
-        fetch(remotes[0], paths[0], limit)
+        fetch(remotes[0], paths[0], room)
         return
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        list(pool.map(functools.partial(fetch, limit=limit), remotes, paths))
+        list(pool.map(functools.partial(fetch, room=room), remotes, paths))
     finally:  # on a signal, too: the others are not waited for
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -266,13 +284,17 @@ def store(path: Path, url: Url) -> None:
 
 
 def remove(url: Url) -> None:
-    """Remove a file from a store.
+    """Remove a file from a store, if it is there.
 
     Raises:
         StoreError: it cannot be removed.
     """
     files = filesystem(url.scheme)
-    persistently(f"{url}: could not be removed", lambda: files.rm_file(_name(url)))
+    try:
+        persistently(f"{url}: could not be removed", lambda: files.rm_file(_name(url)))
+    except StoreError as error:
+        if not is_absent(error.__cause__):
+            raise
 
 
 def require_writable(folder: Url) -> None:

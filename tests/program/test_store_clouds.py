@@ -118,12 +118,12 @@ def test_an_output_of_several_parts_is_whole(cloud, bucket, tmp_path):
     remote.store(path, url)
     found = remote.look(url)
     assert found.size == 6 << 20
-    remote.fetch(found, tmp_path / "again")
+    remote.fetch(found, tmp_path / "again", remote.Room())
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
     path.write_bytes(b"other")
     remote.store(path, url)
     with pytest.raises(remote.StoreError, match="was replaced since it was listed|should have"):
-        remote.fetch(found, tmp_path / "again")
+        remote.fetch(found, tmp_path / "again", remote.Room())
 
 
 @pytest.mark.parametrize("do", ["late", "503", "break"])

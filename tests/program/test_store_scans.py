@@ -1,5 +1,6 @@
 """Scans in a store: found by tables of boxes, with all their files, and labels beside them."""
 
+import contextlib
 import functools
 import http.server
 import threading
@@ -9,6 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from swiftmedsam.program import jobs
+from swiftmedsam.store import remote
 from tests.helpers import (
     CASE_AFFINE,
     HANGS,
@@ -153,6 +156,58 @@ def test_labels_that_another_program_wrote_are_not_replaced(stored, scans, serve
     assert server.contents(f"{bucket}/scans")["c_labels.png"] == foreign
     assert stored(*options, "--overwrite", **where)[0] == 0
     assert server.contents(f"{bucket}/scans")["c_labels.png"] != foreign
+
+
+@pytest.mark.usefixtures("quick")
+def test_labels_that_could_not_be_replaced_are_not_left_with_the_names_of_others(
+    stored, scans, server, bucket
+):
+    """Nor do they keep the next run from writing new ones."""
+    where = {"inputs": f"s3://{bucket}/scans", "outputs": None}
+    assert stored("--boxes", str(scans), **where)[0] == 0
+    scans.write_text(scans.read_text().replace("c.png,disc", "c.png,other disc"))
+    server.faults({"do": "503", "method": "PUT", "key": "c_labels.png", "times": 1000})
+    status, lines = stored("--boxes", str(scans), **where)
+    assert (status, lines[-1][:32]) == (1, "2 written, 0 skipped, 1 failed, ")
+    server.faults()
+    found = server.contents(f"{bucket}/scans")
+    assert b"other disc" in found["c_labels.labels.json"]
+    assert "c_labels.png" not in found
+    status, lines = stored("--boxes", str(scans), **where)
+    assert (status, lines[-1][:32]) == (0, "3 written, 0 skipped, 0 failed, "), lines
+
+
+def test_a_case_is_done_again_whose_worker_died_when_it_had_stored_some_files(
+    stored, scans, server, bucket, monkeypatch
+):
+    """What it has replaced counts as this program's, though the store was listed before."""
+    where = {"inputs": f"s3://{bucket}/scans", "outputs": None}
+    assert stored("--boxes", str(scans), **where)[0] == 0
+    before = server.contents(f"{bucket}/scans")
+    true = remote.store
+    tries = []
+
+    class Died(BaseException):
+        pass
+
+    def store(path, url):
+        tries.append(path.name)
+        if tries.count(path.name) == 1 and path.name == "c_labels.png":
+            raise Died
+        true(path, url)
+
+    def run_job(job, *words):
+        with contextlib.suppress(Died):
+            return once(job, *words)
+        return once(job, *words)
+
+    once = jobs.run_job
+    monkeypatch.setattr(remote, "store", store)
+    monkeypatch.setattr(jobs, "run_job", run_job)
+    status, lines = stored("--boxes", str(scans), **where)
+    assert (status, lines[-1][:32]) == (0, "3 written, 0 skipped, 0 failed, "), lines
+    assert tries.count("c_labels.png") == 2
+    assert server.contents(f"{bucket}/scans") == before
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".seg.nrrd"])
