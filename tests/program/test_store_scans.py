@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from swiftmedsam.manifest import sha256_of
 from swiftmedsam.program import jobs
 from swiftmedsam.store import remote
 from tests.helpers import (
@@ -183,7 +184,7 @@ def test_a_case_is_done_again_whose_worker_died_when_it_had_stored_some_files(
     """What it has replaced counts as this program's, though the store was listed before."""
     where = {"inputs": f"s3://{bucket}/scans", "outputs": None}
     assert stored("--boxes", str(scans), **where)[0] == 0
-    before = server.contents(f"{bucket}/scans")
+    scans.write_text(scans.read_text().replace("c.png,disc", "c.png,other disc"))
     true = remote.store
     tries = []
 
@@ -207,7 +208,9 @@ def test_a_case_is_done_again_whose_worker_died_when_it_had_stored_some_files(
     status, lines = stored("--boxes", str(scans), **where)
     assert (status, lines[-1][:32]) == (0, "3 written, 0 skipped, 0 failed, "), lines
     assert tries.count("c_labels.png") == 2
-    assert server.contents(f"{bucket}/scans") == before
+    found = server.contents(f"{bucket}/scans")
+    assert b"other disc" in found["c_labels.labels.json"]
+    assert sha256_of(found["c_labels.png"]).encode() in found["c_labels.labels.json"]
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".seg.nrrd"])
