@@ -29,7 +29,7 @@ import numpy as np
 from swiftmedsam.fleet.driver import Driver, Event, Finished, Started
 from swiftmedsam.fleet.progress import FleetProgress
 from swiftmedsam.fleet.worker import Outcome, Ready
-from swiftmedsam.program.jobs import Job, Report
+from swiftmedsam.program.jobs import Job, LocalOutput, Report
 from swiftmedsam.program.signals import Stopper
 
 TABLE = Path(__file__).parent / "table5.csv"
@@ -146,7 +146,7 @@ def _no_work(*_: object) -> NoReturn:
 
 def simulate(workers: int, times: Sequence[float], model: Model, folder: Path) -> Row:
     """Run cases of these seconds; `times_faster` is 1 until all rows are known."""
-    jobs = [Job(f"{i}", folder / f"{i}", _no_work) for i in range(len(times))]
+    jobs = [Job(f"{i}", LocalOutput(folder / f"{i}"), _no_work) for i in range(len(times))]
     pool = Pool(
         workers, {job.file: seconds for job, seconds in zip(jobs, times, strict=True)}, model
     )

@@ -5,9 +5,11 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent
 # For each extra, the files that list its packages; pyproject.toml names the same files.
 EXTRAS = {
+    "az": ("requirements-store.txt", "requirements-az.txt"),
     "convert": ("requirements-torch.txt", "requirements-convert.txt"),
     "evaluate": ("requirements-evaluate.txt",),
     "fleet": ("requirements-fleet.txt",),
+    "gs": ("requirements-store.txt", "requirements-gs.txt"),
     "scans": ("requirements-scans.txt",),
     "server": ("requirements-scans.txt", "requirements-server.txt"),
     "store": ("requirements-store.txt",),

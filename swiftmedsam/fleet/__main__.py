@@ -71,7 +71,7 @@ def with_whole_paths(options: argparse.Namespace) -> None:
         if isinstance(path := getattr(options, name), Path):  # a URL is whole
             setattr(options, name, path.absolute())
     if options.boxes:
-        options.boxes = [str(Path(table).absolute()) for table in options.boxes]
+        options.boxes = [one.absolute() if isinstance(one, Path) else one for one in options.boxes]
 
 
 @contextlib.contextmanager

@@ -183,8 +183,10 @@ class RayPool:
 
     def _room(self, node: dict[str, Any]) -> int:
         """How many workers a node has room for, if nobody else uses it."""
-        memory = int(node["Resources"].get("memory", 0))
-        return min(_cpus(node) // self._setup.threads, memory // self._memory)
+        by_threads = _cpus(node) // self._setup.threads
+        if not self._memory:  # the nodes were started without any memory to ask for
+            return by_threads
+        return min(by_threads, int(node["Resources"].get("memory", 0)) // self._memory)
 
     def capacity(self) -> int:
         """How many workers the nodes that are there have room for."""
@@ -258,6 +260,8 @@ class RayPool:
             if kind == READY:
                 self.kill(worker)
                 return Died(worker, one_line(error.cause))
+            if kind == SLICES:  # only the progress lacks it
+                return None
             return Finished(worker, _unforeseen(self._busy.pop(worker), error))
         except RayError as error:
             if kind == SLICES and worker in self._busy:

@@ -46,6 +46,7 @@ from swiftmedsam.scans.outputs import (
 from swiftmedsam.scans.place import case_of, to_grid
 from swiftmedsam.scans.scan import MemoryLimit, Scan, ScanError, Segment, Voxels, require_peak
 from swiftmedsam.scans.write import check_encoding, write
+from swiftmedsam.urls import local_path
 
 log = logging.getLogger("swiftmedsam.program.cases")
 
@@ -303,6 +304,7 @@ def going_back(options: argparse.Namespace) -> dict[str, Step]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    path = as_option(local_path)
     parser = argparse.ArgumentParser(
         "swiftmedsam cases",
         description="Scans with label maps to cases of the challenge, and outputs back.",
@@ -310,9 +312,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("make", help="cases of scans and label maps of the same names")
-    one.add_argument("scans", type=Path, help="folder of scans; one, if LABELS is a file")
-    one.add_argument("labels", type=Path, help="folder of label maps on the scans' grids; or one")
-    one.add_argument("out", type=Path, help="folder for the cases")
+    one.add_argument("scans", type=path, help="folder of scans; one, if LABELS is a file")
+    one.add_argument(
+        "labels",
+        type=path,
+        help="folder of label maps on the scans' grids; or one",
+    )
+    one.add_argument("out", type=path, help="folder for the cases")
     one.add_argument(
         "--modality", type=as_option(parse_modality), metavar="NAME", help="CT, MR, ..."
     )
@@ -323,10 +329,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--plane", choices=(ACQUIRED, *ANATOMICAL), default=ACQUIRED)
     one.set_defaults(steps=making)
     other = commands.add_parser("back", help="outputs of such cases to labels of the scans")
-    other.add_argument("cases", type=Path, help="folder that `make` wrote to")
-    other.add_argument("segs", type=Path, help="folder of outputs, npz with 'segs'")
-    other.add_argument("scans", type=Path, help="what `make` was given")
-    other.add_argument("out", type=Path, help="folder for the labels")
+    other.add_argument("cases", type=path, help="folder that `make` wrote to")
+    other.add_argument("segs", type=path, help="folder of outputs, npz with 'segs'")
+    other.add_argument("scans", type=path, help="what `make` was given")
+    other.add_argument("out", type=path, help="folder for the labels")
     other.set_defaults(steps=going_back)
     for command in (one, other):
         add_choices(command)

@@ -16,6 +16,7 @@ from swiftmedsam.case import Case, CaseError
 from swiftmedsam.manifest import WeightsError
 from swiftmedsam.messages import one_line, printable
 from swiftmedsam.network import Network
+from swiftmedsam.program.ahead import Ahead, Files
 from swiftmedsam.program.progress import OutOfTime, ProgressBar, watched
 from swiftmedsam.program.run_log import BEGUN, FAILED, SKIPPED, WRITTEN, RunLog
 from swiftmedsam.program.signals import Stopper
@@ -37,18 +38,54 @@ class Done:
     written: str = ""  # what the log says when its files are where they belong
 
 
-class Elsewhere(Protocol):
-    """An output that is no file of this machine."""
+class Output(Protocol):
+    """Where the labels of a case go; its text is their path or URL."""
 
     @property
     def parent(self) -> Path:
-        """The folder of this machine where it is made."""
+        """The folder of this machine where they are made."""
 
     def exists(self) -> bool:
-        """Whether it was there when the run began."""
+        """Whether there are any; in a store: when the run began."""
 
-    def remove(self) -> None:
-        """Remove it, if it is the same as when the run began."""
+    def found(self) -> object | None:
+        """What tells those that are there from any that replace them; None if there are none."""
+
+    def remove(self, found: object) -> None:
+        """Remove those that `found` is of, unless others have replaced them since."""
+
+
+@dataclass(frozen=True)
+class LocalOutput:
+    """A file of this machine."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def parent(self) -> Path:
+        """Its folder."""
+        return self.path.parent
+
+    def exists(self) -> bool:
+        """Whether it is there."""
+        return self.path.exists()
+
+    def found(self) -> object | None:
+        """What tells the file that is there from one that replaces it; None if there is none."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino, status.st_mtime_ns
+
+    def remove(self, found: object) -> None:
+        """Remove the file that `found` is of, unless it was replaced or is protected."""
+        if found == self.found() and not why_not_writable(self.path):
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
 
 @dataclass(frozen=True)
@@ -56,7 +93,7 @@ class Job:
     """One case of a run."""
 
     file: str  # the name of the input
-    output: Path | Elsewhere  # where the labels go
+    output: Output
     # Reads, segments and writes the case. It calls Progress before the first slice, too, and passes
     # on the exceptions of Progress.
     run: Callable[[Network, Clock, Progress], Done]
@@ -64,6 +101,7 @@ class Job:
     table: StatsTable | None = None  # of the whole run
     inputs: tuple[Path, ...] = ()  # files and folders that it reads
     outputs: tuple[Path, ...] = ()  # all that it writes; the labels first
+    files: Files | None = None  # those of them that lie elsewhere
 
 
 def attempt(
@@ -142,28 +180,13 @@ class Older:
     """
 
     def __init__(self, job: Job) -> None:
-        self._output, self._removes = job.output, job.removes_older
-        self._found = self._state() if job.removes_older else None
-
-    def _state(self) -> tuple[int, int, int] | None:
-        if not isinstance(self._output, Path):
-            return None
-        try:
-            status = self._output.stat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino, status.st_mtime_ns
+        self._output = job.output
+        self._found = job.output.found() if job.removes_older else None
 
     def remove(self) -> None:
         """Remove it: it would look like an output of the job, which has failed."""
-        if not isinstance(self._output, Path):
-            if self._removes:
-                self._output.remove()
-            return
-        if self._found is None or self._found != self._state() or why_not_writable(self._output):
-            return
-        with contextlib.suppress(OSError):
-            self._output.unlink()
+        if self._found is not None:
+            self._output.remove(self._found)
 
 
 def run_jobs(
@@ -175,33 +198,46 @@ def run_jobs(
     Raises:
         Stopped: a signal came; the running case is dropped.
     """
-    for number, job in enumerate(jobs, start=1):
-        if skip_existing and job.output.exists():
-            report.skipped += 1
-            report.note(job, SKIPPED)
-            continue
-        name = printable(job.file)
-        bar.show(number, name, 0, 1)
-        report.note(job, BEGUN)
-        progress = watched(functools.partial(bar.show, number, name), stopper, timeout, name)
-        step = functools.partial(run_and_count, job, network, progress, report, stopper)
-        older = Older(job)
-        done = attempt(step, job.file, report.failures)
-        report.note(job, WRITTEN if done else FAILED)
-        if not done:
-            older.remove()
+    ahead = Ahead()
+
+    def is_there(job: Job) -> bool:
+        return skip_existing and job.output.exists()
+
+    try:
+        for number, job in enumerate(jobs, start=1):
+            if is_there(job):
+                report.skipped += 1
+                report.note(job, SKIPPED)
+                continue
+            name = printable(job.file)
+            bar.show(number, name, 0, 1)
+            report.note(job, BEGUN)
+            progress = watched(functools.partial(bar.show, number, name), stopper, timeout, name)
+            later = (jobs[at] for at in range(number, len(jobs)))
+            following = next((one for one in later if not is_there(one)), None)
+            step = functools.partial(
+                run_and_count, job, network, progress, report, stopper, ahead, following
+            )
+            older = Older(job)
+            done = attempt(step, job.file, report.failures)
+            report.note(job, WRITTEN if done else FAILED)
+            if not done:
+                older.remove()
+    finally:
+        ahead.close()
 
 
 def run_and_count(
-    job: Job, network: Network, progress: Progress, report: Report, stopper: Stopper
-) -> None:
-    """Run one job, then log and count it.
+    job: Job, network: Network, progress: Progress, report: Report, stopper: Stopper,
+    ahead: Ahead, following: Job | None,
+) -> None:  # fmt: skip
+    """Run one job, then log and count it; `following` is the next one.
 
     Raises:
         Stopped: a signal came; it replaces any exception of the job, which it may have caused.
     """
     try:
-        line, rows = run_job(job, network, progress)
+        line, rows = run_job(job, network, progress, ahead, following)
         log.info("%s", line)
         if job.table is not None:
             job.table.add(rows)
@@ -211,14 +247,27 @@ def run_and_count(
         stopper.check()
 
 
-def run_job(job: Job, network: Network, progress: Progress) -> tuple[str, Rows]:
+def run_job(
+    job: Job, network: Network, progress: Progress,
+    ahead: Ahead | None = None, following: Job | None = None,
+) -> tuple[str, Rows]:  # fmt: skip
     """Run one job; return its line for the log, and its rows of the table.
+
+    With `ahead`, the inputs of the job `following` are fetched meanwhile.
 
     Exceptions of the job and of `progress` pass.
     """
     clock = Clock()
     began = time.perf_counter()
-    done = job.run(network, clock, progress)
+    if job.files is None:
+        done = job.run(network, clock, progress)
+    else:
+        with clock.measure("read"):
+            fetched = ahead is not None and ahead.take(job.files)
+        with job.files.here(clock, fetched=fetched):
+            if ahead is not None and following is not None:
+                ahead.begin(following.files, job.files)
+            done = job.run(network, clock, progress)
     if done.written:
         log.info("%s", done.written)
     case = done.case

@@ -45,8 +45,8 @@ def mirror_of(
     Raises:
         StoreError: it cannot be made.
     """
-    urls = [isinstance(one, Url) for one in (options.inputs, options.outputs)]
-    if not any(urls) and options.dicomweb is None:
+    named = (options.inputs, options.outputs, options.boxes_from, *(options.boxes or []))
+    if not any(isinstance(one, Url) for one in named) and options.dicomweb is None:
         return contextlib.nullcontext()
     # imported here: most runs have no URL, and start sooner without it
     from swiftmedsam.program.stored import new_mirror
@@ -76,10 +76,11 @@ def make_jobs(
     else:
         jobs = npz_jobs(options)
     names = [job.file for job in jobs]
+    inputs = [path for job in jobs for path in job.inputs]
     if options.part is not None:
         jobs = options.part.take(jobs, lambda job: job.file)
     if mirror is not None:
-        mirror.forget()
+        mirror.forget(inputs)
         jobs = [mirror.stored(job, options) for job in jobs]
     return jobs, names
 

@@ -26,7 +26,7 @@ from swiftmedsam.program.run_log import (
 from swiftmedsam.program.scan_options import as_option, positive
 from swiftmedsam.program.stored import in_store
 from swiftmedsam.store.retries import StoreError
-from swiftmedsam.urls import Url, local_path, place
+from swiftmedsam.urls import READ_ONLY, Url, local_path, place
 
 log = logging.getLogger(__name__)
 
@@ -157,8 +157,14 @@ def check_logs(found: Found, outputs: Path | Url | None) -> None:
         for one in found.logs.values()
         for name in one.of_state(WRITTEN, SKIPPED)
     }
-    stored = in_store([path for path in done if isinstance(path, Url)])
-    there = stored | {path for path in done if isinstance(path, Path) and path.exists()}
+    urls = {path for path in done if isinstance(path, Url)}
+    # a DICOMweb server gives each segmentation a name of its own, and said that it took it
+    served = {url for url in urls if url.scheme in READ_ONLY}
+    there = (
+        served
+        | in_store(urls - served)
+        | {path for path in done if isinstance(path, Path) and path.exists()}
+    )
     for index, one in found.logs.items():
         # the head of a log and its cases agree, unless a file was renamed or changed
         if one.part.index != index or len(one.cases) != one.head["cases"]:
@@ -192,7 +198,7 @@ def networks_used(logs: Mapping[int, PartLog]) -> str:
 
 def _output(one: PartLog, name: str, outputs: Path | Url | None) -> Path | Url:
     path = place(one.cases[name]["output"])
-    if outputs is None:
+    if outputs is None or (isinstance(path, Url) and path.scheme in READ_ONLY):
         return path
     file = path.name if isinstance(path, Path) else path.parts[-1]
     return outputs / file

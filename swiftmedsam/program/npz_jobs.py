@@ -11,7 +11,7 @@ from swiftmedsam.memory import available_memory
 from swiftmedsam.messages import printable
 from swiftmedsam.network import Network
 from swiftmedsam.npz import is_case_name, read_case, write_labels
-from swiftmedsam.program.jobs import LOADING, Done, Job
+from swiftmedsam.program.jobs import LOADING, Done, Job, LocalOutput
 from swiftmedsam.program.options import OUTPUTS, chosen_settings
 from swiftmedsam.result import Clock, Progress
 from swiftmedsam.segment import segment
@@ -92,7 +92,7 @@ def npz_jobs(options: argparse.Namespace) -> list[Job]:
         # an older output of a failed case would look like an output of this run: it is removed
         Job(
             path.name,
-            output,
+            LocalOutput(output),
             functools.partial(segment_file, path, options, output),
             removes_older=True,
             inputs=(path,),

@@ -48,7 +48,10 @@ def seconds_above_0(text: str) -> float:
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the network, and how it is run."""
-    parser.add_argument("--weights", type=Path, metavar="DIR", help="a folder with a manifest.json")
+    parser.add_argument(
+        "--weights", type=as_option(local_path), metavar="DIR",
+        help="a folder with a manifest.json",
+    )  # fmt: skip
     parser.add_argument(
         "--precision", choices=(AUTO, *PRECISIONS), default=AUTO,
         help=f"type of the arithmetic (default {AUTO}: the fastest that suits this CPU)",
@@ -60,12 +63,14 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     """Add the options for URLs."""
     group = parser.add_argument_group(
         "files in stores",
-        "INPUTS and OUTPUTS may be URLs: s3://, gs://, az://; to read, also https:// and http://",
+        "INPUTS, OUTPUTS, --boxes and --boxes-from may be URLs: s3://, gs://, az://; to read, also "
+        "https:// and http://",
     )
     group.add_argument(
         "--dicomweb", metavar="URL",
-        help="of a DICOMweb server: segment the series --series of the study --study, and store "
-        "the segmentation there; the only positional argument is then OUTPUTS, to write it instead",
+        help="of a DICOMweb server: segment the series --series of the study --study, or those "
+        "that --boxes name by UID, and store the segmentations there; the only positional argument "
+        "is then OUTPUTS, to write them instead",
     )  # fmt: skip
     group.add_argument("--study", metavar="UID", help="StudyInstanceUID, for --dicomweb")
     group.add_argument(
@@ -199,13 +204,16 @@ def _wrong_dicomweb(options: argparse.Namespace) -> str:
         return "argument --dicomweb: expected http:// or https://, without a password in it"
     for name in ("study", "series"):
         uid = getattr(options, name)
+        if name == "series" and uid is None and options.boxes and not options.box:
+            continue  # the boxes name them
         if uid is None or re.fullmatch(r"[0-9.]{1,64}", uid) is None or ".." in uid:
-            return f"argument --{name}: --dicomweb expects a UID, got {uid or 'none'}"
-    if options.skip_existing:
-        return "argument --skip-existing: not for --dicomweb, whose server keeps every segmentation"
+            more = ", or --boxes alone that name series" if name == "series" else ""
+            return f"argument --{name}: --dicomweb expects a UID{more}, got {uid or 'none'}"
     if options.outputs is not None:
         return "argument --dicomweb: expected OUTPUTS alone, got INPUTS and OUTPUTS"
     options.outputs = None if options.inputs is INPUTS else options.inputs
+    if options.skip_existing and options.outputs is None:
+        return "argument --skip-existing: without OUTPUTS, a server keeps every segmentation"
     options.dicomweb = options.dicomweb.rstrip("/")
     return ""
 

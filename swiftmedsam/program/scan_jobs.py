@@ -18,7 +18,7 @@ from swiftmedsam.extend import extend_boxes
 from swiftmedsam.memory import available_memory
 from swiftmedsam.messages import printable
 from swiftmedsam.network import Network
-from swiftmedsam.program.jobs import LOADING, Done, Job, attempt
+from swiftmedsam.program.jobs import LOADING, Done, Job, LocalOutput, attempt
 from swiftmedsam.program.options import chosen_settings
 from swiftmedsam.program.scan_plan import Plan, make_plans
 from swiftmedsam.program.stats_table import Rows, StatsTable
@@ -162,7 +162,7 @@ def scan_jobs(options: argparse.Namespace) -> list[Job]:
     return [
         Job(
             plan.file,
-            plan.outputs.labels,
+            LocalOutput(plan.outputs.labels),
             functools.partial(_run, plan, options),
             table=table,
             inputs=tuple(plan.inputs),
@@ -203,7 +203,7 @@ def dry_run(options: argparse.Namespace, failures: dict[str, str], mirror: Mirro
         plans = options.part.take(plans, lambda plan: plan.file)
     plans = [plan for plan in plans if not (options.skip_existing and plan.outputs.labels.exists())]
     if mirror is not None:
-        mirror.forget()
+        mirror.forget(inputs)
     for plan in plans:
         show: Callable[[], None] = functools.partial(_show, plan, options, inputs)
         if mirror is not None and (transfer := mirror.transfer(plan.file, plan.inputs)):

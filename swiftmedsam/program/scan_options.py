@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from swiftmedsam.memory import parse_size
 from swiftmedsam.modality import parse_modality
-from swiftmedsam.urls import local_path
+from swiftmedsam.urls import local_path, place
 
 ANATOMICAL = ("axial", "coronal", "sagittal")
 
@@ -73,15 +73,15 @@ def add_scan_options(parser: argparse.ArgumentParser) -> None:
         "once for each object",
     )  # fmt: skip
     group.add_argument(
-        "--boxes", action="append", metavar="FILE",
-        help="a file of boxes: a CSV or JSON table, ROIs of 3D Slicer (.mrk.json), COCO or "
-        "LabelMe; may be repeated; if INPUTS is a folder of scans, each box names its scan",
+        "--boxes", action="append", type=as_option(place), metavar="FILE",
+        help="a file of boxes, or its URL: a CSV or JSON table, ROIs of 3D Slicer (.mrk.json), "
+        "COCO or LabelMe; may be repeated; if INPUTS is a folder of scans, each box names its scan",
     )  # fmt: skip
     group.add_argument(
         "--boxes-from",
-        type=as_option(local_path),
+        type=as_option(place),
         metavar="FILE",
-        help="a label map: a box around each label",
+        help="a label map, or its URL: a box around each label",
     )
     group.add_argument(
         "--margin", type=natural, metavar="N", help="voxels around the labels of --boxes-from"

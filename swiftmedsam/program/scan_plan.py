@@ -89,13 +89,16 @@ def make_plans(options: argparse.Namespace) -> list[Plan]:
         raise ScanError(f"{printable(shown(inputs))}: expected a scan or a folder, found {found}")
     meaning = Meaning(options.units or "voxel", options.space)
     entries = [Entry(box) for box in boxes_of_words(options.box or [], meaning)]
-    tables = [Path(table) for table in options.boxes or []]
+    tables: list[Path] = options.boxes or []
     for table in tables:
         entries += read_boxes(table, meaning)
     label_map: Path | None = options.boxes_from
     if options.margin is not None and label_map is None:
         raise ScanError("--margin is for --boxes-from, which is not given")
-    if inputs.is_dir() and any(one.file is not None for one in entries):
+    is_named = any(one.file is not None for one in entries)
+    if options.dicomweb is not None and options.series is None and not is_named:
+        raise ScanError("--dicomweb without --series: expected boxes that name series by UID")
+    if inputs.is_dir() and is_named:
         if label_map is not None:
             raise ScanError(f"--boxes-from is for one scan, and {shown(inputs)} is a folder")
         by_file = boxes_in_folder(inputs, entries)

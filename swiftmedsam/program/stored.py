@@ -8,27 +8,22 @@ too. Then the empty files go. While a case runs, its own files are there.
 import argparse
 import bisect
 import contextlib
-import functools
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
-from swiftmedsam import system
 from swiftmedsam.messages import one_line, printable
-from swiftmedsam.network import Network
-from swiftmedsam.program.jobs import Done, Job
+from swiftmedsam.program.jobs import Job
 from swiftmedsam.program.scan_options import about_scans, asks_for_scans
-from swiftmedsam.result import Clock, Progress
+from swiftmedsam.program.transfer import Transfer, hold
 from swiftmedsam.store import dicomweb, remote
 from swiftmedsam.store.remote import Remote
-from swiftmedsam.store.retries import LOCAL_FAULTS, StoreError
+from swiftmedsam.store.retries import StoreError
 from swiftmedsam.urls import DICOMWEB, MIRROR, READ_ONLY, Url, stored_at, url_of
 
-LOCK = "lock-"  # how the names of files begin that processes lock which use a mirror
+REMOVALS = 3  # of a mirror: what was being fetched when a signal came may come once more
 # A header whose pixels are in other files, which are taken to begin as it does: `a.nhdr`, `a.raw`.
 HEADERS = (".nhdr", ".mhd", ".hdr", ".img")
 
@@ -53,104 +48,42 @@ class StoredOutput:
         """Whether they were there when the run began; the store is not asked again."""
         return self.version is not None
 
-    def remove(self) -> None:
-        """Remove them, if they are still the same."""
-        if self.version is None:
-            return
+    def found(self) -> object | None:
+        """Their version when the run began; None if there were none."""
+        return self.version
+
+    def remove(self, found: object) -> None:
+        """Remove those of the version `found`, unless others have replaced them since."""
         with contextlib.suppress(StoreError):
             now = remote.look(self.url)
-            if now is not None and now.version == self.version:
+            if now is not None and now.version == found:
                 remote.remove(self.url)
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """The files of a case that lie in stores."""
+class ServedOutput:
+    """A segmentation that is added to a study of a DICOMweb server, which replaces none."""
 
-    name: str  # of the case, for messages
-    mirror: Path
-    limit: int | None  # bytes of its inputs
-    inputs: tuple[Remote, ...]
-    older: tuple[Remote, ...]  # outputs that are there: they might not be this program's
-    outputs: tuple[Path, ...]  # in the mirror; the labels first
-    series: tuple[dicomweb.Series, Path] | None = None  # on a server, and its folder in the mirror
+    series: dicomweb.Series
+    path: Path  # in the mirror
 
-    @contextlib.contextmanager
-    def here(self, clock: Clock) -> Iterator[None]:
-        """Inside, the inputs are in the mirror; after it, the outputs are in the store.
+    def __str__(self) -> str:
+        return f"{self.series.server}/studies/{self.series.study}"
 
-        Neither is left in the mirror. If there is an exception, nothing is stored.
+    @property
+    def parent(self) -> Path:
+        """Its folder in the mirror."""
+        return self.path.parent
 
-        Raises:
-            StoreError: a file cannot be fetched or stored.
-        """
-        fetched = [*self.inputs, *self.older]
-        paths = [one.url.below(self.mirror) for one in fetched]
-        try:
-            with clock.measure("read"):
-                hold(self.mirror)
-                self._require_room()
-                for path in [*paths, *self.outputs]:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                if fetched:
-                    remote.fetch_all(fetched, paths)
-                if self.series is not None:
-                    series, folder = self.series
-                    folder.mkdir(parents=True, exist_ok=True)
-                    dicomweb.fetch(series, folder)
-            yield
-            with clock.measure("write"):
-                for path in reversed(self.outputs):  # who sees the labels sees what describes them
-                    if (url := stored_at(path)) is not None:
-                        remote.store(path, url)
-                    elif self.series is not None:
-                        dicomweb.store(path, self.series[0])
-        except StoreError as error:
-            raise StoreError(f"{printable(self.name)}: {error}") from error
-        except OSError as error:
-            if self.outputs and error.errno in LOCAL_FAULTS:
-                raise StoreError(
-                    f"{printable(self.name)}: the local cache {self.mirror.parent} is full "
-                    f"({one_line(error)})"
-                ) from error
-            raise
-        finally:
-            for path in {*paths, *self.outputs}:
-                path.unlink(missing_ok=True)
-            if self.series is not None:
-                shutil.rmtree(self.series[1], ignore_errors=True)
+    def exists(self) -> bool:
+        """No: each run adds one."""
+        return False
 
-    def around(self, step: Callable[[], None]) -> Callable[[], None]:
-        """A function that does `step` while the files are here."""
+    def found(self) -> None:
+        """No other is replaced."""
 
-        def wrapped() -> None:
-            with self.here(Clock()):
-                step()
-
-        return wrapped
-
-    def _require_room(self) -> None:
-        size = sum(one.size or 0 for one in self.inputs)
-        if self.limit is not None and size > self.limit:
-            raise StoreError(
-                f"has {size / 1e6:.1f} MB, the local cache may take {self.limit / 1e6:.1f} MB of a "
-                "case (--cache-size)"
-            )
-        free = shutil.disk_usage(self.mirror).free
-        if size > free:
-            raise StoreError(
-                f"has {size / 1e6:.1f} MB, the local cache {self.mirror.parent} has "
-                f"{free / 1e6:.1f} MB left (--cache)"
-            )
-
-
-def run_stored(
-    transfer: Transfer, run: Callable[[Network, Clock, Progress], Done],
-    network: Network, clock: Clock, progress: Progress,
-) -> Done:  # fmt: skip
-    """Do `run` with the files of its case; this is `Job.run` of a case in a store."""
-    with transfer.here(clock):
-        return run(network, clock, progress)
+    def remove(self, found: object) -> None:
+        """Nothing is replaced, so nothing is removed."""
 
 
 class Mirror:
@@ -167,7 +100,9 @@ class Mirror:
         self._files: dict[Path, Remote] = {}
         self._order: list[tuple[str, ...]] = []  # parts of the paths, sorted
         self._paths: list[Path] = []
-        self._series: tuple[dicomweb.Series, Path] | None = None
+        self._series: dict[Path, dicomweb.Series] = {}  # by their folders
+        self._own: set[Path] = set()  # inputs of cases
+        self._users: dict[Path, str] = {}  # of files that are fetched: their cases
 
     def look(self, options: argparse.Namespace) -> None:
         """List the folders of inputs and outputs, and make paths of their URLs in `options`.
@@ -177,17 +112,14 @@ class Mirror:
             StoreError: a folder cannot be listed, or files cannot be stored there.
         """
         if options.dicomweb is not None:
-            series = dicomweb.Series(options.dicomweb, options.study, options.series)
-            options.inputs = self.folder / DICOMWEB / series.uid
-            options.inputs.mkdir(parents=True)
-            self._series = series, options.inputs
+            options.inputs = self._look_at_study(options.dicomweb, options.study, options.series)
         inputs, outputs = options.inputs, options.outputs
         if isinstance(inputs, Url):
             recursive = asks_for_scans(options)
             options.inputs = self._look_at_inputs(inputs, recursive=recursive)
         is_scan = about_scans(options)
         beside = outputs is None and is_scan and isinstance(inputs, Url)
-        in_server = outputs is None and self._series is not None
+        in_server = outputs is None and bool(self._series)
         if options.dry_run and (beside or in_server or isinstance(outputs, Url)):
             raise StoreError(
                 "--dry-run draws on this machine: expected OUTPUTS to be a folder here"
@@ -200,6 +132,37 @@ class Mirror:
                 raise StoreError(f"{inputs}: labels cannot be beside a bucket, name OUTPUTS")
             self._add(remote.listed(inputs.parent, recursive=False))
             remote.require_writable(inputs.parent)
+        if isinstance(options.boxes_from, Url):
+            options.boxes_from = self._add_file(options.boxes_from)
+        options.boxes = [self._table(one) if isinstance(one, Url) else one
+                         for one in options.boxes or []] or None  # fmt: skip
+
+    def _look_at_study(self, server: str, study: str, uid: str | None) -> Path:
+        """The folder of a series, or that of the study, with one of each series in it."""
+        folder = self.folder / DICOMWEB / study
+        uids = dicomweb.series_of(server, study) if uid is None else [uid]
+        for one in uids:
+            (folder / one).mkdir(parents=True)
+            self._series[folder / one] = dicomweb.Series(server, study, one)
+        return folder if uid is None else folder / uid
+
+    def _add_file(self, url: Url) -> Path:
+        """The path of a file, with those that its header needs."""
+        one = remote.look(url)
+        if one is None:
+            raise StoreError(f"{url}: expected a file, found none of that name")
+        path = url.below(self.folder)
+        self._add([one])
+        if path.suffix.lower() in HEADERS:
+            beside = remote.listed(url.parent, recursive=False)
+            self._add(other for other in beside if _belongs(other.url, url))
+        return path
+
+    def _table(self, url: Url) -> Path:
+        """The path of a file of boxes, which is fetched."""
+        path = self._add_file(url)
+        remote.fetch_all([self._files[path]], [path], self._limit)
+        return path
 
     def _look_at_inputs(self, url: Url, *, recursive: bool) -> Path:
         path = url.below(self.folder)
@@ -211,11 +174,7 @@ class Mirror:
                 raise StoreError(f"{url}: expected a file or a folder, found nothing of that name")
             path.mkdir(parents=True, exist_ok=True)
             return path
-        self._add([one])
-        if path.suffix.lower() in HEADERS:
-            beside = remote.listed(url.parent, recursive=False)
-            self._add(other for other in beside if _belongs(other.url, url))
-        return path
+        return self._add_file(url)
 
     def _look_at_outputs(self, url: Url, *, is_scan: bool, near: Path) -> Path:
         """The path of the outputs; `near` is that of the inputs."""
@@ -252,8 +211,12 @@ class Mirror:
                     f"{one.url}: this machine cannot tell its name from that of another file there"
                 ) from error
 
-    def forget(self) -> None:
-        """Remove the empty files; to be called when the run is planned."""
+    def forget(self, inputs: Iterable[Path]) -> None:
+        """Remove the empty files, and tables; to be called when the run is planned.
+
+        `inputs` are those of all cases, also of other parts.
+        """
+        self._own = set(inputs)
         for path in self._files:
             path.unlink(missing_ok=True)
         by_parts = sorted((path.parts, path) for path in self._files)
@@ -273,16 +236,37 @@ class Mirror:
             return found
         if path.suffix.lower() not in HEADERS:
             return [one]
-        return [other for other in self._below(path.parent) if _belongs(other.url, one.url)]
+        # those that begin alike are neighbours in the order, so not all of the folder are looked at
+        folder, stem = path.parts[:-1], f"{path.stem}."
+        found = []
+        for at in range(bisect.bisect_left(self._order, (*folder, stem)), len(self._order)):
+            parts = self._order[at]
+            if parts[: len(folder)] != folder or not parts[len(folder)].startswith(stem):
+                break
+            other = self._paths[at]
+            if len(parts) == len(path.parts) and (other == path or other not in self._own):
+                found.append(self._files[other])
+        return found
 
     def transfer(
         self, name: str, inputs: Sequence[Path], outputs: Sequence[Path] = (), *,
         fetch_older: bool = False,
     ) -> Transfer | None:  # fmt: skip
-        """The files of a case that lie in stores; None if there are none."""
-        fetched = [file for path in inputs for file in self._below(path)]
+        """The files of a case that lie in stores; None if there are none.
+
+        Raises:
+            StoreError: another case has one of them.
+        """
+        fetched = {file: None for path in inputs for file in self._below(path)}
         stored = tuple(path for path in outputs if url_of(path))
-        series = self._series if self._series and self._series[1] in inputs else None
+        series = next(((self._series[path], path) for path in inputs if path in self._series), None)
+        for one in fetched:  # in a mirror they would be removed when the other case ends
+            user = self._users.setdefault(one.url.below(self.folder), name)
+            if user != name:
+                raise StoreError(
+                    f"{printable(name)}: {one.url} is a file of {printable(user)}, too; expected "
+                    "cases with files of their own, or two runs"
+                )
         if not fetched and not stored and series is None:
             return None
         older = [self._files[path] for path in stored if fetch_older and path in self._files]
@@ -296,11 +280,15 @@ class Mirror:
         transfer = self.transfer(job.file, job.inputs, job.outputs, fetch_older=fetch_older)
         if transfer is None:
             return job
-        output = job.output
-        if isinstance(output, Path) and (url := stored_at(output)) is not None:
-            older = self._files.get(output)
-            output = StoredOutput(url, output, None if older is None else older.version)
-        return replace(job, output=output, run=functools.partial(run_stored, transfer, job.run))
+        output, path = job.output, job.outputs[0]
+        if (url := stored_at(path)) is not None:
+            older = self._files.get(path)
+            output = StoredOutput(url, path, None if older is None else older.version)
+            if older is not None and len(transfer.outputs) > 1:
+                transfer = replace(transfer, stale=url)
+        elif url_of(path) is not None and transfer.series is not None:
+            output = ServedOutput(transfer.series[0], path)
+        return replace(job, output=output, files=transfer)
 
 
 def _belongs(other: Url, header: Url) -> bool:
@@ -328,33 +316,6 @@ def in_store(files: Iterable[Url]) -> set[Url]:
     return {url for url in asked if str(url) in there}
 
 
-# The folder of a mirror
-
-
-@functools.cache
-def hold(mirror: Path) -> IO[bytes]:
-    """Make a mirror, and let others know that it is in use, until the stream is closed."""
-    mirror.parent.mkdir(parents=True, exist_ok=True)
-    remove_unused_mirrors(mirror.parent)
-    while True:
-        mirror.mkdir(exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=LOCK, dir=mirror)
-        stream = os.fdopen(handle, "wb")
-        system.lock(stream)
-        if Path(name).exists():
-            return stream
-        stream.close()  # another process removed it before it was locked
-
-
-def remove_unused_mirrors(folder: Path) -> None:
-    """Remove the mirrors in `folder` of processes that were killed."""
-    for other in folder.glob(f"{MIRROR}*"):
-        locks = list(other.glob(f"{LOCK}*"))
-        with contextlib.suppress(OSError):  # one is in use
-            if locks and all([system.remove_unused(lock) for lock in locks]):
-                shutil.rmtree(other)
-
-
 @contextlib.contextmanager
 def new_mirror(options: argparse.Namespace) -> Iterator[Mirror]:
     """The mirror of a run, while it lasts.
@@ -373,4 +334,5 @@ def new_mirror(options: argparse.Namespace) -> Iterator[Mirror]:
             yield Mirror(folder, options.cache_size)
     finally:
         hold.cache_clear()
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(REMOVALS):
+            shutil.rmtree(folder, ignore_errors=True)

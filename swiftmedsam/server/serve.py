@@ -34,6 +34,7 @@ from swiftmedsam.server.files import Files
 from swiftmedsam.server.guard import is_loopback
 from swiftmedsam.server.hub import Hub, Limits
 from swiftmedsam.server.temporary import remove_left
+from swiftmedsam.urls import local_path
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +57,13 @@ def parser() -> argparse.ArgumentParser:
         "cannot start, 2 on wrong usage.",
     )
     made.add_argument(
-        "scans", nargs="*", type=Path, metavar="SCAN",
+        "scans", nargs="*", type=as_option(local_path), metavar="SCAN",
         help="files or DICOM folders that may be opened from here",
     )  # fmt: skip
-    made.add_argument("--root", type=Path, metavar="DIR", help="a folder whose files may be opened")
+    made.add_argument(
+        "--root", type=as_option(local_path), metavar="DIR",
+        help="a folder whose files may be opened",
+    )  # fmt: skip
     made.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS",
         help="address to listen on; one that other machines reach needs a token (default "
@@ -104,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     journal = made.add_mutually_exclusive_group()
     journal.add_argument(
-        "--journal", type=Path, default=None, metavar="DIR",
+        "--journal", type=as_option(local_path), default=None, metavar="DIR",
         help="folder for objects that are not saved yet, so that they come back if the server is "
         "killed (default ~/.local/state/swiftmedsam)",
     )  # fmt: skip

@@ -2,14 +2,17 @@
 
 import importlib
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from swiftmedsam.extras import how_to_install
-from swiftmedsam.store.retries import StoreError, persistently
+from swiftmedsam.messages import printable
+from swiftmedsam.store.retries import StoreError, persistently, require_small
 
 CONNECT, SILENCE = 10.0, 60.0  # seconds to connect, and without a byte, until it counts as lost
+UID = r"[0-9]+(\.[0-9]+)*"  # each is the name of a folder, too
 ANY_SYNTAX = (("application/dicom", "*"),)  # as stored; by default a server decompresses
 
 log = logging.getLogger(__name__)
@@ -45,11 +48,32 @@ def _client(server: str) -> Any:
     return client
 
 
-def fetch(series: Series, folder: Path) -> None:
+def series_of(server: str, study: str) -> list[str]:
+    """The UIDs of the series of a study.
+
+    Raises:
+        StoreError: the server does not give them, or has none.
+    """
+    client = _client(server)
+
+    def ask() -> list[str]:
+        found = client.search_for_series(study, get_remaining=True)
+        return [str(one["0020000E"]["Value"][0]) for one in found]
+
+    uids = persistently(f"{server}: study {study} could not be listed", ask)
+    if not uids:
+        raise StoreError(f"{server}: expected series of study {study}, found none")
+    if odd := [uid for uid in uids if re.fullmatch(UID, uid) is None]:
+        raise StoreError(f"{server}: expected UIDs of series, found {printable(odd[0])}")
+    return sorted(set(uids))
+
+
+def fetch(series: Series, folder: Path, limit: int | None = None) -> None:
     """Write each image of a series to a file of its own in `folder`, which is there and empty.
 
     Raises:
-        StoreError: the server does not give them, or not all that it lists.
+        StoreError: the server does not give them, or not all that it lists, or they have more than
+            `limit` bytes.
     """
     client = _client(series.server)
 
@@ -57,11 +81,14 @@ def fetch(series: Series, folder: Path) -> None:
         listed = client.search_for_instances(series.study, series.uid, get_remaining=True)
         if not listed:
             raise StoreError(f"{series}: expected images, found none in study {series.study}")
-        found = 0
+        found = size = 0
         for found, one in enumerate(
             client.iter_series(series.study, series.uid, media_types=ANY_SYNTAX), start=1
         ):
-            one.save_as(folder / f"{found:06d}.dcm", enforce_file_format=True)
+            path = folder / f"{found:06d}.dcm"
+            one.save_as(path, enforce_file_format=True)
+            size += path.stat().st_size
+            require_small(series, size, limit)
         if found != len(listed):
             raise OSError(f"the server lists {len(listed)} images, and sent {found}")
 

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,13 +12,26 @@ from typing import Any
 
 from swiftmedsam.extras import how_to_install
 from swiftmedsam.messages import printable
-from swiftmedsam.store.retries import StoreError, persistently
+from swiftmedsam.store.retries import (
+    StoreError,
+    is_absent,
+    is_denied,
+    persistently,
+    require_small,
+    said_by,
+)
 from swiftmedsam.urls import READ_ONLY, Url, is_name, parse_url
 
 AT_ONCE = 8  # files of a folder that are fetched at the same time
 SILENCE = 60.0  # seconds without a byte, until a connection counts as lost
 PROBE = ".swiftmedsam-test"  # a file that is stored and removed to see whether that is possible
-PACKAGES = {"gs": "gcsfs", "az": "adlfs"}  # of other back ends than the extra installs
+EXTRA_OF = {"gs": "gs", "az": "az"}  # the extra that installs a back end; by default `store`
+# Loggers that tell where they found credentials, or show tracebacks of errors that are told here.
+LOUD = {
+    "s3": {"aiobotocore": logging.WARNING, "botocore": logging.WARNING},
+    "gs": {"gcsfs": logging.CRITICAL, "google": logging.ERROR},
+    "az": {"adlfs": logging.ERROR, "azure": logging.ERROR},
+}
 
 log = logging.getLogger(__name__)
 
@@ -38,29 +52,61 @@ def filesystem(scheme: str) -> Any:
     Raises:
         StoreError: its package is not installed.
     """
-    options: dict[str, Any] = {}
+    for name, level in LOUD.get(scheme, {}).items():
+        logging.getLogger(name).setLevel(level)
     try:
-        fsspec = importlib.import_module("fsspec")
-        if scheme == "s3":
-            # `persistently` tries again, and says so
-            options["config_kwargs"] = {"retries": {"total_max_attempts": 1, "mode": "standard"}}
-            options["version_aware"] = False
-        elif scheme in READ_ONLY:
-            timeout = importlib.import_module("aiohttp").ClientTimeout
-            # by default a file must arrive within five minutes
-            options["client_kwargs"] = {"timeout": timeout(sock_connect=SILENCE, sock_read=SILENCE)}
-        made = fsspec.filesystem(
-            scheme, skip_instance_cache=True, use_listings_cache=False, **options
+        made = importlib.import_module("fsspec").filesystem(
+            scheme, skip_instance_cache=True, use_listings_cache=False, **_options(scheme)
         )
     except ImportError as error:
-        package = PACKAGES.get(scheme)
-        how = f"pip install {package}" if package else how_to_install("store")
+        how = how_to_install(EXTRA_OF.get(scheme, "store"))
         raise StoreError(f"{scheme}:// needs a package that is not installed: {how}") from error
+    except Exception as error:  # as where neither account nor credentials are given
+        raise StoreError(f"{scheme}:// cannot be used: {said_by(error)}") from error
+    _let_us_retry(made, scheme)
+    return made
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    """The options of a file system.
+
+    Raises:
+        ImportError: a package is not installed.
+    """
+    if scheme == "s3":
+        retries = {"retries": {"total_max_attempts": 1, "mode": "standard"}}
+        return {"config_kwargs": retries, "version_aware": False}
+    if scheme == "az":
+        return {}
+    timeout = importlib.import_module("aiohttp").ClientTimeout(
+        sock_connect=SILENCE, sock_read=SILENCE
+    )
+    if scheme == "gs":
+        # Else each bucket is asked for its kind by gRPC, which needs a right of its own. Of the
+        # kinds, only zonal buckets need that; who has one sets the variable.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        return {"requests_timeout": timeout}  # by default it waits for ever
+    return {"client_kwargs": {"timeout": timeout}}  # by default a file has five minutes to arrive
+
+
+def _let_us_retry(made: Any, scheme: str) -> None:
+    """Let a file system try once: `persistently` tries again, and says so.
+
+    gcsfs and azure have no option for it. Should a later version hide what is changed here, they
+    would try silently several times within each try of ours.
+    """
     if scheme == "s3":
         made.retries = 1
-        for name in ("aiobotocore", "botocore"):  # they tell where they found credentials
-            logging.getLogger(name).setLevel(logging.WARNING)
-    return made
+    elif scheme == "gs":
+        for name in ("_request", "_get_file_request", "_get_file_concurrent"):
+            once = getattr(getattr(type(made), name, None), "__wrapped__", None)
+            if once is not None:
+                setattr(made, name, functools.partial(once, made))
+    elif scheme == "az":
+        configuration = getattr(made.service_client, "_config", None)
+        policy = getattr(configuration, "retry_policy", None)
+        if policy is not None:
+            policy.total_retries = 0
 
 
 def _name(url: Url) -> str:
@@ -106,7 +152,7 @@ def look(url: Url) -> Remote | None:
             f"{url}: could not be found", lambda: filesystem(url.scheme).info(_name(url))
         )
     except StoreError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
+        if is_absent(error.__cause__):
             return None
         raise
     found = _remote(info, url.scheme) if _is_file(info) else None
@@ -131,7 +177,7 @@ def listed(folder: Url, *, recursive: bool) -> list[Remote]:
     try:
         infos = persistently(f"{folder}: could not be listed", ask)
     except StoreError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
+        if not is_absent(error.__cause__):
             raise
         infos = []
     if not infos and scheme not in READ_ONLY:
@@ -147,31 +193,59 @@ def listed(folder: Url, *, recursive: bool) -> list[Remote]:
 
 
 def require_bucket(url: Url) -> None:
-    """Check that there is the bucket of a URL.
+    """Check that there is the bucket of a URL, in which files could be listed.
 
     Raises:
         StoreError: there is none, or the store does not say.
     """
     bucket = f"{url.scheme}://{url.host}"
+    kind = "container" if url.scheme == "az" else "bucket"
     try:
         persistently(f"{bucket}: could not be found", lambda: filesystem(url.scheme).info(url.host))
     except StoreError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise StoreError(f"{bucket}: there is no such bucket") from error
-        raise
+        if is_absent(error.__cause__):
+            raise StoreError(f"{bucket}: there is no such {kind}") from error
+        if not is_denied(error.__cause__):  # to list files is another right than to see the bucket
+            raise
 
 
-def fetch(remote: Remote, path: Path) -> None:
+class Room:
+    """How much of the files of a case has come; not all stores say how large they are."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        """`limit`: bytes that all of them may have; None: any number."""
+        self._limit = limit
+        self._came: dict[Url, int] = {}
+
+    def note(self, url: Url, size: int) -> None:
+        """Note that a file has `size` bytes or more.
+
+        Raises:
+            StoreError: together the files have more than they may.
+        """
+        self._came[url] = size
+        require_small(url, sum(self._came.copy().values()), self._limit)
+
+
+def fetch(remote: Remote, path: Path, room: Room) -> None:
     """Copy a file from a store to `path`, whose folder is there.
 
     Raises:
-        StoreError: it cannot be read, or is another one than was listed.
+        StoreError: it cannot be read, is another one than was listed, or is too large for `room`.
     """
     url = remote.url
     files = filesystem(url.scheme)
+    # imported here, since runs without URLs do not need it
+    callbacks = importlib.import_module("fsspec.callbacks")
+
+    class Bounded(callbacks.Callback):  # type: ignore[name-defined, misc]
+        """Is told how much has come; an exception ends the transfer."""
+
+        def call(self, *_: object, **__: object) -> None:
+            room.note(url, max(self.value, self.size or 0))
 
     def get() -> None:
-        files.get_file(_name(url), str(path))
+        files.get_file(_name(url), str(path), callback=Bounded())
         size = path.stat().st_size
         if remote.size is not None and size != remote.size:
             raise OSError(f"it should have {remote.size} bytes, found {size}")
@@ -182,18 +256,19 @@ def fetch(remote: Remote, path: Path) -> None:
     persistently(f"{url}: could not be read", get)
 
 
-def fetch_all(remotes: Sequence[Remote], paths: Sequence[Path]) -> None:
+def fetch_all(remotes: Sequence[Remote], paths: Sequence[Path], limit: int | None = None) -> None:
     """Do `fetch` for each file, several at the same time.
 
     Raises:
-        StoreError: one cannot be read.
+        StoreError: one cannot be read, or together they have more bytes than `limit`.
     """
+    room = Room(limit)
     if len(remotes) == 1:
-        fetch(remotes[0], paths[0])
+        fetch(remotes[0], paths[0], room)
         return
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        list(pool.map(fetch, remotes, paths))
+        list(pool.map(functools.partial(fetch, room=room), remotes, paths))
     finally:  # on a signal, too: the others are not waited for
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -209,13 +284,17 @@ def store(path: Path, url: Url) -> None:
 
 
 def remove(url: Url) -> None:
-    """Remove a file from a store.
+    """Remove a file from a store, if it is there.
 
     Raises:
         StoreError: it cannot be removed.
     """
     files = filesystem(url.scheme)
-    persistently(f"{url}: could not be removed", lambda: files.rm_file(_name(url)))
+    try:
+        persistently(f"{url}: could not be removed", lambda: files.rm_file(_name(url)))
+    except StoreError as error:
+        if not is_absent(error.__cause__):
+            raise
 
 
 def require_writable(folder: Url) -> None:
@@ -229,5 +308,5 @@ def require_writable(folder: Url) -> None:
     persistently(f"{folder}: could not be written to", lambda: files.pipe_file(name, b""))
     try:
         files.rm_file(name)
-    except Exception:  # who may not remove it may still write
+    except Exception:  # who may not remove it may still write; another part may have removed it
         return

@@ -17,7 +17,7 @@ from swiftmedsam.fleet.driver import (
 )
 from swiftmedsam.fleet.progress import FleetProgress
 from swiftmedsam.fleet.worker import Outcome, Ready
-from swiftmedsam.program.jobs import Job, Report
+from swiftmedsam.program.jobs import Job, LocalOutput, Report
 from swiftmedsam.program.signals import Stopper
 
 LOAD = 2.0  # seconds until a worker is ready
@@ -159,14 +159,16 @@ class Simulated:
 
 
 def write(job):
-    with atomic_file(job.output) as stream:
+    with atomic_file(job.output.path) as stream:
         stream.write(job.file.encode() * 1000)
 
 
 def make_jobs(folder, count, **more):
     """`count` jobs whose outputs, in `folder`, hold their own names."""
     files = [f"case_{i:02}" for i in range(count)]
-    return [Job(file, folder / file, None, removes_older=True, **more) for file in files]
+    return [
+        Job(file, LocalOutput(folder / file), None, removes_older=True, **more) for file in files
+    ]
 
 
 def run(jobs, pool, *, workers=None, timeout=None, skip_existing=False, report=None, stopper=None):
@@ -191,4 +193,4 @@ def twice(pool):
 
 
 def whole(jobs):
-    return [job.file for job in jobs if job.output.read_bytes() == job.file.encode() * 1000]
+    return [job.file for job in jobs if job.output.path.read_bytes() == job.file.encode() * 1000]

@@ -90,7 +90,26 @@ def serve(port_file):
     server.serve_forever()
 
 
-class S3Server:
+class Files:
+    """What a store has; `files` is its file system of fsspec."""
+
+    def upload(self, folder, prefix):
+        """Store the files of a folder, and those below, in a prefix."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.files.pipe_file(f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
+
+    def contents(self, prefix):
+        """Bytes by name of the files in a prefix; {} if there are none."""
+        with contextlib.suppress(FileNotFoundError):
+            return {
+                name[len(prefix) + 1 :]: self.files.cat_file(name)
+                for name in self.files.find(prefix)
+            }
+        return {}
+
+
+class S3Server(Files):
     """A running server; `files` is the file system of fsspec for it."""
 
     def __init__(self, folder):
@@ -137,21 +156,6 @@ class S3Server:
     def put(self, bucket, key, content):
         """Store an object under any key; fsspec would clean some."""
         self.files.call_s3("put_object", Bucket=bucket, Key=key, Body=content)
-
-    def upload(self, folder, prefix):
-        """Store the files of a folder, and those below, in a prefix."""
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                self.files.pipe_file(f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
-
-    def contents(self, prefix):
-        """Bytes by name of the files in a prefix; {} if there are none."""
-        with contextlib.suppress(FileNotFoundError):
-            return {
-                name[len(prefix) + 1 :]: self.files.cat_file(name)
-                for name in self.files.find(prefix)
-            }
-        return {}
 
     def close(self):
         self._process.kill()

@@ -1,6 +1,16 @@
-"""Fixtures of the tests of runs in parts and in stores: `merge`, a real S3 server, buckets."""
+"""Fixtures of the tests of runs in parts, in stores and by fleets."""
+
+import functools
 
 import pytest
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    """Make `count` jobs whose outputs hold their own names."""
+    from tests.helpers.fleet import make_jobs
+
+    return functools.partial(make_jobs, tmp_path)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 from swiftmedsam.commands import main as swiftmedsam
 from tests.helpers import HANGS, free_ports, names, volume_case
@@ -95,7 +96,8 @@ def from_server(program, orthanc, tmp_path):
     cache = tmp_path / "cache"
 
     def run(*options, study=STUDY, uid=SERIES, server=orthanc, outputs=None):
-        words = ["--dicomweb", server, "--study", study, "--series", uid, "--cache", str(cache)]
+        words = ["--dicomweb", server, "--study", study, "--cache", str(cache)]
+        words += [] if uid is None else ["--series", uid]
         return program(*words, *options, inputs=outputs, outputs=None)
 
     yield run
@@ -145,6 +147,76 @@ def test_outputs_that_are_named_are_written_and_not_stored(from_server, client, 
     assert [name for name in names(tmp_path / "shown") if name.endswith("_box1.png")]
 
 
+@pytest.fixture
+def two(ct, client, mine):
+    """The UIDs of two series of one study on the server; the folder of each is called so, too."""
+    other = generate_uid(entropy_srcs=["another series"])
+    voxels = np.ascontiguousarray(volume_case()["imgs"].T[::-1]).astype(np.int16)
+    ct.rename(mine / SERIES)
+    folder = series(mine / other, voxels, SeriesInstanceUID=other)
+    client.store_instances([pydicom.dcmread(path) for path in sorted(folder.iterdir())])
+    return SERIES, other
+
+
+@pytest.fixture
+def table(two, tmp_path):
+    rows = ["file,name,x_min,y_min,z_min,x_max,y_max,z_max"]
+    rows += [f"{uid},one,1,2,0,5,4,2" for uid in two]
+    path = tmp_path / "boxes.csv"
+    path.write_text("\n".join(rows))
+    return path
+
+
+def test_series_that_a_table_names_are_segmented_in_one_run(
+    program, from_server, client, two, table, mine, tmp_path, merge
+):
+    here = tmp_path / "here"
+    assert program("--boxes", str(table), inputs=mine, outputs=here)[0] == 0
+    made = [pydicom.dcmread(path) for path in here.iterdir()]
+    expected = {series_of(one): one.PixelData for one in made}
+    assert sorted(expected) == sorted(two)
+    log = tmp_path / "run.jsonl"
+    for i in range(2):
+        words = ["--boxes", str(table), "--part", f"{i}/2", "--log", str(log)]
+        status, lines = from_server(*words, uid=None)
+        assert (status, lines[-1][:32]) == (0, "1 written, 0 skipped, 0 failed, "), lines
+    stored = [one for uid in segmentations(client) for one in client.retrieve_series(STUDY, uid)]
+    assert {series_of(one): one.PixelData for one in stored} == expected
+    assert merge("--log", log)[0] == 0  # the segmentations are on the server
+    status, lines = from_server("--boxes", str(table), uid=None, outputs=tmp_path / "out")
+    assert (status, lines[-1][:32]) == (0, "2 written, 0 skipped, 0 failed, "), lines
+    options = ["--boxes", str(table), "--skip-existing"]
+    status, lines = from_server(*options, uid=None, outputs=tmp_path / "out")
+    assert (status, lines[-1][:32]) == (0, "0 written, 2 skipped, 0 failed, "), lines
+
+
+def series_of(segmentation):
+    """The UID of the series that a segmentation is of."""
+    return segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID
+
+
+def test_boxes_of_a_study_have_to_name_its_series(from_server, client, table, tmp_path):
+    table.write_text(f"{table.read_text()}\n1.2.3,one,1,2,0,5,4,2")
+    status, lines = from_server("--boxes", str(table), uid=None)
+    assert (status, len(lines)) == (1, 1), lines
+    assert "is for 1.2.3, which is not in that folder" in lines[0]
+    nameless = tmp_path / "nameless.csv"
+    nameless.write_text("x_min,y_min,z_min,x_max,y_max,z_max\n1,2,0,5,4,2\n")
+    status, lines = from_server("--boxes", str(nameless), uid=None)
+    assert (status, lines) == (
+        1, ["--dicomweb without --series: expected boxes that name series by UID"]
+    )  # fmt: skip
+    assert segmentations(client) == []
+
+
+@pytest.mark.usefixtures("ct")
+def test_a_series_larger_than_the_cache_may_hold_is_not_segmented(from_server, client):
+    status, lines = from_server(*BOX, "--cache-size", "1000")
+    assert status == 1
+    assert "MB or more, the local cache may take 0.0 MB of a case (--cache-size)" in lines[-2]
+    assert segmentations(client) == []
+
+
 @pytest.mark.usefixtures("ct", "quick")
 def test_what_a_server_does_not_have_is_one_line(from_server, client):
     status, lines = from_server(*BOX, uid="1.2.3")
@@ -178,10 +250,11 @@ def test_a_series_that_does_not_arrive_whole_is_not_segmented(from_server, clien
     ("words", "message"),
     [
         (["--series", "1.2"], "argument --study: --dicomweb expects a UID, got none"),
-        (["--study", "1.2"], "argument --series: --dicomweb expects a UID, got none"),
+        (["--study", "1.2"], "expects a UID, or --boxes alone that name series, got none"),
         (["--study", "1.2", "--series", "../x"], "argument --series: --dicomweb expects a UID"),
         (["in", "out", "--study", "1", "--series", "1"], "expected OUTPUTS alone"),
-        (["--study", "1", "--series", "1", "--skip-existing"], "not for --dicomweb"),
+        (["--study", "1", "--series", "1", "--skip-existing"], "a server keeps every segmentation"),
+        (["--study", "1", "--boxes", "b.csv", "--box", "1", "2", "3", "4"], "--boxes alone"),
     ],
 )
 def test_wrong_usage_is_told(words, message, capsys):

@@ -5,7 +5,6 @@ test_fleet_deaths.py; tests/program/test_fleet_ray.py has real workers.
 """
 
 import contextlib
-import functools
 import logging
 import signal
 import threading
@@ -33,19 +32,11 @@ from tests.helpers.fleet import (
     TAKES,
     WRITTEN,
     Simulated,
-    make_jobs,
     only,
     run,
     whole,
     write,
 )
-
-
-@pytest.fixture
-def jobs(tmp_path):
-    """Make `count` jobs whose outputs hold their own names."""
-    return functools.partial(make_jobs, tmp_path)
-
 
 # Without faults
 
@@ -148,7 +139,7 @@ def test_a_case_that_hangs_is_ended_with_its_worker_twice(jobs):
 def test_an_older_output_of_a_case_that_fails_is_removed(jobs):
     cases = jobs(3)
     for job in cases:
-        job.output.write_bytes(b"older")
+        job.output.path.write_bytes(b"older")
     run(cases, Simulated({"a": 1}, only("case_01", DIES)))
     assert whole([cases[0], cases[2]]) == ["case_00", "case_02"]
     assert not cases[1].output.exists()
@@ -238,7 +229,7 @@ def test_a_case_that_fails_here_does_not_remove_what_another_driver_wrote(jobs):
 
 def test_the_log_says_what_became_of_each_case(jobs, tmp_path):
     cases = jobs(5)
-    cases[0].output.write_bytes(b"older")
+    cases[0].output.path.write_bytes(b"older")
     pool = Simulated(
         {"a": 1}, lambda file, *_: {"case_01": RAISES, "case_02": DIES}.get(file, WRITTEN)
     )

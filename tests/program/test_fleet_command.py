@@ -5,10 +5,12 @@ are in test_fleet.py, Ray in test_fleet_ray.py.
 """
 
 import csv
+import importlib.util
 import json
 import multiprocessing
 import os
 import re
+import subprocess
 import sys
 import time
 import types
@@ -23,7 +25,7 @@ from swiftmedsam.fleet import worker as worker_module
 from swiftmedsam.fleet.driver import Finished, Started
 from swiftmedsam.fleet.worker import Setup, Worker, agree
 from swiftmedsam.program.run_log import read_log
-from tests.helpers import fresh_logging, image_case, make_case_file, names
+from tests.helpers import ROOT, fresh_logging, image_case, make_case_file, names
 
 FIVE = [f"2DBox_US_{i}.npz" for i in range(5)]
 SECONDS = re.compile(r"\d+\.\d+")
@@ -262,6 +264,28 @@ def test_ray_reports_nothing_and_a_ray_of_our_own_has_a_secret(fleet, monkeypatc
         assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(secret)
         assert folder.stat().st_mode & 0o077 == 0
     assert not folder.exists()
+
+
+def test_nodes_that_offer_no_memory_have_room_by_their_cpus():
+    """In a process of its own: Ray reads the environment when it is imported."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    code = """
+from pathlib import Path
+from swiftmedsam.fleet.ray_pool import RayPool
+from swiftmedsam.fleet.worker import Agreement, Setup
+pool = RayPool("auto", Path(), None, 2)
+nodes = [{"Alive": True, "NodeID": "a", "Resources": {"CPU": 4.0}}]
+pool._alive = lambda: nodes
+threads, memory = pool.share()
+pool.prepare(Setup("name", None, threads, None, Agreement("", "", "", {})), memory)
+print(pool.capacity(), pool.nodes())
+"""
+    quiet = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=quiet, capture_output=True, text=True
+    )
+    assert done.stdout == "2 {'a'}\n", done.stderr
 
 
 # Who takes part

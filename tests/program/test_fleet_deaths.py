@@ -1,6 +1,5 @@
 """What the driver of a fleet makes of workers and machines that die, in a simulated cluster."""
 
-import functools
 import re
 from collections import Counter
 
@@ -20,19 +19,12 @@ from tests.helpers.fleet import (
     TAKES,
     WRITTEN,
     Simulated,
-    make_jobs,
     only,
     run,
     twice,
     whole,
     write,
 )
-
-
-@pytest.fixture
-def jobs(tmp_path):
-    """Make `count` jobs whose outputs hold their own names."""
-    return functools.partial(make_jobs, tmp_path)
 
 
 def test_a_case_whose_worker_was_killed_is_done_by_another(jobs, caplog):

@@ -1,16 +1,19 @@
 """Runs with URLs on a real S3 server: what is written, which faults of the store it bears."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 
 from swiftmedsam.commands import main as swiftmedsam
+from swiftmedsam.program import npz_jobs
 from swiftmedsam.program.run_log import read_log
 from swiftmedsam.store import remote
 from tests.helpers import HANGS, ROOT, make_case_file, make_shifted_cases, names
@@ -87,19 +90,75 @@ def test_skip_existing_asks_the_store_once_and_not_per_case(stored, server, buck
     assert len(asked) <= 6, asked
 
 
-def test_files_are_in_the_cache_only_while_their_case_runs(
-    stored, cases, server, bucket, cache, monkeypatch
+@pytest.mark.parametrize("is_small", [False, True])
+def test_the_next_case_is_fetched_while_one_runs_if_the_cache_may_hold_both(
+    is_small, stored, cases, server, bucket, cache, monkeypatch
 ):
+    """And no more than these two are in the cache."""
     found = []
-    true = remote.store
 
-    def store(path, url):
-        found.append(sorted(one.name for one in cache.rglob("*.npz") if one.stat().st_size))
-        true(path, url)
+    def segment_file(path, *words):
+        following = FIVE[FIVE.index(path.name) + 1 :][:1]
+        if following and not is_small:
+            wait_until(lambda: in_cache(cache).issuperset(following))
+        found.append(in_cache(cache))
+        return true(path, *words)
 
-    monkeypatch.setattr(remote, "store", store)
-    assert stored()[0] == 0
-    assert found == [[name, name] for name in FIVE]  # input and output
+    true = npz_jobs.segment_file
+    monkeypatch.setattr(npz_jobs, "segment_file", segment_file)
+    size = max((cases / name).stat().st_size for name in FIVE)
+    status, lines = stored(*(["--cache-size", str(size)] if is_small else []))
+    assert (status, lines[-1][:32]) == (0, "5 written, 0 skipped, 0 failed, ")
+    assert found == [set(FIVE[i : i + (1 if is_small else 2)]) for i in range(5)]
+    for name in FIVE:
+        assert len(server.requests("GET", f"in/{name}")) == 1
+
+
+def in_cache(cache):
+    """The names of the files in the cache that are not empty."""
+    return {one.name for one in cache.rglob("*.npz") if one.stat().st_size}
+
+
+def test_a_case_that_another_run_does_meanwhile_is_not_kept_in_the_cache(
+    stored, server, bucket, expected, cache, monkeypatch, tmp_path
+):
+    """It was fetched ahead, and is skipped."""
+    here = tmp_path / "here"
+    found = []
+
+    def segment_file(path, *words):
+        if path.name == FIVE[0]:
+            wait_until(lambda: FIVE[1] in in_cache(cache))
+            (here / FIVE[1]).write_bytes(b"of another run")
+        found.append((path.name, FIVE[1] in in_cache(cache)))
+        return true(path, *words)
+
+    true = npz_jobs.segment_file
+    monkeypatch.setattr(npz_jobs, "segment_file", segment_file)
+    status, lines = stored("--skip-existing", outputs=here)
+    assert (status, lines[-1][:32]) == (0, "4 written, 1 skipped, 0 failed, ")
+    assert found == [(FIVE[0], True), (FIVE[2], False), (FIVE[3], False), (FIVE[4], False)]
+
+
+def test_a_cache_that_is_full_is_filled_again_when_the_case_before_has_ended(
+    stored, server, bucket, expected, monkeypatch
+):
+    """To fetch ahead there was no room after all."""
+    ahead = []
+    true = remote.fetch_all
+
+    def fetch_all(remotes, paths, limit):
+        if threading.current_thread() is not threading.main_thread():
+            ahead.append(paths[0].name)
+            paths[0].write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        true(remotes, paths, limit)
+
+    monkeypatch.setattr(remote, "fetch_all", fetch_all)
+    status, lines = stored()
+    assert (status, lines[-1][:32]) == (0, "5 written, 0 skipped, 0 failed, ")
+    assert server.contents(f"{bucket}/out") == expected
+    assert ahead == FIVE[1:]
 
 
 # Faults
@@ -177,9 +236,9 @@ def test_an_input_that_is_replaced_during_the_run_is_told(
     true = remote.fetch_all
     other = make_case_file(cases, "2DBox_US_9.npz").read_bytes()
 
-    def fetch_all(remotes, paths):
+    def fetch_all(remotes, paths, limit):
         server.files.pipe_file(f"{bucket}/in/{FIVE[3]}", other)
-        true(remotes, paths)
+        true(remotes, paths, limit)
 
     monkeypatch.setattr(remote, "fetch_all", fetch_all)
     status, lines = stored()
@@ -225,12 +284,12 @@ def test_a_full_cache_fails_its_case_alone(
         server.files.pipe_file(f"{bucket}/in/2DBox_US_9.npz", os.urandom(200 << 10))
         true = remote.fetch_all
 
-        def fetch_all(remotes, paths):
+        def fetch_all(remotes, paths, limit):
             other = small_disk / "other"
             if paths[0].name == "2DBox_US_9.npz":
                 other.write_bytes(bytes(150 << 10))
             try:
-                true(remotes, paths)
+                true(remotes, paths, limit)
             finally:
                 other.unlink(missing_ok=True)
 
@@ -311,8 +370,8 @@ def test_a_server_that_is_not_there_is_one_line_after_some_tries(stored, bucket,
     [
         ("s3://b/in", "s3fs", "-r requirements-store.txt"),
         ("https://localhost/in", "fsspec", "-r requirements-store.txt"),
-        ("gs://b/in", "gcsfs", "gcsfs"),
-        ("az://b/in", "adlfs", "adlfs"),
+        ("gs://b/in", "gcsfs", "-r requirements-store.txt -r requirements-gs.txt"),
+        ("az://b/in", "adlfs", "-r requirements-store.txt -r requirements-az.txt"),
     ],
 )
 def test_a_missing_package_is_one_line_with_the_command_that_installs_it(url, package, how):
@@ -335,6 +394,11 @@ sys.exit(main([{url!r}, "nowhere"]))
     ("words", "message"),
     [
         (["ftp://host/in"], "expected a path or s3://, gs://, az://, http://, https://, got 'ftp"),
+        (["in", "--weights", "s3://b/x"], "expected a file or folder of this machine"),
+        (["in", "--cache", "s3://b/x"], "expected a file or folder of this machine"),
+        (["in", "--boxes", "ftp://b/x"], "argument --boxes: expected a path or s3://"),
+        (["merge", "--log", "s3://b/x"], "expected a file or folder of this machine"),
+        (["cases", "make", "s3://b/x", "labels", "out"], "expected a file or folder of this"),
         (["s3://b/../c"], "expected SCHEME://BUCKET/FOLDER, got 's3://b/../c'"),
         (["s3:///in"], "expected SCHEME://BUCKET/FOLDER"),
         (["https://me:secret@host/in"], "expected a URL without a password in it"),
@@ -375,6 +439,10 @@ def wait_until(condition):
         time.sleep(0.05)
 
 
+def third_is_stored(server, bucket):
+    return FIVE[2] in server.contents(f"{bucket}/out")
+
+
 @pytest.mark.parametrize("method", ["GET", "PUT"])
 def test_a_run_that_is_killed_leaves_whole_files_and_is_started_again(
     method, started, stored, server, bucket, cache, expected
@@ -382,7 +450,8 @@ def test_a_run_that_is_killed_leaves_whole_files_and_is_started_again(
     """Killed while it fetches or stores the fourth case."""
     server.faults({"do": "late", "seconds": 1000, "method": method, "key": FIVE[3], "times": 1})
     with started() as process:
-        wait_until(lambda: server.requests(method, FIVE[3]))
+        # the fourth case is fetched while the third one runs
+        wait_until(lambda: server.requests(method, FIVE[3]) and third_is_stored(server, bucket))
         process.kill()
     there = server.contents(f"{bucket}/out")
     assert there == {name: expected[name] for name in FIVE[:3]}
@@ -392,10 +461,19 @@ def test_a_run_that_is_killed_leaves_whole_files_and_is_started_again(
     assert server.contents(f"{bucket}/out") == expected
 
 
-def test_a_signal_ends_a_run_that_waits_for_its_store(started, server, bucket, cache, expected):
+def states(log, name):
+    """What the log of a run says of a case so far."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [json.loads(line)["state"] for line in lines if f'"{name}", "state"' in line]
+
+
+def test_a_signal_ends_a_run_that_waits_for_its_store(
+    started, server, bucket, cache, expected, tmp_path
+):
+    log = tmp_path / "run.jsonl"
     server.faults({"do": "late", "seconds": 1000, "method": "GET", "key": FIVE[3], "times": 1})
-    with started() as process:
-        wait_until(lambda: server.requests("GET", FIVE[3]))
+    with started("--log", str(log)) as process:
+        wait_until(lambda: server.requests("GET", FIVE[3]) and "begun" in states(log, FIVE[3]))
         process.send_signal(signal.SIGTERM)
         assert process.wait(HANGS) == 143
         last = process.stderr.read().splitlines()[-1]

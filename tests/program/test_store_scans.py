@@ -1,5 +1,6 @@
 """Scans in a store: found by tables of boxes, with all their files, and labels beside them."""
 
+import contextlib
 import functools
 import http.server
 import threading
@@ -9,6 +10,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from swiftmedsam.manifest import sha256_of
+from swiftmedsam.program import jobs
+from swiftmedsam.store import remote
 from tests.helpers import (
     CASE_AFFINE,
     HANGS,
@@ -64,6 +68,82 @@ def test_scans_in_a_store_get_the_labels_and_the_table_of_a_run_here(
     assert tables[0].read_bytes() == tables[1].read_bytes()  # the rows are kept
 
 
+@pytest.mark.parametrize("where", ["scans", "tables"])
+def test_tables_of_boxes_may_be_in_a_store(
+    where, program, stored, scans, mine, server, bucket, tmp_path
+):
+    """Also in the folder of the scans."""
+    url = f"s3://{bucket}/{where}/boxes.csv"
+    server.files.pipe_file(url, scans.read_bytes())
+    here = tmp_path / "here"
+    options = {"inputs": mine, "outputs": here}
+    assert program("--boxes", str(scans), "--only", "c.png", **options)[0] == 0
+    expected = new_files(here, [])
+    options = {"inputs": f"s3://{bucket}/scans", "outputs": f"s3://{bucket}/out/"}
+    status, lines = stored("--boxes", url, "--only", "c.png", **options)
+    assert status == 0, lines
+    assert server.contents(f"{bucket}/out") == expected
+    options = {"inputs": mine, "outputs": tmp_path / "there"}
+    status, lines = stored("--boxes", url, "--only", "c.png", **options)
+    assert status == 0, lines
+    assert new_files(tmp_path / "there", []) == expected
+    none = f"s3://{bucket}/none.csv"
+    status, lines = stored("--boxes", none, **options)
+    assert (status, lines) == (1, [f"{none}: expected a file, found none of that name"])
+
+
+def test_boxes_around_a_label_map_in_a_store(program, stored, mine, server, bucket):
+    voxels = np.ascontiguousarray(volume_case()["imgs"].T)
+    labels = np.zeros(voxels.shape, np.uint8)
+    labels[1:6, 2:5, 0:3] = 1
+    nibabel.save(nibabel.Nifti1Image(voxels, CASE_AFFINE), mine / "scan.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(labels, CASE_AFFINE), mine / "organ.nii.gz")
+    server.upload(mine, f"{bucket}/in")
+    here = ["--boxes-from", str(mine / "organ.nii.gz")]
+    assert program(*here, inputs=mine / "scan.nii.gz", outputs=mine / "out.nii.gz")[0] == 0
+    status, lines = stored(
+        "--boxes-from", f"s3://{bucket}/in/organ.nii.gz",
+        inputs=f"s3://{bucket}/in/scan.nii.gz", outputs=f"s3://{bucket}/new/out.nii.gz",
+    )  # fmt: skip
+    assert status == 0, lines
+    found = server.contents(f"{bucket}/new")
+    assert found["out.nii.gz"] == (mine / "out.nii.gz").read_bytes()
+
+
+HEAD = "file,x_min,y_min,z_min,x_max,y_max,z_max\n"
+
+
+def test_cases_that_share_files_in_a_store_are_refused(stored, mine, server, bucket, tmp_path):
+    """Else the one that ends first would take slices away from the other."""
+    series(mine / "7")
+    series(mine / "7" / "ct")
+    server.upload(mine, f"{bucket}/in")
+    table = tmp_path / "boxes.csv"
+    table.write_text(f"{HEAD}7,1,2,0,5,4,2\n7/ct,1,2,0,5,4,2\n")
+    status, lines = stored("--boxes", str(table), outputs=f"s3://{bucket}/out/")
+    assert (status, len(lines)) == (1, 1), lines
+    assert " is a file of 7, too; expected cases with files of their own, or two runs" in lines[0]
+    assert server.contents(f"{bucket}/out") == {}
+
+
+def test_a_scan_whose_name_begins_as_a_header_does_is_not_fetched_with_it(
+    stored, mine, server, bucket, tmp_path
+):
+    import SimpleITK
+
+    voxels = np.ascontiguousarray(volume_case()["imgs"])
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), str(mine / "a.mhd"))
+    nibabel.save(nibabel.Nifti1Image(voxels.T, CASE_AFFINE), mine / "a.b.nii.gz")
+    server.upload(mine, f"{bucket}/in")
+    table = tmp_path / "boxes.csv"
+    table.write_text(f"{HEAD}a.mhd,1,2,0,5,4,2\na.b.nii.gz,1,2,0,5,4,2\n")
+    server.faults()
+    status, lines = stored("--boxes", str(table), outputs=f"s3://{bucket}/out/")
+    assert (status, lines[-1][:32]) == (0, "2 written, 0 skipped, 0 failed, "), lines
+    for name in ("a.mhd", "a.raw", "a.b.nii.gz"):
+        assert len(server.requests("GET", f"in/{name}")) == 1
+
+
 def test_labels_that_another_program_wrote_are_not_replaced(stored, scans, server, bucket):
     options, where = ["--boxes", str(scans)], {"inputs": f"s3://{bucket}/scans", "outputs": None}
     assert stored(*options, **where)[0] == 0
@@ -77,6 +157,60 @@ def test_labels_that_another_program_wrote_are_not_replaced(stored, scans, serve
     assert server.contents(f"{bucket}/scans")["c_labels.png"] == foreign
     assert stored(*options, "--overwrite", **where)[0] == 0
     assert server.contents(f"{bucket}/scans")["c_labels.png"] != foreign
+
+
+@pytest.mark.usefixtures("quick")
+def test_labels_that_could_not_be_replaced_are_not_left_with_the_names_of_others(
+    stored, scans, server, bucket
+):
+    """Nor do they keep the next run from writing new ones."""
+    where = {"inputs": f"s3://{bucket}/scans", "outputs": None}
+    assert stored("--boxes", str(scans), **where)[0] == 0
+    scans.write_text(scans.read_text().replace("c.png,disc", "c.png,other disc"))
+    server.faults({"do": "503", "method": "PUT", "key": "c_labels.png", "times": 1000})
+    status, lines = stored("--boxes", str(scans), **where)
+    assert (status, lines[-1][:32]) == (1, "2 written, 0 skipped, 1 failed, ")
+    server.faults()
+    found = server.contents(f"{bucket}/scans")
+    assert b"other disc" in found["c_labels.labels.json"]
+    assert "c_labels.png" not in found
+    status, lines = stored("--boxes", str(scans), **where)
+    assert (status, lines[-1][:32]) == (0, "3 written, 0 skipped, 0 failed, "), lines
+
+
+def test_a_case_is_done_again_whose_worker_died_when_it_had_stored_some_files(
+    stored, scans, server, bucket, monkeypatch
+):
+    """What it has replaced counts as this program's, though the store was listed before."""
+    where = {"inputs": f"s3://{bucket}/scans", "outputs": None}
+    assert stored("--boxes", str(scans), **where)[0] == 0
+    scans.write_text(scans.read_text().replace("c.png,disc", "c.png,other disc"))
+    true = remote.store
+    tries = []
+
+    class Died(BaseException):
+        pass
+
+    def store(path, url):
+        tries.append(path.name)
+        if tries.count(path.name) == 1 and path.name == "c_labels.png":
+            raise Died
+        true(path, url)
+
+    def run_job(job, *words):
+        with contextlib.suppress(Died):
+            return once(job, *words)
+        return once(job, *words)
+
+    once = jobs.run_job
+    monkeypatch.setattr(remote, "store", store)
+    monkeypatch.setattr(jobs, "run_job", run_job)
+    status, lines = stored("--boxes", str(scans), **where)
+    assert (status, lines[-1][:32]) == (0, "3 written, 0 skipped, 0 failed, "), lines
+    assert tries.count("c_labels.png") == 2
+    found = server.contents(f"{bucket}/scans")
+    assert b"other disc" in found["c_labels.labels.json"]
+    assert sha256_of(found["c_labels.png"]).encode() in found["c_labels.labels.json"]
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".seg.nrrd"])
@@ -191,6 +325,10 @@ def test_cases_and_scans_are_read_from_a_web_server(
     assert (status, lines) == (
         1, [f"{website}/none.npz: expected a file or a folder, found nothing of that name"]
     )  # fmt: skip
+    # a page that lists files does not say how large they are
+    status, lines = stored("--cache-size", "500", inputs=f"{website}/in%20put/", outputs=outputs)
+    assert (status, lines[-1][:32]) == (1, "0 written, 0 skipped, 3 failed, "), lines
+    assert "MB or more, the local cache may take 0.0 MB of a case (--cache-size)" in lines[-2]
     cv2.imwrite(str(mine / "photo.png"), image_case()["imgs"])
     box = ["--box", "7", "10", "43", "30"]
     status, lines = stored(*box, inputs=f"{website}/photo.png", outputs=None)

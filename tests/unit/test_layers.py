@@ -30,7 +30,8 @@ TOOLS = {"benchmarks", "examples", "fuzz", "scripts"}
 HEAVY = {"torch", "pandas", "matplotlib", "scipy", "tqdm"}
 SERVER = {"anyio", "starlette", "uvicorn"}
 SCANS = {"nibabel", "SimpleITK", "pydicom", "gdcm", "imagecodecs", "highdicom"}
-STORE = {"fsspec", "s3fs", "aiohttp", "aiobotocore", "botocore", "dicomweb_client", "requests"}
+STORE = {"fsspec", "s3fs", "aiohttp", "aiobotocore", "botocore", "gcsfs", "adlfs", "azure",
+         "dicomweb_client", "requests"}  # fmt: skip
 EXTRAS = SERVER | SCANS | STORE | {"ray"}
 MAKE_WEIGHTS = tuple(
     f"swiftmedsam.{part}" for part in ("convert", "evaluation", "torch_model", "train")
