@@ -1,8 +1,9 @@
 """Following one object from slice to slice where no box bounds it: `extend` decides how far.
 
-A slice is asked with two boxes, and their logits are averaged: the box around the previous slice's
-mask, and the box around the mask that optical flow carried here (`Settings.prompts`). The user's
-box holds for its own slice only. What a mask may reach in the next slice is a window around both.
+A slice is asked with one box. It lies around the mask that optical flow carried here as the user's
+box lies around its own mask: each side is as far away as there (`Found.margins`). So the network is
+asked in every slice as it was asked in the first one. What a mask may reach in the next slice is a
+window around the previous mask and the carried one.
 """
 
 from collections.abc import Iterator
@@ -50,6 +51,15 @@ class Found:
     predicted_iou: float
     answers: tuple[Answer, ...] = ()
     limits: Span = (slice(0, 0), slice(0, 0))  # rows and columns that the answers hold for
+    asked: Box | None = None  # (4,) the box that the user drew around it; None: there is no such
+
+    @property
+    def margins(self) -> Box:
+        """How far each side of the user's box is from the mask, outwards: (4,) x, y, x, y."""
+        if self.asked is None or not self.area:
+            return np.zeros(4)
+        outwards = np.array([-1, -1, 1, 1])
+        return np.maximum(outwards * (self.asked - box_of(self.patch)), 0) * outwards
 
     @property
     def area(self) -> int:
@@ -107,7 +117,8 @@ class Follower:
         for one in found:
             mask[one.patch.rows, one.patch.columns] |= one.patch.mask
         iou = float(np.mean([one.predicted_iou for one in found]))
-        return Found(given.z, patch_of(mask), iou, limits=whole)
+        asked = np.concatenate([given.boxes[:, :2].min(axis=0), given.boxes[:, 2:].max(axis=0)])
+        return Found(given.z, patch_of(mask), iou, limits=whole, asked=asked)
 
     def onward(self, first: Found, last: int) -> Iterator[tuple[Found, Signs]]:
         """The slices beside `first` one after the other up to slice `last`, above or below it.
@@ -127,9 +138,11 @@ class Follower:
                 mask = shown(before.patch, frame) if mask is None else mask
                 everything = slice(0, frame.inner[0]), slice(0, frame.inner[1])
                 carried[frame] = self._flow.moved(mask, everything, frame, z - direction, z)
-                prompts[frame] = self._asked(frame, before.patch, carried[frame])
             whole, _ = view[-1]
-            limits = self._window(view, hull_of(box, whole, carried[whole]))
+            tracked = tracked_box(whole, carried[whole])
+            for frame, _ in view:
+                prompts[frame] = self._asked(frame, before.patch, tracked, first.margins)
+            limits = self._window(view, box if tracked is None else hull_of(box, tracked))
             found = self._decoded(z, view, prompts, limits)
             largest = max(largest, found.area)
             yield found, self._signs(first, largest, found, whole, carried[whole])
@@ -147,7 +160,7 @@ class Follower:
             frame: self._prompts.choose(frame, z, in_volume, [None])[0].prompts for frame, _ in view
         }
         limits = limits_of(box, self._height, self._width, self._settings)
-        return self._decoded(z, view, prompts, limits)
+        return replace(self._decoded(z, view, prompts, limits), asked=box)
 
     def _decoded(self, z: int, view: View, prompts: dict[Frame, FloatArray], limits: Span) -> Found:
         """What slice `z` answers to the prompts (P, 4) of each frame of a view."""
@@ -162,16 +175,21 @@ class Follower:
             iou += weight * sure
         return Found(z, mask_of(answers, limits), iou, tuple(answers), limits)
 
-    def _asked(self, frame: Frame, before: Patch, carried: SoftMask) -> FloatArray:
-        """The prompts (P, 4) of a slice, in input pixels."""
+    def _asked(
+        self, frame: Frame, before: Patch, tracked: Box | None, margins: Box
+    ) -> FloatArray:  # fmt: skip
+        """The prompt (1, 4) of a slice, in input pixels.
+
+        `before` is the mask of the slice beside it; `tracked` the box (4,) around the one that flow
+        carried here.
+        """
+        if self._settings.uses_tracking and tracked is not None:
+            box = (tracked + margins)[np.newaxis]
+            return frame.wide_prompts(box, self._settings.tracked_margin)
         previous = frame.prompt_around(before, self._settings.previous_margin)
-        prompts = [] if previous is None else [previous]
-        if self._settings.uses_tracking or not prompts:
-            tracked = _around(carried, self._settings.tracked_margin, frame)
-            prompts += [] if tracked is None else [tracked]
-        if not prompts:  # a frame that shows neither: cannot be, for a view fits the mask
-            prompts = [np.array([0, 0, frame.inner[1], frame.inner[0]], np.float32)]
-        return np.stack(prompts)
+        if previous is None:  # a frame that does not show it: cannot be, for a view fits the mask
+            return np.array([[0, 0, frame.inner[1], frame.inner[0]]], np.float32)
+        return previous[np.newaxis]
 
     def _renewed(self, frame: Frame, patch: Patch, carried: SoftMask) -> SoftMask:
         """The mask that flow will carry on: in part this slice's, in part the one carried here."""
@@ -266,22 +284,15 @@ def shown(patch: Patch, frame: Frame) -> SoftMask:
     return np.asarray(cv2.resize(plane, frame.inner[::-1], interpolation=how), np.uint8)
 
 
-def hull_of(box: Box, frame: Frame, carried: SoftMask) -> Box:
-    """The box (4,) around a box and around a mask that flow carried to `frame`."""
-    around = _around(carried, 0, frame)
-    if around is None:
-        return box
-    around = around / frame.scale + np.array([frame.left, frame.top] * 2)
-    return np.concatenate([np.minimum(box[:2], around[:2]), np.maximum(box[2:], around[2:])])
+def hull_of(a: Box, b: Box) -> Box:
+    """The smallest box (4,) around two boxes (4,)."""
+    return np.concatenate([np.minimum(a[:2], b[:2]), np.maximum(a[2:], b[2:])])
 
 
-def _around(mask: SoftMask, margin: int, frame: Frame) -> FloatArray | None:
-    """The box (4,) in input pixels around a mask, wider by `margin`; None if it is empty."""
-    inside = mask > HALF
-    ys, xs = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+def tracked_box(frame: Frame, mask: SoftMask) -> Box | None:
+    """The box (4,), in pixels of the slice, around a mask that a frame shows; None: it is empty."""
+    ys, xs = (np.flatnonzero((mask > HALF).any(axis=axis)) for axis in (1, 0))
     if not ys.size:
         return None
-    height, width = frame.inner
-    box = [xs[0] - margin, ys[0] - margin, xs[-1] + margin, ys[-1] + margin]
-    limits = np.array([width - 1, height - 1] * 2)
-    return np.clip(np.array(box), 0, limits).astype(np.float32)
+    box = np.array([xs[0], ys[0], xs[-1], ys[-1]], np.float64)
+    return box / frame.scale + np.array([frame.left, frame.top] * 2)

@@ -7,7 +7,7 @@ import pytest
 
 from swiftmedsam import CaseError, make_case
 from swiftmedsam.extend import Enough, extend_boxes, extend_objects, given_by_boxes, has_ended
-from swiftmedsam.follow import Given, Signs, box_of, patch_of
+from swiftmedsam.follow import Found, Given, Signs, box_of, patch_of
 from swiftmedsam.settings import BEST, LITEMEDSAM
 from tests.helpers import BrightInBox, ellipse, inside, labels_of
 
@@ -343,19 +343,48 @@ def test_boxes_of_one_object_are_sorted_by_their_slices():
 # What slices are asked with
 
 
-def test_a_slice_is_asked_with_the_previous_and_the_carried_box():
+def prompts_of(given, image, settings=NO_CROPS):
+    """What an object is asked with: the given slice's prompts first, then upwards, then down."""
+    network = BrightInBox()
+    extend_objects(case_of(image), network, settings, [given])
+    return np.concatenate(network.prompts).tolist()
+
+
+def test_each_side_of_the_box_keeps_its_distance_from_the_object():
+    """It is 20 x 20 and moves by 2 columns a slice; the box is 10, 4, 7 and 1 pixels wider."""
+    image = squares({z: (20, 60 + 2 * z) for z in range(3)})[:3]
+    given = Given(1, np.array([[52.0, 16, 88, 40]]))
+    asked = prompts_of([given], image)
+    assert asked[0] == [51, 15, 89, 41]  # 1 wider
+    np.testing.assert_allclose(asked[1:], [[52, 14, 92, 42], [48, 14, 88, 42]], atol=1)  # 2 wider
+    same_way = squares(dict.fromkeys(range(3), (20, 62)))[:3]
+    assert prompts_of([given], same_way)[1:] == [[50, 14, 90, 42]] * 2
+
+
+def test_a_given_mask_has_no_box_and_several_boxes_have_the_one_around_them():
     image = squares(dict.fromkeys(range(3), (20, 60)))[:3]
-    network = BrightInBox()
-    extended(image, [50, 10, 1, 90, 50, 1], network=network)
-    given, previous, carried = [49, 9, 91, 51], [57, 17, 82, 42], [58, 18, 81, 41]  # 1, 3, 2 wider
-    np.testing.assert_array_equal(
-        np.concatenate(network.prompts), [given, previous, carried, previous, carried]
+    mask = Given(1, np.zeros((0, 4)), image[1] > 0)
+    assert prompts_of([mask], image) == [[58, 18, 81, 41]] * 2
+    halves = Given(1, np.array([[55.0, 15, 70, 42], [68, 18, 85, 40]]))
+    assert prompts_of([halves], image)[2:] == [[53, 13, 87, 44]] * 2
+
+
+def test_a_mask_beyond_its_box_has_no_margin_there():
+    """With `cut_to_box` off a mask may be larger than the box that it was asked with."""
+    found = Found(
+        0, patch_of(ellipse(64, 64, (30, 30), (10, 10))), 1.0, asked=np.array([25, 0, 63, 35.0])
     )
-    network = BrightInBox()
-    extended(image, [50, 10, 1, 90, 50, 1], network=network, settings=LITEMEDSAM)
-    np.testing.assert_array_equal(
-        np.concatenate(network.prompts), [[50, 10, 90, 50], previous, previous]
-    )
+    assert found.margins.tolist() == [0, -20, 23, 0]
+    assert Found(0, found.patch, 1.0).margins.tolist() == [0, 0, 0, 0]
+    empty = patch_of(np.zeros((64, 64), bool))
+    assert Found(0, empty, 1.0, asked=np.array([1.0, 1, 9, 9])).margins.tolist() == [0, 0, 0, 0]
+
+
+def test_without_tracking_a_slice_is_asked_with_the_box_around_the_previous_mask():
+    image = squares(dict.fromkeys(range(3), (20, 60)))[:3]
+    given = Given(1, np.array([[50.0, 10, 90, 50]]))
+    previous = [57, 17, 82, 42]  # 3 wider
+    assert prompts_of([given], image, LITEMEDSAM) == [[50, 10, 90, 50], previous, previous]
 
 
 def test_a_small_object_is_followed_in_crops_that_move_with_it():
