@@ -51,15 +51,7 @@ class Found:
     predicted_iou: float
     answers: tuple[Answer, ...] = ()
     limits: Span = (slice(0, 0), slice(0, 0))  # rows and columns that the answers hold for
-    asked: Box | None = None  # (4,) the box that the user drew around it; None: there is no such
-
-    @property
-    def margins(self) -> Box:
-        """How far each side of the user's box is from the mask, outwards: (4,) x, y, x, y."""
-        if self.asked is None or not self.area:
-            return np.zeros(4)
-        outwards = np.array([-1, -1, 1, 1])
-        return np.maximum(outwards * (self.asked - box_of(self.patch)), 0) * outwards
+    asked: Box | None = None  # (4,) the box that the user drew around it; None: there is none
 
     @property
     def area(self) -> int:
@@ -127,7 +119,7 @@ class Follower:
         """
         direction = 1 if last > first.z else -1
         before, view, masks = first, self._view(box_of(first.patch)), dict[Frame, SoftMask]()
-        largest = first.area
+        largest, margins = first.area, self._margins(first)
         for z in range(first.z + direction, last + direction, direction):
             box = box_of(before.patch)
             if not self._fits(view, box):
@@ -139,10 +131,12 @@ class Follower:
                 everything = slice(0, frame.inner[0]), slice(0, frame.inner[1])
                 carried[frame] = self._flow.moved(mask, everything, frame, z - direction, z)
             whole, _ = view[-1]
-            tracked = tracked_box(whole, carried[whole])
+            tracked = around(carried[whole])
             for frame, _ in view:
-                prompts[frame] = self._asked(frame, before.patch, tracked, first.margins)
-            limits = self._window(view, box if tracked is None else hull_of(box, tracked))
+                prompts[frame] = self._asked(frame, before.patch, whole, tracked, margins)
+            if tracked is not None:
+                box = hull_of(box, in_slice(tracked, whole))
+            limits = self._window(view, box)
             found = self._decoded(z, view, prompts, limits)
             largest = max(largest, found.area)
             yield found, self._signs(first, largest, found, whole, carried[whole])
@@ -155,12 +149,29 @@ class Follower:
     def _in_box(self, z: int, box: Box) -> Found:
         """What a given box (4,) marks in slice `z`: as `segment` finds it in the first slice."""
         view = self._view(box)
-        in_volume = np.insert(box, [2, 4], z)[np.newaxis]
-        prompts = {
-            frame: self._prompts.choose(frame, z, in_volume, [None])[0].prompts for frame, _ in view
-        }
+        prompts = {frame: self._given_prompt(frame, z, box) for frame, _ in view}
         limits = limits_of(box, self._height, self._width, self._settings)
         return replace(self._decoded(z, view, prompts, limits), asked=box)
+
+    def _given_prompt(self, frame: Frame, z: int, box: Box) -> FloatArray:
+        """The prompt (1, 4) of a box (4,) that the user drew."""
+        in_volume = np.insert(box, [2, 4], z)[np.newaxis]
+        return self._prompts.choose(frame, z, in_volume, [None])[0].prompts
+
+    def _margins(self, first: Found) -> Box:
+        """How far each side of the user's prompt is from the mask that it gave.
+
+        (4,) x_min, y_min, x_max, y_max, in input pixels of the whole slice; what leads outwards is
+        negative for the first two, positive for the last two. A mask that the user drew has none.
+        """
+        outwards = np.array([-1, -1, 1, 1])
+        whole = Frame(self._height, self._width)
+        inside = around(shown(first.patch, whole))
+        if first.asked is None or inside is None:
+            return outwards * self._settings.tracked_margin
+        prompt = self._given_prompt(whole, first.z, first.asked)[0]
+        margins: Box = np.maximum(outwards * (prompt - inside), 0) * outwards
+        return margins
 
     def _decoded(self, z: int, view: View, prompts: dict[Frame, FloatArray], limits: Span) -> Found:
         """What slice `z` answers to the prompts (P, 4) of each frame of a view."""
@@ -176,16 +187,19 @@ class Follower:
         return Found(z, mask_of(answers, limits), iou, tuple(answers), limits)
 
     def _asked(
-        self, frame: Frame, before: Patch, tracked: Box | None, margins: Box
+        self, frame: Frame, before: Patch, whole: Frame, tracked: Box | None, margins: Box
     ) -> FloatArray:  # fmt: skip
-        """The prompt (1, 4) of a slice, in input pixels.
+        """The prompt (1, 4) of a slice, in input pixels of `frame`.
 
         `before` is the mask of the slice beside it; `tracked` the box (4,) around the one that flow
-        carried here.
+        carried here. Like `margins`, it is in input pixels of `whole`.
         """
         if self._settings.uses_tracking and tracked is not None:
-            box = (tracked + margins)[np.newaxis]
-            return frame.wide_prompts(box, self._settings.tracked_margin)
+            edges = in_slice(tracked + margins, whole) - np.array([frame.left, frame.top] * 2)
+            ends = edges * frame.scale - np.array([0, 0, 1, 1])  # the last pixel inside
+            limits = np.array(frame.inner[::-1] * 2)
+            prompt: FloatArray = np.clip(ends, 0, limits).astype(np.float32)[np.newaxis]
+            return prompt
         previous = frame.prompt_around(before, self._settings.previous_margin)
         if previous is None:  # a frame that does not show it: cannot be, for a view fits the mask
             return np.array([[0, 0, frame.inner[1], frame.inner[0]]], np.float32)
@@ -289,10 +303,14 @@ def hull_of(a: Box, b: Box) -> Box:
     return np.concatenate([np.minimum(a[:2], b[:2]), np.maximum(a[2:], b[2:])])
 
 
-def tracked_box(frame: Frame, mask: SoftMask) -> Box | None:
-    """The box (4,), in pixels of the slice, around a mask that a frame shows; None: it is empty."""
+def around(mask: SoftMask) -> Box | None:
+    """The box (4,) around a mask, in input pixels, its ends inclusive; None if it is empty."""
     ys, xs = (np.flatnonzero((mask > HALF).any(axis=axis)) for axis in (1, 0))
-    if not ys.size:
-        return None
-    box = np.array([xs[0], ys[0], xs[-1], ys[-1]], np.float64)
-    return box / frame.scale + np.array([frame.left, frame.top] * 2)
+    return np.array([xs[0], ys[0], xs[-1], ys[-1]], np.float64) if ys.size else None
+
+
+def in_slice(box: Box, frame: Frame) -> Box:
+    """The edges (4,), in pixels of the slice, of a box (4,) of input pixels, its ends inclusive."""
+    edges: Box = (box + np.array([0, 0, 1, 1])) / frame.scale
+    edges += np.array([frame.left, frame.top] * 2)
+    return edges
