@@ -27,6 +27,7 @@ from swiftmedsam.views import View, choose_views
 REACH_PIXELS = 4  # input pixels that a window is wider than `Settings.extend_reach` makes it
 LEAST_DEVIATION = 10.0  # of an object's values, of 0..255: some objects are of one value
 LEAST_IOU = 0.01  # that others are divided by
+OUTWARDS = np.array([-1, -1, 1, 1])  # of the sides of a box
 WHOLLY_SURE = 1.0  # predicted IoU of a mask that the user gave
 
 Box = npt.NDArray[np.float64]
@@ -124,7 +125,7 @@ class Follower:
             box = box_of(before.patch)
             if not self._fits(view, box):
                 view = self._view(box)
-            prompts, carried = {}, {}
+            carried = {}
             for frame, _ in view:
                 mask = masks.get(frame)
                 mask = shown(before.patch, frame) if mask is None else mask
@@ -132,8 +133,8 @@ class Follower:
                 carried[frame] = self._flow.moved(mask, everything, frame, z - direction, z)
             whole, _ = view[-1]
             tracked = around(carried[whole])
-            for frame, _ in view:
-                prompts[frame] = self._asked(frame, before.patch, whole, tracked, margins)
+            asked = self._asked(whole, before.patch, tracked, margins)
+            prompts = {frame: prompt_of(asked, frame)[np.newaxis] for frame, _ in view}
             if tracked is not None:
                 box = hull_of(box, in_slice(tracked, whole))
             limits = self._window(view, box)
@@ -164,13 +165,12 @@ class Follower:
         (4,) x_min, y_min, x_max, y_max, in input pixels of the whole slice; what leads outwards is
         negative for the first two, positive for the last two. A mask that the user drew has none.
         """
-        outwards = np.array([-1, -1, 1, 1])
         whole = Frame(self._height, self._width)
         inside = around(shown(first.patch, whole))
         if first.asked is None or inside is None:
-            return outwards * self._settings.tracked_margin
+            return OUTWARDS * self._settings.tracked_margin
         prompt = self._given_prompt(whole, first.z, first.asked)[0]
-        margins: Box = np.maximum(outwards * (prompt - inside), 0) * outwards
+        margins: Box = np.maximum(OUTWARDS * (prompt - inside), 0) * OUTWARDS
         return margins
 
     def _decoded(self, z: int, view: View, prompts: dict[Frame, FloatArray], limits: Span) -> Found:
@@ -186,24 +186,17 @@ class Follower:
             iou += weight * sure
         return Found(z, mask_of(answers, limits), iou, tuple(answers), limits)
 
-    def _asked(
-        self, frame: Frame, before: Patch, whole: Frame, tracked: Box | None, margins: Box
-    ) -> FloatArray:  # fmt: skip
-        """The prompt (1, 4) of a slice, in input pixels of `frame`.
+    def _asked(self, whole: Frame, before: Patch, tracked: Box | None, margins: Box) -> Box:
+        """The edges (4,), in pixels of the slice, of the box that a slice is asked with.
 
-        `before` is the mask of the slice beside it; `tracked` the box (4,) around the one that flow
-        carried here. Like `margins`, it is in input pixels of `whole`.
+        `before` is the mask of the slice beside it, `tracked` the box (4,) around the one that flow
+        carried here. Like `margins`, it is in input pixels of the frame `whole`.
         """
         if self._settings.uses_tracking and tracked is not None:
-            edges = in_slice(tracked + margins, whole) - np.array([frame.left, frame.top] * 2)
-            ends = edges * frame.scale - np.array([0, 0, 1, 1])  # the last pixel inside
-            limits = np.array(frame.inner[::-1] * 2)
-            prompt: FloatArray = np.clip(ends, 0, limits).astype(np.float32)[np.newaxis]
-            return prompt
-        previous = frame.prompt_around(before, self._settings.previous_margin)
-        if previous is None:  # a frame that does not show it: cannot be, for a view fits the mask
-            return np.array([[0, 0, frame.inner[1], frame.inner[0]]], np.float32)
-        return previous[np.newaxis]
+            return in_slice(tracked + margins, whole)
+        edges: Box = box_of(before) + np.array([0, 0, 1, 1])
+        edges += OUTWARDS * self._settings.previous_margin / whole.scale
+        return edges
 
     def _renewed(self, frame: Frame, patch: Patch, carried: SoftMask) -> SoftMask:
         """The mask that flow will carry on: in part this slice's, in part the one carried here."""
@@ -314,3 +307,11 @@ def in_slice(box: Box, frame: Frame) -> Box:
     edges: Box = (box + np.array([0, 0, 1, 1])) / frame.scale
     edges += np.array([frame.left, frame.top] * 2)
     return edges
+
+
+def prompt_of(edges: Box, frame: Frame) -> FloatArray:
+    """The prompt (4,) of a frame, in its input pixels, of a box with these edges in the slice."""
+    places = (edges - np.array([frame.left, frame.top] * 2)) * frame.scale
+    last = np.array([0, 0, 1, 1])  # the pixel before an edge
+    prompt: FloatArray = np.clip(places - last, 0, np.array(frame.inner[::-1] * 2))
+    return prompt.astype(np.float32)
