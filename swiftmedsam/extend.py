@@ -67,7 +67,7 @@ def has_ended(signs: Signs, settings: Settings) -> bool:
     return (
         signs.area == 0
         or signs.area < settings.extend_least_area
-        or signs.brightness > settings.extend_most_brightness
+        or signs.likeness < settings.extend_least_likeness
         or signs.agreement < settings.extend_least_agreement
         or signs.predicted_iou < settings.extend_least_iou
     )

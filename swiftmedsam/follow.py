@@ -25,7 +25,7 @@ from swiftmedsam.settings import TRACKED, Settings
 from swiftmedsam.views import View, choose_views
 
 REACH_PIXELS = 4  # input pixels that a window is wider than `Settings.extend_reach` makes it
-LEAST_DEVIATION = 10.0  # of an object's values, of 0..255: some objects are of one value
+LEVELS = 16  # of brightness, of 0..255, in which values of two masks are compared
 LEAST_IOU = 0.01  # that others are divided by
 OUTWARDS = np.array([-1, -1, 1, 1])  # of the sides of a box
 WHOLLY_SURE = 1.0  # predicted IoU of a mask that the user gave
@@ -78,7 +78,7 @@ class Signs:
     """By what a slice shows that the object has ended; `Settings` has the bounds."""
 
     area: float  # of the mask, in areas of the largest one on the way to it
-    brightness: float  # how far its mean is from the first slice's, in deviations of that one
+    likeness: float  # the share of its values, by level, that the first slice's mask has, too
     agreement: float  # IoU of the mask and the one that flow carried here
     predicted_iou: float  # of the mask, in that of the first slice
 
@@ -213,17 +213,28 @@ class Follower:
         sure = found.predicted_iou / max(first.predicted_iou, LEAST_IOU)
         if not found.area:
             return Signs(0.0, 0.0, 0.0, sure)
-        values, wanted = self._values(found), self._values(first)
-        brightness = abs(values.mean() - wanted.mean()) / max(wanted.std(), LEAST_DEVIATION)
+        likeness = np.minimum(self._shares(found), self._shares(first)).sum()
         tracked, mask = carried > HALF, shown(found.patch, frame) > HALF
         either = np.count_nonzero(tracked | mask)
         agreement = np.count_nonzero(tracked & mask) / either if either else 0.0
-        return Signs(found.area / largest, float(brightness), agreement, sure)
+        return Signs(found.area / largest, float(likeness), agreement, sure)
 
-    def _values(self, found: Found) -> npt.NDArray[np.uint8]:
-        """The pixels of a mask."""
+    def _shares(self, found: Found) -> FloatArray:
+        """The shares (`LEVELS`,) of a mask's pixels that are of each level of brightness.
+
+        A value between two levels counts for both of them, the more for the nearer one: so values
+        that differ by 1 are never of wholly different levels.
+        """
         patch = found.patch
-        return self._image[found.z, patch.rows, patch.columns][patch.mask]
+        values = self._image[found.z, patch.rows, patch.columns][patch.mask]
+        places = values * ((LEVELS - 1) / 255)
+        lower = places.astype(np.intp)
+        upper = places - lower
+        counts = np.bincount(lower, 1 - upper, LEVELS + 1) + np.bincount(
+            lower + 1, upper, LEVELS + 1
+        )
+        shares: FloatArray = (counts[:LEVELS] / values.size).astype(np.float32)
+        return shares
 
     def _view(self, box: Box) -> View:
         """What a box (4,) is shown in: a crop if it is small, and, last, the whole slice."""

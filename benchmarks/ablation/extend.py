@@ -46,7 +46,7 @@ from swiftmedsam.segment import segment
 from swiftmedsam.settings import Settings
 
 OFF = {
-    "extend_least_area": 0.0, "extend_most_brightness": 1e9, "extend_least_agreement": 0.0,
+    "extend_least_area": 0.0, "extend_least_likeness": 0.0, "extend_least_agreement": 0.0,
     "extend_least_iou": 0.0,
 }  # fmt: skip
 ALL_OFF = " ".join(f"{key}={value}" for key, value in OFF.items())
@@ -54,14 +54,14 @@ METHOD = "extended"
 RULES = (
     METHOD,
     "without area: extend_least_area=0.0",
-    "without brightness: extend_most_brightness=1e9",
+    "without likeness: extend_least_likeness=0.0",
     "without agreement: extend_least_agreement=0.0",
     "without predicted IoU: extend_least_iou=0.0",
-    f"area alone: {ALL_OFF} extend_least_area=0.1",
-    f"brightness alone: {ALL_OFF} extend_most_brightness=2.5",
-    f"agreement alone: {ALL_OFF} extend_least_agreement=0.4",
-    f"predicted IoU alone: {ALL_OFF} extend_least_iou=0.5",
-    "no gap: extend_gap=0",
+    f"area alone: {ALL_OFF} extend_least_area=0.4",
+    f"likeness alone: {ALL_OFF} extend_least_likeness=0.5",
+    f"agreement alone: {ALL_OFF} extend_least_agreement=0.35",
+    f"predicted IoU alone: {ALL_OFF} extend_least_iou=0.4",
+    "a gap of one slice: extend_gap=1",
     "tighter prompts: tracked_margin=0",
     'previous mask: prompts=("previous",)',
 )

@@ -118,14 +118,14 @@ def test_a_bound_ends_it_and_is_told():
 @pytest.mark.parametrize(
     ("signs", "settings", "ended"),
     [
-        (Signs(1, 0, 1, 1), {}, False),
-        (Signs(0, 0, 0, 1), {"extend_least_area": 0, "extend_least_agreement": 0}, True),
-        (Signs(0.3, 0, 1, 1), {"extend_least_area": 0.2}, False),
-        (Signs(0.3, 0, 1, 1), {"extend_least_area": 0.4}, True),
-        (Signs(1, 1.9, 1, 1), {"extend_most_brightness": 2}, False),
-        (Signs(1, 2.1, 1, 1), {"extend_most_brightness": 2}, True),
-        (Signs(1, 0, 0.3, 1), {"extend_least_agreement": 0.4}, True),
-        (Signs(1, 0, 1, 0.7), {"extend_least_iou": 0.8}, True),
+        (Signs(1, 1, 1, 1), {}, False),
+        (Signs(0, 1, 0, 1), {"extend_least_area": 0, "extend_least_agreement": 0}, True),
+        (Signs(0.3, 1, 1, 1), {"extend_least_area": 0.2}, False),
+        (Signs(0.3, 1, 1, 1), {"extend_least_area": 0.4}, True),
+        (Signs(1, 0.7, 1, 1), {"extend_least_likeness": 0.6}, False),
+        (Signs(1, 0.5, 1, 1), {"extend_least_likeness": 0.6}, True),
+        (Signs(1, 1, 0.3, 1), {"extend_least_agreement": 0.4}, True),
+        (Signs(1, 1, 1, 0.7), {"extend_least_iou": 0.8}, True),
     ],
 )
 def test_each_sign_has_its_bound(signs, settings, ended):
@@ -151,10 +151,11 @@ def test_an_object_ends_where_the_network_is_unsure_of_it():
     image[:9, 20:40, 60:100] = 255
     image[9:, 20:40, 60:68] = 255
     box = box_at(image, 6)
-    unsure = replace(NO_CROPS, extend_least_iou=0.8)
+    only_iou = replace(NO_CROPS, extend_least_area=0.0, extend_least_agreement=0.0)
+    unsure = replace(only_iou, extend_least_iou=0.8)
     ended = extended(image, box, network=UnsureOfShortRows(), settings=unsure)
     assert slices_of(ended.labels) == list(range(9))
-    sure = replace(NO_CROPS, extend_least_iou=0.0)
+    sure = replace(only_iou, extend_least_iou=0.0)
     went_on = extended(image, box, network=UnsureOfShortRows(), settings=sure)
     assert slices_of(went_on.labels) == list(range(DEPTH))
 
@@ -165,9 +166,19 @@ def test_an_object_ends_where_its_place_is_of_another_brightness():
     image[:9][image[:9] > 0] = 200
     image[9:][image[9:] > 0] = 160
     labels = extended(image, box_at(image, 6)).labels
-    assert slices_of(labels) == list(range(9))  # a deviation is 10 at least: 4 of them
-    near = np.where(image == 160, np.uint8(180), image)
+    assert slices_of(labels) == list(range(9))  # levels are 17 apart: nothing in common
+    near = np.where(image == 160, np.uint8(193), image)
     assert slices_of(extended(near, box_at(near, 6)).labels) == list(range(DEPTH))
+
+
+def test_brightness_is_compared_by_the_values_that_two_masks_have_in_common():
+    """Half of the object gets much darker in slice 9, and a quarter of it in slice 3."""
+    image = squares(dict.fromkeys(range(DEPTH), (20, 60)))
+    image[image > 0] = 230
+    image[9:, 20:40, 60:71] = 150  # 11 of 20 columns
+    image[:4, 20:40, 60:65] = 150
+    labels = extended(image, box_at(image, 6)).labels
+    assert slices_of(labels) == list(range(9))
 
 
 def test_areas_are_measured_by_the_largest_on_the_way():
