@@ -163,12 +163,13 @@ class Follower:
         """How far each side of the user's prompt is from the mask that it gave.
 
         (4,) x_min, y_min, x_max, y_max, in input pixels of the whole slice; what leads outwards is
-        negative for the first two, positive for the last two. A mask that the user drew has none.
+        negative for the first two, positive for the last two. A mask that the user drew has no
+        prompt: `Settings.previous_margin` is all around it.
         """
         whole = Frame(self._height, self._width)
         inside = around(shown(first.patch, whole))
         if first.asked is None or inside is None:
-            return OUTWARDS * self._settings.tracked_margin
+            return OUTWARDS * self._settings.previous_margin
         prompt = self._given_prompt(whole, first.z, first.asked)[0]
         margins: Box = np.maximum(OUTWARDS * (prompt - inside), 0) * OUTWARDS
         return margins

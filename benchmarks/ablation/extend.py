@@ -62,7 +62,6 @@ RULES = (
     f"agreement alone: {ALL_OFF} extend_least_agreement=0.35",
     f"predicted IoU alone: {ALL_OFF} extend_least_iou=0.4",
     "a gap of one slice: extend_gap=1",
-    "tighter prompts: tracked_margin=0",
     'previous mask: prompts=("previous",)',
 )
 BOX_3D, EVERY, KNOWN = "3D box", "box in every slice", "ends known"

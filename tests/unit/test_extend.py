@@ -385,7 +385,7 @@ def test_each_side_of_the_box_keeps_its_distance_from_the_object():
 def test_a_given_mask_has_no_box_and_several_boxes_have_the_one_around_them():
     image = squares(dict.fromkeys(range(3), (20, 60)))[:3]
     mask = Given(1, np.zeros((0, 4)), image[1] > 0)
-    assert prompts_of([mask], image) == [[58, 18, 81, 41]] * 2  # 2 wider
+    assert prompts_of([mask], image) == [[57, 17, 82, 42]] * 2  # 3 wider
     halves = Given(1, np.array([[55.0, 15, 70, 42], [68, 18, 85, 40]]))
     assert prompts_of([halves], image)[2:] == [[54, 14, 86, 43]] * 2
 
