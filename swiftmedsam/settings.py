@@ -68,9 +68,9 @@ class Settings:
     # ended where a slice shows one of these signs (docs/decisions/042-extend.md).
     extend_least_area: float = 0.4  # a smaller mask, in areas of the largest one on this way
     # a smaller share of the mask's brightness values that the given slice's mask has, too
-    extend_least_likeness: float = 0.5
-    extend_least_agreement: float = 0.35  # a smaller IoU with the mask that flow carried there
-    extend_least_iou: float = 0.4  # a smaller predicted IoU, in that of the given slice
+    extend_least_likeness: float = 0.55
+    extend_least_agreement: float = 0.4  # a smaller IoU with the mask that flow carried there
+    extend_least_iou: float = 0.5  # a smaller predicted IoU, in that of the given slice
     extend_gap: int = 0  # so many slices in a row with a sign are passed over
     extend_most: int = 256  # slices at most, in each direction
     extend_reach: float = 0.25  # how far a mask may reach out of its neighbour's box, in its sides
