@@ -216,13 +216,13 @@ def summary(rows: Sequence[Row], by_box: float) -> str:
     """Objects, DSC, its share of the 3D box's, ends and leaks of the rows of one variant."""
     score = 100 * float(np.mean([row.dsc for row in rows]))
     ends = [end for row in rows for end in row.ends]
-    near = f"{np.median(ends):g} | {100 * np.mean(np.array(ends) <= NEAR):.0f}% | {len(ends)}"
+    near = "- | - | 0"
+    if ends:
+        share = 100 * np.mean(np.array(ends) <= NEAR)
+        near = f"{np.median(ends):g} | {share:.0f}% | {len(ends)}"
     could = [row for row in rows if row.could_leak]
     leaks = f"{sum(row.leaks for row in could)} of {len(could)}"
-    return (
-        f"{len(rows)} | {score:.1f} | {score / by_box:.2f} | "
-        f"{near if ends else '- | - | 0'} | {leaks if could else '-'}"
-    )
+    return f"{len(rows)} | {score:.1f} | {score / by_box:.2f} | {near} | {leaks if could else '-'}"
 
 
 HEADER = "objects | DSC | of the 3D box's | ends: median | within 2 | ends | leaks"
