@@ -23,7 +23,7 @@ from swiftmedsam.case import IN_PLANE, Boxes, Case, CaseError
 from swiftmedsam.embeddings import Embeddings
 from swiftmedsam.follow import Follower, Found, Given, Signs, patch_of
 from swiftmedsam.frame import Patch, hull
-from swiftmedsam.result import Clock, Progress, Result, label_dtype
+from swiftmedsam.result import Clock, Labels, Progress, Result, label_dtype
 from swiftmedsam.segment import NetworkLike, default_settings, embeddings_of, segment
 from swiftmedsam.settings import Settings
 
@@ -67,7 +67,7 @@ def has_ended(signs: Signs, settings: Settings) -> bool:
     return (
         signs.area == 0
         or signs.area < settings.extend_least_area
-        or signs.brightness > settings.extend_most_brightness
+        or signs.likeness < settings.extend_least_likeness
         or signs.agreement < settings.extend_least_agreement
         or signs.predicted_iou < settings.extend_least_iou
     )
@@ -299,14 +299,25 @@ def extend_objects(
                 f"{settings.extend_most} slices"
             )
             log.warning("%s", warnings[-1])
-    labels = np.zeros(case.image.shape, label_dtype(len(objects)))
-    sizes = {number: extents[number].size for number in sorted(extents)}
-    order = sorted(sizes, key=lambda n: -sizes[n]) if settings.smaller_box_wins else sorted(sizes)
+    every = [extents[number] for number in range(len(objects))]
+    labels = painted(every, case.image.shape, settings)
+    ious = {number: list(extents[number].predicted_iou.values()) for number in sorted(extents)}
+    return Result(labels, ious, dict(clock.seconds), tuple(warnings))
+
+
+def painted(extents: Sequence[Extent], shape: tuple[int, ...], settings: Settings) -> Labels:
+    """Labels (D, H, W) of objects: i + 1 in object i. Where two overlap, the smaller one counts.
+
+    Without `Settings.smaller_box_wins` the later one counts.
+    """
+    labels = np.zeros(shape, label_dtype(len(extents)))
+    order = list(range(len(extents)))
+    if settings.smaller_box_wins:
+        order.sort(key=lambda number: -extents[number].size)
     for number in order:  # what is painted later counts
         for z, patch in extents[number].masks.items():
             labels[z, patch.rows, patch.columns][patch.mask] = number + 1
-    ious = {number: list(extents[number].predicted_iou.values()) for number in sorted(extents)}
-    return Result(labels, ious, dict(clock.seconds), tuple(warnings))
+    return labels
 
 
 def _extent_of(result: Result, place: int) -> Extent:

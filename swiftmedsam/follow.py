@@ -1,8 +1,9 @@
 """Following one object from slice to slice where no box bounds it: `extend` decides how far.
 
-A slice is asked with two boxes, and their logits are averaged: the box around the previous slice's
-mask, and the box around the mask that optical flow carried here (`Settings.prompts`). The user's
-box holds for its own slice only. What a mask may reach in the next slice is a window around both.
+A slice is asked with one box. It lies around the mask that optical flow carried here as the user's
+box lies around its own mask: each side is as far away as there (`Found.margins`). So the network is
+asked in every slice as it was asked in the first one. What a mask may reach in the next slice is a
+window around the previous mask and the carried one.
 """
 
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ from swiftmedsam.settings import TRACKED, Settings
 from swiftmedsam.views import View, choose_views
 
 REACH_PIXELS = 4  # input pixels that a window is wider than `Settings.extend_reach` makes it
-LEAST_DEVIATION = 10.0  # of an object's values, of 0..255: some objects are of one value
+LEVELS = 16  # of brightness, of 0..255, in which values of two masks are compared
 LEAST_IOU = 0.01  # that others are divided by
+OUTWARDS = np.array([-1, -1, 1, 1])  # of the sides of a box
 WHOLLY_SURE = 1.0  # predicted IoU of a mask that the user gave
 
 Box = npt.NDArray[np.float64]
@@ -50,6 +52,7 @@ class Found:
     predicted_iou: float
     answers: tuple[Answer, ...] = ()
     limits: Span = (slice(0, 0), slice(0, 0))  # rows and columns that the answers hold for
+    asked: Box | None = None  # (4,) the box that the user drew around it; None: there is none
 
     @property
     def area(self) -> int:
@@ -75,7 +78,7 @@ class Signs:
     """By what a slice shows that the object has ended; `Settings` has the bounds."""
 
     area: float  # of the mask, in areas of the largest one on the way to it
-    brightness: float  # how far its mean is from the first slice's, in deviations of that one
+    likeness: float  # the share of its values, by level, that the first slice's mask has, too
     agreement: float  # IoU of the mask and the one that flow carried here
     predicted_iou: float  # of the mask, in that of the first slice
 
@@ -107,7 +110,8 @@ class Follower:
         for one in found:
             mask[one.patch.rows, one.patch.columns] |= one.patch.mask
         iou = float(np.mean([one.predicted_iou for one in found]))
-        return Found(given.z, patch_of(mask), iou, limits=whole)
+        asked = np.concatenate([given.boxes[:, :2].min(axis=0), given.boxes[:, 2:].max(axis=0)])
+        return Found(given.z, patch_of(mask), iou, limits=whole, asked=asked)
 
     def onward(self, first: Found, last: int) -> Iterator[tuple[Found, Signs]]:
         """The slices beside `first` one after the other up to slice `last`, above or below it.
@@ -116,20 +120,24 @@ class Follower:
         """
         direction = 1 if last > first.z else -1
         before, view, masks = first, self._view(box_of(first.patch)), dict[Frame, SoftMask]()
-        largest = first.area
+        largest, margins = first.area, self._margins(first)
         for z in range(first.z + direction, last + direction, direction):
             box = box_of(before.patch)
             if not self._fits(view, box):
                 view = self._view(box)
-            prompts, carried = {}, {}
+            carried = {}
             for frame, _ in view:
                 mask = masks.get(frame)
                 mask = shown(before.patch, frame) if mask is None else mask
                 everything = slice(0, frame.inner[0]), slice(0, frame.inner[1])
                 carried[frame] = self._flow.moved(mask, everything, frame, z - direction, z)
-                prompts[frame] = self._asked(frame, before.patch, carried[frame])
             whole, _ = view[-1]
-            limits = self._window(view, hull_of(box, whole, carried[whole]))
+            tracked = around(carried[whole])
+            asked = self._asked(whole, before.patch, tracked, margins)
+            prompts = {frame: prompt_of(asked, frame)[np.newaxis] for frame, _ in view}
+            if tracked is not None:
+                box = hull_of(box, in_slice(tracked, whole))
+            limits = self._window(view, box)
             found = self._decoded(z, view, prompts, limits)
             largest = max(largest, found.area)
             yield found, self._signs(first, largest, found, whole, carried[whole])
@@ -142,12 +150,29 @@ class Follower:
     def _in_box(self, z: int, box: Box) -> Found:
         """What a given box (4,) marks in slice `z`: as `segment` finds it in the first slice."""
         view = self._view(box)
-        in_volume = np.insert(box, [2, 4], z)[np.newaxis]
-        prompts = {
-            frame: self._prompts.choose(frame, z, in_volume, [None])[0].prompts for frame, _ in view
-        }
+        prompts = {frame: self._given_prompt(frame, z, box) for frame, _ in view}
         limits = limits_of(box, self._height, self._width, self._settings)
-        return self._decoded(z, view, prompts, limits)
+        return replace(self._decoded(z, view, prompts, limits), asked=box)
+
+    def _given_prompt(self, frame: Frame, z: int, box: Box) -> FloatArray:
+        """The prompt (1, 4) of a box (4,) that the user drew."""
+        in_volume = np.insert(box, [2, 4], z)[np.newaxis]
+        return self._prompts.choose(frame, z, in_volume, [None])[0].prompts
+
+    def _margins(self, first: Found) -> Box:
+        """How far each side of the user's prompt is from the mask that it gave.
+
+        (4,) x_min, y_min, x_max, y_max, in input pixels of the whole slice; what leads outwards is
+        negative for the first two, positive for the last two. A mask that the user drew has no
+        prompt: `Settings.previous_margin` is all around it.
+        """
+        whole = Frame(self._height, self._width)
+        inside = around(shown(first.patch, whole))
+        if first.asked is None or inside is None:
+            return OUTWARDS * self._settings.previous_margin
+        prompt = self._given_prompt(whole, first.z, first.asked)[0]
+        margins: Box = np.maximum(OUTWARDS * (prompt - inside), 0) * OUTWARDS
+        return margins
 
     def _decoded(self, z: int, view: View, prompts: dict[Frame, FloatArray], limits: Span) -> Found:
         """What slice `z` answers to the prompts (P, 4) of each frame of a view."""
@@ -162,16 +187,17 @@ class Follower:
             iou += weight * sure
         return Found(z, mask_of(answers, limits), iou, tuple(answers), limits)
 
-    def _asked(self, frame: Frame, before: Patch, carried: SoftMask) -> FloatArray:
-        """The prompts (P, 4) of a slice, in input pixels."""
-        previous = frame.prompt_around(before, self._settings.previous_margin)
-        prompts = [] if previous is None else [previous]
-        if self._settings.uses_tracking or not prompts:
-            tracked = _around(carried, self._settings.tracked_margin, frame)
-            prompts += [] if tracked is None else [tracked]
-        if not prompts:  # a frame that shows neither: cannot be, for a view fits the mask
-            prompts = [np.array([0, 0, frame.inner[1], frame.inner[0]], np.float32)]
-        return np.stack(prompts)
+    def _asked(self, whole: Frame, before: Patch, tracked: Box | None, margins: Box) -> Box:
+        """The edges (4,), in pixels of the slice, of the box that a slice is asked with.
+
+        `before` is the mask of the slice beside it, `tracked` the box (4,) around the one that flow
+        carried here. Like `margins`, it is in input pixels of the frame `whole`.
+        """
+        if self._settings.uses_tracking and tracked is not None:
+            return in_slice(tracked + margins, whole)
+        edges: Box = box_of(before) + np.array([0, 0, 1, 1])
+        edges += OUTWARDS * self._settings.previous_margin / whole.scale
+        return edges
 
     def _renewed(self, frame: Frame, patch: Patch, carried: SoftMask) -> SoftMask:
         """The mask that flow will carry on: in part this slice's, in part the one carried here."""
@@ -188,17 +214,28 @@ class Follower:
         sure = found.predicted_iou / max(first.predicted_iou, LEAST_IOU)
         if not found.area:
             return Signs(0.0, 0.0, 0.0, sure)
-        values, wanted = self._values(found), self._values(first)
-        brightness = abs(values.mean() - wanted.mean()) / max(wanted.std(), LEAST_DEVIATION)
+        likeness = np.minimum(self._shares(found), self._shares(first)).sum()
         tracked, mask = carried > HALF, shown(found.patch, frame) > HALF
         either = np.count_nonzero(tracked | mask)
         agreement = np.count_nonzero(tracked & mask) / either if either else 0.0
-        return Signs(found.area / largest, float(brightness), agreement, sure)
+        return Signs(found.area / largest, float(likeness), agreement, sure)
 
-    def _values(self, found: Found) -> npt.NDArray[np.uint8]:
-        """The pixels of a mask."""
+    def _shares(self, found: Found) -> FloatArray:
+        """The shares (`LEVELS`,) of a mask's pixels that are of each level of brightness.
+
+        A value between two levels counts for both of them, the more for the nearer one: so values
+        that differ by 1 are never of wholly different levels.
+        """
         patch = found.patch
-        return self._image[found.z, patch.rows, patch.columns][patch.mask]
+        values = self._image[found.z, patch.rows, patch.columns][patch.mask]
+        places = values * ((LEVELS - 1) / 255)
+        lower = places.astype(np.intp)
+        upper = places - lower
+        counts = np.bincount(lower, 1 - upper, LEVELS + 1) + np.bincount(
+            lower + 1, upper, LEVELS + 1
+        )
+        shares: FloatArray = (counts[:LEVELS] / values.size).astype(np.float32)
+        return shares
 
     def _view(self, box: Box) -> View:
         """What a box (4,) is shown in: a crop if it is small, and, last, the whole slice."""
@@ -266,22 +303,27 @@ def shown(patch: Patch, frame: Frame) -> SoftMask:
     return np.asarray(cv2.resize(plane, frame.inner[::-1], interpolation=how), np.uint8)
 
 
-def hull_of(box: Box, frame: Frame, carried: SoftMask) -> Box:
-    """The box (4,) around a box and around a mask that flow carried to `frame`."""
-    around = _around(carried, 0, frame)
-    if around is None:
-        return box
-    around = around / frame.scale + np.array([frame.left, frame.top] * 2)
-    return np.concatenate([np.minimum(box[:2], around[:2]), np.maximum(box[2:], around[2:])])
+def hull_of(a: Box, b: Box) -> Box:
+    """The smallest box (4,) around two boxes (4,)."""
+    return np.concatenate([np.minimum(a[:2], b[:2]), np.maximum(a[2:], b[2:])])
 
 
-def _around(mask: SoftMask, margin: int, frame: Frame) -> FloatArray | None:
-    """The box (4,) in input pixels around a mask, wider by `margin`; None if it is empty."""
-    inside = mask > HALF
-    ys, xs = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
-    if not ys.size:
-        return None
-    height, width = frame.inner
-    box = [xs[0] - margin, ys[0] - margin, xs[-1] + margin, ys[-1] + margin]
-    limits = np.array([width - 1, height - 1] * 2)
-    return np.clip(np.array(box), 0, limits).astype(np.float32)
+def around(mask: SoftMask) -> Box | None:
+    """The box (4,) around a mask, in input pixels, its ends inclusive; None if it is empty."""
+    ys, xs = (np.flatnonzero((mask > HALF).any(axis=axis)) for axis in (1, 0))
+    return np.array([xs[0], ys[0], xs[-1], ys[-1]], np.float64) if ys.size else None
+
+
+def in_slice(box: Box, frame: Frame) -> Box:
+    """The edges (4,), in pixels of the slice, of a box (4,) of input pixels, its ends inclusive."""
+    edges: Box = (box + np.array([0, 0, 1, 1])) / frame.scale
+    edges += np.array([frame.left, frame.top] * 2)
+    return edges
+
+
+def prompt_of(edges: Box, frame: Frame) -> FloatArray:
+    """The prompt (4,) of a frame, in its input pixels, of a box with these edges in the slice."""
+    places = (edges - np.array([frame.left, frame.top] * 2)) * frame.scale
+    last = np.array([0, 0, 1, 1])  # the pixel before an edge
+    prompt: FloatArray = np.clip(places - last, 0, np.array(frame.inner[::-1] * 2))
+    return prompt.astype(np.float32)

@@ -66,13 +66,12 @@ class Settings:
 
     # How far an object is followed from boxes that are one slice thick (`extend`, `follow`). It has
     # ended where a slice shows one of these signs (docs/decisions/042-extend.md).
-    extend_least_area: float = 0.1  # a smaller mask, in areas of the largest one on this way
-    # values of the image whose mean in the mask is further from that in the given slice's mask, in
-    # standard deviations there
-    extend_most_brightness: float = 2.5
+    extend_least_area: float = 0.4  # a smaller mask, in areas of the largest one on this way
+    # a smaller share of the mask's brightness values that the given slice's mask has, too
+    extend_least_likeness: float = 0.55
     extend_least_agreement: float = 0.4  # a smaller IoU with the mask that flow carried there
     extend_least_iou: float = 0.5  # a smaller predicted IoU, in that of the given slice
-    extend_gap: int = 1  # so many slices in a row with a sign are passed over
+    extend_gap: int = 0  # so many slices in a row with a sign are passed over
     extend_most: int = 256  # slices at most, in each direction
     extend_reach: float = 0.25  # how far a mask may reach out of its neighbour's box, in its sides
 
@@ -80,10 +79,11 @@ class Settings:
         """Check the values."""
         for name in ("small_box", "image_crops", "volume_crops", "previous_margin"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("extend_most", "extend_gap", "extend_reach", "extend_most_brightness"):
+        for name in ("extend_most", "extend_gap", "extend_reach"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("extend_least_area", "extend_least_iou", "extend_least_agreement"):
-            self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        for name in ("area", "likeness", "agreement", "iou"):
+            field_name = f"extend_least_{name}"
+            self._require(field_name, 0 <= getattr(self, field_name) <= 1, "between 0 and 1")
         for name in ("least_crop", "least_decoded", "most_step"):
             self._require(name, getattr(self, name) >= 1, "1 or more")
         for name in ("crop_weight", "renewal"):

@@ -4,11 +4,12 @@
 
 Each object of a volume is marked in its middle slice. Its box there is loosened as the organisers'
 are: each side is moved outward by 0 to 5 pixels of the 256 x 256 input. The object is then followed
-upwards and downwards to its end, and compared with the truth and with what its 3D box gives.
+upwards and downwards to its end, and compared with the truth and with what its 3D box gives. All
+objects of a volume are marked, as in the challenge; where two overlap, the smaller one counts.
 
-A VARIANT is `NAME: KEY=VALUE ...` with fields of `swiftmedsam.settings.Settings`. Without any,
-those of `VARIANTS` are compared: the first one is the method, the others change a rule. Four
-references are always there:
+A VARIANT is `NAME: KEY=VALUE ...` with fields of `swiftmedsam.settings.Settings`. Without any, the
+method is measured alone; with --rules, also with each rule of the end changed. All variants share
+embeddings, and those that go the same way share its masks. Four references are always there:
 
     3D box                   what the box of the whole object gives
     box in every slice       the middle slice's box in each slice of the 3D box, nothing followed
@@ -37,7 +38,7 @@ from swiftmedsam.cpu import AUTO, PRECISIONS
 from swiftmedsam.embeddings import Embeddings
 from swiftmedsam.evaluation.datasets import read_sets
 from swiftmedsam.evaluation.dice import dsc
-from swiftmedsam.extend import Extent, extended
+from swiftmedsam.extend import extended, painted
 from swiftmedsam.follow import Follower, Found, Given, Signs
 from swiftmedsam.frame import INPUT_SIZE
 from swiftmedsam.result import Clock
@@ -45,22 +46,25 @@ from swiftmedsam.segment import segment
 from swiftmedsam.settings import Settings
 
 OFF = {
-    "extend_least_area": 0.0, "extend_most_brightness": 1e9, "extend_least_agreement": 0.0,
+    "extend_least_area": 0.0, "extend_least_likeness": 0.0, "extend_least_agreement": 0.0,
     "extend_least_iou": 0.0,
 }  # fmt: skip
 ALL_OFF = " ".join(f"{key}={value}" for key, value in OFF.items())
-VARIANTS = (
-    "extended",
+METHOD = "extended"
+RULES = (
+    METHOD,
     "without area: extend_least_area=0.0",
-    "without brightness: extend_most_brightness=1e9",
+    "without likeness: extend_least_likeness=0.0",
     "without agreement: extend_least_agreement=0.0",
     "without predicted IoU: extend_least_iou=0.0",
-    f"area alone: {ALL_OFF} extend_least_area=0.1",
-    f"brightness alone: {ALL_OFF} extend_most_brightness=2.5",
+    f"area alone: {ALL_OFF} extend_least_area=0.4",
+    f"likeness alone: {ALL_OFF} extend_least_likeness=0.55",
     f"agreement alone: {ALL_OFF} extend_least_agreement=0.4",
     f"predicted IoU alone: {ALL_OFF} extend_least_iou=0.5",
-    "no gap: extend_gap=0",
-    "wider prompts: tracked_margin=4 previous_margin=4",
+    "smaller areas: extend_least_area=0.2",
+    "less likeness: extend_least_likeness=0.45",
+    "a gap of one slice: extend_gap=1",
+    'previous mask: prompts=("previous",)',
 )
 BOX_3D, EVERY, KNOWN = "3D box", "box in every slice", "ends known"
 HALF = f"until half its size: {ALL_OFF} extend_least_area=0.5 extend_gap=0"
@@ -161,14 +165,6 @@ def marked(truth: Mask, name: str) -> tuple[Given, int, int]:
     return Given(middle, loosened(truth[middle], random)[np.newaxis]), first, last
 
 
-def mask_of(extent: Extent, shape: tuple[int, ...]) -> Mask:
-    """The object (D, H, W) that was found."""
-    mask = np.zeros(shape, np.bool_)
-    for z, patch in extent.masks.items():
-        mask[z, patch.rows, patch.columns] = patch.mask
-    return mask
-
-
 def plain(settings: Settings) -> Settings:
     """Settings without what says where an object ends: the same for all that go the same way."""
     return replace(settings, **OFF, extend_gap=0, extend_most=0)
@@ -179,52 +175,54 @@ def measure(
 ) -> Iterator[Row]:
     """Rows of a volume, object by object."""
     image, modality = case.image, case.name.split("_")[1]
-    depth, shape = len(image), image.shape
+    depth = len(image)
     embeddings = Embeddings(image, network, KEPT)
     method = variants[0].settings
-    by_3d_box = segment(case, network, method, embeddings=embeddings).labels
+    labels = np.unique(truth[truth > 0]).tolist()
+    known = [marked(truth == label, f"{case.name}/{label}") for label in labels]
+    nowhere = np.zeros(image.shape[1:], np.bool_)
     followers: dict[Settings, Remembering] = {}
-    nowhere = np.zeros(shape[1:], np.bool_)
-    for label in np.unique(truth[truth > 0]).tolist():
-        own = truth == label
-        given, first, last = marked(own, f"{case.name}/{label}")
 
-        def row(
-            variant: str, mask: Mask, own: Mask = own, label: int = label,
-            ends: tuple[int, int] = (first, last),
-        ) -> Row:  # fmt: skip
+    def rows(variant: str, found: Sequence[Mask]) -> Iterator[Row]:
+        for label, (_, first, last), mask in zip(labels, known, found, strict=True):
             slices = np.flatnonzero(mask.any(axis=(1, 2)))
-            found = (int(slices[0]), int(slices[-1])) if slices.size else (-1, -1)
+            reached = (int(slices[0]), int(slices[-1])) if slices.size else (-1, -1)
             place = variant, case.name, modality, dataset, label, depth
-            return Row(*place, *ends, *found, dsc(mask, own))
+            yield Row(*place, first, last, *reached, dsc(mask, truth == label))
 
-        yield row(BOX_3D, by_3d_box == label)
-        box = given.boxes
-        without_end = replace(method, **OFF, extend_gap=depth)
-        bounds = [Given(z, box, nowhere) for z in (first - 1, last + 1) if 0 <= z < depth]
-        every = [Given(z, box) for z in range(first, last + 1)]
-        asked = [(EVERY, method, [*every, *bounds]), (KNOWN, without_end, [given, *bounds])]
-        asked += [(one.name, one.settings, [given]) for one in variants]
-        for name, settings, its in asked:
-            way = plain(settings)
-            if way not in followers:
-                followers[way] = Remembering(
-                    depth, image, network, embeddings, settings, Clock()
-                )  # fmt: skip
-            yield row(name, mask_of(extended(its, followers[way], depth, settings), shape))
+    def followed(variant: str, settings: Settings, given: Sequence[list[Given]]) -> Iterator[Row]:
+        way = plain(settings)
+        if way not in followers:
+            followers[way] = Remembering(depth, image, network, embeddings, settings, Clock())
+        extents = [extended(one, followers[way], depth, settings) for one in given]
+        painted_ = painted(extents, image.shape, settings)
+        yield from rows(variant, [painted_ == number + 1 for number in range(len(labels))])
+
+    by_3d_box = segment(case, network, method, embeddings=embeddings).labels
+    yield from rows(BOX_3D, [by_3d_box == label for label in labels])
+    without_end = replace(method, **OFF, extend_gap=depth)
+    every, bounded = [], []
+    for given, first, last in known:
+        bounds = [Given(z, given.boxes, nowhere) for z in (first - 1, last + 1) if 0 <= z < depth]
+        bounded.append([given, *bounds])
+        every.append([*(Given(z, given.boxes) for z in range(first, last + 1)), *bounds])
+    yield from followed(EVERY, method, every)
+    yield from followed(KNOWN, without_end, bounded)
+    for variant in variants:
+        yield from followed(variant.name, variant.settings, [[given] for given, _, _ in known])
 
 
 def summary(rows: Sequence[Row], by_box: float) -> str:
     """Objects, DSC, its share of the 3D box's, ends and leaks of the rows of one variant."""
     score = 100 * float(np.mean([row.dsc for row in rows]))
     ends = [end for row in rows for end in row.ends]
-    near = f"{np.median(ends):g} | {100 * np.mean(np.array(ends) <= NEAR):.0f}% | {len(ends)}"
+    near = "- | - | 0"
+    if ends:
+        share = 100 * np.mean(np.array(ends) <= NEAR)
+        near = f"{np.median(ends):g} | {share:.0f}% | {len(ends)}"
     could = [row for row in rows if row.could_leak]
     leaks = f"{sum(row.leaks for row in could)} of {len(could)}"
-    return (
-        f"{len(rows)} | {score:.1f} | {score / by_box:.2f} | "
-        f"{near if ends else '- | - | 0'} | {leaks if could else '-'}"
-    )
+    return f"{len(rows)} | {score:.1f} | {score / by_box:.2f} | {near} | {leaks if could else '-'}"
 
 
 HEADER = "objects | DSC | of the 3D box's | ends: median | within 2 | ends | leaks"
@@ -281,7 +279,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.ablation.extend", description=__doc__)
     parser.add_argument("inputs", type=Path)
     parser.add_argument("truths", type=Path)
-    parser.add_argument("variants", nargs="*", default=VARIANTS, metavar="VARIANT")
+    parser.add_argument("variants", nargs="*", metavar="VARIANT")
+    parser.add_argument("--rules", action="store_true", help="each rule of the end changed, too")
     parser.add_argument("--sets", type=Path, metavar="FILE", help="the data set of each case")
     parser.add_argument("--only", default="3D*", metavar="GLOB")
     parser.add_argument("--weights", type=Path, metavar="DIR")
@@ -289,7 +288,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, metavar="FILE")
     options = parser.parse_intermixed_args(argv)
     try:
-        variants = [Variant.parse(text) for text in (*options.variants, HALF)]
+        asked = options.variants or (RULES if options.rules else [METHOD])
+        variants = [Variant.parse(text) for text in (*asked, HALF)]
     except ValueError as error:
         parser.error(str(error))
     network = load(options.weights, precision=options.precision)

@@ -85,7 +85,7 @@ def test_the_command_measures_volumes(inputs, tmp_path, monkeypatch, capsys):
     table = tmp_path / "rows.csv"
     variants = ["best", "bound: extend_most=1", "no crops: volume_crops=0"]
     assert extend.main([str(inputs), str(truths), *variants, "--csv", str(table)]) == 0
-    assert sorted(network.encoded.values()) == [1] * 5 + [4]  # of 4 slices around it, all black
+    assert sorted(network.encoded.values()) == [1] * 5 + [2]  # of 2 slices around it, all black
     printed = capsys.readouterr().out
     assert printed.startswith("toy, f32, 1 threads\n\n| variant | objects | DSC |")
     with table.open() as stream:
