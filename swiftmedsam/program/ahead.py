@@ -6,6 +6,7 @@ import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
+from swiftmedsam.case import CaseError
 from swiftmedsam.result import Clock
 
 
@@ -60,7 +61,7 @@ class Ahead:
         future = self._pending[1]
         try:
             future.result()  # a signal ends this, too
-        except Exception as error:
+        except (CaseError, OSError) as error:
             if not files.was_full(error):
                 raise
             return False
