@@ -119,20 +119,17 @@ class Follower:
         It does not ask whether the object is still there. `first` must not be empty.
         """
         direction = 1 if last > first.z else -1
-        before, view, masks = first, self._view(box_of(first.patch)), dict[Frame, SoftMask]()
+        before, view = first, self._view(box_of(first.patch))
         largest, margins = first.area, self._margins(first)
+        whole = Frame(self._height, self._width)
+        everything = slice(0, whole.inner[0]), slice(0, whole.inner[1])
+        mask = shown(first.patch, whole)
         for z in range(first.z + direction, last + direction, direction):
             box = box_of(before.patch)
             if not self._fits(view, box):
                 view = self._view(box)
-            carried = {}
-            for frame, _ in view:
-                mask = masks.get(frame)
-                mask = shown(before.patch, frame) if mask is None else mask
-                everything = slice(0, frame.inner[0]), slice(0, frame.inner[1])
-                carried[frame] = self._flow.moved(mask, everything, frame, z - direction, z)
-            whole, _ = view[-1]
-            tracked = around(carried[whole])
+            carried = self._flow.moved(mask, everything, whole, z - direction, z)
+            tracked = around(carried)
             asked = self._asked(whole, before.patch, tracked, margins)
             prompts = {frame: prompt_of(asked, frame)[np.newaxis] for frame, _ in view}
             if tracked is not None:
@@ -140,10 +137,8 @@ class Follower:
             limits = self._window(view, box)
             found = self._decoded(z, view, prompts, limits)
             largest = max(largest, found.area)
-            yield found, self._signs(first, largest, found, whole, carried[whole])
-            masks = {
-                frame: self._renewed(frame, found.patch, own) for frame, own in carried.items()
-            }
+            yield found, self._signs(first, largest, found, whole, carried)
+            mask = self._renewed(whole, found.patch, carried)
             if found.area:
                 before = found
 
