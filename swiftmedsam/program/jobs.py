@@ -213,8 +213,10 @@ def run_jobs(
             bar.show(number, name, 0, 1)
             report.note(job, BEGUN)
             progress = watched(functools.partial(bar.show, number, name), stopper, timeout, name)
-            later = (jobs[at] for at in range(number, len(jobs)))
-            following = next((one for one in later if not is_there(one)), None)
+            following = None
+            if job.files is not None:  # else nothing is fetched
+                later = (jobs[at] for at in range(number, len(jobs)))
+                following = next((one for one in later if not is_there(one)), None)
             step = functools.partial(
                 run_and_count, job, network, progress, report, stopper, ahead, following
             )
