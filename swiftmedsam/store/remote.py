@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swiftmedsam.extras import how_to_install
+from swiftmedsam.extras import EXTRAS, how_to_install
 from swiftmedsam.messages import printable
 from swiftmedsam.store.retries import (
     StoreError,
@@ -25,7 +25,6 @@ from swiftmedsam.urls import READ_ONLY, Url, is_name, parse_url
 AT_ONCE = 8  # files of a folder that are fetched at the same time
 SILENCE = 60.0  # seconds without a byte, until a connection counts as lost
 PROBE = ".swiftmedsam-test"  # a file that is stored and removed to see whether that is possible
-EXTRA_OF = {"gs": "gs", "az": "az"}  # the extra that installs a back end; by default `store`
 # Loggers that tell where they found credentials, or show tracebacks of errors that are told here.
 LOUD = {
     "s3": {"aiobotocore": logging.WARNING, "botocore": logging.WARNING},
@@ -59,7 +58,7 @@ def filesystem(scheme: str) -> Any:
             scheme, skip_instance_cache=True, use_listings_cache=False, **_options(scheme)
         )
     except ImportError as error:
-        how = how_to_install(EXTRA_OF.get(scheme, "store"))
+        how = how_to_install(scheme if scheme in EXTRAS else "store")
         raise StoreError(f"{scheme}:// needs a package that is not installed: {how}") from error
     except Exception as error:  # as where neither account nor credentials are given
         raise StoreError(f"{scheme}:// cannot be used: {said_by(error)}") from error
