@@ -36,6 +36,12 @@ def overlap(a: slice, b: slice) -> slice:
     return slice(start, max(start, min(a.stop, b.stop)))
 
 
+def every_cell(prompts: int) -> npt.NDArray[np.int32]:
+    """Numbers (prompts, 64, 64) of all cells of the embedding, for each prompt."""
+    cells = np.arange(EMBEDDING_SIZE**2, dtype=np.int32).reshape(1, EMBEDDING_SIZE, EMBEDDING_SIZE)
+    return cells.repeat(prompts, axis=0)
+
+
 def hull(a: slice, b: slice) -> slice:
     """The smallest range that holds both."""
     return slice(min(a.start, b.start), max(a.stop, b.stop))

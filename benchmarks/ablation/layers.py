@@ -24,9 +24,8 @@ import openvino as ov
 from nncf.quantization.advanced_parameters import OverflowFix
 
 from swiftmedsam.convert.quantize import even_slices, quantize
-from swiftmedsam.convert.verify import everywhere
 from swiftmedsam.evaluation.dice import dsc
-from swiftmedsam.frame import FloatArray
+from swiftmedsam.frame import FloatArray, every_cell
 from swiftmedsam.manifest import default_weights, read_manifest
 from swiftmedsam.network import Network, compile_model, load
 from swiftmedsam.system import available_threads
@@ -140,7 +139,7 @@ def compare_encoders(
         right = embeddings["f32"]
         for name, embedding in embeddings.items():
             errors[name].append(np.square(embedding - right).sum() / np.square(right).sum())
-            logits, _ = network.decode(embedding, prompts, everywhere(len(prompts)))
+            logits, _ = network.decode(embedding, prompts, every_cell(len(prompts)))
             masks[name].append(logits > 0)
     lines = [
         "| encoder | error of the embedding | DSC with f32 | least | ms |",
@@ -161,7 +160,7 @@ def compare_decoders(
     masks: dict[str, list[np.ndarray]] = defaultdict(list)
     seconds = defaultdict(list)
     for pixels, prompts in slices:
-        inputs = [network.encode(pixels).copy(), prompts, everywhere(len(prompts))]
+        inputs = [network.encode(pixels).copy(), prompts, every_cell(len(prompts))]
         for name, infer in decoders.items():
             infer(inputs)  # the first call with a new number of prompts is slow
             began = time.perf_counter()
@@ -224,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for pixels, prompts in calibration:
         some = prompts[:CALIBRATION_PROMPTS]
         if len(some):
-            asked.append((network.encode(pixels).copy(), some, everywhere(len(some))))
+            asked.append((network.encode(pixels).copy(), some, every_cell(len(some))))
     decoders = {
         "f32": compiled(read("decoder"), "f32"),
         "decoder in INT8": compiled(quantize(read("decoder"), asked), options.precision),

@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from swiftmedsam.case import IN_PLANE, Case
 from swiftmedsam.evaluation.dice import dsc
-from swiftmedsam.frame import EMBEDDING_SIZE, FloatArray, Frame
+from swiftmedsam.frame import FloatArray, Frame, every_cell
 from swiftmedsam.network import Network
 from swiftmedsam.npz import read_case
 from swiftmedsam.schedule import middle_slices
@@ -55,12 +54,6 @@ def slices_of(case: Case) -> Iterator[tuple[FloatArray, FloatArray]]:
         yield frame.pixels(case.image[z]), frame.prompts(boxes)
 
 
-def everywhere(boxes: int) -> npt.NDArray[np.int32]:
-    """Return the numbers of all cells of the embedding, for each of `boxes` boxes."""
-    cells = np.arange(EMBEDDING_SIZE**2, dtype=np.int32).reshape(1, EMBEDDING_SIZE, EMBEDDING_SIZE)
-    return cells.repeat(boxes, axis=0)
-
-
 def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Parity:
     """Compare `model` (torch) with `network` (OpenVINO) on the cases of a folder.
 
@@ -79,7 +72,7 @@ def verify(model: SwiftMedSAM, network: Network, cases: Path, stored: str) -> Pa
                 wanted, _ = model.decode(
                     model.encode(torch.from_numpy(pixels)), torch.from_numpy(prompts)
                 )
-            found, _ = network.decode(network.encode(pixels), prompts, everywhere(len(prompts)))
+            found, _ = network.decode(network.encode(pixels), prompts, every_cell(len(prompts)))
             difference = np.abs(found - wanted.numpy())
             names.append(case.name)
             differences.append(float(difference.max()))

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from swiftmedsam.evaluation.console import clear_line, positive, progress
 from swiftmedsam.evaluation.metrics import Mask, dsc
 from swiftmedsam.evaluation.report.pictures import evenly
-from swiftmedsam.frame import EMBEDDING_SIZE, INPUT_SIZE, Frame
+from swiftmedsam.frame import INPUT_SIZE, Frame, every_cell
 from swiftmedsam.manifest import WeightsError
 from swiftmedsam.memory import DECODE_BATCH
 from swiftmedsam.network import load
@@ -62,13 +62,12 @@ def _answers(
     network: NetworkLike, frame: Frame, embedding: npt.NDArray[np.float32], boxes: Boxes
 ) -> tuple[list[Mask], list[float]]:
     """Return masks (H, W) of boxes by the rules of LiteMedSAM, and the predicted IoU."""
-    cells = np.arange(EMBEDDING_SIZE**2, dtype=np.int32).reshape(1, EMBEDDING_SIZE, EMBEDDING_SIZE)
     height, width = frame.inner
     masks: list[Mask] = []
     ious: list[float] = []
     for start in range(0, len(boxes), DECODE_BATCH):
         prompts = frame.prompts(boxes[start : start + DECODE_BATCH])
-        logits, iou = network.decode(embedding, prompts, cells.repeat(len(prompts), axis=0))
+        logits, iou = network.decode(embedding, prompts, every_cell(len(prompts)))
         assert logits.shape[1:] == (INPUT_SIZE, INPUT_SIZE)
         shown = (each[:height, :width] for each in logits)
         masks += [cv2.resize(each, (frame.width, frame.height)) > 0 for each in shown]

@@ -30,10 +30,9 @@ from swiftmedsam.convert.verify import (
     MIN_DSC,
     MIN_SLICES,
     ParityError,
-    everywhere,
     verify,
 )
-from swiftmedsam.frame import Frame
+from swiftmedsam.frame import Frame, every_cell
 from swiftmedsam.manifest import MANIFEST
 from swiftmedsam.torch_model import TINY, CheckpointError, SwiftMedSAM, read_state_dict, save_model
 from tests.helpers import image_case, make_case_file, volume_case
@@ -468,7 +467,7 @@ def test_the_exported_decoder_does_what_torchs_does_however_many_blocks_it_has(d
     image = (embedding + model.prompt_encoder.dense_prompt()).flatten(2).transpose(1, 2)
     with torch.no_grad():
         wanted, wanted_iou = model.decode(embedding, boxes)
-        found, iou = ExportedDecoder(model)(image, boxes, torch.from_numpy(everywhere(2)))
+        found, iou = ExportedDecoder(model)(image, boxes, torch.from_numpy(every_cell(2)))
     assert wanted.std() > 0.01  # else there is nothing to compare
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.std()))
     torch.testing.assert_close(iou, wanted_iou, rtol=0, atol=1e-4 * float(wanted_iou.abs().max()))

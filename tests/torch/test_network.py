@@ -17,8 +17,7 @@ import swiftmedsam.manifest
 import swiftmedsam.network
 import swiftmedsam.system
 from swiftmedsam import WeightsError, load, open_image
-from swiftmedsam.convert.verify import everywhere
-from swiftmedsam.frame import Frame
+from swiftmedsam.frame import Frame, every_cell
 from swiftmedsam.manifest import MANIFEST
 from swiftmedsam.network import BLOB_DIGITS, COMPILED
 from swiftmedsam.system import available_threads
@@ -31,7 +30,7 @@ FP16_MIN_DSC = 0.99  # weights rounded to 11 bits move the edge of a mask by les
 PROMPTS = np.array([[65, 55, 175, 125], [20, 20, 60, 70], [0, 3, 256, 9]], np.float32)
 IMAGE = image_case()["imgs"]
 PIXELS = Frame(48, 80).pixels(IMAGE)
-EVERYWHERE = everywhere(len(PROMPTS))
+EVERYWHERE = every_cell(len(PROMPTS))
 OTHER_PIXELS = Frame(48, 80).pixels(np.ascontiguousarray(IMAGE[::-1]))
 
 
@@ -75,7 +74,7 @@ def test_the_embedding_is_torchs_with_the_dense_prompt_added(
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_logits_and_iou_are_torchs_for_any_number_of_boxes(exact_network, torch_logits, count):
     embedding = exact_network.encode(PIXELS)
-    logits, iou = exact_network.decode(embedding, PROMPTS[:count], everywhere(count))
+    logits, iou = exact_network.decode(embedding, PROMPTS[:count], every_cell(count))
     assert (logits.shape, iou.shape) == ((count, 256, 256), (count,))
     np.testing.assert_allclose(logits, torch_logits[0][:count], rtol=0, atol=FP32_TOLERANCE)
     np.testing.assert_allclose(iou, torch_logits[1][:count], rtol=0, atol=FP32_TOLERANCE)

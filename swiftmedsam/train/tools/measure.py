@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from swiftmedsam.cpu import PRECISIONS
-from swiftmedsam.frame import EMBEDDING_SIZE, Frame
+from swiftmedsam.frame import Frame, every_cell
 from swiftmedsam.network import Network, WeightsError, load
 from swiftmedsam.torch_model import (
     VARIANTS,
@@ -84,7 +84,6 @@ class Converted:
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._cells = np.arange(EMBEDDING_SIZE**2, dtype=np.int32).reshape(1, EMBEDDING_SIZE, -1)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the embedding (1, 4096, C) of `pixels` (1, 3, 256, 256), values 0..1."""
@@ -92,7 +91,7 @@ class Converted:
 
     def decode(self, embedding: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Return logits (N, 256, 256) of `boxes` (N, 4), in input pixels."""
-        cells = self._cells.repeat(len(boxes), axis=0)
+        cells = every_cell(len(boxes))
         logits, _ = self._network.decode(embedding.numpy(), boxes.numpy(), cells)
         return torch.from_numpy(logits), None
 
