@@ -30,11 +30,11 @@ from swiftmedsam.torch_model import (
     trained_on,
 )
 from swiftmedsam.train.data.augment import Augmentation
-from swiftmedsam.train.data.corpus import CorpusError, Source, counts, read_factors
+from swiftmedsam.train.data.corpus import CorpusError, Source, counts
 from swiftmedsam.train.data.stream import CacheSource, CorpusSource
 from swiftmedsam.train.machine.memory import keep_freed_memory
 from swiftmedsam.train.machine.precision import default_precision
-from swiftmedsam.train.options import RECIPES, Options
+from swiftmedsam.train.options import RECIPES, Options, read_factors
 from swiftmedsam.train.repair.blockwise import PARTS, repair
 from swiftmedsam.train.repair.decoder import DECODER_REPAIR, repair_decoder
 from swiftmedsam.train.repair.features import write_cache

@@ -2,11 +2,30 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from swiftmedsam.train.data.augment import Augmentation
-from swiftmedsam.train.data.corpus import read_factors
+
+
+def read_factors(text: str) -> dict[str, float]:
+    """Return the factors in a text like "Endoscopy=3,Endoscopy_CVC-ClinicDB=0.5"; "" has none.
+
+    Raises:
+        ValueError: a part of the text is not NAME=FACTOR, or a factor is not above 0.
+    """
+    factors = {}
+    for part in text.split(",") if text else ():
+        name, _, number = part.partition("=")
+        try:
+            factor = float(number)
+        except ValueError:
+            factor = 0.0
+        if not name or not 0 < factor < math.inf:
+            raise ValueError(f"{part!r} in {text!r}: expected NAME=FACTOR, a factor above 0")
+        factors[name] = factor
+    return factors
 
 
 @dataclass(frozen=True)

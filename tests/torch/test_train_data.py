@@ -29,7 +29,6 @@ from swiftmedsam.train.data.corpus import (
     counts,
     objects_of,
     read_corpus,
-    read_factors,
 )
 from swiftmedsam.train.data.framed import draw_picture, draw_unlabelled_picture, frame_labels, warp
 from swiftmedsam.train.data.prompts import (
@@ -43,7 +42,7 @@ from swiftmedsam.train.data.prompts import (
     pseudo_boxes,
 )
 from swiftmedsam.train.data.stream import CorpusSource
-from swiftmedsam.train.options import Options
+from swiftmedsam.train.options import Options, read_factors
 from tests.helpers import ellipse, picture
 from tests.helpers.generated import given, st
 

@@ -212,25 +212,6 @@ class BalancedSampler:
         return [others[i] for i in chosen]
 
 
-def read_factors(text: str) -> dict[str, float]:
-    """Return the factors in a text like "Endoscopy=3,Endoscopy_CVC-ClinicDB=0.5"; "" has none.
-
-    Raises:
-        ValueError: a part of the text is not NAME=FACTOR, or a factor is not above 0.
-    """
-    factors = {}
-    for part in text.split(",") if text else ():
-        name, _, number = part.partition("=")
-        try:
-            factor = float(number)
-        except ValueError:
-            factor = 0.0
-        if not name or not 0 < factor < np.inf:
-            raise ValueError(f"{part!r} in {text!r}: expected NAME=FACTOR, a factor above 0")
-        factors[name] = factor
-    return factors
-
-
 def tight_box(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Return the tight box (4,), x_min, y_min, x_max, y_max, of a mask (H, W) that is not empty."""
     y, x = np.nonzero(mask)
