@@ -4,6 +4,8 @@ import functools
 
 import pytest
 
+from tests.helpers.stores import connected, new_bucket
+
 
 @pytest.fixture
 def jobs(tmp_path):
@@ -32,27 +34,16 @@ def server(tmp_path_factory):
     """An S3 server, and the environment in which the program finds it."""
     for package in ("moto", "s3fs"):
         pytest.importorskip(package)
-    from swiftmedsam.store import remote
     from tests.helpers.s3_server import S3Server
 
-    server = S3Server(tmp_path_factory.mktemp("s3"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        remote.filesystem.cache_clear()
-        server.connect()
+    with connected(S3Server(tmp_path_factory.mktemp("s3"))) as server:
         yield server
-        remote.filesystem.cache_clear()
-    server.close()
 
 
 @pytest.fixture
 def bucket(server, tmp_path):
     """A bucket of this test's own."""
-    name = f"b{abs(hash(str(tmp_path)))}"  # of every test another one
-    server.files.mkdir(name)
-    server.faults()
-    return name
+    return new_bucket(server, tmp_path)
 
 
 @pytest.fixture

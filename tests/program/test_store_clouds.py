@@ -14,6 +14,7 @@ import pytest
 from swiftmedsam.store import remote
 from tests.helpers import make_shifted_cases
 from tests.helpers.dicom import series
+from tests.helpers.stores import connected, new_bucket
 
 THREE = [f"2DBox_US_{i}.npz" for i in range(3)]
 BOX = ["--box", "1", "2", "0", "5", "4", "2"]
@@ -32,24 +33,14 @@ def cloud(request, tmp_path_factory):
             pytest.fail("Azurite is not installed")
         pytest.skip("Azurite is not installed")
     kind = {"gs": Google, "az": Azure}[request.param]
-    cloud = kind(tmp_path_factory.mktemp(request.param))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in cloud.environment.items():
-            patch.setenv(name, value)
-        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # as `remote` sets it
-        remote.filesystem.cache_clear()
-        cloud.connect()
+    zonal = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # as `remote` sets it
+    with connected(kind(tmp_path_factory.mktemp(request.param)), **zonal) as cloud:
         yield cloud
-        remote.filesystem.cache_clear()
-    cloud.close()
 
 
 @pytest.fixture
 def bucket(cloud, tmp_path):
-    name = f"b{abs(hash(str(tmp_path)))}"
-    cloud.files.mkdir(name)
-    cloud.faults()
-    return name
+    return new_bucket(cloud, tmp_path)
 
 
 @pytest.fixture
