@@ -50,6 +50,9 @@ class Options:
     pseudo_objects: int = (
         0  # how many of the free boxes are moved to the object that the teacher finds there
     )
+    # how many of the free boxes of a labelled picture are replaced by boxes of its objects, as
+    # drawn for the truth; so the teacher's masks of objects are learned, not only its embedding
+    labelled_objects: int = 0
     learning_rate: float = 2e-4
     weight_decay: float = 0.01
     # muon learns v3 in far fewer steps (docs/log/2026-11-30-v3.md)
@@ -73,6 +76,7 @@ class Options:
     frozen_stages: int = (
         0  # so many first stages of the encoder do not change; 4: the whole encoder
     )
+    trained: Literal["all", "encoder"] = "all"  # encoder: the decoder does not change
     augmentation: Augmentation = field(default_factory=Augmentation)
     report_every: int = 25  # steps between two lines of the log
     save_every: int = 50  # steps between two checkpoints
@@ -84,7 +88,8 @@ class Options:
 
         Raises:
             ValueError: the length of the run is not positive, there are more unlabelled pictures
-                than taught pictures, or `favoured` is not a list of names with factors.
+                than taught pictures, more labelled objects than boxes, or `favoured` is not a list
+                of names with factors.
         """
         read_factors(self.favoured)
         taught = self.taught if self.teacher_weight else 0
@@ -97,6 +102,11 @@ class Options:
             )
         if self.steps < 1 or not self.minutes >= 0:  # not (minutes < 0): NaN must fail, too
             raise ValueError(f"steps {self.steps}, minutes {self.minutes}: expected at least 1, 0")
+        if not 0 <= self.labelled_objects <= min(self.boxes, self.free_boxes):
+            raise ValueError(
+                f"labelled_objects {self.labelled_objects}: expected 0 to "
+                f"{min(self.boxes, self.free_boxes)}, the smaller of boxes and free_boxes"
+            )
         if self.repeats < 1 or (self.repeats > 1 and not taught):
             raise ValueError(
                 f"repeats {self.repeats}, {taught} taught pictures: expected at least 1, and more "

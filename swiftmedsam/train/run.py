@@ -93,12 +93,15 @@ def _decode(model: SwiftMedSAM, embedding: Tensor, boxes: Tensor) -> Tensor:
     return logits.unflatten(0, (-1, count))
 
 
-def _answers_of(teacher: SwiftMedSAM, embedding: Tensor, batch: Batch) -> Answers:
+def _answers_of(
+    teacher: SwiftMedSAM, embedding: Tensor, batch: Batch, labelled_objects: int = 0
+) -> Answers:
     """Return the teacher's masks of the free boxes of T pictures; `embedding` (T, C, 64, 64).
 
     The first free boxes of each picture, one for each of its shifts, are first moved to the object
     that the teacher finds in them. They are then like boxes of users; a box at a random place
-    hardly ever holds an organ.
+    hardly ever holds an organ. In pictures with labels the last `labelled_objects` free boxes are
+    replaced by the first boxes of the labelled objects.
     """
     taught = len(embedding)
     unlabelled = len(batch["pixels"]) - len(batch["boxes"])
@@ -108,9 +111,13 @@ def _answers_of(teacher: SwiftMedSAM, embedding: Tensor, batch: Batch) -> Answer
         seen = _decode(teacher, embedding, first).flatten(0, 1)
         moved = pseudo_boxes(seen, shifts.flatten(0, 1), first.flatten(0, 1))
         boxes = torch.cat([moved.unflatten(0, (-1, objects)), boxes[:, objects:]], dim=1)
+    labelled = max(0, taught - unlabelled)
+    if labelled and labelled_objects:
+        boxes = boxes.clone()
+        boxes[unlabelled:, -labelled_objects:] = batch["boxes"][:labelled, :labelled_objects]
     logits = _decode(teacher, embedding, boxes)
     trust = logits.new_ones(taught)  # without truth, the teacher is trusted
-    if labelled := max(0, taught - unlabelled):
+    if labelled:
         known = _decode(teacher, embedding[unlabelled:], batch["boxes"][:labelled])
         trust[unlabelled:] = trust_in(known, batch["targets"][:labelled])
     return Answers(boxes, logits.flatten(0, 1), trust.repeat_interleave(boxes.shape[1]))
@@ -127,7 +134,7 @@ def answered(batch: Batch, teacher: SwiftMedSAM, encode: Encode, options: Option
     if taught and batch.get("embedding") is None:
         batch["embedding"] = encode(batch["clean"][:taught])
     if taught and options.free_boxes and "answers" not in batch:
-        answers = _answers_of(teacher, batch["embedding"][:taught], batch)
+        answers = _answers_of(teacher, batch["embedding"][:taught], batch, options.labelled_objects)
         batch["answered_boxes"], batch["answers"] = answers.boxes, answers.logits
         batch["trust"] = answers.trust
     return batch
@@ -208,6 +215,8 @@ def set_trainable(model: SwiftMedSAM, options: Options) -> None:
     )  # it has the teacher's weights, and boxes do not change
     # the three masks for ambiguous prompts are not computed, so they get no gradient
     model.mask_decoder.output_hypernetworks_mlps[1:].requires_grad_(False)
+    if options.trained == "encoder":
+        model.mask_decoder.requires_grad_(False)
     encoder, frozen = model.image_encoder, options.frozen_stages
     parts = [encoder.patch_embed, *encoder.layers, encoder.neck]
     for part in parts if frozen == len(encoder.layers) else parts[: frozen + 1] if frozen else ():

@@ -353,6 +353,13 @@ def test_a_frozen_encoder_keeps_weights_and_statistics(tiny_model, tmp_path):
     assert all(name.startswith("mask_decoder.") for name in changed)
 
 
+def test_a_run_of_the_encoder_alone_keeps_the_decoder(tiny_model, tmp_path):
+    options = dataclasses.replace(SMALL, steps=1, trained="encoder")
+    changed = changed_names(trained(tiny_model, tmp_path, options), tiny_model)
+    assert changed
+    assert all(name.startswith("image_encoder.") for name in changed)
+
+
 def test_the_rate_falls_on_a_plateau_of_means_not_of_single_batches(
     tiny_model, tmp_path, monkeypatch
 ):
@@ -462,6 +469,31 @@ def test_pseudo_objects_are_boxes_of_what_the_teacher_sees_in_free_boxes(tiny_mo
             tight = np.array([x.min(), y.min(), x.max(), y.max()])
             outward = (np.array(box) - tight) * [-1, -1, 1, 1]
             assert 0 <= outward.min() <= outward.max() <= 10
+
+
+def test_labelled_objects_take_the_place_of_the_last_free_boxes_where_there_are_labels(tiny_model):
+    class Some(Ellipses):
+        def draw_unlabelled(self, random):
+            return np.full((3, 256, 256), 77, np.uint8)
+
+    options = dataclasses.replace(
+        SMALL, batch_size=3, unlabelled=1, taught=2, teacher_weight=1.0, free_boxes=3, boxes=2,
+        labelled_objects=2, augmentation=NOTHING,
+    )  # fmt: skip
+    batch = Batches(Some(), options)[0]
+    teacher = Asked(tiny_model, [np.zeros((256, 256))])
+    answers = loop._answers_of(teacher, torch.zeros(2, 1, 1, 1), batch, 2)
+    torch.testing.assert_close(answers.boxes[0], batch["free_boxes"][0])
+    torch.testing.assert_close(answers.boxes[1, :1], batch["free_boxes"][1, :1])
+    torch.testing.assert_close(answers.boxes[1, 1:], batch["boxes"][0])
+    torch.testing.assert_close(teacher.boxes[0], answers.boxes.flatten(0, 1))
+    answered_batch = answered(batch, tiny_model, tiny_model.encode, options)
+    torch.testing.assert_close(answered_batch["answered_boxes"], answers.boxes)
+
+
+def test_more_labelled_objects_than_boxes_are_refused():
+    with pytest.raises(ValueError, match="labelled_objects 3: expected 0 to 2, the smaller of"):
+        dataclasses.replace(SMALL, boxes=2, free_boxes=3, labelled_objects=3)
 
 
 def test_each_free_box_has_the_trust_of_its_picture(tiny_model, monkeypatch):
