@@ -26,7 +26,7 @@ class Settings:
         ValueError: a value is out of its range; the message names the field.
     """
 
-    # The frames that a box is shown in (`views`). It is always shown in the whole slice.
+    # The frames that a box is shown in (`views`): the whole slice, and crops of it.
     small_box: int = 43  # input pixels; a box whose longer side is shorter gets an enlarged crop
     image_crops: int = 4  # most crops of an image; 0: none
     volume_crops: int = 2  # most crops of a slice of a volume; 0: none
@@ -34,7 +34,9 @@ class Settings:
     crop_margin: float = 0.5  # least distance of a box from its crop's border, in box sides
     least_crop: int = 32  # slice pixels; a smaller crop would show interpolated pixels only
     least_gain: float = 1.5  # a crop is used if the slice is longer by this factor
-    crop_weight: float = 2 / 3  # weight of a crop's logits; those of the whole slice have the rest
+    # Weight of a crop's logits; those of the whole slice have the rest. With 1 a box with a crop is
+    # not shown in the whole slice.
+    crop_weight: float = 2 / 3
     mirror_images: bool = True  # show large boxes of an image mirrored, too; both logits count 1/2
 
     # Which slices of a volume are decoded (`schedule`); masks of the others are interpolated.

@@ -56,7 +56,8 @@ def choose_views(
         for i, is_alone in zip(held, _alone(slices[held]), strict=True):
             own = _cover(boxes, sides, np.array([i]), settings.zooms[0], height, width, settings)
             frame, _ = next(own, (crop, held)) if is_alone else (crop, held)
-            views[i] = (frame, settings.crop_weight), (whole, 1 - settings.crop_weight)
+            both = (frame, settings.crop_weight), (whole, 1 - settings.crop_weight)
+            views[i] = tuple(look for look in both if look[1] > 0)  # the rest is not asked
     return views
 
 

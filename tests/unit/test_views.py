@@ -44,6 +44,14 @@ def test_a_box_is_small_by_its_longer_side_in_the_frame(side, crops):
     assert view[-1] == (Frame(512, 512), pytest.approx(1 - BEST.crop_weight if crops else 1))
 
 
+@pytest.mark.parametrize(("crop_weight", "shown_whole"), [(1, False), (0, True)])
+def test_a_frame_that_counts_nothing_is_not_shown(crop_weight, shown_whole):
+    boxes = np.array([[0, 0, 0, 9, 9, 0]], float)
+    settings = replace(BEST, crop_weight=crop_weight)
+    (((frame, weight),),) = views_module.choose_views(boxes, 512, 512, settings, is_volume=True)
+    assert (frame == Frame(512, 512), weight) == (shown_whole, 1)
+
+
 def test_a_crop_is_four_boxes_wide_and_not_below_the_least():
     boxes = np.array([[500, 300, 519, 309], [100, 700, 101, 701]], float)
     ((large, _), _), ((small, _), _) = choose_views(boxes, 1000, 1000, 16, mirror=True)
