@@ -62,6 +62,7 @@ class Options:
     schedule: Literal["cosine", "plateau"] = "cosine"
     clip_norm: float = 1.0
     teacher_weight: float = 0.5  # of the loss on the teacher's embedding and masks; 0: no teacher
+    answers_weight: float = 1.0  # of the teacher's masks, beside its embedding
     taught: int = 2  # pictures of a batch that the teacher sees, too; this takes half of a step
     # Steps on each batch: the first when it is new, the others when it is drawn again from the last
     # ones with other intensities. The teacher is asked for its embedding once.

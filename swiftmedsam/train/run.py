@@ -163,7 +163,8 @@ def batch_loss(student: nn.Module, batch: Batch, options: Options) -> dict[str, 
         distance = relative_error(embedding[:taught], batch["embedding"][:taught].float())
     if len(free_boxes):
         difference = teacher_loss(found.float(), batch["answers"].float(), batch["trust"])
-    loss = options.truth_weight * truth + options.teacher_weight * (distance + difference)
+    teaching = distance + options.answers_weight * difference
+    loss = options.truth_weight * truth + options.teacher_weight * teaching
     return {"loss": loss, "truth": truth, "teacher": distance, "answers": difference}
 
 

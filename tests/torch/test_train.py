@@ -406,8 +406,9 @@ def test_a_student_that_is_its_teacher_is_at_no_distance(tiny_model, tmp_path):
 def test_in_free_boxes_the_teachers_masks_are_the_target(tiny_model, monkeypatch):
     monkeypatch.setattr(loop, "trust_in", lambda logits, targets: torch.full((1,), 0.25))
     options = dataclasses.replace(
-        SMALL, batch_size=2, teacher_weight=0.5, taught=1, free_boxes=3, augmentation=NOTHING
-    )
+        SMALL, batch_size=2, teacher_weight=0.5, answers_weight=3.0, taught=1, free_boxes=3,
+        augmentation=NOTHING,
+    )  # fmt: skip
     batch = Batches(Ellipses(), options)[0]
     assert batch["free_boxes"].shape == (2, 3, 4)
     with torch.no_grad():
@@ -417,7 +418,7 @@ def test_in_free_boxes_the_teachers_masks_are_the_target(tiny_model, monkeypatch
     wanted = 0.25 * teacher_loss(logits, logits)
     assert terms["answers"].item() == pytest.approx(wanted.item(), rel=1e-4)
     assert terms["answers"].item() > 0.0025  # what is left of the teacher's own doubt
-    wanted = terms["truth"] + 0.5 * (terms["teacher"] + terms["answers"])
+    wanted = terms["truth"] + 0.5 * (terms["teacher"] + 3 * terms["answers"])
     assert terms["loss"].item() == pytest.approx(wanted.item())
     student = copy.deepcopy(tiny_model)
     for tensor in student.mask_decoder.parameters():
