@@ -58,6 +58,13 @@ class OneEllipse(Ellipses):
         return np.stack([np.where(self.mask, 255, 0).astype(np.uint8)] * 3), self.mask, None
 
 
+class PartlyLabelled(Ellipses):
+    """Draws plain pictures, too, without labels."""
+
+    def draw_unlabelled(self, random):
+        return np.full((3, 256, 256), 77, np.uint8)
+
+
 def trained(model, folder, options, source=None, **more):
     """A copy of `model` after a run in `folder`."""
     return Run(folder, options, cpu()).train(copy.deepcopy(model), source or Ellipses(), **more)
@@ -473,15 +480,11 @@ def test_pseudo_objects_are_boxes_of_what_the_teacher_sees_in_free_boxes(tiny_mo
 
 
 def test_labelled_objects_take_the_place_of_the_last_free_boxes_where_there_are_labels(tiny_model):
-    class Some(Ellipses):
-        def draw_unlabelled(self, random):
-            return np.full((3, 256, 256), 77, np.uint8)
-
     options = dataclasses.replace(
         SMALL, batch_size=3, unlabelled=1, taught=2, teacher_weight=1.0, free_boxes=3, boxes=2,
         labelled_objects=2, augmentation=NOTHING,
     )  # fmt: skip
-    batch = Batches(Some(), options)[0]
+    batch = Batches(PartlyLabelled(), options)[0]
     teacher = Asked(tiny_model, [np.zeros((256, 256))])
     answers = loop._answers_of(teacher, torch.zeros(2, 1, 1, 1), batch, 2)
     torch.testing.assert_close(answers.boxes[0], batch["free_boxes"][0])
@@ -509,15 +512,11 @@ def test_each_free_box_has_the_trust_of_its_picture(tiny_model, monkeypatch):
 def test_unlabelled_pictures_come_first_and_only_the_teacher_answers_for_them(
     tiny_model, monkeypatch
 ):
-    class Some(Ellipses):
-        def draw_unlabelled(self, random):
-            return np.full((3, 256, 256), 77, np.uint8)
-
     options = dataclasses.replace(
         SMALL, batch_size=3, unlabelled=1, taught=2, teacher_weight=1.0, free_boxes=2, boxes=2,
         augmentation=NOTHING,
     )  # fmt: skip
-    batch = Batches(Some(), options)[0]
+    batch = Batches(PartlyLabelled(), options)[0]
     assert batch["pixels"].shape[0] == batch["free_boxes"].shape[0] == 3
     assert batch["boxes"].shape[0] == batch["targets"].shape[0] == 2
     assert (batch["clean"][0] * 255 == 77).all()
