@@ -26,7 +26,7 @@ from swiftmedsam.evaluation.console import (
 )
 from swiftmedsam.evaluation.datasets import Known, by_dataset, grouping, known_of, read_sets
 from swiftmedsam.evaluation.estimates import Estimate, Line, Mean, average, estimates, line
-from swiftmedsam.evaluation.saved import read_rows
+from swiftmedsam.evaluation.saved import outputs_in, read_rows
 from swiftmedsam.evaluation.score import (
     CaseScore,
     ScoreError,
@@ -291,6 +291,11 @@ def _parser() -> argparse.ArgumentParser:
         "--against", type=Path, nargs="+", default=[], metavar="OTHER_SEGS",
         help="other outputs; SEGS are compared with each, paired by case",
     )  # fmt: skip
+    parser.add_argument(
+        "--common", action="store_true",
+        help="compare the cases alone of which all sources have an output; without it a missing "
+        "output counts as 0",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all lines of the tables")
     parser.add_argument(
         "--official",
@@ -301,15 +306,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _rows(source: Path, options: argparse.Namespace) -> list[CaseScore]:
-    """Score a folder of outputs, or read its scores from a JSON file."""
+def _rows(source: Path, names: Sequence[str], options: argparse.Namespace) -> list[CaseScore]:
+    """Score the cases `names` in a folder of outputs, or read their scores from a JSON file."""
     if source.suffix == ".json":
-        names = npz_files(options.gts, options.only)
         return read_rows(source, names, official=options.official)
-    return score(
+    rows = score(
         source, options.gts, official=options.official, only=options.only,
         processes=options.processes, progress=progress(),
     )  # fmt: skip
+    wanted = set(names)
+    return [row for row in rows if row.name in wanted]
+
+
+def _has(source: Path, names: Sequence[str]) -> set[str]:
+    """Return which of the cases `names` have an output in a folder or JSON file."""
+    if source.suffix == ".json":
+        return outputs_in(source) & {*names}
+    return {name for name in names if (source / name).is_file()}
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -321,10 +334,16 @@ def _report(options: argparse.Namespace) -> None:
     names = npz_files(options.gts, options.only)
     if not names:
         raise ScoreError(f"{options.gts}: has no npz file")
+    sources = [options.segs, *options.against]
+    if options.common:
+        everywhere = set.intersection(*(_has(source, names) for source in sources))
+        print(f"{len(everywhere)} of {len(names)} cases have an output everywhere")
+        names = [name for name in names if name in everywhere]
+        if not names:
+            raise ScoreError(f"{options.segs}: no case has an output here and in all the others")
     known = known_of(names, read_sets(options.sets), options.sets)
     groups = grouping(known, options.sets, options.weights)
-    sources = [options.segs, *options.against]
-    scored = [_rows(source, options) for source in sources]
+    scored = [_rows(source, names, options) for source in sources]
     breadth = measure_breadth(scored, known, groups.trained_on, options.gts)
 
     print(f"Trained on or never seen: {groups.source}\n")

@@ -18,6 +18,31 @@ def _row(case: dict[str, Any]) -> CaseScore:
     )  # fmt: skip
 
 
+def _content(path: Path) -> tuple[str, dict[str, CaseScore]]:
+    """Return the order of the spacing, and all rows by name.
+
+    Raises:
+        OSError: the file cannot be read.
+        ScoreError: the file holds no scores.
+    """
+    try:
+        content = json.loads(path.read_text())
+        return content["rules"]["spacing"], {case["name"]: _row(case) for case in content["cases"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ScoreError(
+            f"{path}: is not a JSON of python -m swiftmedsam.evaluation --json"
+        ) from error
+
+
+def outputs_in(path: Path) -> set[str]:
+    """Return the names of the cases that had an output when they were scored.
+
+    Raises:
+        OSError, ScoreError: as in `read_rows`.
+    """
+    return {name for name, row in _content(path)[1].items() if not row.missing}
+
+
 def read_rows(path: Path, names: Iterable[str], *, official: bool) -> list[CaseScore]:
     """Read the rows of the cases `names`, in this order, as `score` returned them.
 
@@ -28,14 +53,7 @@ def read_rows(path: Path, names: Iterable[str], *, official: bool) -> list[CaseS
         ScoreError: the file holds no scores, lacks a case, or has the other order of the spacing.
     """
     wanted = "official" if official else "array order"
-    try:
-        content = json.loads(path.read_text())
-        order = content["rules"]["spacing"]
-        rows = {case["name"]: _row(case) for case in content["cases"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ScoreError(
-            f"{path}: is not a JSON of python -m swiftmedsam.evaluation --json"
-        ) from error
+    order, rows = _content(path)
     if order != wanted:
         raise ScoreError(f"{path}: scored with spacing in '{order}', expected '{wanted}'")
     names = list(names)

@@ -64,6 +64,14 @@ def _parser() -> argparse.ArgumentParser:
         "--teacher", choices=sorted(VARIANTS), default="lite", help="variant of the teacher"
     )
     parser.add_argument(
+        "--second-init", type=Path, metavar="FILE",
+        help="checkpoint of a second teacher, for the pictures of --second and --second-for",
+    )  # fmt: skip
+    parser.add_argument(
+        "--second-teacher", choices=sorted(VARIANTS), default="lite",
+        help="variant of the second teacher",
+    )  # fmt: skip
+    parser.add_argument(
         "--data", type=Path, required=True, help="folder of tar shards, or of npz with gts"
     )
     parser.add_argument(
@@ -137,7 +145,7 @@ def source_of(arguments: argparse.Namespace, options: Options) -> CorpusSource:
     """
     source = CorpusSource(
         arguments.data, options.augmentation, arguments.unlabelled_data,
-        read_factors(options.favoured),
+        read_factors(options.favoured), list(filter(None, options.second_for.split(","))),
     )  # fmt: skip
     for kind, pictures in (("labelled", source.labelled), ("unlabelled", source.unlabelled)):
         if pictures:
@@ -157,6 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--pictures {arguments.pictures}: expected more than {RepairOptions().held_back}, "
             "which are held back to measure the repair"
         )
+    if arguments.cached and arguments.second_init:
+        parser.error("--cached --second-init: a cache has the embeddings of one teacher only")
     named = {field.name: getattr(arguments, field.name) for field in OPTION_FIELDS}
     chosen = {name: value for name, value in named.items() if value is not None}
     try:
@@ -184,9 +194,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         source: Source = corpus
         if arguments.cached:
             source = CacheSource(arguments.out / "cache", RepairOptions().held_back)
+        second = None
+        if arguments.second_init:
+            second = load_model(arguments.second_init, VARIANTS[arguments.second_teacher])
         known = trained_on(arguments.start) if arguments.start else []
         run = Run(arguments.out, options, fabric, sorted({*known, *corpus.datasets}))
-        run.train(student, source, None if arguments.cached else teacher, resume=arguments.resume)
+        run.train(
+            student, source, None if arguments.cached else teacher, second,
+            resume=arguments.resume,
+        )  # fmt: skip
     except (CheckpointError, CorpusError, OSError) as error:
         log.error("%s", error)
         return 1

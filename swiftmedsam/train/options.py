@@ -45,6 +45,11 @@ class Options:
     # "Endoscopy=3,Endoscopy_CVC-ClinicDB=0.5": pictures of a modality or data set are drawn so many
     # times as often
     favoured: str = ""
+    # How many of the unlabelled pictures of a batch are for the second teacher. They are drawn from
+    # the modalities and data sets that `second_for` names, labelled or not ("CT_LiTS,CT_BTCV"), and
+    # keep their geometry: a teacher may know them upright and whole only.
+    second: int = 0
+    second_for: str = ""
     boxes: int = 3  # per picture
     free_boxes: int = 2  # per taught picture, anywhere in it; the teacher's mask is the target
     pseudo_objects: int = (
@@ -89,8 +94,9 @@ class Options:
 
         Raises:
             ValueError: the length of the run is not positive, there are more unlabelled pictures
-                than taught pictures, more labelled objects than boxes, or `favoured` is not a list
-                of names with factors.
+                than taught pictures, more pictures for the second teacher than unlabelled pictures
+                or no names of their data sets, more labelled objects than boxes, or `favoured` is
+                not a list of names with factors.
         """
         read_factors(self.favoured)
         taught = self.taught if self.teacher_weight else 0
@@ -100,6 +106,11 @@ class Options:
                 f"unlabelled {self.unlabelled} of a batch of {self.batch_size}: expected 0 to "
                 f"{most}: truth_weight needs a labelled picture, and the teacher answers for "
                 f"{taught} (taught; 0 without teacher_weight)"
+            )
+        if not 0 <= self.second <= self.unlabelled or bool(self.second) != bool(self.second_for):
+            raise ValueError(
+                f"second {self.second}, second_for {self.second_for!r}: expected 0 to "
+                f"{self.unlabelled} (unlabelled), and names of data sets if not 0"
             )
         if self.steps < 1 or not self.minutes >= 0:  # not (minutes < 0): NaN must fail, too
             raise ValueError(f"steps {self.steps}, minutes {self.minutes}: expected at least 1, 0")

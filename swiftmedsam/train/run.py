@@ -24,15 +24,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from swiftmedsam.torch_model import SwiftMedSAM, save_model
-from swiftmedsam.train.data.prompts import pseudo_boxes
 from swiftmedsam.train.data.replay import Replay
 from swiftmedsam.train.data.stream import Batch, Batches, Source
-from swiftmedsam.train.losses import teacher_loss, trust_in, truth_loss
+from swiftmedsam.train.losses import teacher_loss, truth_loss
 from swiftmedsam.train.machine.encoder import Encode, openvino_encoder
 from swiftmedsam.train.machine.lean import make_lean
 from swiftmedsam.train.muon import OPTIMIZERS
 from swiftmedsam.train.options import Options
 from swiftmedsam.train.repair.blockwise import relative_error
+from swiftmedsam.train.teachers import Teacher, answered
 
 log = logging.getLogger(__name__)
 
@@ -77,69 +77,6 @@ class Student(nn.Module):
         return embedding, logits[:n], iou[:n], logits[n:]
 
 
-@dataclass
-class Answers:
-    """The masks of the teacher for F boxes in each of T pictures."""
-
-    boxes: Tensor  # (T, F, 4)
-    logits: Tensor  # (T * F, 256, 256)
-    trust: Tensor  # (T * F,), from `trust_in`
-
-
-def _decode(model: SwiftMedSAM, embedding: Tensor, boxes: Tensor) -> Tensor:
-    """Return the logits (T, K, 256, 256) of `boxes` (T, K, 4) in T pictures."""
-    count = boxes.shape[1]
-    logits, _ = model.decode(embedding.repeat_interleave(count, 0), boxes.flatten(0, 1))
-    return logits.unflatten(0, (-1, count))
-
-
-def _answers_of(
-    teacher: SwiftMedSAM, embedding: Tensor, batch: Batch, labelled_objects: int = 0
-) -> Answers:
-    """Return the teacher's masks of the free boxes of T pictures; `embedding` (T, C, 64, 64).
-
-    The first free boxes of each picture, one for each of its shifts, are first moved to the object
-    that the teacher finds in them. They are then like boxes of users; a box at a random place
-    hardly ever holds an organ. In pictures with labels the last `labelled_objects` free boxes are
-    replaced by the first boxes of the labelled objects.
-    """
-    taught = len(embedding)
-    unlabelled = len(batch["pixels"]) - len(batch["boxes"])
-    boxes, shifts = batch["free_boxes"][:taught], batch["shifts"][:taught]
-    if objects := shifts.shape[1]:
-        first = boxes[:, :objects]
-        seen = _decode(teacher, embedding, first).flatten(0, 1)
-        moved = pseudo_boxes(seen, shifts.flatten(0, 1), first.flatten(0, 1))
-        boxes = torch.cat([moved.unflatten(0, (-1, objects)), boxes[:, objects:]], dim=1)
-    labelled = max(0, taught - unlabelled)
-    if labelled and labelled_objects:
-        boxes = boxes.clone()
-        boxes[unlabelled:, -labelled_objects:] = batch["boxes"][:labelled, :labelled_objects]
-    logits = _decode(teacher, embedding, boxes)
-    trust = logits.new_ones(taught)  # without truth, the teacher is trusted
-    if labelled:
-        known = _decode(teacher, embedding[unlabelled:], batch["boxes"][:labelled])
-        trust[unlabelled:] = trust_in(known, batch["targets"][:labelled])
-    return Answers(boxes, logits.flatten(0, 1), trust.repeat_interleave(boxes.shape[1]))
-
-
-@torch.no_grad()
-def answered(batch: Batch, teacher: SwiftMedSAM, encode: Encode, options: Options) -> Batch:
-    """Return `batch` with what the teacher says of it, as far as it is wanted and missing.
-
-    These are its embedding of the first `taught` pictures, and its masks of their free boxes.
-    """
-    taught = options.taught if options.teacher_weight else 0
-    batch = dict(batch)
-    if taught and batch.get("embedding") is None:
-        batch["embedding"] = encode(batch["clean"][:taught])
-    if taught and options.free_boxes and "answers" not in batch:
-        answers = _answers_of(teacher, batch["embedding"][:taught], batch, options.labelled_objects)
-        batch["answered_boxes"], batch["answers"] = answers.boxes, answers.logits
-        batch["trust"] = answers.trust
-    return batch
-
-
 def batch_loss(student: nn.Module, batch: Batch, options: Options) -> dict[str, Tensor]:
     """Return the terms of the loss of one batch, by name; "loss" is their weighted sum.
 
@@ -160,7 +97,8 @@ def batch_loss(student: nn.Module, batch: Batch, options: Options) -> dict[str, 
     if options.truth_weight:
         truth = truth_loss(logits.float(), iou.float(), batch["targets"].flatten(0, 1))
     if taught:
-        distance = relative_error(embedding[:taught], batch["embedding"][:taught].float())
+        followed = embedding[options.second : taught]  # the others have another teacher
+        distance = relative_error(followed, batch["embedding"][: len(followed)].float())
     if len(free_boxes):
         difference = teacher_loss(found.float(), batch["answers"].float(), batch["trust"])
     teaching = distance + options.answers_weight * difference
@@ -263,14 +201,21 @@ class Run:
         model: SwiftMedSAM,
         source: Source,
         teacher: SwiftMedSAM | None = None,
+        second_teacher: SwiftMedSAM | None = None,
         *,
         resume: bool = False,
     ) -> SwiftMedSAM:
         """Train `model`; return the averaged weights. With `resume`, continue from `last.ckpt`.
 
-        `model` and `teacher` are changed in place; `make_lean` changes their modules.
+        The second teacher answers for the pictures that `options.second` says. `model` and both
+        teachers are changed in place; `make_lean` changes their modules.
+
+        Raises:
+            ValueError: `options.second` is set, and there are not two teachers.
         """
         fabric, options = self.fabric, self.options
+        if options.second and (teacher is None or second_teacher is None):
+            raise ValueError(f"second {options.second}: expected two teachers")
         set_trainable(model, options)
         trainable = [p for p in model.parameters() if p.requires_grad]
         optimizer = OPTIMIZERS[options.optimizer](
@@ -283,12 +228,7 @@ class Run:
         schedule = _schedule(optimizer, options, lambda: _done(state, options))
         make_lean(model)
         student, optimizer = fabric.setup(Student(model), optimizer)
-        encode = None
-        if teacher is not None:
-            encode = self.encoder_of(teacher)
-            make_lean(teacher)
-            teacher = teacher.to(memory_format=torch.channels_last)
-            teacher = fabric.to_device(teacher.eval().requires_grad_(False))
+        teachers = [self._teacher(each) for each in (teacher, second_teacher) if each is not None]
         average = fabric.to_device(average)
         state |= {"student": student, "optimizer": optimizer, "schedule": schedule}
         if resume and (self.folder / LAST).exists():
@@ -311,7 +251,7 @@ class Run:
         sums: dict[str, Tensor] = {}
         count, began = 0, time.monotonic()
         start = began - 60 * state["minutes"]
-        for batch in self._repeated(loader, teacher, encode):
+        for batch in self._repeated(loader, teachers):
             terms = batch_loss(student, batch, options)
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(terms["loss"])
@@ -358,16 +298,21 @@ class Run:
             return openvino_encoder(teacher, "bf16")
         return teacher.encode
 
-    def _repeated(
-        self, loader: Iterable[Batch], teacher: SwiftMedSAM | None, encode: Encode | None
-    ) -> Iterator[Batch]:
-        """Yield each batch with what the teacher says of it, and then earlier ones again."""
+    def _teacher(self, model: SwiftMedSAM) -> Teacher:
+        """Return `model` on the device, ready to answer."""
+        encode = self.encoder_of(model)
+        make_lean(model)
+        model = model.to(memory_format=torch.channels_last)
+        return Teacher(self.fabric.to_device(model.eval().requires_grad_(False)), encode)
+
+    def _repeated(self, loader: Iterable[Batch], teachers: Sequence[Teacher]) -> Iterator[Batch]:
+        """Yield each batch with what the teachers say of it, and then earlier ones again."""
         options = self.options
         replay = Replay(options.augmentation, options.seed)
         for batch in loader:
-            if teacher is not None and encode:
+            if teachers:
                 with self.fabric.autocast():
-                    batch = answered(batch, teacher, encode, options)
+                    batch = answered(batch, teachers, options)
             yield batch
             if options.repeats > 1:
                 replay.add(batch)

@@ -269,6 +269,29 @@ def test_scores_that_were_written_stand_for_their_folder(case_folders, tmp_path,
     assert capsys.readouterr().out == of_folder.replace(str(other), str(saved))
 
 
+@pytest.mark.parametrize("saved_first", [False, True])
+def test_common_compares_the_cases_alone_that_all_have(case_folders, tmp_path, capsys, saved_first):
+    segs, other, gts, _ = case_folders  # segs lacks the second case of US_A
+    source = segs
+    if saved_first:
+        source = tmp_path / "scores.json"
+        assert evaluate([str(segs), str(gts), "--json", str(source), "--processes", "1"]) == 0
+        capsys.readouterr()
+    words = [str(source), *arguments(case_folders)[1:], "--against", str(other), "--common"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("2 of 3 cases have an output everywhere\n")
+    lines = [line.split() for line in printed.splitlines() if line.startswith("US_A ")]
+    assert lines[0][1:3] == ["1", "100.00"]
+    assert "missing" not in printed
+
+
+def test_common_without_a_common_case_is_refused(case_folders, tmp_path, capsys):
+    (tmp_path / "none").mkdir()
+    assert main(arguments(case_folders, "--against", tmp_path / "none", "--common")) == 1
+    assert "no case has an output here and in all the others" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("named", "source", "group"),
     [

@@ -7,6 +7,8 @@ from lightning_fabric import Fabric
 
 from swiftmedsam.train.data.augment import Augmentation
 from swiftmedsam.train.options import Options
+from swiftmedsam.train.run import batch_loss
+from swiftmedsam.train.teachers import Teacher, answered
 from tests.helpers import ellipse
 
 NOTHING = Augmentation(**dict.fromkeys(Augmentation.__dataclass_fields__, 0.0))
@@ -40,3 +42,20 @@ class Ellipses:
         image = np.where(mask, 255, random.integers(20, 100)).astype(np.uint8)
         image[0, 0] = 0  # from 0 to 255, as a framed picture is
         return np.stack([image] * 3), mask.astype(np.uint16), None
+
+
+class PartlyLabelled(Ellipses):
+    """Draws plain pictures, too, without labels."""
+
+    def draw_unlabelled(self, random):
+        return np.full((3, 256, 256), 77, np.uint8)
+
+    def draw_second(self, random):
+        image, mask, _ = self.draw(random)
+        return image, mask
+
+
+def taught_loss(student, batch, teacher, options):
+    """The terms of a batch after the teacher was asked, as a run does it."""
+    asked = answered(batch, [Teacher(teacher, teacher.encode)], options)
+    return batch_loss(student, asked, options)

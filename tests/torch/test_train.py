@@ -30,16 +30,23 @@ from swiftmedsam.train import run as loop
 from swiftmedsam.train.data import prompts
 from swiftmedsam.train.data.augment import Augmentation
 from swiftmedsam.train.data.stream import Batches, CacheSource
-from swiftmedsam.train.losses import iou_of, teacher_loss, truth_loss
+from swiftmedsam.train.losses import iou_of
 from swiftmedsam.train.options import PAPER, Options
 from swiftmedsam.train.repair import features
 from swiftmedsam.train.repair.features import read_cache
 from swiftmedsam.train.repair.initialise import dense_student_of
 from swiftmedsam.train.repair.one_cycle import RepairOptions
-from swiftmedsam.train.run import COLUMNS, LAST, WEIGHTS, Run, answered, batch_loss, set_trainable
+from swiftmedsam.train.run import COLUMNS, LAST, WEIGHTS, Run, batch_loss, set_trainable
 from tests.helpers import ellipse
 from tests.helpers.torch_model import CACHE_PICTURES, changed_names, state_of
-from tests.helpers.training import NOTHING, SMALL, Ellipses, Killed, cpu
+from tests.helpers.training import (
+    NOTHING,
+    SMALL,
+    Ellipses,
+    Killed,
+    cpu,
+    taught_loss,
+)
 
 LOG_TOLERANCE = 1e-5  # log.csv has five decimals; a mean of two of its numbers is as exact
 HALF_PRECISION = 0.03  # bfloat16 keeps 8 bits; relative, of sums over a dozen layers
@@ -58,21 +65,9 @@ class OneEllipse(Ellipses):
         return np.stack([np.where(self.mask, 255, 0).astype(np.uint8)] * 3), self.mask, None
 
 
-class PartlyLabelled(Ellipses):
-    """Draws plain pictures, too, without labels."""
-
-    def draw_unlabelled(self, random):
-        return np.full((3, 256, 256), 77, np.uint8)
-
-
 def trained(model, folder, options, source=None, **more):
     """A copy of `model` after a run in `folder`."""
     return Run(folder, options, cpu()).train(copy.deepcopy(model), source or Ellipses(), **more)
-
-
-def taught_loss(student, batch, teacher, options):
-    """The terms of a batch after the teacher was asked, as a run does it."""
-    return batch_loss(student, answered(batch, teacher, teacher.encode, options), options)
 
 
 def rows_of(folder):
@@ -408,130 +403,6 @@ def test_a_student_that_is_its_teacher_is_at_no_distance(tiny_model, tmp_path):
     (row,) = rows_of(tmp_path)
     assert row["teacher"] == pytest.approx(0, abs=LOG_TOLERANCE)
     assert row["loss"] == pytest.approx(row["truth"], abs=LOG_TOLERANCE)
-
-
-def test_in_free_boxes_the_teachers_masks_are_the_target(tiny_model, monkeypatch):
-    monkeypatch.setattr(loop, "trust_in", lambda logits, targets: torch.full((1,), 0.25))
-    options = dataclasses.replace(
-        SMALL, batch_size=2, teacher_weight=0.5, answers_weight=3.0, taught=1, free_boxes=3,
-        augmentation=NOTHING,
-    )  # fmt: skip
-    batch = Batches(Ellipses(), options)[0]
-    assert batch["free_boxes"].shape == (2, 3, 4)
-    with torch.no_grad():
-        terms = taught_loss(loop.Student(tiny_model), batch, tiny_model, options)
-        embedding = tiny_model.encode(batch["clean"][:1])
-        logits, _ = tiny_model.decode(embedding, batch["free_boxes"][0])
-    wanted = 0.25 * teacher_loss(logits, logits)
-    assert terms["answers"].item() == pytest.approx(wanted.item(), rel=1e-4)
-    assert terms["answers"].item() > 0.0025  # what is left of the teacher's own doubt
-    wanted = terms["truth"] + 0.5 * (terms["teacher"] + 3 * terms["answers"])
-    assert terms["loss"].item() == pytest.approx(wanted.item())
-    student = copy.deepcopy(tiny_model)
-    for tensor in student.mask_decoder.parameters():
-        tensor.mul_(0.5)
-    with torch.no_grad():
-        worse = taught_loss(loop.Student(student), batch, tiny_model, options)
-    assert worse["answers"] > terms["answers"]
-
-
-class Asked:
-    """A network that keeps the boxes it is asked with; its answers to each are `masks`, anew."""
-
-    def __init__(self, model, masks):
-        self.model, self.masks, self.boxes = model, masks, []
-
-    def encode(self, pixels):
-        return self.model.encode(pixels)
-
-    def decode(self, embedding, boxes):
-        self.boxes.append(boxes)
-        logits = torch.from_numpy(np.stack(self.masks)).float() * 2 - 1
-        return logits.repeat(len(boxes) // len(self.masks), 1, 1), None
-
-
-def test_pseudo_objects_are_boxes_of_what_the_teacher_sees_in_free_boxes(tiny_model):
-    options = dataclasses.replace(
-        SMALL, batch_size=2, teacher_weight=1.0, taught=2, free_boxes=3, pseudo_objects=2,
-        augmentation=NOTHING,
-    )  # fmt: skip
-    batch = Batches(Ellipses(), options)[0]
-    seen = [ellipse(256, 256, (100, 60), (30, 20)), ellipse(256, 256, (200, 150), (10, 40))]
-    teacher, asked_of_student = Asked(tiny_model, seen), []
-
-    def student(pixels, boxes, free_boxes):
-        asked_of_student.append(free_boxes)
-        return loop.Student(tiny_model)(pixels, boxes, free_boxes)
-
-    taught_loss(student, batch, teacher, options)
-    first, second, third = teacher.boxes
-    torch.testing.assert_close(first, batch["free_boxes"][:, :2].flatten(0, 1))
-    (asked,) = asked_of_student
-    # it answers what the student is asked, and then what the truth is known of
-    torch.testing.assert_close(second, asked.flatten(0, 1))
-    torch.testing.assert_close(third, batch["boxes"].flatten(0, 1))
-    torch.testing.assert_close(asked[:, 2], batch["free_boxes"][:, 2])
-    for picture in asked:
-        for box, mask in zip(picture[:2].tolist(), seen, strict=True):
-            y, x = np.nonzero(mask)
-            tight = np.array([x.min(), y.min(), x.max(), y.max()])
-            outward = (np.array(box) - tight) * [-1, -1, 1, 1]
-            assert 0 <= outward.min() <= outward.max() <= 10
-
-
-def test_labelled_objects_take_the_place_of_the_last_free_boxes_where_there_are_labels(tiny_model):
-    options = dataclasses.replace(
-        SMALL, batch_size=3, unlabelled=1, taught=2, teacher_weight=1.0, free_boxes=3, boxes=2,
-        labelled_objects=2, augmentation=NOTHING,
-    )  # fmt: skip
-    batch = Batches(PartlyLabelled(), options)[0]
-    teacher = Asked(tiny_model, [np.zeros((256, 256))])
-    answers = loop._answers_of(teacher, torch.zeros(2, 1, 1, 1), batch, 2)
-    torch.testing.assert_close(answers.boxes[0], batch["free_boxes"][0])
-    torch.testing.assert_close(answers.boxes[1, :1], batch["free_boxes"][1, :1])
-    torch.testing.assert_close(answers.boxes[1, 1:], batch["boxes"][0])
-    torch.testing.assert_close(teacher.boxes[0], answers.boxes.flatten(0, 1))
-    answered_batch = answered(batch, tiny_model, tiny_model.encode, options)
-    torch.testing.assert_close(answered_batch["answered_boxes"], answers.boxes)
-
-
-def test_more_labelled_objects_than_boxes_are_refused():
-    with pytest.raises(ValueError, match="labelled_objects 3: expected 0 to 2, the smaller of"):
-        dataclasses.replace(SMALL, boxes=2, free_boxes=3, labelled_objects=3)
-
-
-def test_each_free_box_has_the_trust_of_its_picture(tiny_model, monkeypatch):
-    monkeypatch.setattr(loop, "trust_in", lambda logits, targets: torch.tensor([0.25, 1]))
-    options = dataclasses.replace(SMALL, batch_size=2, free_boxes=3, augmentation=NOTHING)
-    batch = Batches(Ellipses(), options)[0]
-    teacher = Asked(tiny_model, [np.zeros((256, 256))])
-    answers = loop._answers_of(teacher, torch.zeros(2, 1, 1, 1), batch)
-    assert answers.trust.tolist() == [0.25] * 3 + [1] * 3
-
-
-def test_unlabelled_pictures_come_first_and_only_the_teacher_answers_for_them(
-    tiny_model, monkeypatch
-):
-    options = dataclasses.replace(
-        SMALL, batch_size=3, unlabelled=1, taught=2, teacher_weight=1.0, free_boxes=2, boxes=2,
-        augmentation=NOTHING,
-    )  # fmt: skip
-    batch = Batches(PartlyLabelled(), options)[0]
-    assert batch["pixels"].shape[0] == batch["free_boxes"].shape[0] == 3
-    assert batch["boxes"].shape[0] == batch["targets"].shape[0] == 2
-    assert (batch["clean"][0] * 255 == 77).all()
-    assert not (batch["clean"][1] * 255 == 77).all()
-    monkeypatch.setattr(loop, "trust_in", lambda logits, targets: torch.full((1,), 0.25))
-    teacher = Asked(tiny_model, [np.zeros((256, 256))])
-    answers = loop._answers_of(teacher, torch.zeros(2, 1, 1, 1), batch)
-    assert answers.trust.tolist() == [1, 1, 0.25, 0.25]  # no truth, no doubt
-    torch.testing.assert_close(teacher.boxes[1], batch["boxes"][0])  # of the taught labelled one
-    with torch.no_grad():
-        terms = taught_loss(loop.Student(tiny_model), batch, tiny_model, options)
-        embedding = tiny_model.encode(batch["pixels"][1:]).repeat_interleave(2, 0)
-        logits, iou = tiny_model.decode(embedding, batch["boxes"].flatten(0, 1))
-        wanted = truth_loss(logits, iou, batch["targets"].flatten(0, 1))
-    assert terms["truth"].item() == pytest.approx(wanted.item(), rel=1e-4)
 
 
 class Clock:

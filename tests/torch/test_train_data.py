@@ -704,3 +704,27 @@ def test_black_inside_a_picture_is_no_padding():
     area = picture_area(numbers.expand(1, 3, 3, 4))
     wanted = [[True, True, True, False], [True, True, True, False], [False] * 4]
     assert area[0, 0].tolist() == wanted
+
+
+def test_the_second_teacher_has_whole_upright_pictures_of_the_named_sets(tmp_path):
+    for folder in ("train", "more"):
+        (tmp_path / folder).mkdir()
+    write_shard(tmp_path / "train" / "CT_Liver.tar", {"a.webp": GREY, "a.png": GREY_LABELS})
+    write_shard(tmp_path / "train" / "MR_Brain.tar", {"b.webp": COLOUR, "b.png": COLOUR_LABELS})
+    write_shard(tmp_path / "more" / "US_Kidney.tar", {"c.webp": GREY.T})
+    source = CorpusSource(
+        tmp_path / "train", EVERYTHING, [tmp_path / "more"], second_for=["CT", "US_Kidney"]
+    )
+    drawn = [source.draw_second(np.random.default_rng(seed)) for seed in range(20)]
+    seen = {(pixels.tobytes(), labels.tobytes()) for pixels, labels in drawn}
+    wanted = set()
+    for image, labels in ((GREY, GREY_LABELS), (GREY.T, np.zeros_like(GREY_LABELS.T))):
+        pixels = np.round(Frame(*image.shape).pixels(image)[0] * 255).astype(np.uint8)
+        wanted.add((pixels.tobytes(), frame_labels(labels).tobytes()))
+    assert seen == wanted
+
+
+def test_an_unknown_set_for_the_second_teacher_is_refused_by_name(tmp_path):
+    write_shard(tmp_path / "CT_Liver.tar", {"a.webp": GREY, "a.png": GREY_LABELS})
+    with pytest.raises(CorpusError, match="'CT_Lung' is for the second teacher: no such"):
+        CorpusSource(tmp_path, NOTHING, second_for=["CT", "CT_Lung"])

@@ -43,6 +43,9 @@ class Source(Protocol):
     def draw_unlabelled(self, random: np.random.Generator) -> np.ndarray:
         """Draw a picture without labels; return its pixels (3, 256, 256) uint8."""
 
+    def draw_second(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draw a picture for a second teacher; return its pixels and its labels (256, 256)."""
+
 
 class Picture(Protocol):
     """An image, or one slice of a volume, with its label map."""

@@ -113,3 +113,15 @@ def draw_unlabelled_picture(
     image, _ = flip_and_turn(image, labels, options, random)
     pixels = Frame(*image.shape[:2]).pixels(image)[0]
     return np.round(pixels * 255).astype(np.uint8)
+
+
+def draw_upright(
+    sampler: BalancedSampler, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a picture and frame it as it is; return pixels (3, 256, 256) uint8 and labels.
+
+    Labels are (256, 256), all 0 where the picture has none.
+    """
+    image, labels = sampler.draw(random).read()
+    pixels = Frame(*image.shape[:2]).pixels(image)[0]
+    return np.round(pixels * 255).astype(np.uint8), frame_labels(labels)

@@ -4,7 +4,7 @@ A run that was killed and resumed therefore sees the same batches as an undistur
 number of worker processes prepares the same batches.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,11 @@ from swiftmedsam.train.data.corpus import (
     counts,
     read_corpus,
 )
-from swiftmedsam.train.data.framed import draw_picture, draw_unlabelled_picture
+from swiftmedsam.train.data.framed import (
+    draw_picture,
+    draw_unlabelled_picture,
+    draw_upright,
+)
 from swiftmedsam.train.data.prompts import draw_free_boxes, draw_prompts, draw_shifts
 from swiftmedsam.train.options import Options
 from swiftmedsam.train.repair.features import read_cache
@@ -34,10 +38,12 @@ class CorpusSource:
     """Draws pictures of a corpus, balanced over modalities, each time cropped and turned anew.
 
     `labelled` and `unlabelled` are the pictures of the corpus; `unlabelled` may be empty.
-    `favoured` has factors of how often they are drawn, by modality or data set.
+    `favoured` has factors of how often they are drawn, by modality or data set. `second_for` has
+    the modalities and data sets of the pictures for a second teacher.
 
     Raises:
-        CorpusError: `favoured` names neither a modality nor a data set of the pictures.
+        CorpusError: `favoured` or `second_for` has a name that is neither a modality nor a data set
+            of the pictures.
     """
 
     def __init__(
@@ -46,16 +52,24 @@ class CorpusSource:
         augmentation: Augmentation,
         unlabelled: Sequence[Path] = (),
         favoured: Mapping[str, float] | None = None,
+        second_for: Collection[str] = (),
     ) -> None:
         self.labelled = read_corpus(folder)
         self.unlabelled = [p for more in unlabelled for p in read_corpus(more, labelled=False)]
         every = [*self.labelled, *self.unlabelled]
         names = {name for picture in every for name in (picture.modality, picture.dataset)}
-        if unknown := sorted(set(favoured or ()) - names):
-            raise CorpusError(f"{unknown[0]!r} is to be favoured: no such modality or data set")
+        for wanted, purpose in (
+            (favoured or (), "to be favoured"), (second_for, "for the second teacher"),
+        ):  # fmt: skip
+            if unknown := sorted(set(wanted) - names):
+                raise CorpusError(f"{unknown[0]!r} is {purpose}: no such modality or data set")
         self._sampler = BalancedSampler(self.labelled, favoured=favoured)
         self._unlabelled_sampler = BalancedSampler(
             self.unlabelled, dataset_power=UNLABELLED_DATASET_POWER, favoured=favoured
+        )
+        self._second_sampler = BalancedSampler(
+            [picture for picture in every if {picture.modality, picture.dataset} & {*second_for}],
+            favoured=favoured,
         )
         self._augmentation = augmentation
 
@@ -78,6 +92,13 @@ class CorpusSource:
             raise CorpusError("unlabelled pictures are needed, but no folder of them is given")
         return draw_unlabelled_picture(self._unlabelled_sampler, self._augmentation, random)
 
+    def draw_second(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draw a picture for the second teacher, as it is; return pixels and labels, framed.
+
+        Pixels are (3, 256, 256) uint8, labels (256, 256), all 0 where the picture has none.
+        """
+        return draw_upright(self._second_sampler, random)
+
 
 class CacheSource:
     """Draws rows of a feature cache, with the teacher's embedding; their geometry is fixed."""
@@ -98,6 +119,14 @@ class CacheSource:
             CorpusError: always.
         """
         raise CorpusError("a cache has no unlabelled pictures: train without --cached")
+
+    def draw_second(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Raise an error: a cache has the embeddings of one teacher.
+
+        Raises:
+            CorpusError: always.
+        """
+        raise CorpusError("a cache has no pictures for a second teacher: train without --cached")
 
 
 def _stack(tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -120,11 +149,18 @@ class Batches(Dataset[Batch]):
         Pixels are (B, 3, 256, 256), once as drawn and once with changed intensities. The labelled
         pictures have boxes (L, K, 4) with targets (L, K, 256, 256). All pictures have `free_boxes`
         (B, F, 4) without targets; the first O of them become pseudo-objects, by `shifts` (B, O, 4).
+        In the first `second` pictures the other free boxes are drawn around labelled objects, if
+        any.
         """
         o = self._options
         random = np.random.default_rng([o.seed, self._rank, step])
         pixels, boxes, targets, free_boxes, shifts, embeddings = [], [], [], [], [], []
-        for _ in range(o.unlabelled):
+        seconds = []  # boxes of labelled objects in the pictures for the second teacher, or None
+        for _ in range(o.second):
+            picture, labels = self._source.draw_second(random)
+            pixels.append(torch.from_numpy(picture))
+            seconds.append(draw_prompts(labels, o.free_boxes, random))
+        while len(pixels) < o.unlabelled:
             pixels.append(torch.from_numpy(self._source.draw_unlabelled(random)))
         while len(pixels) < o.batch_size:
             picture, labels, embedding = self._source.draw(random)
@@ -136,8 +172,12 @@ class Batches(Dataset[Batch]):
             targets.append(drawn[1])
             if embedding is not None:
                 embeddings.append(torch.from_numpy(embedding.astype(np.float32)))
-        for picture in pixels:
-            free_boxes.append(draw_free_boxes(picture, o.free_boxes, random))
+        for i, picture in enumerate(pixels):
+            of_objects = seconds[i] if i < len(seconds) else None
+            free = draw_free_boxes(picture, o.free_boxes, random)
+            if of_objects is not None:
+                free[o.pseudo_objects :] = of_objects[0][o.pseudo_objects :]
+            free_boxes.append(free)
             shifts.append(draw_shifts(o.pseudo_objects, random))
         clean = torch.stack(pixels).float() / 255
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
