@@ -92,15 +92,13 @@ def tiny_weights_fp16(
 
 
 @pytest.fixture(scope="session")
-def v3_weights(parity_cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of v3 if it is shipped; else one made of the checkpoint that is being trained."""
+def v2_weights(parity_cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of v2, made of its checkpoint."""
     from swiftmedsam.convert.__main__ import convert
-    from swiftmedsam.manifest import MANIFEST, WEIGHTS
+    from swiftmedsam.manifest import WEIGHTS
 
-    if (WEIGHTS / "v3" / MANIFEST).is_file():
-        return WEIGHTS / "v3"
-    folder = tmp_path_factory.mktemp("v3") / "v3"
-    convert(WEIGHTS / "training" / "v3.safetensors", "v3", folder, "fp16", parity_cases)
+    folder = tmp_path_factory.mktemp("v2") / "v2"
+    convert(WEIGHTS / "v2" / "v2.safetensors", "v2", folder, "fp16", parity_cases)
     return folder
 
 

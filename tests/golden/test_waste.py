@@ -14,12 +14,11 @@ from swiftmedsam.torch_model import SWIFT_V2, SWIFT_V3
 from swiftmedsam.torch_model.architecture import EMBEDDING_SIZE
 from tests.helpers import ROOT
 
-FOLDER = ROOT / "weights" / "v2"
-ENCODER_FLOP = 57.1e9
-ATTENTION_BLOCKS = sum(SWIFT_V2.encoder_depths[1:])
-V3_ENCODER_FLOP = 15.75e9
-V3_ATTENTION_BLOCKS = len(SWIFT_V3.dense_encoder.windows)
-V3_CONVOLUTIONS = 24
+FOLDER = ROOT / "weights" / "v3"
+ENCODER_FLOP = 15.75e9
+ATTENTION_BLOCKS = len(SWIFT_V3.dense_encoder.windows)
+V2_ENCODER_FLOP = 57.1e9
+V2_ATTENTION_BLOCKS = sum(SWIFT_V2.encoder_depths[1:])
 DECODER_FLOP, SIDE = 367e6, 16  # of a box of 16 x 16 cells
 
 
@@ -52,44 +51,49 @@ def decoder_flop(core, boxes, side):
     return sum(work(decoder(core, boxes, side)).values())
 
 
-def test_the_encoder_multiplies_what_the_paper_draws_and_norms_are_folded(core):
+def kinds_of(model):
+    return Counter(node.get_type_name() for node in model.get_ordered_ops())
+
+
+def test_the_encoder_does_a_quarter_of_the_work_of_v2_and_norms_are_folded(core):
     model = core.read_model(FOLDER / "encoder.xml")
-    assert sum(work(model).values()) <= ENCODER_FLOP * 1.001
-    kinds = Counter(node.get_type_name() for node in model.get_ordered_ops())
+    assert sum(work(model).values()) <= ENCODER_FLOP * 1.001 < V2_ENCODER_FLOP / 3.6
+    kinds = kinds_of(model)
     assert kinds["BatchNormInference"] == 0
     assert kinds["ScaledDotProductAttention"] == ATTENTION_BLOCKS
     assert kinds["MVN"] == 2 * ATTENTION_BLOCKS + 2  # before attention and MLP; two in the neck
 
 
-def test_v3_does_a_quarter_of_the_work_and_norms_are_folded(core, v3_weights):
-    model = core.read_model(v3_weights / "encoder.xml")
-    assert sum(work(model).values()) <= V3_ENCODER_FLOP * 1.001 < ENCODER_FLOP / 3.6
-    kinds = Counter(node.get_type_name() for node in model.get_ordered_ops())
+def test_the_encoder_of_v2_multiplies_what_the_paper_draws_and_norms_are_folded(core, v2_weights):
+    model = core.read_model(v2_weights / "encoder.xml")
+    assert sum(work(model).values()) <= V2_ENCODER_FLOP * 1.001
+    kinds = kinds_of(model)
     assert kinds["BatchNormInference"] == 0
-    assert kinds["ScaledDotProductAttention"] == V3_ATTENTION_BLOCKS
-    assert kinds["MVN"] == 2 * V3_ATTENTION_BLOCKS + 2
+    assert kinds["ScaledDotProductAttention"] == V2_ATTENTION_BLOCKS
+    assert kinds["MVN"] == 2 * V2_ATTENTION_BLOCKS + 2
 
 
-@pytest.mark.skipif("avx512f" not in cpu_flags(), reason="OpenVINO fuses other steps elsewhere")
-@pytest.mark.parametrize("name", ["encoder.xml", "encoder_int8.xml"])
-def test_openvino_fuses_the_activations_of_v3(core, v3_weights, name):
-    if not (v3_weights / name).exists():
-        pytest.skip("INT8 is there when v3 is shipped")
+def fused(core, path):
+    """The steps of a model that is compiled for one thread."""
     config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    found = steps(core.compile_model(v3_weights / name, "CPU", config))
-    assert found["Convolution"] == V3_CONVOLUTIONS
-    assert found["FullyConnected"] == 6 * V3_ATTENTION_BLOCKS
-    assert not {"Gelu", "HSwish", "BatchNormalization"} & set(found)
+    return steps(core.compile_model(path, "CPU", config))
 
 
 @pytest.mark.skipif("avx512f" not in cpu_flags(), reason="OpenVINO fuses other steps elsewhere")
 @pytest.mark.parametrize("name", ["encoder.xml", "encoder_int8.xml"])
 def test_openvino_fuses_the_encoder_into_the_steps_it_was_tuned_to(core, name):
-    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    found = steps(core.compile_model(FOLDER / name, "CPU", config))
-    assert found["Convolution"] == 22  # each with its norm, its GELU and what it adds to
+    found = fused(core, FOLDER / name)
+    assert found["Convolution"] == 24  # each with its norm and its activation
     assert found["FullyConnected"] == 6 * ATTENTION_BLOCKS  # q, k, v, out, and two of the MLP
-    assert found["MVN"] == 2 * ATTENTION_BLOCKS + 2
+    assert not {"Gelu", "HSwish", "BatchNormalization"} & set(found)
+
+
+@pytest.mark.skipif("avx512f" not in cpu_flags(), reason="OpenVINO fuses other steps elsewhere")
+def test_openvino_fuses_the_encoder_of_v2_too(core, v2_weights):
+    found = fused(core, v2_weights / "encoder.xml")
+    assert found["Convolution"] == 22  # each with its norm, its GELU and what it adds to
+    assert found["FullyConnected"] == 6 * V2_ATTENTION_BLOCKS
+    assert found["MVN"] == 2 * V2_ATTENTION_BLOCKS + 2
     assert not {"Eltwise", "Gelu", "BatchNormalization"} & set(found)
 
 
@@ -110,7 +114,7 @@ def test_what_boxes_share_of_whole_slices_is_done_once(core):
 
 def test_no_box_has_an_image_of_its_own(core):
     """Of 4 MB, to be written and read several times."""
-    image = EMBEDDING_SIZE**2 * SWIFT_V2.embedding_dim
+    image = EMBEDDING_SIZE**2 * SWIFT_V3.embedding_dim
     nodes = decoder(core, 6, SIDE).get_ordered_ops()
     outputs = [output for node in nodes for output in node.outputs()]
     sizes = [prod(output.get_shape()) for output in outputs]
@@ -122,4 +126,4 @@ def test_position_codes_are_kept_once(core):
     model = core.read_model(FOLDER / "decoder.xml")
     constants = [node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"]
     shapes = [list(node.output(0).get_shape()) for node in constants]
-    assert shapes.count([1, EMBEDDING_SIZE**2, SWIFT_V2.embedding_dim]) == 1
+    assert shapes.count([1, EMBEDDING_SIZE**2, SWIFT_V3.embedding_dim]) == 1

@@ -12,8 +12,8 @@ from tests.helpers import ROOT
 
 
 @pytest.fixture(scope="module")
-def v2_encoder():
-    return ov.Core().read_model(ROOT / "weights" / "v2" / "encoder.xml")
+def v2_encoder(v2_weights):
+    return ov.Core().read_model(v2_weights / "encoder.xml")
 
 
 def number_by_place(encoder, architecture):
@@ -36,9 +36,9 @@ def test_every_layer_with_weights_has_one_purpose_and_one_place(v2_encoder):
     }  # fmt: skip
 
 
-def test_layers_of_v3_have_places_too(v3_weights):
+def test_layers_of_v3_have_places_too():
     """Blocks of two convolutions, one to the next stage; four blocks of attention; the neck."""
-    encoder = ov.Core().read_model(v3_weights / "encoder.xml")
+    encoder = ov.Core().read_model(ROOT / "weights" / "v3" / "encoder.xml")
     assert number_by_place(encoder, SWIFT_V3) == {
         "patch embedding": 1, "stage 0": 3, "stage 1": 5, "stage 2": 7, "stage 3": 28, "neck": 4,
     }  # fmt: skip

@@ -1,13 +1,10 @@
-"""v3 runs wherever the default network runs: challenge files, scans, the server, the fleet."""
-
-import json
+"""Other weights than the default run everywhere: challenge files, scans, server, fleet."""
 
 import nibabel
 import numpy as np
 import pytest
 
 from swiftmedsam.fleet.worker import Setup, Worker, agree
-from swiftmedsam.manifest import MANIFEST
 from swiftmedsam.program.main import main
 from tests.helpers import dsc, ellipse, fresh_logging, make_case_file, volume_case
 from tests.helpers.page import Client
@@ -18,12 +15,12 @@ LEAST = 0.85  # DSC of a bright ellipse in a grey picture
 
 
 @pytest.fixture
-def run(v3_weights, capsys):
-    """Run the program with v3; return the lines that it wrote to stderr."""
+def run(v2_weights, capsys):
+    """Run the program with v2; return the lines that it wrote to stderr."""
 
     def ask(*words):
         with fresh_logging():
-            assert main([*map(str, words), "--weights", str(v3_weights), "--threads", "1"]) == 0
+            assert main([*map(str, words), "--weights", str(v2_weights), "--threads", "1"]) == 0
         return capsys.readouterr().err.splitlines()
 
     return ask
@@ -34,7 +31,7 @@ def test_challenge_files(run, inputs, outputs, mode):
     make_case_file(inputs, "2DBox_US_a.npz")
     make_case_file(inputs, "3DBox_MR_b.npz")
     lines = run(inputs, outputs, "--mode", mode, "--precision", "f32")
-    assert lines[0].startswith("v3, f32, 1 threads")
+    assert lines[0].startswith("v2, f32, 1 threads")
     labels = np.load(outputs / "2DBox_US_a.npz")["segs"]
     assert dsc(labels == 1, ellipse(48, 80, (20, 25), (10, 18))) >= LEAST
     assert set(np.unique(np.load(outputs / "3DBox_MR_b.npz")["segs"])) == {0, 1, 2, 3}
@@ -50,10 +47,10 @@ def test_scans(run, tmp_path):
     assert dsc(found[..., 1].T == 1, ellipse(40, 64, (17, 26), (9, 14))) >= LEAST
 
 
-def test_the_server(v3_weights, tmp_path):
+def test_the_server(v2_weights, tmp_path):
     folder = make_folder(tmp_path)
     with serving(
-        "--root", folder / "root", "--weights", v3_weights, "--threads", "1", "--no-journal",
+        "--root", folder / "root", "--weights", v2_weights, "--threads", "1", "--no-journal",
     ) as server:  # fmt: skip
         client = Client(server)
         image = client.fine("POST", "/api/images", {"file": "root/scan.nii.gz"})
@@ -61,16 +58,9 @@ def test_the_server(v3_weights, tmp_path):
     assert change["object"]["number"] == number and labels
 
 
-def test_a_worker_of_the_fleet(v3_weights, monkeypatch):
+def test_a_worker_of_the_fleet(v2_weights, monkeypatch):
     monkeypatch.setattr("swiftmedsam.atomic._marked", "")  # restored afterwards
-    agreement = agree(v3_weights, "f32")
-    assert agreement.variant == "v3"
+    agreement = agree(v2_weights, "f32")
+    assert agreement.variant == "v2"
     with fresh_logging():
-        assert Worker(Setup("name", v3_weights, 1, None, agreement)).ready().refusal == ""
-
-
-def test_its_manifest_names_what_it_was_trained_on(v3_weights):
-    """`evaluation.breadth` tells known and new data sets apart by it."""
-    manifest = json.loads((v3_weights / MANIFEST).read_text())
-    assert len(set(manifest["trained_on"])) == len(manifest["trained_on"]) == 132
-    assert {"CT_BTCVSABS", "MR_ACDC", "XRay_DentalCaries"} <= set(manifest["trained_on"])
+        assert Worker(Setup("name", v2_weights, 1, None, agreement)).ready().refusal == ""
