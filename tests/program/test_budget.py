@@ -14,18 +14,18 @@ budget = importlib.util.module_from_spec(SPEC)
 sys.modules["budget"] = budget  # where dataclasses look for it
 SPEC.loader.exec_module(budget)
 
-UNITS = budget.Units(encoding=0.3, imports=0.4)
+UNITS = budget.Units(slice=0.3, imports=0.4)
 IMAGE, VOLUME = "2DBox_US_bladder.npz", "3DBox_MR_abdomen.npz"
 
 
 def usual(case):
-    return budget.START * UNITS.imports + budget.ENCODINGS[case] * UNITS.encoding
+    return budget.START * UNITS.imports + budget.SLICES[case] * UNITS.slice
 
 
 def runs(case="", cpu=0.0, waiting=0.0, times=1):
     """Two runs of every case as usual; of `case` the first `times` take more by so much."""
     found = []
-    for name in budget.ENCODINGS:
+    for name in budget.SLICES:
         for turn in range(2):
             more = name == case and turn < times
             found.append(budget.Run(name, usual(name) + more * cpu, more * waiting, 99.0, 2**28))
@@ -33,12 +33,12 @@ def runs(case="", cpu=0.0, waiting=0.0, times=1):
 
 
 def test_the_table_has_the_demo_cases():
-    assert set(budget.ENCODINGS) == {path.name for path in (ROOT / "examples/inputs").iterdir()}
+    assert set(budget.SLICES) == {path.name for path in (ROOT / "examples/inputs").iterdir()}
 
 
 def test_what_takes_as_much_as_ever_passes_however_long_it_takes():
     lines, wrong = budget.judge(runs(), UNITS)
-    assert len(lines) == len(budget.ENCODINGS)
+    assert len(lines) == len(budget.SLICES)
     assert not wrong
 
 
@@ -48,7 +48,7 @@ def test_one_of_two_runs_may_be_disturbed():
 
 @pytest.mark.parametrize(
     ("case", "more", "said"),
-    [(VOLUME, {"cpu": 20 * 0.3}, "more work"),  # its 20 slices are encoded twice
+    [(VOLUME, {"cpu": 40 * 0.3}, "more work"),  # everything is done twice
      (IMAGE, {"cpu": 1.0}, "more work"),  # a second is computed at the start
      (IMAGE, {"waiting": 0.5}, "waited 0.50 s")],  # it sleeps
 )  # fmt: skip
