@@ -1,7 +1,7 @@
 """Score checkpoints quickly: `python -m swiftmedsam.train.tools.measure CHECKPOINT... --val DIR`.
 
 In place of a checkpoint, FOLDER:PRECISION is a weights folder as the program runs it, for example
-weights/v2:int8.
+weights/v3:int8.
 
 The network gets the box of each object of each case of `val`, in one or a few slices, and DSC is
 measured in the 256 x 256 input. Crops, tracking and the other rules of the program are not used, so
