@@ -21,6 +21,12 @@ OTHER_SLICES = 6  # slices of the same volume whose labels are read, too
 MOST_DRAWS = 1000  # after so many pictures without an object, the corpus has none
 
 
+def frame_picture(image: np.ndarray) -> np.ndarray:
+    """Frame an image (H, W[, 3]) to pixels (3, 256, 256) uint8."""
+    pixels = Frame(*image.shape[:2]).pixels(image)[0]
+    return np.round(pixels * 255).astype(np.uint8)
+
+
 def frame_labels(labels: np.ndarray) -> np.ndarray:
     """Frame labels (H, W[, P]) to (256, 256[, P]) uint16, 0 in the padding."""
     if labels.ndim == 3:
@@ -96,8 +102,7 @@ def draw_picture(
     if ids.size and random.random() < options.crop:
         image, labels = crop_around(image, labels, int(random.choice(ids)), random)
     image, labels = flip_and_turn(image, labels, options, random)
-    pixels = Frame(*image.shape[:2]).pixels(image)[0]
-    return np.round(pixels * 255).astype(np.uint8), frame_labels(labels)
+    return frame_picture(image), frame_labels(labels)
 
 
 def draw_unlabelled_picture(
@@ -111,8 +116,7 @@ def draw_unlabelled_picture(
         image = crop_anywhere(image, random)
         labels = np.zeros(image.shape[:2], np.uint8)
     image, _ = flip_and_turn(image, labels, options, random)
-    pixels = Frame(*image.shape[:2]).pixels(image)[0]
-    return np.round(pixels * 255).astype(np.uint8)
+    return frame_picture(image)
 
 
 def draw_upright(
@@ -123,5 +127,4 @@ def draw_upright(
     Labels are (256, 256), all 0 where the picture has none.
     """
     image, labels = sampler.draw(random).read()
-    pixels = Frame(*image.shape[:2]).pixels(image)[0]
-    return np.round(pixels * 255).astype(np.uint8), frame_labels(labels)
+    return frame_picture(image), frame_labels(labels)
