@@ -174,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         log.error("%s", error)
         return 1
+    if options.second and not arguments.second_init:
+        parser.error(f"--second {options.second}: expected --second-init, the second teacher")
     keep_freed_memory()
     fabric = Fabric(
         accelerator=arguments.accelerator, devices=arguments.devices, num_nodes=arguments.nodes,

@@ -107,10 +107,11 @@ class Options:
                 f"{most}: truth_weight needs a labelled picture, and the teacher answers for "
                 f"{taught} (taught; 0 without teacher_weight)"
             )
-        if not 0 <= self.second <= self.unlabelled or bool(self.second) != bool(self.second_for):
+        seconds = max(0, min(self.unlabelled, taught - 1))  # the first teacher needs a picture, too
+        if not 0 <= self.second <= seconds or bool(self.second) != bool(self.second_for):
             raise ValueError(
-                f"second {self.second}, second_for {self.second_for!r}: expected 0 to "
-                f"{self.unlabelled} (unlabelled), and names of data sets if not 0"
+                f"second {self.second}, second_for {self.second_for!r}: expected 0 to {seconds} "
+                "(unlabelled, and less than taught), and names of data sets if not 0"
             )
         if self.steps < 1 or not self.minutes >= 0:  # not (minutes < 0): NaN must fail, too
             raise ValueError(f"steps {self.steps}, minutes {self.minutes}: expected at least 1, 0")

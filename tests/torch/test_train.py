@@ -552,6 +552,15 @@ def test_a_run_without_place_for_its_unlabelled_pictures_is_refused():
             dataclasses.replace(Options(), **wrong)
 
 
+def test_pictures_for_a_second_teacher_without_one_end_the_command_in_one_line(
+    tiny_command, capsys
+):
+    with pytest.raises(SystemExit):
+        tiny_command(batch_size=3, unlabelled=1, taught=2, second=1, second_for="CT")
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].endswith("--second 1: expected --second-init, the second teacher")
+
+
 def test_weights_name_the_data_sets_they_learned_from(
     tiny_command, tiny_checkpoint, corpus, tmp_path
 ):

@@ -215,7 +215,15 @@ def test_two_teachers_train_a_student_and_one_is_not_enough(tiny_model, tmp_path
     assert (tmp_path / "log.csv").read_text().count("\n") == 2
 
 
-@pytest.mark.parametrize("wrong", [{"second": 3}, {"second_for": ""}, {"second": 0}])
-def test_pictures_for_a_second_teacher_are_unlabelled_ones_of_named_sets(wrong):
-    with pytest.raises(ValueError, match="second .*expected 0 to 2 .unlabelled., and names"):
+@pytest.mark.parametrize(
+    ("wrong", "most"),
+    [
+        ({"second": 3}, 2),
+        ({"second_for": ""}, 2),
+        ({"second": 0}, 2),
+        ({"second": 2, "taught": 2}, 1),  # nothing would be left for the first teacher
+    ],
+)
+def test_pictures_for_a_second_teacher_are_unlabelled_ones_of_named_sets(wrong, most):
+    with pytest.raises(ValueError, match=f"second .*expected 0 to {most} .unlabelled, .*and names"):
         dataclasses.replace(TWO_TEACHERS, **wrong)
