@@ -6,6 +6,7 @@ from importlib import import_module
 
 from swiftmedsam.extras import how_to_install
 from swiftmedsam.program import signals
+from swiftmedsam.system import one_blas_thread
 
 # For each subcommand: its module, and the extra that installs its packages.
 COMMANDS = {
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in COMMANDS:
         signals.end_at_once()  # while the modules below are loaded
+        one_blas_thread()
         from swiftmedsam.program.main import main as segment_files
 
         return segment_files(words, "swiftmedsam")

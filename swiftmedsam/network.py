@@ -3,7 +3,7 @@
 import io
 import logging
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -172,7 +172,10 @@ class Network:
     """
 
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
-        """Start to compile the models, in threads of their own; `wait` returns when they are ready.
+        """Begin to load the encoder, in a thread of its own; `wait` returns when all is ready.
+
+        The decoder follows when `wait` or a first use asks for it. A program that starts has both
+        cores busy until then, with its imports and the encoder.
 
         Raises:
             WeightsError: the manifest is wrong, or has no model for this precision.
@@ -187,25 +190,36 @@ class Network:
         self.threads = threads
         # To infer and to read the result are two steps on one request: a lock keeps them together.
         self._encoding, self._decoding = Lock(), Lock()
-        core = ov.Core()
-        pool = ThreadPoolExecutor()  # each of the two models is compiled by one core
-        self._loading = {
-            part: pool.submit(
-                _compiled_request, core, folder, models[kind][part], computed, threads, flags
-            )
-            for part in PARTS
-        }
-        pool.shutdown(wait=False)
+        self._beginning = Lock()
         self._folder, self._computed, self._flags = folder, computed, flags
         self._files: dict[str, dict[str, str]] = models[kind]
+        self._core, self._pool = ov.Core(), ThreadPoolExecutor()
+        self._loading: dict[str, Future[tuple[ov.InferRequest, bool]]] = {}
+        self._begin("encoder")  # it takes the longest; the decoder is begun by `wait`
+
+    def __str__(self) -> str:
+        """What a log says of it, such as "v3, int8+bf16, 2 threads"."""
+        return f"{self.variant}, {self.precision}, {self.threads} threads"
+
+    def _begin(self, part: str) -> Future[tuple[ov.InferRequest, bool]]:
+        """Begin to load a part, if this was not done; one core compiles it."""
+        with self._beginning:
+            if part not in self._loading:
+                self._loading[part] = self._pool.submit(
+                    _compiled_request, self._core, self._folder, self._files[part],
+                    self._computed, self.threads, self._flags,
+                )  # fmt: skip
+                if len(self._loading) == len(PARTS):
+                    self._pool.shutdown(wait=False)
+            return self._loading[part]
 
     @cached_property
     def _encoder(self) -> ov.InferRequest:
-        return self._loading["encoder"].result()[0]
+        return self._begin("encoder").result()[0]
 
     @cached_property
     def _decoder(self) -> ov.InferRequest:
-        return self._loading["decoder"].result()[0]
+        return self._begin("decoder").result()[0]
 
     def wait(self) -> None:
         """Return when the network is ready.
@@ -213,7 +227,7 @@ class Network:
         Raises:
             WeightsError: a file cannot be read, was altered, or does not run here.
         """
-        for loading in self._loading.values():
+        for loading in [self._begin(part) for part in PARTS]:
             loading.result()
 
     def encode(self, pixels: FloatArray) -> FloatArray:
@@ -235,8 +249,8 @@ class Network:
         """
         compiled = self._folder / COMPILED
         compiled.mkdir(exist_ok=True)
-        for part, loading in self._loading.items():
-            request, precompiled = loading.result()
+        for part in PARTS:
+            request, precompiled = self._begin(part).result()
             if precompiled:
                 continue
             start = _blob_start(self._files[part], self._computed, self._flags)
@@ -285,7 +299,8 @@ def load(
         precision: "f32" (the most exact), "bf16", "int8", or "auto": the fastest that suits this
             CPU and that the folder has a model for.
         threads: None: as many as the CPU affinity and the container's quota allow.
-        wait: False: return before the models are compiled; `Network.wait` then raises their errors.
+        wait: False: return before the models are compiled, and log nothing; `Network.wait` then
+            raises their errors.
 
     Raises:
         WeightsError: the folder is missing, incomplete, altered, or has no such precision.
@@ -298,5 +313,5 @@ def load(
     network = Network(folder, precision, threads or available_threads())
     if wait:
         network.wait()
-    log.info("%s, %s, %d threads", network.variant, network.precision, network.threads)
+        log.info("%s", network)
     return network

@@ -39,6 +39,15 @@ STOP_SIGNALS = tuple(
 )
 
 
+def one_blas_thread() -> None:
+    """Let numpy's OpenBLAS start no threads of its own; for a program that did not import numpy.
+
+    An idle thread of it asks for work for 30 ms before it sleeps. On two cores this takes time from
+    a program that starts. Nothing here multiplies large matrices with numpy.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def available_threads() -> int:
     """The number of threads that this process can keep busy.
 

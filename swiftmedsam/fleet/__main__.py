@@ -20,15 +20,9 @@ from swiftmedsam.fleet.progress import FleetProgress
 from swiftmedsam.fleet.worker import Setup, agree
 from swiftmedsam.messages import printable
 from swiftmedsam.program.jobs import Job, Report
-from swiftmedsam.program.main import (
-    make_jobs,
-    mirror_of,
-    open_log,
-    remove_all_partials,
-    run,
-    start_logging,
-)
+from swiftmedsam.program.main import start_logging
 from swiftmedsam.program.options import OUTPUTS, parse
+from swiftmedsam.program.run import make_jobs, mirror_of, open_log, remove_all_partials, run
 from swiftmedsam.program.scan_options import about_scans, positive
 from swiftmedsam.program.signals import Stopper
 from swiftmedsam.program.stored import Mirror

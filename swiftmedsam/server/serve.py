@@ -289,6 +289,7 @@ def _serve(options: argparse.Namespace, stopper: Stopper) -> int:
         except WeightsError as error:
             log.error("%s", error)
             return 1
+        log.info("%s", network)
         hub = hub_of(options, network)
         app = application(hub, token=options.token, hosts=[options.host, *options.allow_host])
         config = uvicorn.Config(

@@ -123,7 +123,7 @@ def test_the_image_has_only_the_parts_of_the_library_that_segment():
 
 def test_the_image_has_all_that_the_program_imports():
     code = (
-        "import sys, app.__main__, swiftmedsam.program.main\n"
+        "import sys, app.__main__, swiftmedsam.program.main, swiftmedsam.program.run\n"
         "for name, module in sys.modules.items():\n"
         "    if name.partition('.')[0] in {'app', 'swiftmedsam'}: print(module.__file__)"
     )

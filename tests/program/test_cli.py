@@ -45,6 +45,32 @@ def test_good_cases_are_written_with_the_labels_of_segment(program, inputs, outp
     assert len(lines) == 4
 
 
+START = """
+import os, sys
+import swiftmedsam.program.main as program
+from swiftmedsam.manifest import WeightsError
+
+def load(*words, wait, **more):
+    print(wait, *(name for name in ("cv2", "swiftmedsam.segment") if name in sys.modules))
+    raise WeightsError("no weights")
+
+program.load = load
+sys.exit(program.main(sys.argv[1:]))
+"""
+
+
+def test_the_network_begins_to_load_before_the_rest_is_imported(inputs, outputs):
+    """Its loading is the longest part of a run with one image. Errors of inputs come first."""
+    make_case_file(inputs, IMAGE)
+    command = [sys.executable, "-c", START]
+    done = subprocess.run([*command, inputs, outputs], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "False\n", "no weights\n")
+    done = subprocess.run([*command, inputs, inputs], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "outputs would replace the inputs" in done.stderr
+    assert "no weights" not in done.stderr
+
+
 def test_one_file_can_be_the_input(program, inputs, outputs):
     """With the same labels as in its folder, and nothing else done."""
     path = make_case_file(inputs, IMAGE)

@@ -347,7 +347,7 @@ def second_a_slice(monkeypatch):
 
     monkeypatch.setattr(Network, "encode", encode)
     clock = types.SimpleNamespace(perf_counter=lambda: now[0])
-    monkeypatch.setattr("swiftmedsam.program.main.time", clock)
+    monkeypatch.setattr("swiftmedsam.program.run.time", clock)
     monkeypatch.setattr("swiftmedsam.program.progress.time", clock)
     monkeypatch.setattr("swiftmedsam.program.jobs.time", clock)
 

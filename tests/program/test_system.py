@@ -56,6 +56,31 @@ def test_without_affinity_threads_are_those_of_the_machine(no_cgroup, monkeypatc
     assert system.available_threads() == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize(
+    "begin",
+    [
+        "import swiftmedsam.commands as c; c.main(['-h'])",
+        "import runpy; runpy.run_module('app', run_name='__main__')",
+    ],
+)
+def test_a_program_that_starts_has_no_idle_threads_of_numpy(begin):
+    """On two cores, an idle thread of OpenBLAS would take time from the network's loading."""
+    code = (
+        "import os, sys; sys.argv = ['app', '-h']\n"
+        f"try: {begin}\n"
+        "except SystemExit: pass\n"
+        "import numpy; print(len(os.listdir('/proc/self/task')))"
+    )
+    variables = {name: value for name, value in os.environ.items() if "OPENBLAS" not in name}
+    for start, threads in ((code, "1"), ("import os, numpy; " + code.rpartition("; ")[2], "2")):
+        done = subprocess.run(
+            ["taskset", "--cpu-list", "0,1", sys.executable, "-c", start],
+            cwd=ROOT, env=variables, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.splitlines()[-1] == threads
+
+
 def test_flags_and_name_of_the_cpu_are_those_of_its_first_core(tmp_path, monkeypatch):
     monkeypatch.setattr(system, "CPU_INFO", tmp_path / "cpuinfo")
     first = "processor\t: 0\nmodel name\t: A CPU: new\nvmx flags\t: vnmi\nflags\t\t: avx2 fma\n"

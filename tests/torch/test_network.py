@@ -313,6 +313,27 @@ def test_weights_may_have_another_fastest_precision(folder, tmp_path, monkeypatc
     assert load(folder, threads=1).precision == ran
 
 
+def test_the_decoder_waits_until_the_program_does(folder, monkeypatch):
+    """The imports of a program that starts, and the encoder, have both cores until then."""
+    begun, real = [], swiftmedsam.network._compiled_request
+
+    def compiled_request(core, where, files, *more):
+        begun.append(min(files))
+        return real(core, where, files, *more)
+
+    monkeypatch.setattr(swiftmedsam.network, "_compiled_request", compiled_request)
+    network = load(folder, threads=1, wait=False)
+    embedding = network.encode(np.zeros((1, 3, 256, 256), np.float32))
+    assert begun == ["encoder.bin"]
+    network.wait()
+    assert begun == ["encoder.bin", "decoder.bin"]
+    whole = every_cell(1)
+    first = network.decode(embedding, np.float32([[9, 9, 99, 99]]), whole)
+    network = load(folder, threads=1, wait=False)  # without waiting, the first use begins it
+    second = network.decode(embedding, np.float32([[9, 9, 99, 99]]), whole)
+    np.testing.assert_array_equal(first[0], second[0])
+
+
 # Compiled models that were kept
 
 

@@ -113,7 +113,9 @@ def test_to_segment_needs_openvino_only_where_a_network_is_loaded():
     assert not loaded & (HEAVY | EXTRAS | {"openvino"})
 
 
-@pytest.mark.parametrize("module", ["program.main", "program.scan_jobs", "scans.session"])
+@pytest.mark.parametrize(
+    "module", ["program.main", "program.run", "program.scan_jobs", "scans.session"]
+)
 def test_the_program_loads_nothing_that_makes_weights_and_no_extra(module):
     """Pictures, too, need no package beyond those of the container."""
     loaded = modules_after(f"import swiftmedsam.{module}")
