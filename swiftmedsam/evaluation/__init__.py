@@ -6,6 +6,7 @@ Commands (`python -m swiftmedsam.evaluation.NAME`):
 - `breadth`: scores by data set, apart for those that the weights were trained on.
 - `agreement`: makes cases of pictures without labels; their truth is the masks of a teacher.
 - `robustness`: scores outputs for boxes that are drawn worse.
+- `slices`: makes an image of each slice of volumes, to score the network without the volume.
 - `report/`: an HTML page and a sheet with pictures of cases.
 - `timing/`: seconds and memory of programs.
 
