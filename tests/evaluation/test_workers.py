@@ -13,7 +13,10 @@ from tests.helpers import make_shifted_cases
 ROW = re.compile(r"^\| (\w+) \|" + r" ([\d.]+) \|" * 5 + "$", re.MULTILINE)
 
 
-def test_each_way_segments_all_cases_and_the_table_says_so(inputs, tiny_weights, capsys):
+def test_each_way_segments_all_cases_and_the_table_says_so(
+    inputs, tiny_weights, capsys, monkeypatch
+):
+    monkeypatch.setattr(workers, "EVERY", 0.01)  # these runs take less than a second
     make_shifted_cases(inputs, ["2DBox_US_0.npz", "2DBox_US_1.npz"])
     options = ["--only", "2D*", "--copies", "2", "--rounds", "1", "--ways", "one", "parts"]
     assert workers.main([str(inputs), *options, "--weights", str(tiny_weights)]) == 0
