@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from swiftmedsam.train.machine.precision import computes_bfloat16
+
 MOMENTUM = 0.95
 # Five times a X + b X X^T X + c X X^T X X^T X makes all singular values of X about 1. (Jordan et
 # al. chose the numbers for speed: "about" is 0.7 to 1.2.)
@@ -25,7 +27,9 @@ ADAMW_STEP = 0.2
 def orthogonal(matrix: Tensor) -> Tensor:
     """Return about the orthogonal matrix that is nearest to `matrix` (M, N)."""
     is_tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if is_tall else matrix).bfloat16()
+    x = matrix.T if is_tall else matrix
+    if x.device.type != "cpu" or computes_bfloat16():
+        x = x.bfloat16()
     x = x / x.norm().clamp_min(1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.T
