@@ -13,6 +13,10 @@ compares them with torch):
                 The sum is never formed: the first step of scaling up is linear, so it is applied
                 to the cells, which all boxes share, and to the few values.
     constants   Position codes and the decoder's own tokens are computed once, at export.
+
+The modules compute with the parameters of the network that they are made of, so the network can be
+trained in this form, too. At export, OpenVINO computes once what
+depends on parameters alone.
 """
 
 import copy
@@ -33,7 +37,7 @@ ANSWERS = 2
 
 def _by_head(weight: Tensor, heads: int) -> Tensor:
     """Return the weight (inner, C) of a projection as (heads, inner / heads, C)."""
-    return weight.detach().unflatten(0, (heads, -1)).clone()
+    return weight.unflatten(0, (heads, -1))
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
@@ -50,32 +54,41 @@ def _product(x: Tensor, y: Tensor, *, shared: bool) -> Tensor:
 class TokensToImage(nn.Module):
     """`Attention` of a few tokens to the cells of the image.
 
-    `shared`: all boxes have the same cells, so there is one set of them.
+    `shared`: all boxes have the same cells, so there is one set of them. `norm`: the cells are
+    given as they were before this layer norm, divided by their deviation.
     """
 
-    key: Tensor
-    value: Tensor
-    value_bias: Tensor
-
-    def __init__(self, attention: Attention, *, shared: bool) -> None:
+    def __init__(
+        self, attention: Attention, norm: nn.LayerNorm | None = None, *, shared: bool
+    ) -> None:
         super().__init__()
         self.heads, self.shared = attention.heads, shared
-        self.q_proj, self.out_proj = attention.q_proj, attention.out_proj
-        key = _by_head(attention.k_proj.weight, self.heads)  # (heads, d, C)
-        self.register_buffer("key", key * key.shape[1] ** -0.5)
-        value = _by_head(attention.v_proj.weight, self.heads)
-        self.register_buffer("value", value.transpose(1, 2).contiguous())  # (heads, C, d)
-        self.register_buffer("value_bias", attention.v_proj.bias.detach())
+        self.attention, self.norm = attention, norm
+
+    def _key(self) -> Tensor:
+        """Return the weight (heads, d, C) of the keys, with the scale of the softmax."""
+        key = _by_head(self.attention.k_proj.weight, self.heads)
+        return key * key.shape[1] ** -0.5
+
+    def _value(self) -> tuple[Tensor, Tensor]:
+        """Return weight (heads, C, d) and bias (heads * d,) of the values."""
+        value = _by_head(self.attention.v_proj.weight, self.heads)  # (heads, d, C)
+        bias = self.attention.v_proj.bias
+        if self.norm is not None:
+            bias = bias + (value @ self.norm.bias).flatten()
+            value = _centred(value * self.norm.weight)
+        return value.transpose(1, 2), bias
 
     def rows(self, q: Tensor) -> Tensor:
         """Return the factors (N, heads * T, C) that cells are multiplied with; `q` is (N, T, C)."""
-        return (_split(self.q_proj(q), self.heads) @ self.key).flatten(1, 2)
+        return (_split(self.attention.q_proj(q), self.heads) @ self._key()).flatten(1, 2)
 
     def answer(self, seen: Tensor) -> Tensor:
         """Return the output (N, T, C); `seen` (N, heads * T, C) are weighted sums of the cells."""
         by_head = seen.unflatten(1, (self.heads, -1))
-        values = (by_head @ self.value).transpose(1, 2).flatten(2) + self.value_bias
-        return self.out_proj(values)
+        value, bias = self._value()
+        values = (by_head @ value).transpose(1, 2).flatten(2) + bias
+        return self.attention.out_proj(values)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return (N, T, C); `q` is (N, T, C), `k` and `v` are (1 or N, 4096, C)."""
@@ -94,24 +107,10 @@ class ImageToTokens(nn.Module):
     `shared`: all boxes have the same cells, so there is one set of them.
     """
 
-    query: Tensor
-    query_bias: Tensor
-    out: Tensor
-    out_bias: Tensor
-
     def __init__(self, attention: Attention, *, shared: bool) -> None:
         super().__init__()
         self.heads, self.shared = attention.heads, shared
-        self.k_proj, self.v_proj = attention.k_proj, attention.v_proj
-        query = _by_head(attention.q_proj.weight, self.heads)  # (heads, d, C)
-        scale = query.shape[1] ** -0.5
-        self.register_buffer("query", query * scale)
-        bias = _by_head(attention.q_proj.bias, self.heads).unsqueeze(2)
-        self.register_buffer("query_bias", bias * scale)  # (heads, d, 1)
-        out = attention.out_proj.weight.detach().unflatten(1, (self.heads, -1))  # (C, heads, d)
-        self.register_buffer("out", out.permute(1, 2, 0).contiguous())  # (heads, d, C)
-        # the weights of a head have the sum 1, so the bias can be added to its values
-        self.register_buffer("out_bias", attention.out_proj.bias.detach() / self.heads)
+        self.attention = attention
 
     def parts(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return weights (N, S, 4096) and values (N, S, C); their product is the output.
@@ -119,10 +118,17 @@ class ImageToTokens(nn.Module):
         `q` is (1 or N, 4096, C), `k` and `v` (N, T, C); S = heads * T.
         """
         n, tokens, _ = k.shape
-        keys = _split(self.k_proj(k), self.heads)  # (N, heads, T, d)
-        offsets = (keys @ self.query_bias).reshape(n, -1, 1)
-        keys = (keys @ self.query).flatten(1, 2)  # (N, heads * T, C)
-        values = (_split(self.v_proj(v), self.heads) @ self.out + self.out_bias).flatten(1, 2)
+        attention = self.attention
+        query = _by_head(attention.q_proj.weight, self.heads)  # (heads, d, C)
+        query_bias = _by_head(attention.q_proj.bias, self.heads).unsqueeze(2)  # (heads, d, 1)
+        scale = query.shape[1] ** -0.5
+        out = attention.out_proj.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)
+        # the weights of a head have the sum 1, so the bias can be added to its values
+        out_bias = attention.out_proj.bias / self.heads
+        keys = _split(attention.k_proj(k), self.heads)  # (N, heads, T, d)
+        offsets = (keys @ (query_bias * scale)).reshape(n, -1, 1)
+        keys = (keys @ (query * scale)).flatten(1, 2)  # (N, heads * T, C)
+        values = (_split(attention.v_proj(v), self.heads) @ out + out_bias).flatten(1, 2)
         scores = _product(keys, q.transpose(1, 2), shared=self.shared) + offsets
         weights = torch.softmax(scores.view(n, self.heads, tokens, CELLS), 2).flatten(1, 2)
         return weights, values
@@ -148,23 +154,15 @@ class LastBlock(nn.Module):
     products, and its scale and shift are moved into the other factors.
     """
 
-    scale: Tensor
-
     def __init__(
-        self, block: TwoWayBlock, attention: Attention, upscale: nn.Linear, *, shared: bool
+        self, block: TwoWayBlock, attention: Attention, upscale: nn.ConvTranspose2d, *, shared: bool
     ) -> None:
         super().__init__()
-        self.block, self.shared = block, shared
-        norm = block.norm4
-        self.eps = norm.eps
-        self.register_buffer("scale", norm.weight.detach().clone())
-        self.upscale = _of_norm(upscale, norm)
+        self.block, self.upscale, self.shared = block, upscale, shared
+        self.eps = block.norm4.eps
         self.image_to_tokens = ImageToTokens(block.cross_attn_image_to_token, shared=shared)
-        self.last = last = TokensToImage(attention, shared=shared)
         # the shift of the norm is equal for all cells, so it cancels in the softmax over the keys
-        last.value_bias = last.value_bias + (norm.bias.detach() @ last.value).flatten()
-        value = (last.value * norm.weight.detach().unsqueeze(1)).transpose(1, 2)
-        last.value = _centred(value).transpose(1, 2).contiguous()
+        self.last = TokensToImage(attention, block.norm4, shared=shared)
 
     def forward(
         self, queries: Tensor, image: Tensor, tokens: Tensor, positions: Tensor, cells: Tensor
@@ -177,7 +175,7 @@ class LastBlock(nn.Module):
         queries = self.block.look(queries, tokens, shown, image)
         weights, values = self.image_to_tokens.parts(shown, queries + tokens, queries)
         keys = self.last.rows((queries + tokens)[:, :ANSWERS])  # (N, A, C)
-        asked, centred = _centred(keys * self.scale), _centred(values)
+        asked, centred = _centred(keys * self.block.norm4.weight), _centred(values)
         rows = torch.cat([asked, centred, torch.ones_like(values[:, :1])], dim=1)
         sizes = [asked.shape[1], centred.shape[1], 1]
         products = _product(rows, image.transpose(1, 2), shared=self.shared)
@@ -226,9 +224,18 @@ class LastBlock(nn.Module):
             cells = wanted.cumsum(0, dtype=cells.dtype).index_select(0, asked) - 1
         else:
             image, cells = image.flatten(0, 1), (cells + first).flatten()
-        weight, bias = self.upscale.weight, self.upscale.bias
+        weight, bias = _as_linear(self.upscale)
+        norm = self.block.norm4
+        weight, bias = _centred(weight * norm.weight), bias + weight @ norm.bias
         x = F.linear(image, weight).index_select(0, cells).unflatten(0, own.shape[:2])
         return (x + own[:, :, :-1] @ F.linear(values, weight)) * own[:, :, -1:] + bias
+
+
+def _with_own_modules(block: TwoWayBlock) -> TwoWayBlock:
+    """Return a copy that can get other modules; its parameters are those of `block`."""
+    own = copy.copy(block)
+    own._modules = dict(block._modules)  # noqa: SLF001 - torch has no function for it
+    return own
 
 
 class RewrittenTransformer(nn.Module):
@@ -237,9 +244,9 @@ class RewrittenTransformer(nn.Module):
     It returns the two used tokens only, and the image as `LastBlock` returns it.
     """
 
-    def __init__(self, transformer: TwoWayTransformer, upscale: nn.Linear) -> None:
+    def __init__(self, transformer: TwoWayTransformer, upscale: nn.ConvTranspose2d) -> None:
         super().__init__()
-        blocks = copy.deepcopy(transformer.layers)
+        blocks = [_with_own_modules(block) for block in transformer.layers]
         for i, block in enumerate(blocks):
             shared = i == 0  # the first block changes the cells, for each box in another way
             block.cross_attn_token_to_image = TokensToImage(
@@ -249,7 +256,7 @@ class RewrittenTransformer(nn.Module):
                 block.cross_attn_image_to_token = ImageToTokens(
                     block.cross_attn_image_to_token, shared=shared
                 )
-        self.layers = blocks[:-1]
+        self.layers = nn.ModuleList(blocks[:-1])
         self.last_block = LastBlock(
             blocks[-1], transformer.final_attn_token_to_image, upscale, shared=len(blocks) == 1
         )
@@ -269,26 +276,15 @@ class RewrittenTransformer(nn.Module):
         return self.last_norm(queries), image
 
 
-def _as_linear(convolution: nn.ConvTranspose2d) -> nn.Linear:
+def _as_linear(convolution: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:
     """Return a transposed convolution of kernel = stride = 2 as a product (inputs -> 4 outputs).
 
-    Outputs are ordered by row, column, channel of the 2 x 2 pixels.
+    The weight is (4 outputs, inputs), the bias (4 outputs,). Outputs are ordered by row, column,
+    channel of the 2 x 2 pixels.
     """
-    inputs, outputs = convolution.in_channels, convolution.out_channels
-    linear = nn.Linear(inputs, 4 * outputs)
     assert convolution.bias is not None
-    with torch.no_grad():
-        linear.weight.copy_(convolution.weight.permute(2, 3, 1, 0).reshape(-1, inputs))
-        linear.bias.copy_(convolution.bias.repeat(4))
-    return linear
-
-
-def _of_norm(linear: nn.Linear, norm: nn.LayerNorm) -> nn.Linear:
-    """Return `linear` of the output of `norm`, to be applied to what `LastBlock` returns."""
-    with torch.no_grad():
-        linear.bias += linear.weight @ norm.bias
-        linear.weight.copy_(_centred(linear.weight * norm.weight))
-    return linear
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    return weight, convolution.bias.repeat(4)
 
 
 class ExportedEncoder(nn.Module):
@@ -310,21 +306,19 @@ class ExportedDecoder(nn.Module):
     """Prompt encoder and mask decoder."""
 
     positions: Tensor
-    own_tokens: Tensor
 
     def __init__(self, model: SwiftMedSAM) -> None:
         super().__init__()
         decoder = model.mask_decoder
         self.prompt_encoder = model.prompt_encoder
         first, self.norm, _, second, _ = decoder.output_upscaling
-        self.transformer = RewrittenTransformer(decoder.transformer, _as_linear(first))
-        self.upscale = _as_linear(second)
+        self.transformer = RewrittenTransformer(decoder.transformer, first)
+        self.upscale = second
         self.kernel = decoder.output_hypernetworks_mlps[0]
         self.iou_head = decoder.iou_prediction_head
         positions = model.prompt_encoder.dense_positions().flatten(2).transpose(1, 2)
         self.register_buffer("positions", positions.detach().contiguous())  # (1, 4096, C)
-        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        self.register_buffer("own_tokens", own.detach().unsqueeze(0))  # (1, 5, C)
+        self.iou_token, self.mask_tokens = decoder.iou_token, decoder.mask_tokens
 
     def forward(self, image: Tensor, boxes_256: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (N, 4 h, 4 w) of the requested cells, and predicted IoU (N,).
@@ -335,14 +329,15 @@ class ExportedDecoder(nn.Module):
         """
         n, height, width = cells.shape
         corners = self.prompt_encoder(boxes_256)
-        tokens = torch.cat([self.own_tokens.expand(n, -1, -1), corners], dim=1)
+        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (1 + mask tokens, C)
+        tokens = torch.cat([own.unsqueeze(0).expand(n, -1, -1), corners], dim=1)
         # in a module of its own: else OpenVINO keeps the positions twice, 4 MB each
         tokens, x = self.transformer(tokens, image, self.positions, cells.flatten(1))
 
         x = x.flatten(0, 1).unflatten(1, (4, -1))  # (N h w, 4, C / 4)
         norm = self.norm
         x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-        x = F.gelu(self.upscale(x)).reshape(n, height * width * 16, -1)
+        x = F.gelu(F.linear(x, *_as_linear(self.upscale))).reshape(n, height * width * 16, -1)
         logits = (x @ self.kernel(tokens[:, 1]).unsqueeze(2)).view(n, height, width, 2, 2, 2, 2)
         logits = logits.permute(0, 1, 3, 5, 2, 4, 6)  # rows of cells, of 2 x 2 blocks, of pixels
         return logits.reshape(n, 4 * height, 4 * width), self.iou_head(tokens[:, 0])[:, 0]
