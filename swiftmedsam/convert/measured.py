@@ -1,7 +1,7 @@
 """Write what was measured into the manifest of a weights folder.
 
     python -m swiftmedsam.convert.measured WEIGHTS [PRECISION=SCORES.json ...] [--mode best]
-        [--auto FLAG=PRECISION ...]
+        [--auto FLAG=PRECISION ...] [--settings JSON]
 
 SCORES.json comes from
 
@@ -9,7 +9,8 @@ SCORES.json comes from
 
 where OUTPUTS are the outputs of `python -m app --precision PRECISION`. `--auto` has the fastest
 precision for each kind of CPU: the first FLAG that a CPU has decides, and without any it is f32.
-`python -m benchmarks.speed.encoders WEIGHTS` prints these words.
+`python -m benchmarks.speed.encoders WEIGHTS` prints these words. `--settings` has the settings of
+mode `best` that suit the weights, such as {"crop_weight": 1.0}.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from swiftmedsam.atomic import atomic_file
 from swiftmedsam.cpu import PRECISIONS
-from swiftmedsam.manifest import MANIFEST, auto_of, read_manifest
+from swiftmedsam.manifest import MANIFEST, auto_of, read_manifest, settings_of
 
 
 def scores_of(path: Path) -> dict[str, float]:
@@ -56,9 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--mode", default="best", help="mode of the program that was scored (default: best)"
     )
     parser.add_argument("--auto", nargs="+", metavar="FLAG=PRECISION")
+    parser.add_argument("--settings", metavar="JSON")
     options = parser.parse_args(argv)
-    if not (options.scores or options.auto):
-        parser.error("PRECISION=JSON or --auto is needed")
+    if not (options.scores or options.auto or options.settings):
+        parser.error("PRECISION=JSON, --auto or --settings is needed")
     try:
         manifest = read_manifest(options.weights)
         reached = {}
@@ -74,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.auto:
             manifest["auto"] = auto_table(options.auto)
             auto_of(options.weights, manifest)
+        if options.settings:
+            manifest["settings"] = json.loads(options.settings)
+            settings_of(options.weights, manifest)
         with atomic_file(options.weights / MANIFEST) as stream:
             stream.write(json.dumps(manifest, indent=2).encode() + b"\n")
     except (OSError, ValueError) as error:

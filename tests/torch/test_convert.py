@@ -507,6 +507,21 @@ def test_the_manifest_gets_the_fastest_precisions_and_keeps_the_scores(folder, t
     load(folder, threads=1)
 
 
+def test_the_manifest_gets_settings(folder):
+    before = manifest_of(folder)
+    assert measured.main([str(folder), "--settings", '{"crop_weight": 1.0}']) == 0
+    assert manifest_of(folder) == before | {"settings": {"crop_weight": 1.0}}
+    load(folder, threads=1)
+
+
+@pytest.mark.parametrize("text", ["crop_weight", '{"crop_wait": 1.0}', '{"crop_weight": "1"}'])
+def test_settings_that_are_none_leave_the_manifest_alone(folder, capsys, text):
+    before = (folder / MANIFEST).read_text()
+    assert measured.main([str(folder), "--settings", text]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (folder / MANIFEST).read_text() == before
+
+
 @pytest.mark.parametrize("word", ["avx2", "avx2=int9", "sse9=int8"])
 def test_fastest_precisions_that_are_none_leave_the_manifest_alone(folder, capsys, word):
     before = (folder / MANIFEST).read_text()
