@@ -16,6 +16,7 @@ DEFAULT_FILE = "DEFAULT"  # a file in WEIGHTS that holds the name of the default
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 2  # 1: the decoder took an embedding (1, C, 64, 64) and no cells
 PARTS = ("encoder", "decoder")
+MANY = "decoder_many"  # a further part, which not all networks have: the decoder for many boxes
 
 
 class WeightsError(ValueError):

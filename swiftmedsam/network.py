@@ -41,6 +41,7 @@ from swiftmedsam.cpu import (  # noqa: E402
     floating_precision,
 )
 from swiftmedsam.manifest import (  # noqa: E402
+    MANY,
     PARTS,
     WeightsError,
     auto_of,
@@ -57,6 +58,9 @@ log = logging.getLogger(__name__)
 
 COMPILED = "compiled"  # subfolder of a weights folder, with the models that `precompile` made
 BLOB_DIGITS = 16  # of a sha256 in the names of these models
+# From so many prompts in a call on, the decoder for many boxes is faster than the other, which
+# computes less before the first prompt (docs/log/2026-12-01-many-boxes.md).
+MANY_PROMPTS = 16
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -195,6 +199,7 @@ class Network:
         self._files: dict[str, dict[str, str]] = models[kind]
         self._core, self._pool = ov.Core(), ThreadPoolExecutor()
         self._loading: dict[str, Future[tuple[ov.InferRequest, bool]]] = {}
+        self._parts = [*PARTS, *([MANY] if MANY in self._files else [])]
         self._begin("encoder")  # it takes the longest; the decoder is begun by `wait`
 
     def __str__(self) -> str:
@@ -209,7 +214,7 @@ class Network:
                     _compiled_request, self._core, self._folder, self._files[part],
                     self._computed, self.threads, self._flags,
                 )  # fmt: skip
-                if len(self._loading) == len(PARTS):
+                if len(self._loading) == len(self._parts):
                     self._pool.shutdown(wait=False)
             return self._loading[part]
 
@@ -221,8 +226,17 @@ class Network:
     def _decoder(self) -> ov.InferRequest:
         return self._begin("decoder").result()[0]
 
+    @cached_property
+    def _decoder_many(self) -> ov.InferRequest:
+        return self._begin(MANY).result()[0]
+
+    def expect(self, prompts: int) -> None:
+        """Begin to load what `prompts` prompts in one slice need, if it is not there."""
+        if prompts >= MANY_PROMPTS and MANY in self._parts:
+            self._begin(MANY)
+
     def wait(self) -> None:
-        """Return when the network is ready.
+        """Return when the network is ready; the decoder for many boxes is loaded at its first use.
 
         Raises:
             WeightsError: a file cannot be read, was altered, or does not run here.
@@ -249,7 +263,7 @@ class Network:
         """
         compiled = self._folder / COMPILED
         compiled.mkdir(exist_ok=True)
-        for part in PARTS:
+        for part in self._parts:
             request, precompiled = self._begin(part).result()
             if precompiled:
                 continue
@@ -280,8 +294,10 @@ class Network:
                 row * 64 + column; each gives 4 x 4 logits.
         """
         with self._decoding:
-            self._decoder.infer([embedding, prompts, cells], share_inputs=True)
-            logits, iou = (self._decoder.get_output_tensor(i).data.copy() for i in range(2))
+            many = len(prompts) >= MANY_PROMPTS and MANY in self._parts
+            decoder = self._decoder_many if many else self._decoder
+            decoder.infer([embedding, prompts, cells], share_inputs=True)
+            logits, iou = (decoder.get_output_tensor(i).data.copy() for i in range(2))
         return logits, iou
 
 

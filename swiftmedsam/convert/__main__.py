@@ -82,10 +82,8 @@ def convert(
         }
         if stored == "int8":
             encoder = quantize(exported["encoder"], slices)
-            files["int8"] = {
-                "encoder": save(encoder, folder / "encoder_int8.xml", "int8"),
-                "decoder": files[kind]["decoder"],
-            }
+            of_encoder = {"encoder": save(encoder, folder / "encoder_int8.xml", "int8")}
+            files["int8"] = files[kind] | of_encoder
         manifest = {
             "format": MANIFEST_FORMAT,
             "variant": variant,

@@ -35,12 +35,12 @@ CELLS = EMBEDDING_SIZE**2
 ANSWERS = 2
 
 
-def _by_head(weight: Tensor, heads: int) -> Tensor:
+def weight_by_head(weight: Tensor, heads: int) -> Tensor:
     """Return the weight (inner, C) of a projection as (heads, inner / heads, C)."""
     return weight.unflatten(0, (heads, -1))
 
 
-def _split(x: Tensor, heads: int) -> Tensor:
+def split_heads(x: Tensor, heads: int) -> Tensor:
     """Return `x` (N, T, inner) as (N, heads, T, inner / heads)."""
     return x.unflatten(2, (heads, -1)).transpose(1, 2)
 
@@ -65,28 +65,28 @@ class TokensToImage(nn.Module):
         self.heads, self.shared = attention.heads, shared
         self.attention, self.norm = attention, norm
 
-    def _key(self) -> Tensor:
+    def key(self) -> Tensor:
         """Return the weight (heads, d, C) of the keys, with the scale of the softmax."""
-        key = _by_head(self.attention.k_proj.weight, self.heads)
+        key = weight_by_head(self.attention.k_proj.weight, self.heads)
         return key * key.shape[1] ** -0.5
 
-    def _value(self) -> tuple[Tensor, Tensor]:
+    def value(self) -> tuple[Tensor, Tensor]:
         """Return weight (heads, C, d) and bias (heads * d,) of the values."""
-        value = _by_head(self.attention.v_proj.weight, self.heads)  # (heads, d, C)
+        value = weight_by_head(self.attention.v_proj.weight, self.heads)  # (heads, d, C)
         bias = self.attention.v_proj.bias
         if self.norm is not None:
             bias = bias + (value @ self.norm.bias).flatten()
-            value = _centred(value * self.norm.weight)
+            value = minus_mean(value * self.norm.weight)
         return value.transpose(1, 2), bias
 
     def rows(self, q: Tensor) -> Tensor:
         """Return the factors (N, heads * T, C) that cells are multiplied with; `q` is (N, T, C)."""
-        return (_split(self.attention.q_proj(q), self.heads) @ self._key()).flatten(1, 2)
+        return (split_heads(self.attention.q_proj(q), self.heads) @ self.key()).flatten(1, 2)
 
     def answer(self, seen: Tensor) -> Tensor:
         """Return the output (N, T, C); `seen` (N, heads * T, C) are weighted sums of the cells."""
         by_head = seen.unflatten(1, (self.heads, -1))
-        value, bias = self._value()
+        value, bias = self.value()
         values = (by_head @ value).transpose(1, 2).flatten(2) + bias
         return self.attention.out_proj(values)
 
@@ -119,16 +119,16 @@ class ImageToTokens(nn.Module):
         """
         n, tokens, _ = k.shape
         attention = self.attention
-        query = _by_head(attention.q_proj.weight, self.heads)  # (heads, d, C)
-        query_bias = _by_head(attention.q_proj.bias, self.heads).unsqueeze(2)  # (heads, d, 1)
+        query = weight_by_head(attention.q_proj.weight, self.heads)  # (heads, d, C)
+        query_bias = weight_by_head(attention.q_proj.bias, self.heads).unsqueeze(2)  # (heads, d, 1)
         scale = query.shape[1] ** -0.5
         out = attention.out_proj.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)
         # the weights of a head have the sum 1, so the bias can be added to its values
         out_bias = attention.out_proj.bias / self.heads
-        keys = _split(attention.k_proj(k), self.heads)  # (N, heads, T, d)
+        keys = split_heads(attention.k_proj(k), self.heads)  # (N, heads, T, d)
         offsets = (keys @ (query_bias * scale)).reshape(n, -1, 1)
         keys = (keys @ (query * scale)).flatten(1, 2)  # (N, heads * T, C)
-        values = (_split(attention.v_proj(v), self.heads) @ out + out_bias).flatten(1, 2)
+        values = (split_heads(attention.v_proj(v), self.heads) @ out + out_bias).flatten(1, 2)
         scores = _product(keys, q.transpose(1, 2), shared=self.shared) + offsets
         weights = torch.softmax(scores.view(n, self.heads, tokens, CELLS), 2).flatten(1, 2)
         return weights, values
@@ -139,8 +139,8 @@ class ImageToTokens(nn.Module):
         return weights.transpose(1, 2) @ values
 
 
-def _centred(x: Tensor) -> Tensor:
-    """Return `x` (..., C) minus its mean over C; x . centred(y) = centred(x) . y."""
+def minus_mean(x: Tensor) -> Tensor:
+    """Return `x` (..., C) minus its mean over C; x . minus_mean(y) = minus_mean(x) . y."""
     return x - x.mean(dim=-1, keepdim=True)
 
 
@@ -175,24 +175,25 @@ class LastBlock(nn.Module):
         queries = self.block.look(queries, tokens, shown, image)
         weights, values = self.image_to_tokens.parts(shown, queries + tokens, queries)
         keys = self.last.rows((queries + tokens)[:, :ANSWERS])  # (N, A, C)
-        asked, centred = _centred(keys * self.block.norm4.weight), _centred(values)
+        asked, centred = minus_mean(keys * self.block.norm4.weight), minus_mean(values)
         rows = torch.cat([asked, centred, torch.ones_like(values[:, :1])], dim=1)
         sizes = [asked.shape[1], centred.shape[1], 1]
         products = _product(rows, image.transpose(1, 2), shared=self.shared)
         of_asked, of_values, sums = products.split(sizes, dim=1)
 
-        shrink = self._shrink(image, weights, centred, of_values, sums)
+        shrink = self.shrink(image, weights, centred, of_values, sums)
         scores = (of_asked + (asked @ values.transpose(1, 2)) @ weights) * shrink
         scores = scores + _product(keys, positions.transpose(1, 2), shared=True)
         attention = torch.softmax(scores, 2) * shrink  # (N, A, 4096)
         seen = _product(attention, image, shared=self.shared)
         seen = seen + (attention @ weights.transpose(1, 2)) @ values
         answers = queries[:, :ANSWERS] + self.last.answer(seen)
-        return answers, self._at(cells, image, weights, values, shrink)
+        return answers, self.at(cells, image, weights, values, shrink)
 
-    def _shrink(
-        self, image: Tensor, weights: Tensor, centred: Tensor, of_values: Tensor, sums: Tensor
-    ) -> Tensor:
+    def shrink(
+        self, image: Tensor, weights: Tensor, centred: Tensor, of_values: Tensor, sums: Tensor,
+        shift: Tensor | float = 0.0,
+    ) -> Tensor:  # fmt: skip
         """Return 1 / deviation of each cell of the block's image over its channels, (N, 1, 4096).
 
         The variance is the mean of (image + weights' values)^2, both centred. `of_values`
@@ -200,21 +201,19 @@ class LastBlock(nn.Module):
         of `image` over its channels.
         """
         channels = image.shape[2]
-        squares = image.square().sum(dim=2).unsqueeze(1) - sums.square() / channels
+        squares = image.square().sum(dim=2).unsqueeze(1) - sums.square() / channels + 2 * shift
         mixed = 2 * of_values + (centred @ centred.transpose(1, 2)) @ weights
         squares = squares + (weights * mixed).sum(dim=1, keepdim=True)
         return (F.relu(squares / channels) + self.eps).rsqrt()
 
-    def _at(
+    def at(
         self, cells: Tensor, image: Tensor, weights: Tensor, values: Tensor, shrink: Tensor
     ) -> Tensor:
         """Return `self.upscale` (N, P, outputs) of the block's image at `cells` (N, P).
 
         It is linear: it is applied once to each cell that any box requests, and to the values.
         """
-        first = CELLS * torch.arange(cells.shape[0], dtype=cells.dtype).unsqueeze(1)
-        own = torch.cat([weights, shrink], dim=1).transpose(1, 2).flatten(0, 1)
-        own = own.index_select(0, (cells + first).flatten()).unflatten(0, cells.shape)
+        own_weights, own_shrink = self.own(cells, weights, shrink)
         if self.shared:
             asked = cells.flatten()
             # integers: OpenVINO would count in bfloat16, which is not exact above 256
@@ -223,12 +222,22 @@ class LastBlock(nn.Module):
             image = image[0].index_select(0, wanted.nonzero()[:, 0])
             cells = wanted.cumsum(0, dtype=cells.dtype).index_select(0, asked) - 1
         else:
-            image, cells = image.flatten(0, 1), (cells + first).flatten()
+            image, cells = image.flatten(0, 1), self.numbers(cells).flatten()
         weight, bias = _as_linear(self.upscale)
         norm = self.block.norm4
-        weight, bias = _centred(weight * norm.weight), bias + weight @ norm.bias
-        x = F.linear(image, weight).index_select(0, cells).unflatten(0, own.shape[:2])
-        return (x + own[:, :, :-1] @ F.linear(values, weight)) * own[:, :, -1:] + bias
+        weight, bias = minus_mean(weight * norm.weight), bias + weight @ norm.bias
+        x = F.linear(image, weight).index_select(0, cells).unflatten(0, own_shrink.shape[:2])
+        return (x + own_weights @ F.linear(values, weight)) * own_shrink + bias
+
+    def numbers(self, cells: Tensor) -> Tensor:
+        """Return `cells` (N, P) as numbers among all N * 4096 cells."""
+        return cells + CELLS * torch.arange(cells.shape[0], dtype=cells.dtype).unsqueeze(1)
+
+    def own(self, cells: Tensor, weights: Tensor, shrink: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weights (N, P, S) and shrink (N, P, 1) of `cells` (N, P)."""
+        own = torch.cat([weights, shrink], dim=1).transpose(1, 2).flatten(0, 1)
+        own = own.index_select(0, self.numbers(cells).flatten()).unflatten(0, cells.shape)
+        return own[:, :, :-1], own[:, :, -1:]
 
 
 def _with_own_modules(block: TwoWayBlock) -> TwoWayBlock:

@@ -55,6 +55,7 @@ def segment_file(
     with clock.measure("read"):
         case = read_case(path, options.window, memory_limit=limit)
     with clock.measure(LOADING):
+        network.expect(len(case.boxes))
         network.wait()
     progress(0, 1)
     settings = chosen_settings(options, network)

@@ -23,6 +23,7 @@ from swiftmedsam import load
 from swiftmedsam.convert import measured
 from swiftmedsam.convert.__main__ import convert, main
 from swiftmedsam.convert.fetch import FetchError, OfficialCheckpoint, fetch
+from swiftmedsam.convert.many import ManyDecoder
 from swiftmedsam.convert.quantize import CalibrationError, calibration_slices
 from swiftmedsam.convert.rewrite import ExportedDecoder
 from swiftmedsam.convert.verify import (
@@ -33,14 +34,17 @@ from swiftmedsam.convert.verify import (
     verify,
 )
 from swiftmedsam.frame import Frame, every_cell
-from swiftmedsam.manifest import MANIFEST
+from swiftmedsam.manifest import MANIFEST, MANY, PARTS
 from swiftmedsam.torch_model import TINY, CheckpointError, SwiftMedSAM, read_state_dict, save_model
 from tests.helpers import image_case, make_case_file, volume_case
 from tests.helpers.networks import models_of
 
 # Masks of random weights are noise, with much of it near the border that INT8 moves.
 TINY_MIN_DSC = 0.8
-FILES = ["decoder.bin", "decoder.xml", "encoder.bin", "encoder.xml", MANIFEST]
+FILES = [
+    "decoder.bin", "decoder.xml", "decoder_many.bin", "decoder_many.xml", "encoder.bin",
+    "encoder.xml", MANIFEST,
+]  # fmt: skip
 
 
 def sha256(path):
@@ -101,7 +105,7 @@ def test_the_folder_holds_the_models_and_a_manifest_that_describes_them(
     assert manifest["models"] == {
         "fp32": {
             part: {name: sha256(tiny_weights / name) for name in (f"{part}.xml", f"{part}.bin")}
-            for part in ("encoder", "decoder")
+            for part in (*PARTS, MANY)
         }
     }
     parity = manifest["parity"]["fp32"]
@@ -456,8 +460,10 @@ def test_a_volume_is_compared_at_the_middle_slices_of_its_boxes():
     assert ((boxes[:, 2] + boxes[:, 5]) // 2).tolist() == [1, 2, 4]
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_the_exported_decoder_does_what_torchs_does_however_many_blocks_it_has(depth):
+@pytest.mark.parametrize(
+    ("form", "depth"), [(ExportedDecoder, 1), (ExportedDecoder, 2), (ManyDecoder, 1)]
+)
+def test_the_exported_decoders_do_what_torchs_does_however_many_blocks_it_has(form, depth):
     torch.manual_seed(depth)
     model = SwiftMedSAM(dataclasses.replace(TINY, decoder_depth=depth, decoder_heads=4)).eval()
     for tensor in model.parameters():  # as they come, norms change nothing
@@ -467,7 +473,7 @@ def test_the_exported_decoder_does_what_torchs_does_however_many_blocks_it_has(d
     image = (embedding + model.prompt_encoder.dense_prompt()).flatten(2).transpose(1, 2)
     with torch.no_grad():
         wanted, wanted_iou = model.decode(embedding, boxes)
-        found, iou = ExportedDecoder(model)(image, boxes, torch.from_numpy(every_cell(2)))
+        found, iou = form(model)(image, boxes, torch.from_numpy(every_cell(2)))
     assert wanted.std() > 0.01  # else there is nothing to compare
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.std()))
     torch.testing.assert_close(iou, wanted_iou, rtol=0, atol=1e-4 * float(wanted_iou.abs().max()))

@@ -19,7 +19,7 @@ import swiftmedsam.system
 from swiftmedsam import WeightsError, load, open_image
 from swiftmedsam.frame import Frame, every_cell
 from swiftmedsam.manifest import MANIFEST
-from swiftmedsam.network import BLOB_DIGITS, COMPILED
+from swiftmedsam.network import BLOB_DIGITS, COMPILED, MANY_PROMPTS
 from swiftmedsam.system import available_threads
 from tests.helpers import dsc, image_case, volume_case
 from tests.helpers.networks import runs_bf16
@@ -334,6 +334,53 @@ def test_the_decoder_waits_until_the_program_does(folder, monkeypatch):
     np.testing.assert_array_equal(first[0], second[0])
 
 
+# Many boxes in a slice
+
+
+def test_many_prompts_get_the_same_masks_from_a_decoder_of_their_own(folder, monkeypatch):
+    names, network = compiled_models(folder, monkeypatch, precision="f32")
+    assert names == ["decoder.xml", "encoder.xml"]
+    asked, real = [], swiftmedsam.network._compiled_request
+
+    def compiled_request(core, where, files, *more):
+        asked.append(min(files))
+        return real(core, where, files, *more)
+
+    monkeypatch.setattr(swiftmedsam.network, "_compiled_request", compiled_request)
+    embedding = network.encode(PIXELS)
+    random = np.random.default_rng(0)
+    low = random.integers(0, 200, (MANY_PROMPTS, 2))
+    prompts = np.concatenate([low, low + 40], axis=1).astype(np.float32)
+    corners = random.integers(0, 50, (MANY_PROMPTS, 1, 1)).astype(np.int32)
+    cells = corners * 64 + corners + np.arange(12)[:, None] * 64 + np.arange(8)
+    cells = cells.astype(np.int32)
+    fewer = network.decode(embedding, prompts[:-1], cells[:-1])
+    network.expect(MANY_PROMPTS - 1)
+    assert asked == []
+    network.expect(MANY_PROMPTS)
+    all_of_them = network.decode(embedding, prompts, cells)
+    assert asked == ["decoder_many.bin"]
+    for few, many in zip(fewer, all_of_them, strict=True):
+        assert len(many) == MANY_PROMPTS
+        np.testing.assert_allclose(many[:-1], few, rtol=0, atol=FP32_TOLERANCE)
+
+
+def test_a_folder_without_a_decoder_for_many_boxes_is_used_as_before(folder, monkeypatch):
+    network = load(folder, threads=1, precision="f32")
+    embedding, prompts = network.encode(PIXELS), np.repeat(PROMPTS[:1], 20, axis=0)
+    wanted = network.decode(embedding, prompts, every_cell(20))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for parts in manifest["models"].values():
+        del parts["decoder_many"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    network = load(folder, threads=1, precision="f32")
+    network.expect(20)
+    found = network.decode(embedding, prompts, every_cell(20))
+    np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=FP32_TOLERANCE)
+    network.precompile()
+    assert len(list((folder / COMPILED).iterdir())) == 2
+
+
 # Compiled models that were kept
 
 
@@ -356,7 +403,7 @@ def test_kept_models_are_used_on_the_same_cpu_and_compute_the_same(folder, tmp_p
     names, fresh = compiled_models(folder, monkeypatch)
     assert names == ["decoder.xml", "encoder.xml"]
     fresh.precompile()
-    assert len(list((folder / COMPILED).iterdir())) == 2
+    assert len(list((folder / COMPILED).iterdir())) == 3
     names, kept = compiled_models(folder, monkeypatch)
     assert names == []
     assert kept.precision == fresh.precision
@@ -407,11 +454,10 @@ def test_flags_are_those_that_onednn_may_use(tmp_path, monkeypatch, most, found)
 
 def test_a_kept_model_that_was_altered_or_cut_is_compiled_anew(folder, monkeypatch):
     load(folder, threads=1).precompile()
-    altered, cut = sorted((folder / COMPILED).iterdir())
-    content = bytearray(altered.read_bytes())
-    content[len(content) // 2] ^= 1
-    altered.write_bytes(content)
-    cut.write_bytes(cut.read_bytes()[:1000])
+    for i, path in enumerate(sorted((folder / COMPILED).iterdir())):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content if i % 2 else content[:1000])
     assert compiled_models(folder, monkeypatch)[0] == ["decoder.xml", "encoder.xml"]
 
 
