@@ -17,6 +17,10 @@ PROMPT_BYTES = 32 << 20  # for each prompt with all cells in one call of the dec
 # Prompts with all cells in one call. It is constant, also if memory is short: on some CPUs the last
 # bits of logits, and so border pixels, depend on which prompts share a call.
 DECODE_BATCH = 6
+# From so many prompts in a call on, the decoder for many boxes is used. It is faster from 6 on, but
+# it has to be loaded first (docs/log/2026-12-01-many-boxes.md).
+MANY_PROMPTS = 16
+MANY_BYTES = 64 << 20  # of this decoder, beside the other one
 LARGE_IMAGE = 1 << 30  # bytes of pixels; beside a larger image, little else is kept in memory
 LARGE_BATCH = 2  # prompts in one call if the image is large
 EMBEDDING_BYTES = 4 << 20  # (1, 4096, 256) float32
@@ -82,7 +86,8 @@ def estimate_peak(
     prompts = max(3 if is_volume else 1, decode_batch(values)) * PROMPT_BYTES  # a box: 3 or 1
     tracked = min(boxes, TRACKED_TOGETHER) * TRACKED_BYTES if is_volume else 0
     segmenting = values + labels + mask + tracked
-    return PROGRAM_BYTES + prompts + boxes * BOX_BYTES + max(reading, segmenting)
+    many = MANY_BYTES if boxes >= MANY_PROMPTS else 0
+    return PROGRAM_BYTES + many + prompts + boxes * BOX_BYTES + max(reading, segmenting)
 
 
 def estimate_scan_peak(shape: tuple[int, ...], dtype: np.dtype[np.generic], reading: int) -> int:

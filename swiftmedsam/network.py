@@ -51,6 +51,7 @@ from swiftmedsam.manifest import (  # noqa: E402
     sha256_of,
     verified,
 )
+from swiftmedsam.memory import MANY_PROMPTS  # noqa: E402
 from swiftmedsam.settings import Settings  # noqa: E402
 from swiftmedsam.system import available_threads  # noqa: E402
 
@@ -58,9 +59,6 @@ log = logging.getLogger(__name__)
 
 COMPILED = "compiled"  # subfolder of a weights folder, with the models that `precompile` made
 BLOB_DIGITS = 16  # of a sha256 in the names of these models
-# From so many prompts in a call on, the decoder for many boxes is faster than the other, which
-# computes less before the first prompt (docs/log/2026-12-01-many-boxes.md).
-MANY_PROMPTS = 16
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]

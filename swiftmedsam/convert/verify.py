@@ -11,7 +11,8 @@ import torch
 from swiftmedsam.case import IN_PLANE, Case
 from swiftmedsam.evaluation.dice import dsc
 from swiftmedsam.frame import FloatArray, Frame, every_cell
-from swiftmedsam.network import MANY_PROMPTS, Network
+from swiftmedsam.memory import MANY_PROMPTS
+from swiftmedsam.network import Network
 from swiftmedsam.npz import read_case
 from swiftmedsam.schedule import middle_slices
 from swiftmedsam.torch_model import SwiftMedSAM

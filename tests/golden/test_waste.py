@@ -33,9 +33,9 @@ def steps(compiled):
     return Counter(str(node.get_rt_info()["layerType"].astype(str)) for node in operations)
 
 
-def decoder(core, boxes, side):
+def decoder(core, boxes, side, name="decoder"):
     """The decoder for boxes of `side` x `side` cells, of which none lie in two boxes."""
-    model = core.read_model(FOLDER / "decoder.xml")
+    model = core.read_model(FOLDER / f"{name}.xml")
     shapes = {"boxes_256": [boxes, 4], "cells": [boxes, side, side]}
     model.reshape({name: ov.PartialShape(shape) for name, shape in shapes.items()})
     (wanted,) = (n for n in model.get_ordered_ops() if n.get_type_name() == "NonZero")
@@ -47,8 +47,8 @@ def decoder(core, boxes, side):
     return model
 
 
-def decoder_flop(core, boxes, side):
-    return sum(work(decoder(core, boxes, side)).values())
+def decoder_flop(core, boxes, side, name="decoder"):
+    return sum(work(decoder(core, boxes, side, name)).values())
 
 
 def kinds_of(model):
@@ -103,6 +103,12 @@ def test_a_box_costs_no_more_than_the_cells_asked_for(core):
     assert one <= DECODER_FLOP
     assert decoder_flop(core, 1, EMBEDDING_SIZE) > 2 * one
     assert decoder_flop(core, 6, SIDE) <= 6 * one
+
+
+def test_the_decoder_for_many_boxes_does_a_quarter_of_the_work_for_each(core):
+    fewer, more = (decoder_flop(core, boxes, 8, "decoder_many") for boxes in (2, 26))
+    assert more - fewer < (decoder_flop(core, 26, 8) - decoder_flop(core, 2, 8)) / 4
+    assert more < decoder_flop(core, 26, 8) / 2
 
 
 def test_what_boxes_share_of_whole_slices_is_done_once(core):

@@ -19,7 +19,8 @@ import swiftmedsam.system
 from swiftmedsam import WeightsError, load, open_image
 from swiftmedsam.frame import Frame, every_cell
 from swiftmedsam.manifest import MANIFEST
-from swiftmedsam.network import BLOB_DIGITS, COMPILED, MANY_PROMPTS
+from swiftmedsam.memory import MANY_PROMPTS
+from swiftmedsam.network import BLOB_DIGITS, COMPILED
 from swiftmedsam.system import available_threads
 from tests.helpers import dsc, image_case, volume_case
 from tests.helpers.networks import runs_bf16
