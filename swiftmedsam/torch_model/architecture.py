@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 INPUT_SIZE = 256  # pixels per side of the square input of the encoder
 EMBEDDING_SIZE = 64  # cells per side of the embedding; two of the three patch merges halve the size
-NUM_MASK_TOKENS = 4  # SAM: one single-mask token and three for ambiguous prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +37,9 @@ class Architecture:
     encoder_heads: tuple[int, int, int, int] = (2, 4, 5, 10)
     window_sizes: tuple[int, int, int, int] = (7, 7, 14, 7)
     embedding_dim: int = 256
+    # SAM has one token for a single mask and three for ambiguous prompts, such as points. A box
+    # needs the first alone, but the others take part in the attention.
+    mask_tokens: int = 4
     dense_encoder: DenseEncoder | None = None  # in place of all `encoder_...` numbers
 
 

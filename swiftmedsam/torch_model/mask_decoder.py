@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from swiftmedsam.torch_model.architecture import EMBEDDING_SIZE, NUM_MASK_TOKENS, Architecture
+from swiftmedsam.torch_model.architecture import EMBEDDING_SIZE, Architecture
 from swiftmedsam.torch_model.tiny_vit import LayerNorm2d
 from swiftmedsam.torch_model.transformer import TwoWayTransformer
 
@@ -31,8 +31,8 @@ class MLP(nn.Module):
 class MaskDecoder(nn.Module):
     """The mask decoder (Kirillov et al., 2023, appendix A) with `multimask_output=False`.
 
-    A box needs one mask only. The three other mask tokens take part in the attention, as they did
-    in training, but are not decoded to masks.
+    A box needs one mask only. Further mask tokens (`Architecture.mask_tokens`) take part in the
+    attention, as they did in training, but are not decoded to masks.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -45,7 +45,7 @@ class MaskDecoder(nn.Module):
             architecture.decoder_mlp_dim,
         )
         self.iou_token = nn.Embedding(1, dim)
-        self.mask_tokens = nn.Embedding(NUM_MASK_TOKENS, dim)
+        self.mask_tokens = nn.Embedding(architecture.mask_tokens, dim)
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
             LayerNorm2d(dim // 4),
@@ -54,9 +54,11 @@ class MaskDecoder(nn.Module):
             nn.GELU(),
         )
         self.output_hypernetworks_mlps = nn.ModuleList(
-            MLP(dim, dim, dim // 8, HYPERNETWORK_DEPTH) for _ in range(NUM_MASK_TOKENS)
+            MLP(dim, dim, dim // 8, HYPERNETWORK_DEPTH) for _ in range(architecture.mask_tokens)
         )
-        self.iou_prediction_head = MLP(dim, dim, NUM_MASK_TOKENS, architecture.iou_head_depth)
+        self.iou_prediction_head = MLP(
+            dim, dim, architecture.mask_tokens, architecture.iou_head_depth
+        )
 
     def forward(
         self, image: Tensor, image_positions: Tensor, prompt_tokens: Tensor
@@ -67,7 +69,7 @@ class MaskDecoder(nn.Module):
         (1, C, 64, 64) are its position codes, `prompt_tokens` (N, 2, C) the boxes.
         """
         n = prompt_tokens.shape[0]
-        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (5, C)
+        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (1 + mask tokens, C)
         tokens = torch.cat([own.unsqueeze(0).expand(n, -1, -1), prompt_tokens], dim=1)
         tokens, image = self.transformer(
             tokens,

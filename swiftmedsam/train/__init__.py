@@ -4,6 +4,7 @@
 - `options`: all choices of a training run, and the recipes.
 - `run`: end-to-end training on truth and teacher.
 - `losses`: the losses.
+- `decoder_only`, `cells`: the command that trains a decoder alone, at some cells of the frame.
 - `data/`: pictures of the corpus, augmented and drawn in batches.
 - `repair/`: short trainings of single parts, before the end-to-end training.
 - `machine/`: memory, precision and libraries of the machine.
