@@ -3,6 +3,7 @@
 - `__main__`: the command: fetch, export, quantize, verify, write the folder.
 - `fetch`: downloads the official checkpoints.
 - `rewrite`: the same network with less work, as it is exported.
+- `many`: its decoder once more, for many boxes in one slice.
 - `export`: torch modules to OpenVINO models.
 - `quantize`: the encoder in INT8.
 - `verify`: compares torch and OpenVINO on real slices. Without agreement there is no manifest.

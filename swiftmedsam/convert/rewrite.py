@@ -15,8 +15,7 @@ compares them with torch):
     constants   Position codes and the decoder's own tokens are computed once, at export.
 
 The modules compute with the parameters of the network that they are made of, so the network can be
-trained in this form, too. At export, OpenVINO computes once what
-depends on parameters alone.
+trained in this form, too. At export, OpenVINO computes once what depends on parameters alone.
 """
 
 import copy

@@ -382,6 +382,16 @@ def test_a_folder_without_a_decoder_for_many_boxes_is_used_as_before(folder, mon
     assert len(list((folder / COMPILED).iterdir())) == 2
 
 
+def test_an_altered_decoder_for_many_boxes_is_refused_when_it_is_needed(folder):
+    with (folder / "decoder_many.bin").open("ab") as file:
+        file.write(b"x")
+    network = load(folder, threads=1)
+    embedding, prompts = network.encode(PIXELS), np.repeat(PROMPTS[:1], MANY_PROMPTS, axis=0)
+    network.decode(embedding, prompts[1:], every_cell(MANY_PROMPTS - 1))
+    with pytest.raises(WeightsError, match="decoder_many.bin: sha256 is"):
+        network.decode(embedding, prompts, every_cell(MANY_PROMPTS))
+
+
 # Compiled models that were kept
 
 
