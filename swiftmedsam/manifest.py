@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 2  # 1: the decoder took an embedding (1, C, 64, 64) and no cells
 PARTS = ("encoder", "decoder")
 MANY = "decoder_many"  # a further part, which not all networks have: the decoder for many boxes
+
+
+def parts_of(models: Mapping[str, Any]) -> list[str]:
+    """The parts of a network whose `models`, of one precision, a manifest has."""
+    return [*PARTS, *([MANY] if MANY in models else [])]
 
 
 class WeightsError(ValueError):
@@ -64,7 +70,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if key not in manifest:
             raise WeightsError(f"{path}: key '{key}' is missing")
     for kind, parts in manifest["models"].items():
-        for part in PARTS:
+        for part in parts_of(parts):
             if not any(name.endswith(".xml") for name in parts.get(part, ())):
                 raise WeightsError(f"{path}: 'models' has no {part} .xml for {kind}")
     return manifest

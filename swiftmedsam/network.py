@@ -46,6 +46,7 @@ from swiftmedsam.manifest import (  # noqa: E402
     WeightsError,
     auto_of,
     default_weights,
+    parts_of,
     read_manifest,
     settings_of,
     sha256_of,
@@ -197,7 +198,7 @@ class Network:
         self._files: dict[str, dict[str, str]] = models[kind]
         self._core, self._pool = ov.Core(), ThreadPoolExecutor()
         self._loading: dict[str, Future[tuple[ov.InferRequest, bool]]] = {}
-        self._parts = [*PARTS, *([MANY] if MANY in self._files else [])]
+        self._parts = parts_of(self._files)
         self._begin("encoder")  # it takes the longest; the decoder is begun by `wait`
 
     def __str__(self) -> str:

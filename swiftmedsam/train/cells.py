@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from swiftmedsam.convert.rewrite import CELLS, ExportedDecoder
+from swiftmedsam.frame import CELL, every_cell
 from swiftmedsam.torch_model.architecture import EMBEDDING_SIZE, INPUT_SIZE
 from swiftmedsam.train.losses import DICE_SMOOTHING
 
-CELL = INPUT_SIZE // EMBEDDING_SIZE  # input pixels per side of a cell
 DRAWN_CELLS = 1024  # of each mask and step
 DRAWN_OUTSIDE = 256  # of them outside the window around the box
 WINDOW_MARGIN = 16  # input pixels that the window extends beyond each side of the box
@@ -61,8 +61,7 @@ def decode_at(
 
 def decode(decoder: ExportedDecoder, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits (N, 256, 256) and predicted IoU (N,) of `boxes` (N, 4)."""
-    every = torch.arange(CELLS, dtype=torch.int32).view(1, EMBEDDING_SIZE, EMBEDDING_SIZE)
-    return decoder(image, boxes, every.expand(len(boxes), -1, -1))
+    return decoder(image, boxes, torch.from_numpy(every_cell(len(boxes))))
 
 
 def losses_at(logits: Tensor, wanted: Tensor, weights: Tensor, *, squared: bool) -> Tensor:

@@ -266,6 +266,14 @@ def test_a_manifest_that_lacks_the_decoder_is_refused(folder):
         load(folder)
 
 
+def test_a_manifest_whose_decoder_for_many_boxes_has_no_model_is_refused(folder):
+    models = json.loads((folder / MANIFEST).read_text())["models"]
+    del models["fp32"]["decoder_many"]["decoder_many.xml"]
+    manifest_without(folder, models=models)
+    with pytest.raises(WeightsError, match=r"'models' has no decoder_many \.xml for fp32"):
+        load(folder)
+
+
 # Which precision
 
 
